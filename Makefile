@@ -1,0 +1,35 @@
+# make demo: 64 pictures from the bundled model. make test: the whole suite. Both set everything up by themselves.
+PYTHON ?= python3.11
+VENV := .venv
+RUN := $(VENV)/bin
+
+.DEFAULT_GOAL := demo
+.PHONY: demo test lint bench clean
+
+# The package and what the demo needs; rebuilt only when the list of dependencies changes.
+$(VENV)/installed: pyproject.toml constraints.txt
+	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
+	$(RUN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .
+	touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(RUN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[test]"
+	touch $@
+
+demo: $(VENV)/installed
+	$(RUN)/digit sample --num 64 --out demo
+
+test: $(VENV)/installed-test
+	$(RUN)/python -m pytest
+
+lint: $(VENV)/installed-test
+	$(RUN)/ruff format --check .
+	$(RUN)/ruff check .
+	$(RUN)/pyright
+	$(RUN)/pylint --disable=all --enable=duplicate-code --min-similarity-lines=8 --ignore-imports=y --ignore-docstrings=y --ignore-signatures=y digit experiments bench
+
+bench: $(VENV)/installed-test
+	for script in bench/*.py; do $(RUN)/python $$script --smoke || exit 1; done
+
+clean:
+	rm -rf $(VENV) demo build dist

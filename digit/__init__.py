@@ -1,0 +1,3 @@
+"""Image generation on discriminative tokens (DiGIT, arXiv:2410.12490)."""
+
+__version__ = "0.1.0"

@@ -1,0 +1,331 @@
+"""A tokenised data set on disk: one uint16 array (images, views, codes) per kind of code, labels, checksums, provenance.
+
+A directory with `meta.json` (written last: without it the set is unfinished), `codes.npy` and/or `vq_codes.npy`, and
+`labels.npy` where the pictures have classes. Unfinished work lies in `parts/` and is taken up by the same call.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from digit.files import atomic_path, sha256_file, sweep, write_json_atomic
+from digit.data.images import ImageSource
+from digit.data.loader import Report, stream
+from digit.data.order import order
+from digit.errors import DigitError, LineageError
+from digit.nn.batch import CodeBatch
+
+FORMAT = 1
+PART = 2048  # images in one resumable part
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One kind of code to be written: where codes come from and what they are."""
+
+    encode: Callable[[Float[Tensor, "b 3 h w"]], Int[Tensor, "b n"]]  # pixels in [0, 1] -> codes
+    vocabulary: int  # number of different codes, at most 65,536
+    artifact: str  # id of the tokenizer or VQGAN, kept as lineage
+
+
+class Codes:
+    """An opened tokenised data set.
+
+    Attributes: `meta` (the content of meta.json), `labels` (int64, one per image, or None), `classes` (names).
+    """
+
+    def __init__(self, path: Path, *, verify: bool = True) -> None:
+        """Open `path`; with `verify`, compare every file with its checksum.
+
+        Raises:
+            DigitError: not a finished tokenised data set, or a file differs from what was written.
+        """
+        self.path = Path(path)
+        try:
+            self.meta: dict[str, Any] = json.loads((self.path / "meta.json").read_text())
+        except FileNotFoundError:
+            hint = (
+                "is unfinished: repeat the same `digit tokenize` to complete it"
+                if (self.path / "parts").is_dir()
+                else "holds no tokenised data set (no meta.json): make one with `digit tokenize`"
+            )
+            raise DigitError(f"{self.path} {hint}") from None
+        except json.JSONDecodeError:
+            raise DigitError(
+                f"{self.path / 'meta.json'} is damaged: delete {self.path} and repeat `digit tokenize`"
+            ) from None
+        if self.meta.get("format") != FORMAT:
+            raise DigitError(f"{self.path} has format {self.meta.get('format')}, this version reads {FORMAT}")
+        if verify:
+            for name, digest in self.meta["files"].items():
+                if not (self.path / name).is_file() or sha256_file(self.path / name) != digest:
+                    raise DigitError(
+                        f"{self.path / name} is missing or damaged (its checksum differs): delete {self.path} and "
+                        "repeat `digit tokenize`"
+                    )
+        self.classes: list[str] = self.meta["classes"]
+        self.labels = np.load(self.path / "labels.npy").astype(np.int64) if self.meta["labelled"] else None
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return int(self.meta["images"])
+
+    def array(self, name: str) -> np.ndarray:
+        """The memory-mapped uint16 array (images, views, codes) called `name`: "codes" or "vq_codes"."""
+        if name not in self.meta["streams"]:
+            option = {"codes": "--tokenizer", "vq_codes": "--vqgan"}[name]
+            raise DigitError(f"{self.path} holds no {name}: repeat `digit tokenize` with {option} into a new folder")
+        return np.load(self.path / f"{name}.npy", mmap_mode="r")
+
+    def vocabulary(self, name: str) -> int:
+        """Number of different codes in the array called `name`."""
+        self.array(name)
+        return int(self.meta["streams"][name]["vocabulary"])
+
+    def length(self, name: str) -> int:
+        """Codes per image in the array called `name`."""
+        return int(self.array(name).shape[2])
+
+    def lineage(self, *names: str) -> dict[str, str]:
+        """The ids of the artifacts that made the arrays called `names`."""
+        made_by = {"codes": "tokenizer", "vq_codes": "vqgan"}
+        return {made_by[name]: self.meta["streams"][name]["artifact"] for name in names if len(self.array(name))}
+
+    def check_lineage(self, wanted: dict[str, str], who: str) -> None:
+        """Refuse codes that `who`'s lineage does not name.
+
+        Raises:
+            LineageError: these codes come from another tokenizer or VQGAN.
+        """
+        here = {
+            {"codes": "tokenizer", "vq_codes": "vqgan"}[name]: part["artifact"]
+            for name, part in self.meta["streams"].items()
+        }
+        for part, identity in wanted.items():
+            if part in here and here[part] != identity:
+                raise LineageError(
+                    f"{who} was trained on the {part} {identity[:12]}, but {self.path} was written by the {part} "
+                    f"{here[part][:12]}: tokenize the pictures again with the one it was trained on"
+                )
+
+
+class CodeData:
+    """Training data out of a tokenised set: `data(step)` is a pure function of (seed, step)."""
+
+    def __init__(
+        self,
+        codes: Codes,
+        *,
+        batch_size: int,
+        arrays: tuple[str, ...] = ("codes",),
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+        memory_limit_bytes: int = 4_000_000_000,
+    ) -> None:
+        """`arrays`: one name (it becomes the batch's `codes`) or ("codes", "vq_codes"), both with the same view."""
+        self.batch_size, self.seed, self.device = batch_size, seed, torch.device(device)
+        arrays_on_disk = [codes.array(name) for name in arrays]
+        self.images, self.views = arrays_on_disk[0].shape[:2]
+        fits = sum(array.nbytes for array in arrays_on_disk) <= memory_limit_bytes
+        # uint16 has few operations in torch: the same bits travel as int16 and are widened after the gather.
+        place = self.device if fits else torch.device("cpu")
+        self._arrays = [
+            torch.from_numpy(np.array(a).view(np.int16)).to(place) if fits else a.view(np.int16)
+            for a in arrays_on_disk
+        ]
+        self._labels = None if codes.labels is None else torch.from_numpy(codes.labels).to(self.device)
+
+    def __call__(self, step: int) -> CodeBatch:
+        """The batch of `step`: each image once an epoch, in one of its views."""
+        rows = order(self.seed, step, self.batch_size, self.images)
+        view = np.random.default_rng((self.seed, step, 1)).integers(self.views, size=self.batch_size)
+        picked = []
+        for array in self._arrays:
+            if isinstance(array, Tensor):
+                where = torch.from_numpy(rows * self.views + view).to(array.device)
+                part = array.flatten(0, 1)[where]
+            else:
+                part = torch.from_numpy(array[rows, view]).to(self.device)
+            picked.append(part.long() & 0xFFFF)
+        labels = None if self._labels is None else self._labels[torch.from_numpy(rows).to(self.device)]
+        return CodeBatch(picked[0], labels, picked[1] if len(picked) > 1 else None)
+
+
+def write_codes(
+    source: ImageSource,
+    out: Path,
+    streams: dict[str, Stream],
+    *,
+    size: int,
+    views: int = 1,
+    seed: int = 0,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    threads: int | None = None,
+    strict: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[Codes, Report]:
+    """Tokenise every picture of `source` into `out`; a repeated call goes on where the last one stopped.
+
+    Args:
+        source: the pictures; broken ones are left out and named in the report (or stop the run under `strict`).
+        out: the directory to write.
+        streams: "codes" and/or "vq_codes".
+        size: side in pixels of the square pictures that the streams encode.
+        views: 1 = centre crop, 2 = and its mirror, more = random crops (`digit.data.transforms.render`).
+        seed: of the random crops.
+        batch_size: images encoded at once (times `views`).
+        device: where the streams' modules are.
+        threads: decoding threads.
+        strict: stop at the first broken picture.
+        progress: called with the number of images done.
+
+    Returns:
+        The opened set and the report of the pictures left out.
+
+    Raises:
+        DigitError: `out` holds codes of other pictures, another tokenizer or other settings; no readable picture.
+    """
+    for name, part in streams.items():
+        if part.vocabulary > 65536:
+            raise DigitError(f"{name} has {part.vocabulary} different codes, more than 16 bits can hold: use fewer")
+    plan = {
+        "format": FORMAT,
+        "source": source.fingerprint,
+        "size": size,
+        "views": views,
+        "seed": seed,
+        "part": PART,
+        "streams": {
+            name: {"vocabulary": part.vocabulary, "artifact": part.artifact} for name, part in streams.items()
+        },
+    }
+    if (out / "meta.json").exists():
+        done = Codes(out)
+        _same_plan(done.meta["plan"], plan, out)
+        report = Report()
+        report.skipped.extend((name, reason) for name, reason in done.meta["skipped"])
+        return done, report
+    parts = out / "parts"
+    parts.mkdir(parents=True, exist_ok=True)
+    sweep(parts)
+    if (parts / "plan.json").exists():
+        _same_plan(json.loads((parts / "plan.json").read_text()), plan, out)
+    write_json_atomic(parts / "plan.json", plan)
+
+    for start in range(0, len(source), PART):
+        stop = min(start + PART, len(source))
+        target = parts / f"{start:010d}.npz"
+        if not target.exists():
+            report = Report()
+            arrays = _encode(source, streams, start, stop, report, size=size, views=views, seed=seed,
+                             batch_size=batch_size, device=device, threads=threads, strict=strict)  # fmt: skip
+            with atomic_path(target) as temporary, temporary.open("wb") as file:
+                np.savez(file, **arrays, skipped=np.array(json.dumps(report.skipped)))
+        if progress:
+            progress(stop - start)
+    return _assemble(source, out, plan, streams)
+
+
+def _encode(
+    source: ImageSource, streams: dict[str, Stream], start: int, stop: int, report: Report, *, size: int, views: int,
+    seed: int, batch_size: int, device: torch.device | str, threads: int | None, strict: bool,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    """The codes of images start..stop-1 that can be read: index (m,) and, for each stream, uint16 (m, views, codes)."""
+    rows: list[np.ndarray] = []
+    codes: dict[str, list[np.ndarray]] = {name: [] for name in streams}
+    pictures = stream(source, size, batch_size=batch_size, views=views, seed=seed, start=start, stop=stop,
+                      threads=threads, report=report, strict=strict)  # fmt: skip
+    for index, pixels in pictures:
+        flat = pixels.to(device, non_blocking=True).flatten(0, 1).float() / 255
+        rows.append(index)
+        for name, part in streams.items():
+            encoded = part.encode(flat).cpu().numpy().astype(np.uint16)
+            codes[name].append(encoded.reshape(len(index), views, -1))
+    empty = np.zeros((0, views, 0), np.uint16)
+    return {
+        "index": np.concatenate(rows) if rows else np.zeros(0, np.int64),
+        **{name: np.concatenate(chunks) if chunks else empty for name, chunks in codes.items()},
+    }
+
+
+def _same_plan(there: dict[str, Any], here: dict[str, Any], out: Path) -> None:
+    for key, value in here.items():
+        if there.get(key) != value:
+            raise LineageError(
+                f"{out} holds codes made with another {key} ({_short(there.get(key))}, not {_short(value)}): choose a "
+                "new --out, or delete the folder to start again"
+            )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _parts(out: Path) -> Iterator[dict[str, np.ndarray]]:
+    for path in sorted((out / "parts").glob("*.npz")):
+        with np.load(path, allow_pickle=False) as part:
+            yield dict(part)
+
+
+def _assemble(
+    source: ImageSource, out: Path, plan: dict[str, Any], streams: dict[str, Stream]
+) -> tuple[Codes, Report]:
+    """Join the parts into the final arrays, one part in memory at a time, and write meta.json last."""
+    report = Report()
+    index = []
+    lengths: dict[str, int] = {}
+    for part in _parts(out):
+        index.append(part["index"])
+        report.skipped.extend((name, reason) for name, reason in json.loads(str(part["skipped"])))
+        if len(part["index"]):
+            lengths = {name: part[name].shape[2] for name in streams}
+    rows = np.concatenate(index) if index else np.zeros(0, np.int64)
+    if not len(rows):
+        raise DigitError(f"{source.path} holds no picture that can be read: {report.summary()}")
+    files = {}
+    for name in streams:
+        with atomic_path(out / f"{name}.npy") as temporary:
+            shape = (len(rows), plan["views"], lengths[name])
+            array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint16, shape=shape)
+            at = 0
+            for part in _parts(out):
+                count = len(part["index"])
+                if count:
+                    array[at : at + count] = part[name]
+                at += count
+            array.flush()
+            del array
+        files[f"{name}.npy"] = sha256_file(out / f"{name}.npy")
+    if source.labels is not None:
+        with atomic_path(out / "labels.npy") as temporary, temporary.open("wb") as file:
+            np.save(file, source.labels[rows].astype(np.int32))
+        files["labels.npy"] = sha256_file(out / "labels.npy")
+    write_json_atomic(
+        out / "meta.json",
+        {
+            "format": FORMAT,
+            "plan": plan,
+            "images": len(rows),
+            "views": plan["views"],
+            "size": plan["size"],
+            "streams": plan["streams"],
+            "labelled": source.labels is not None,
+            "classes": source.classes,
+            "source": {"name": Path(source.path).name, "fingerprint": source.fingerprint, "pictures": len(source)},
+            "skipped": report.skipped,
+            "files": files,
+        },
+    )
+    shutil.rmtree(out / "parts")
+    return Codes(out, verify=False), report

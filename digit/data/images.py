@@ -1,0 +1,223 @@
+"""Pictures by number, from a folder, a zip or tar shards: names, labels and bytes, in a fixed order."""
+
+import hashlib
+import os
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+
+from digit.data.decode import BrokenImage
+from digit.data.listing import Listing, ignore_reason
+from digit.data.tar_index import list_tars
+from digit.data.zip_index import list_zip
+from digit.errors import DigitError
+
+_SPLITS = frozenset(("train", "val", "valid", "validation", "test"))
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSource:
+    """Random access to pictures; threads may read at once. Made by `open_images`."""
+
+    path: Path
+    kind: str  # "folder", "zip" or "tar shards", for messages
+    names: list[str]  # unique, sorted, with "/" between folders
+    labels: Int[np.ndarray, " n"] | None  # int64, a place in `classes`
+    classes: list[str]  # [] without labels
+    ignored: list[tuple[str, str]]  # (member, reason) that are no pictures
+    _sizes: Callable[[], list[int]] = field(repr=False)
+    _read: Callable[[int], bytes] = field(repr=False)
+
+    def __len__(self) -> int:
+        """Number of pictures."""
+        return len(self.names)
+
+    def read(self, i: int) -> bytes:
+        """The undecoded file of picture i. Raises BrokenImage when its bytes cannot be had."""
+        return self._read(i)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """sha256 over names, sizes in bytes and labels: equal for a folder and a zip of it."""
+        digest = hashlib.sha256()
+        for name, size in zip(self.names, self._sizes(), strict=True):
+            digest.update(name.encode("utf-8", "surrogateescape") + b"\0%d\n" % size)
+        if self.labels is not None:
+            digest.update(self.labels.astype("<i8").tobytes())
+            digest.update("\0".join(self.classes).encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()
+
+    def select(self, indices: Int[np.ndarray, " m"] | Sequence[int]) -> "ImageSource":
+        """The pictures at `indices`, in that order, with the same classes."""
+        chosen = np.asarray(indices, dtype=np.int64)
+
+        def sizes() -> list[int]:
+            every = self._sizes()
+            return [every[i] for i in chosen]
+
+        return ImageSource(
+            self.path,
+            self.kind,
+            [self.names[i] for i in chosen],
+            None if self.labels is None else self.labels[chosen],
+            self.classes,
+            self.ignored,
+            sizes,
+            lambda i: self._read(int(chosen[i])),
+        )
+
+    def describe(self) -> str:
+        """One line for the log: what was found and what was left out."""
+        text = f"{self.path}: {self.kind} of {len(self):,} pictures"
+        text += f" in {len(self.classes)} classes" if self.classes else " without labels"
+        if self.ignored:
+            name, reason = self.ignored[0]
+            text += f"; {len(self.ignored):,} other files ignored, the first is {name} ({reason})"
+        return text
+
+
+def open_images(
+    path: str | Path, *, under: str | None = None, classes: Sequence[str] | None = None
+) -> ImageSource:
+    """Pictures of a folder (flat or of class folders), a zip, a .tar, a folder of .tar, `x-{000..127}.tar`.
+
+    The label of a picture is the folder it lies in, or what a shard states beside it. A split is chosen by
+    `under="train"` or by the path's end, `pictures.zip:train`. Given `classes`, labels are places in that
+    list, so that the splits of a set, or the pictures for an existing model, agree. Raises DigitError when
+    there is nothing to read or a class is not listed.
+    """
+    path = Path(path)
+    if not path.exists() and ":" in path.name and under is None:
+        before, _, under = str(path).rpartition(":")
+        path = Path(before)
+    listing, kind = _list(path)
+    chosen = range(len(listing.names))
+    if under is not None:
+        prefix = under.strip("/") + "/"
+        # At the top, or below the one folder that many archives wrap around everything.
+        chosen = [
+            i for i, place in enumerate(listing.places)
+            if place.startswith(prefix) or place.partition("/")[2].startswith(prefix)
+        ]  # fmt: skip
+    if not chosen:
+        where = f"folder {under!r} of {path}" if under is not None else str(path)
+        hint = f" ({listing.ignored[0][0]} is {listing.ignored[0][1]})" if listing.ignored else ""
+        raise DigitError(f"no picture found in {where}{hint}: give a folder, zip or tar of pictures")
+    if listing.label_names is not None:
+        label_names = [listing.label_names[i] for i in chosen]
+    else:
+        label_names = _folder_names([listing.places[i] for i in chosen])
+    if classes is None and label_names is not None:
+        classes = _classes(label_names, stated=listing.label_names is not None)
+    labels, known = _number(path, label_names, classes)
+    source = ImageSource(path, kind, listing.names, None, known, listing.ignored, listing.sizes, listing.read)
+    if under is not None:
+        source = source.select(list(chosen))
+    return ImageSource(path, kind, source.names, labels, known, source.ignored, source._sizes, source._read)
+
+
+def _list(path: Path) -> tuple[Listing, str]:
+    if re.search(r"\{\d+\.\.\d+\}", str(path)):
+        shards = [Path(name) for name in _expand(str(path))]
+        missing = next((shard for shard in shards if not shard.is_file()), None)
+        if missing is not None:
+            raise DigitError(f"shard {missing} does not exist: correct the range in {path}")
+        return list_tars(shards), "tar shards"
+    if path.is_dir():
+        shards = sorted(path.glob("*.tar"))
+        listing = _list_folder(path)
+        return (list_tars(shards), "tar shards") if shards and not listing.names else (listing, "folder")
+    if not path.is_file():
+        raise DigitError(f"{path} does not exist: give a folder, a zip or tar shards of pictures")
+    if path.suffix.lower() == ".zip":
+        return list_zip(path), "zip"
+    if ".tar" in path.suffixes or path.suffix == ".tgz":
+        return list_tars([path]), "tar shards"
+    raise DigitError(f"{path} is no folder, zip or tar of pictures: give one of these")
+
+
+def _expand(pattern: str) -> list[str]:
+    match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
+    if match is None:
+        return [pattern]
+    first, last = match.groups()
+    numbers = range(int(first), int(last) + 1)
+    heads = [f"{pattern[: match.start()]}{i:0{len(first)}d}" for i in numbers]
+    return [head + tail for head in heads for tail in _expand(pattern[match.end() :])]
+
+
+def _list_folder(root: Path) -> Listing:
+    names: list[str] = []
+    ignored: list[tuple[str, str]] = []
+    seen: set[tuple[int, int]] = set()
+    for folder, below, files in os.walk(root, followlinks=True):
+        status = Path(folder).stat()
+        if (status.st_dev, status.st_ino) in seen:  # a link back up
+            below.clear()
+            continue
+        seen.add((status.st_dev, status.st_ino))
+        below[:] = sorted(name for name in below if not name.startswith("."))
+        prefix = Path(folder).relative_to(root).as_posix()
+        for file in files:
+            name = file if prefix == "." else f"{prefix}/{file}"
+            reason = ignore_reason(name)
+            if reason is None:
+                names.append(name)
+            else:
+                ignored.append((name, reason))
+    names.sort()
+
+    def read(i: int) -> bytes:
+        try:
+            return (root / names[i]).read_bytes()
+        except OSError as error:
+            raise BrokenImage(f"cannot be read: {os.strerror(error.errno or 0)}") from error
+
+    return Listing(names, names, lambda: [_size(root / name) for name in names], read, sorted(ignored))
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1  # a broken link, say: reported when it is read
+
+
+def _folder_names(places: list[str]) -> list[str] | None:
+    """The class folder of each place, or None where the folders say nothing about classes."""
+    folders = [place.split("/")[:-1] for place in places]
+    while all(folders) and len({parts[-1] for parts in folders}) == 1:
+        folders = [parts[:-1] for parts in folders]  # one name for all, such as train/cat/images
+    if not all(folders) or {parts[-1] for parts in folders} <= _SPLITS:
+        return None
+    return [parts[-1] for parts in folders]
+
+
+def _classes(names: list[str], *, stated: bool) -> list[str]:
+    """Class names in label order; stated integers keep their values, also where some are absent."""
+    known = sorted(set(names))
+    if stated and all(re.fullmatch(r"0|[1-9]\d{0,5}", name) for name in known):
+        return [str(i) for i in range(max(map(int, known)) + 1)]
+    return known
+
+
+def _number(
+    path: Path, names: list[str] | None, classes: Sequence[str] | None
+) -> tuple[Int[np.ndarray, " n"] | None, list[str]]:
+    if names is None:
+        if classes is not None:
+            raise DigitError(f"the pictures of {path} have no labels: put them into class folders")
+        return None, []
+    known = list(classes or [])
+    number = {name: i for i, name in enumerate(known)}
+    unknown = next((name for name in names if name not in number), None)
+    if unknown is not None:
+        raise DigitError(
+            f"class {unknown!r} of {path} is not among the {len(known)} known ones: rename or remove it"
+        )
+    return np.array([number[name] for name in names], dtype=np.int64), known

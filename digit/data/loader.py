@@ -1,0 +1,170 @@
+"""Pictures -> uint8 pixels on a pool of threads: in order, in bounded memory, broken ones reported."""
+
+import json
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int, UInt8
+from torch import Tensor
+
+from digit.data.decode import BrokenImage, decode
+from digit.data.images import ImageSource
+from digit.data.transforms import render
+from digit.errors import DigitError
+
+_AHEAD = 2  # batches decoded while one is used
+_CHUNK = 32  # pictures of one task of a thread
+
+
+@dataclass
+class Report:
+    """Pictures that were left out, and why."""
+
+    skipped: list[tuple[str, str]] = field(default_factory=list)  # (name, reason), each name once
+    _names: set[str] = field(default_factory=set, repr=False)
+
+    def add(self, name: str, reason: str) -> None:
+        """Notes a picture; a second time is ignored."""
+        if name not in self._names:
+            self._names.add(name)
+            self.skipped.append((name, reason))
+
+    def summary(self) -> str:
+        """One sentence for the end of a command."""
+        if not self.skipped:
+            return "No picture was skipped."
+        name, reason = self.skipped[0]
+        count = "1 picture was" if len(self.skipped) == 1 else f"{len(self.skipped):,} pictures were"
+        return f"{count} skipped, the first is {name} ({reason})."
+
+    def write(self, path: Path) -> None:
+        """All of them as JSON, for the user to repair or remove."""
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        rows = [{"name": name, "reason": reason} for name, reason in self.skipped]
+        temporary.write_text(json.dumps({"skipped": rows}, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(path)
+
+
+def load_pixels(
+    source: ImageSource,
+    indices: Int[np.ndarray, " n"] | Sequence[int],
+    size: int,
+    *,
+    view: int = 0,
+    seed: int = 0,
+    threads: int | None = None,
+    report: Report | None = None,
+    strict: bool = False,
+) -> tuple[Int[np.ndarray, " m"], UInt8[Tensor, "m 3 {size} {size}"]]:
+    """The readable pictures among `indices`, in that order, with their indices; `view` as in `render`.
+
+    The rest goes to `report`; with `strict` the first one raises DigitError. `threads` None is one per
+    processor, at most 16, and two for files of a few kB.
+    """
+    indices = np.asarray(indices, dtype=np.int64)
+    with ThreadPoolExecutor(_threads(threads, source)) as pool:
+        batch = _submit(pool, source, indices, size, [view], seed)
+        good, pixels = _collect(batch, source, Report() if report is None else report, strict)
+    return good, pixels[:, 0]
+
+
+def stream(
+    source: ImageSource,
+    size: int,
+    *,
+    batch_size: int,
+    views: int = 1,
+    seed: int = 0,
+    start: int = 0,
+    stop: int | None = None,
+    threads: int | None = None,
+    report: Report | None = None,
+    strict: bool = False,
+) -> Iterator[tuple[Int[np.ndarray, " m"], UInt8[Tensor, "m {views} 3 {size} {size}"]]]:
+    """Pictures start to stop in order, `batch_size` at a time, each decoded once for views 0 to views-1.
+
+    A batch lacks its broken pictures (see `load_pixels`), so m <= batch_size; its indices say which are
+    there. Decoding runs two batches ahead and no further.
+    """
+    report = Report() if report is None else report
+    stop = len(source) if stop is None else min(stop, len(source))
+    starts = iter(range(start, stop, batch_size))
+    pool = ThreadPoolExecutor(_threads(threads, source))
+    waiting: deque[_Batch] = deque()
+    try:
+        while True:
+            while len(waiting) <= _AHEAD and (first := next(starts, None)) is not None:
+                indices = np.arange(first, min(first + batch_size, stop), dtype=np.int64)
+                waiting.append(_submit(pool, source, indices, size, range(views), seed))
+            if not waiting:
+                return
+            good, pixels = _collect(waiting.popleft(), source, report, strict)
+            if len(good):
+                yield good, pixels
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    indices: np.ndarray
+    pixels: np.ndarray  # uint8 (n, views, 3, size, size), filled by the tasks
+    tasks: list[Future[list[tuple[int, str]]]]  # each gives (position, reason) of its broken pictures
+
+
+def _submit(
+    pool: ThreadPoolExecutor,
+    source: ImageSource,
+    indices: np.ndarray,
+    size: int,
+    views: Sequence[int],
+    seed: int,
+) -> _Batch:
+    pixels = np.empty((len(indices), len(views), 3, size, size), dtype=np.uint8)
+
+    def fill(first: int) -> list[tuple[int, str]]:
+        broken = []
+        for position in range(first, min(first + _CHUNK, len(indices))):
+            index = int(indices[position])
+            try:
+                image = decode(source.read(index))
+            except BrokenImage as error:
+                broken.append((position, str(error)))
+                continue
+            for row, view in enumerate(views):
+                pixels[position, row] = render(image, size, view=view, seed=seed, name=source.names[index])
+        return broken
+
+    return _Batch(indices, pixels, [pool.submit(fill, first) for first in range(0, len(indices), _CHUNK)])
+
+
+def _collect(batch: _Batch, source: ImageSource, report: Report, strict: bool) -> tuple[np.ndarray, Tensor]:
+    broken = [row for task in batch.tasks for row in task.result()]
+    for position, reason in broken:
+        name = source.names[int(batch.indices[position])]
+        if strict:
+            raise DigitError(f"{name} in {source.path} cannot be read ({reason}): repair or remove it")
+        report.add(name, reason)
+    if not broken:
+        return batch.indices, torch.from_numpy(batch.pixels)
+    keep = np.ones(len(batch.indices), dtype=bool)
+    keep[[position for position, _ in broken]] = False
+    return batch.indices[keep], torch.from_numpy(batch.pixels[keep])
+
+
+def _threads(threads: int | None, source: ImageSource) -> int:
+    if threads is not None:
+        return threads
+    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        # Tiny pictures are decoded faster than threads hand over the interpreter: 4 are slower than 2.
+        most = 2 if len(source.read(0)) < 8192 else 16
+    except BrokenImage:
+        most = 16
+    return min(processors, most)

@@ -1,0 +1,175 @@
+"""Training pictures on the device: a batch is a pure function of (seed, step), flips and crops included."""
+
+import hashlib
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from digit.data.images import ImageSource
+from digit.data.loader import Report, load_pixels
+from digit.data.order import order
+from digit.data.transforms import ENLARGED
+from digit.errors import DigitError
+
+_BLOCK = 4096  # pictures decoded between two reports of progress
+
+
+class PixelBatch(NamedTuple):
+    """What a stage that learns from pictures gets for one step."""
+
+    pixels: Float[Tensor, "b 3 h w"]  # in [0, 1]
+    labels: Int[Tensor, " b"] | None
+
+
+class PixelData:
+    """`data(step)` gives the batch of a step, on `device`, whatever was asked before.
+
+    A set whose uint8 pixels fit `memory_limit_bytes` is decoded once and kept on the device; a larger one is
+    decoded one step ahead in the background. Both give the same pixels. `flip` mirrors half of the pictures;
+    `crop` resizes the short side to 1.125 times the size and cuts a random square. A broken picture goes to
+    `report`, and the next readable one takes its place. `progress(done, total)` is called while the set is
+    decoded. Raises DigitError when no picture can be read.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        *,
+        size: int,
+        batch_size: int,
+        seed: int = 0,
+        device: str | torch.device = "cpu",
+        flip: bool = True,
+        crop: bool = False,
+        memory_limit_bytes: int = 2_000_000_000,
+        threads: int | None = None,
+        report: Report | None = None,
+        strict: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Decodes the whole set when it fits; `source`, `size` in pixels and `batch_size` fix the shapes."""
+        self.size, self.batch_size, self.seed, self.flip, self.crop = size, batch_size, seed, flip, crop
+        self.device = torch.device(device)
+        self.report = Report() if report is None else report
+        self._source, self._threads, self._strict = source, threads, strict
+        self._side = int(size * ENLARGED) if crop else size
+        self._readable: dict[int, int] = {}  # broken index -> the one that takes its place
+        self._ahead: dict[int, Future[tuple[np.ndarray, Tensor]]] = {}  # by step
+        self._labels = None if source.labels is None else torch.from_numpy(source.labels).to(self.device)
+        self._stored: Tensor | None = None
+        self._worker: ThreadPoolExecutor | None = None
+        if len(source) * 3 * self._side**2 <= memory_limit_bytes:
+            self._stored = self._decode_all(progress).to(self.device)
+        else:
+            self._worker = ThreadPoolExecutor(1)
+
+    def __len__(self) -> int:
+        """Number of pictures, broken ones included."""
+        return len(self._source)
+
+    def __call__(self, step: int) -> PixelBatch:
+        """The batch of `step`, counted from 0."""
+        if self._stored is None:
+            indices, pixels = self._fetch_ahead(step)
+            rows = np.arange(self.batch_size)
+        else:
+            indices = rows = self._indices(step)
+            pixels = self._stored
+        generator = torch.Generator().manual_seed(self._draw_seed(step))
+        room = self._side - self.size
+        draws = torch.stack(
+            [
+                torch.from_numpy(rows),
+                torch.from_numpy(indices),
+                torch.randint(0, room + 1, (self.batch_size,), generator=generator),
+                torch.randint(0, room + 1, (self.batch_size,), generator=generator),
+                torch.randint(0, 2, (self.batch_size,), generator=generator) * int(self.flip),
+            ]
+        )
+        row, index, top, left, mirrored = self._to_device(draws)
+        labels = None if self._labels is None else self._labels[index]
+        return PixelBatch(_cut(pixels, row, top, left, mirrored, self.size).float().div_(255), labels)
+
+    def _decode_all(self, progress: Callable[[int, int], None] | None) -> Tensor:
+        total = len(self._source)
+        stored = torch.zeros(total, 3, self._side, self._side, dtype=torch.uint8)
+        readable = np.zeros(total, dtype=bool)
+        for first in range(0, total, _BLOCK):
+            good, pixels = self._load(np.arange(first, min(first + _BLOCK, total)))
+            stored[torch.from_numpy(good)] = pixels
+            readable[good] = True
+            if progress is not None:
+                progress(min(first + _BLOCK, total), total)
+        if not readable.any():
+            raise self._all_broken()
+        for broken in np.flatnonzero(~readable):
+            self._readable[int(broken)] = int((broken + np.argmax(np.roll(readable, -broken))) % total)
+        return stored
+
+    def _indices(self, step: int) -> np.ndarray:
+        indices = order(self.seed, step, self.batch_size, len(self._source))
+        if self._readable:
+            indices = np.array([self._readable.get(int(index), int(index)) for index in indices])
+        return indices
+
+    def _fetch_ahead(self, step: int) -> tuple[np.ndarray, Tensor]:
+        assert self._worker is not None
+        for old in [key for key in self._ahead if key not in (step, step + 1)]:
+            self._ahead.pop(old).cancel()
+        for wanted in (step, step + 1):
+            if wanted not in self._ahead:
+                self._ahead[wanted] = self._worker.submit(self._fetch, wanted)
+        indices, pixels = self._ahead.pop(step).result()
+        return indices, self._to_device(pixels)
+
+    def _fetch(self, step: int) -> tuple[np.ndarray, Tensor]:
+        """Indices and pixels of a step, each broken picture replaced by the next readable one."""
+        indices = self._indices(step)
+        good, pixels = self._load(indices)
+        if len(good) == len(indices):
+            return indices, pixels
+        found = dict(zip(good.tolist(), pixels, strict=True))
+        for index in indices.tolist():
+            place = index
+            while place not in found:
+                place = (place + 1) % len(self._source)
+                if place == index:
+                    raise self._all_broken()
+                if place not in found:
+                    good, pixels = self._load(np.array([place]))
+                    found.update(zip(good.tolist(), pixels, strict=True))
+            if place != index:
+                self._readable[index] = place
+        indices = np.array([self._readable.get(index, index) for index in indices.tolist()])
+        return indices, torch.stack([found[index] for index in indices.tolist()])
+
+    def _load(self, indices: np.ndarray) -> tuple[np.ndarray, Tensor]:
+        return load_pixels(
+            self._source, indices, self._side, threads=self._threads, report=self.report, strict=self._strict
+        )
+
+    def _all_broken(self) -> DigitError:
+        return DigitError(f"no picture of {self._source.path} can be read. {self.report.summary()}")
+
+    def _draw_seed(self, step: int) -> int:
+        return int.from_bytes(hashlib.sha256(f"{self.seed}/{step}".encode()).digest()[:7], "big")
+
+    def _to_device(self, tensor: Tensor) -> Tensor:
+        if self.device.type != "cuda":
+            return tensor.to(self.device)
+        return tensor.pin_memory().to(self.device, non_blocking=True)  # or the copy would wait for the queue
+
+
+def _cut(pixels: Tensor, row: Tensor, top: Tensor, left: Tensor, mirrored: Tensor, size: int) -> Tensor:
+    """The size x size windows at (top, left) of the chosen rows, mirrored where asked, in one gather."""
+    steps = torch.arange(size, device=pixels.device)
+    across = torch.where(mirrored[:, None].bool(), size - 1 - steps, steps) + left[:, None]
+    down = steps + top[:, None]
+    channels = torch.arange(3, device=pixels.device)
+    row, channels = row[:, None, None, None], channels[None, :, None, None]
+    return pixels[row, channels, down[:, None, :, None], across[:, None, None, :]]

@@ -1,0 +1,1 @@
+"""Each file one measurement, a pure function of statistics; beside them the networks they use."""

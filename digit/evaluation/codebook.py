@@ -1,0 +1,119 @@
+"""codes -> numbers, and codes -> a picture of what they stand for: is the codebook used, and for what?"""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+
+from digit.errors import DigitError
+from digit.tokenizer import Tokenizer
+
+
+def codebook_report(codes: np.ndarray, k: int) -> dict[str, int | float]:
+    """How evenly a codebook of k codes is used.
+
+    Returns used and dead codes, usage (share of the k codes used, in [0, 1]), entropy in bits (at most log2 k)
+    and perplexity (two to the entropy: the size of an evenly used codebook with the same entropy).
+
+    Raises:
+        DigitError: no codes, or a code outside 0 .. k - 1.
+    """
+    if codes.size == 0:
+        raise DigitError("there are no codes to report on: tokenize at least one picture")
+    if codes.min() < 0 or codes.max() >= k:
+        raise DigitError(
+            f"codes run from {codes.min()} to {codes.max()}, the codebook has {k}: pass their tokenizer"
+        )
+    counts = np.bincount(codes.reshape(-1).astype(np.int64), minlength=k)
+    used = int(np.count_nonzero(counts))
+    share = counts[counts > 0] / codes.size
+    entropy = max(float(-(share * np.log2(share)).sum()), 0.0)
+    return {
+        "codes": k,
+        "used": used,
+        "dead": k - used,
+        "usage": used / k,
+        "entropy_bits": entropy,
+        "perplexity": 2.0**entropy,
+    }
+
+
+@torch.no_grad()
+def patch_picture(
+    tokenizer: Tokenizer,
+    pixels: Iterable[Float[Tensor, "b 3 h w"]],
+    *,
+    codes: Sequence[int] | None = None,
+    rows: int = 16,
+    columns: int = 12,
+    context: float = 1.0,
+    size: int = 48,
+    seed: int = 0,
+) -> Image.Image:
+    """A row for each code: of the patches it names the nearest to its centroid, each of another picture.
+
+    Args:
+        tokenizer: whose codes are shown.
+        pixels: batches in [0, 1]; read once, only the shown patches are kept.
+        codes: which to show; `rows` random ones of the first batch if left out.
+        rows: how many random codes.
+        columns: patches for each code; white where fewer pictures have it.
+        context: surroundings shown on each side, in patches.
+        size: side of a shown patch in pixels of the result.
+        seed: of the random codes.
+
+    Raises:
+        DigitError: no pictures.
+    """
+    chosen = None if codes is None else torch.tensor(codes)
+    best = kept = None
+    for batch in pixels:
+        batch = batch.to(tokenizer.centroids.device)
+        features = tokenizer.features(batch).float()
+        named = tokenizer.encode(batch)
+        if chosen is None:
+            seen = named.unique().cpu()
+            chosen = (
+                seen[torch.randperm(len(seen), generator=torch.Generator().manual_seed(seed))[:rows]]
+                .sort()
+                .values
+            )
+        if best is None or kept is None:
+            best = torch.full((len(chosen), columns), math.inf)
+            kept = torch.full((len(chosen), columns, 3, size, size), 1.0)
+        for row, code in enumerate(chosen.tolist()):
+            distances = (
+                (features - tokenizer.centroids[code]).square().sum(-1).masked_fill(named != code, math.inf)
+            )
+            nearest, places = (part.cpu() for part in distances.min(dim=1))  # one patch of each picture
+            for index in nearest.argsort()[:columns].tolist():
+                worst = int(best[row].argmax())
+                if nearest[index] < best[row, worst]:
+                    best[row, worst] = nearest[index]
+                    kept[row, worst] = _patch(batch[index], int(places[index]), tokenizer.grid, context, size)
+    if best is None or kept is None:
+        raise DigitError("there are no pictures to take patches from: give at least one")
+    order = best.argsort(dim=1, stable=True)
+    return _sheet(kept[torch.arange(len(kept))[:, None], order])
+
+
+def _patch(pixels: Tensor, place: int, grid: int, context: float, size: int) -> Tensor:
+    """The patch at a place of the raster, with its surroundings moved inside the picture at the borders."""
+    height = pixels.shape[-1]
+    side = min(height, max(1, round(height / grid * (1 + 2 * context))))
+    top, left = ((index + 0.5) * height / grid - side / 2 for index in divmod(place, grid))
+    top, left = (min(max(round(edge), 0), height - side) for edge in (top, left))
+    crop = pixels[None, :, top : top + side, left : left + side].float()
+    return F.interpolate(crop, size=(size, size), mode="bilinear", antialias=True)[0].clamp(0, 1).cpu()
+
+
+def _sheet(patches: Tensor) -> Image.Image:
+    """Rows and columns of patches as one picture, two white pixels between them."""
+    framed = F.pad(patches, (1, 1, 1, 1), value=1.0)
+    sheet = framed.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # rows x height, columns x width, 3
+    return Image.fromarray((sheet * 255).round().to(torch.uint8).numpy())

@@ -1,0 +1,131 @@
+"""features -> labels: what a linear layer reads out of frozen features (DiGIT, section 4.2, figure 3b)."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from digit.data.order import order
+from digit.errors import DigitError
+
+
+class FeatureBatch(NamedTuple):
+    """Frozen features of b pictures, of one layer or of several beside each other."""
+
+    features: Float[Tensor, "b l d"]  # pooled over the picture's positions, one row a layer
+    labels: Int[Tensor, " b"]
+
+
+class FeatureData:
+    """`data(step)` over cached features: a pure function of (seed, step), as for pictures."""
+
+    def __init__(
+        self, features: Float[Tensor, "n l d"], labels: Int[Tensor, " n"], *, batch_size: int, seed: int = 0
+    ) -> None:
+        self.features, self.labels, self.batch_size, self.seed = features, labels, batch_size, seed
+
+    def __call__(self, step: int) -> FeatureBatch:
+        """The batch of step `step`, on the features' device."""
+        chosen = torch.from_numpy(order(self.seed, step, self.batch_size, len(self.labels)))
+        return FeatureBatch(
+            self.features[chosen.to(self.features.device)], self.labels[chosen.to(self.labels.device)]
+        )
+
+
+@dataclass(frozen=True)
+class ProbeConfig:
+    """A linear head for every layer and learning rate, all trained side by side."""
+
+    width: int  # features per picture
+    classes: int  # labels are 0 .. classes - 1
+    layers: int = 1  # layers read, each by heads of its own
+    learning_rates: tuple[float, ...] = (
+        0.1,
+        0.3,
+        1.0,
+        3.0,
+        10.0,
+    )  # of each head, in units of the optimizer's
+
+
+class Probe(nn.Module):
+    """A stage: heads share each batch and nothing else, so one run is a sweep over layers and learning rates.
+
+    Train with AdamW (lr 1e-3, no weight decay, cosine) on a few dozen epochs of cached features.
+    """
+
+    mean: Tensor
+    scale: Tensor
+    rates: Tensor
+
+    def __init__(self, config: ProbeConfig) -> None:
+        super().__init__()
+        self.config = config
+        heads = (config.layers, len(config.learning_rates))
+        # A convex problem: zero is as good a start as any, and needs no seed.
+        self.weight = nn.Parameter(torch.zeros(*heads, config.width, config.classes))
+        self.bias = nn.Parameter(torch.zeros(*heads, config.classes))
+        self.register_buffer("mean", torch.zeros(config.layers, config.width))
+        self.register_buffer("scale", torch.ones(config.layers, config.width))
+        self.register_buffer("rates", torch.tensor(config.learning_rates), persistent=False)
+
+    def standardize(self, features: Float[Tensor, "n l d"]) -> None:
+        """From now on subtract these features' mean and divide by their deviation.
+
+        Without this call features are read as they are, which is the paper's protocol.
+        """
+        deviation, mean = torch.std_mean(features.float(), 0)
+        self.mean.copy_(mean)
+        self.scale.copy_(1 / deviation.clamp_min(1e-6))
+
+    def logits(self, features: Float[Tensor, "b l d"]) -> Float[Tensor, "b l r c"]:
+        """Class logits of every layer's heads, one for each learning rate."""
+        inputs = (features.float() - self.mean) * self.scale
+        # Adam moves a parameter by its learning rate whatever the gradient's size, so a head whose parameters
+        # count `rate` times learns at `rate` times the optimizer's rate.
+        weight, bias = self.weight * self.rates[:, None, None], self.bias * self.rates[:, None]
+        return torch.einsum("bld,lrdc->blrc", inputs, weight) + bias
+
+    forward = logits
+
+    def loss(self, batch: FeatureBatch) -> Float[Tensor, ""]:
+        """The heads' cross-entropies, added up."""
+        logits = self.logits(batch.features)
+        _, layers, rates, classes = logits.shape
+        labels = batch.labels[:, None, None].expand(-1, layers, rates)
+        losses = F.cross_entropy(logits.float().reshape(-1, classes), labels.reshape(-1), reduction="sum")
+        return losses / len(batch.labels)
+
+
+@torch.inference_mode()
+def head_accuracies(
+    probe: Probe, features: Float[Tensor, "n l d"], labels: Int[Tensor, " n"], *, batch_size: int = 1024
+) -> Float[Tensor, "l r"]:
+    """Share of pictures, in [0, 1], that each head labels rightly, by layer and learning rate."""
+    if len(labels) == 0:
+        raise DigitError("a probe needs held-out pictures: give some that it was not trained on")
+    right = torch.zeros(features.shape[1], len(probe.config.learning_rates), device=features.device)
+    for part, truth in zip(features.split(batch_size), labels.split(batch_size), strict=True):
+        right += (probe.logits(part).argmax(-1) == truth.to(part.device)[:, None, None]).sum(0)
+    return right / len(labels)
+
+
+def probe_results(
+    probe: Probe,
+    held_out: tuple[Float[Tensor, "n l d"], Int[Tensor, " n"]],
+    test: tuple[Float[Tensor, "m l d"], Int[Tensor, " m"]] | None = None,
+) -> Iterator[tuple[str, float]]:
+    """Yield ("top-1 layer i", share) and ("learning rate layer i", rate) of each layer's best head.
+
+    The head is chosen on `held_out` and scored on `test`. Without `test` it is scored where it was chosen, as
+    papers do, which is slightly optimistic.
+    """
+    chosen = head_accuracies(probe, *held_out)
+    scored = chosen if test is None else head_accuracies(probe, *test)
+    for layer, head in enumerate(chosen.argmax(1).tolist()):
+        yield f"top-1 layer {layer}", float(scored[layer, head])
+        yield f"learning rate layer {layer}", probe.config.learning_rates[head]

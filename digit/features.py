@@ -1,0 +1,193 @@
+"""pixels -> features: patch tokens of an inner block of a frozen self-supervised ViT (DiGIT, section 3.2)."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from digit.errors import DigitError
+from digit.nn.backbone import Standardize, create, timm
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """A ViT, the size at which it sees a picture, and the block whose output is read."""
+
+    name: str  # timm's name of the ViT
+    image_size: int  # side in pixels at which the ViT sees a picture
+    block: int = -3  # whose output is read, negative from the end: -3 of 12 is block index 9
+    norm: bool = True  # apply the ViT's final norm to that output
+    mean: tuple[float, float, float] = IMAGENET_MEAN  # of red, green, blue in [0, 1]
+    std: tuple[float, float, float] = IMAGENET_STD  # of red, green, blue in [0, 1]
+    arguments: dict[str, Any] = field(
+        default_factory=dict
+    )  # timm's, such as patch_size, embed_dim, depth, num_heads
+    hosted: bool = True  # whether timm can fetch weights that deserve this name
+    position_rule: Literal["timm", "reference"] = "timm"  # how loaded positions are resized to image_size
+
+
+# Short names of the paper's encoders. timm hosts no iBOT and no MoCo v3 weights: both are its plain ViT-B/16.
+_PRESETS: dict[str, tuple[str, bool]] = {
+    "dinov2-s": ("vit_small_patch14_dinov2", True),
+    "dinov2-b": ("vit_base_patch14_dinov2", True),
+    "dinov2-l": ("vit_large_patch14_dinov2", True),
+    "dinov2-s-reg": ("vit_small_patch14_reg4_dinov2", True),
+    "dinov2-b-reg": ("vit_base_patch14_reg4_dinov2", True),
+    "dinov2-l-reg": ("vit_large_patch14_reg4_dinov2", True),
+    "ibot-b": ("vit_base_patch16_224", False),
+    "mocov3-b": ("vit_base_patch16_224", False),
+    "mae-b": ("vit_base_patch16_224.mae", True),
+}
+
+
+def encoder_config(name: str, image_size: int | None = None, **settings: Any) -> EncoderConfig:
+    """The settings of an encoder by its short name, or of any ViT by timm's name.
+
+    Short names are dinov2-s, -b, -l and each with -reg, ibot-b, mocov3-b, mae-b: 224 pixels unless `image_size`
+    says otherwise. Other names take size, mean and std from timm. `settings` are further fields of EncoderConfig.
+
+    Raises:
+        DigitError: a field that EncoderConfig does not have, or a name without a known size and none given.
+    """
+    if unknown := set(settings) - {entry.name for entry in dataclasses.fields(EncoderConfig)}:
+        raise DigitError(
+            f"an encoder has no setting {sorted(unknown)[0]!r}: see EncoderConfig for those it has"
+        )
+    if name in _PRESETS:
+        architecture, hosted = _PRESETS[name]
+        return EncoderConfig(architecture, image_size or 224, **{"hosted": hosted, **settings})
+    known = timm.models.get_pretrained_cfg(name)
+    if known is None:
+        if image_size is None:
+            raise DigitError(
+                f"timm knows no size for the encoder {name!r}: check the name or give the size in pixels"
+            )
+        return EncoderConfig(name, image_size, **settings)
+    taken = {"mean": tuple(known.mean), "std": tuple(known.std)}
+    return EncoderConfig(name, image_size or known.input_size[-1], **{**taken, **settings})
+
+
+class Encoder(nn.Module):
+    """A frozen ViT, cut after the block that is read: later blocks neither run nor are stored.
+
+    Args:
+        config: the ViT and what is read from it.
+        weights: a local safetensors file of the whole ViT, in timm's or DINOv2's key names; random if none.
+        pretrained: with no file, let timm fetch its published weights.
+
+    Raises:
+        DigitError: no plain ViT, a block it does not have, a size its patches do not divide, bad weights.
+    """
+
+    def __init__(
+        self, config: EncoderConfig, weights: Path | None = None, *, pretrained: bool = False
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.vit: Any = _build(config, weights, pretrained=pretrained)
+        depth = len(self.vit.blocks)
+        if not -depth <= config.block < depth:
+            raise DigitError(
+                f"{config.name} has {depth} blocks, none numbered {config.block}: choose -{depth} .. {depth - 1}"
+            )
+        if config.norm and isinstance(self.vit.norm, nn.Identity):
+            raise DigitError(f"{config.name} has no final norm: set norm to false, or choose another encoder")
+        self.vit.prune_intermediate_layers(
+            [config.block % depth], prune_norm=not config.norm, prune_head=True
+        )
+        self.standardize = Standardize(config.mean, config.std)
+        self.requires_grad_(False).eval()
+
+    @property
+    def grid(self) -> int:
+        """Patches along a side."""
+        return self.vit.patch_embed.grid_size[0]
+
+    @property
+    def tokens(self) -> int:
+        """Feature vectors of a picture, in raster order."""
+        return self.grid**2
+
+    @property
+    def width(self) -> int:
+        """Channels of a feature vector."""
+        return self.vit.embed_dim
+
+    def train(self, mode: bool = True) -> "Encoder":
+        """Stays in evaluation mode: the encoder is frozen."""
+        return super().train(False)
+
+    def forward(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+        """The features of square pictures of any size, without the ViT's class and register tokens.
+
+        Pictures of another size are resized after standardising by torch's bicubic rule without antialiasing, as
+        the published code does from 256 to 224; make much larger ones smaller beforehand.
+
+        Raises:
+            DigitError: pictures that are not square.
+        """
+        height, width = pixels.shape[-2:]
+        if height != width:
+            raise DigitError(
+                f"the encoder takes square pictures, these have {height} x {width} pixels: crop them first"
+            )
+        pixels = self.standardize(pixels)
+        size = self.config.image_size
+        if height != size:
+            pixels = F.interpolate(pixels.float(), size=(size, size), mode="bicubic", align_corners=False)
+        return self.vit.forward_features(pixels)[:, self.vit.num_prefix_tokens :]
+
+
+def _build(config: EncoderConfig, weights: Path | None, *, pretrained: bool) -> nn.Module:
+    """The whole ViT at the wanted size, with its weights."""
+    if pretrained and weights is None and not config.hosted:
+        raise DigitError(
+            f"the weights of this encoder ({config.name}) are not hosted by timm: pass --encoder-weights FILE"
+        )
+    # Under the reference's rule the positions are loaded at the ViT's own size and resized here, not by timm.
+    resize = config.position_rule == "reference" and (pretrained or weights is not None)
+    size = {} if resize else {"img_size": config.image_size}
+    architecture = config.name.split(".")[0]
+    if timm.is_model(architecture) and not timm.models.is_model_in_modules(
+        architecture, ["vision_transformer"]
+    ):
+        raise DigitError(
+            f"{config.name} is not a plain ViT: choose dinov2-b, mae-b or another vit_* name of timm"
+        )
+    # No head and no pooling, so that the final norm is the one over tokens.
+    arguments = {"num_classes": 0, "global_pool": "", **size, **config.arguments}
+    vit: Any = create(config.name, weights=weights, pretrained=pretrained, **arguments)
+    patch = vit.patch_embed.patch_size[0]
+    if config.image_size % patch:
+        raise DigitError(
+            f"{config.name} reads patches of {patch} pixels, which {config.image_size} is no multiple of"
+        )
+    if resize:
+        _resize_positions(vit, config.image_size)
+    return vit
+
+
+@torch.no_grad()
+def _resize_positions(vit: Any, image_size: int) -> None:
+    """Resize a ViT's learned positions in place as the published code does.
+
+    Bicubic without antialiasing, at source steps of G / (g + 0.1) for a table of G x G and a grid of g x g. timm
+    (and DINOv2's own code for models with registers) antialiases and steps by G / g: other features.
+    """
+    before, prefix = vit.patch_embed.grid_size, 0 if vit.no_embed_class else vit.num_prefix_tokens
+    table = vit.pos_embed[:, prefix:].float().unflatten(1, before).permute(0, 3, 1, 2)
+    vit.set_input_size(img_size=(image_size, image_size))
+    after = vit.patch_embed.grid_size
+    if after == before:
+        return
+    factor = tuple((new + 0.1) / old for new, old in zip(after, before, strict=True))
+    resized = F.interpolate(table, scale_factor=factor, mode="bicubic", align_corners=False)  # type: ignore[arg-type]
+    vit.pos_embed[:, prefix:] = resized.permute(0, 2, 3, 1).flatten(1, 2)

@@ -1,0 +1,1 @@
+from digit.weights.files import *

@@ -1,0 +1,238 @@
+"""features -> codes: K-means over a sample of features, and the nearest centroid (DiGIT, section 3.2)."""
+
+import heapq
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from digit.errors import DigitError
+
+
+class Reservoir:
+    """A uniform sample without replacement of a stream of vectors of unknown length.
+
+    Every vector draws a number from one seeded generator and the `capacity` smallest are kept, so the sample
+    depends on the seed and the order of the stream, not on the pieces it arrives in. The published code dumps
+    32.8M vectors (100 GB) and faiss then keeps 256 for each centroid; keeping only those is equivalent.
+
+    Args:
+        capacity: vectors kept; 256 for each centroid is faiss's own limit.
+        seed: of the draw.
+        device: where the sample is kept, float32: capacity x width x 4 bytes.
+    """
+
+    def __init__(self, capacity: int, seed: int = 0, *, device: torch.device | str = "cpu") -> None:
+        self.capacity = capacity
+        self.seen = 0
+        self._device = torch.device(device)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._kept: Tensor | None = None
+        self._draws = torch.full((capacity,), math.inf, dtype=torch.float64)
+        self._places = torch.full((capacity,), -1)  # position in the stream of what each row holds
+
+    def __len__(self) -> int:
+        """Vectors held now."""
+        return min(self.seen, self.capacity)
+
+    @torch.no_grad()
+    def add(self, features: Float[Tensor, "m d"]) -> None:
+        """Offer the next vectors of the stream."""
+        draws = torch.rand(len(features), generator=self._generator, dtype=torch.float64)
+        places = torch.arange(self.seen, self.seen + len(features))
+        if self._kept is None:
+            self._kept = torch.empty(self.capacity, features.shape[1], device=self._device)
+        held = len(self)
+        free = min(self.capacity - held, len(features))
+        self.seen += len(features)
+        self._put(torch.arange(held, held + free), features[:free], draws[:free], places[:free])
+        # Once full, only draws below the largest kept one can enter: a share that falls as the stream goes on.
+        rivals = free + torch.nonzero(draws[free:] < self._draws.max()).flatten()
+        if len(rivals) == 0:
+            return
+        count = min(len(rivals), self.capacity)
+        rows = self._draws.topk(count).indices
+        both = torch.cat([self._draws[rows], draws[rivals]])
+        stays = torch.zeros(len(both), dtype=torch.bool)
+        stays[both.topk(count, largest=False).indices] = True
+        rows, rivals = rows[~stays[:count]], rivals[stays[count:]]
+        self._put(rows, features[rivals.to(features.device)], draws[rivals], places[rivals])
+
+    def _put(self, rows: Tensor, features: Tensor, draws: Tensor, places: Tensor) -> None:
+        """Overwrite rows of the sample."""
+        assert self._kept is not None
+        self._kept[rows.to(self._device)] = features.to(self._device, torch.float32)
+        self._draws[rows], self._places[rows] = draws, places
+
+    @property
+    def vectors(self) -> Float[Tensor, "m d"]:
+        """The sample in the order of the stream; a view of it, not a copy.
+
+        Raises:
+            DigitError: nothing was added yet.
+        """
+        if self._kept is None:
+            raise DigitError("no features were seen: give at least one readable picture")
+        order = self._places[: len(self)].argsort()
+        if not torch.equal(order, torch.arange(len(self))):
+            on_device = order.to(self._device)
+            for columns in self._kept[: len(self)].split(
+                64, dim=1
+            ):  # a copy of 64 channels at a time, not of all
+                columns.copy_(columns[on_device])
+            self._draws[: len(self)] = self._draws[order]
+            self._places[: len(self)] = self._places[order]
+        return self._kept[: len(self)]
+
+
+@dataclass(frozen=True)
+class KMeansResult:
+    """What `fit` found; counts and the last inertia belong to the returned centroids."""
+
+    centroids: Float[Tensor, "k d"]  # float32
+    inertia: list[float]  # sum of squared distances at the start of each iteration, and at the end
+    counts: Int[Tensor, " k"]  # vectors nearest to each centroid
+    iterations: int  # updates done; fewer than asked for when the codes stopped changing
+
+
+@torch.no_grad()
+def fit(
+    vectors: Float[Tensor, "m d"],
+    k: int,
+    *,
+    iterations: int = 20,
+    seed: int = 0,
+    start: Float[Tensor, "k d"] | None = None,
+    device: torch.device | str | None = None,
+    chunk: int | None = None,
+    progress: Callable[[int], None] | None = None,
+) -> KMeansResult:
+    """Lloyd's K-means with faiss's choices: k random vectors to start from, empty clusters split a large one.
+
+    Distances are exact float32, sums float64. Nothing of size m x k is ever held.
+
+    Args:
+        vectors: the sample; may stay on the CPU while `device` is a GPU.
+        k: number of centroids.
+        iterations: updates at most.
+        seed: of the starting vectors.
+        start: centroids to start from instead.
+        device: where the distances are computed; where the vectors are if left out.
+        chunk: vectors at once; from the memory of a chunk's distances if left out.
+        progress: called with the number of updates done.
+
+    Raises:
+        DigitError: fewer vectors than centroids, or a vector that is not finite.
+    """
+    if k < 1 or len(vectors) < k:
+        raise DigitError(
+            f"{len(vectors)} feature vectors cannot make {k} clusters: choose fewer clusters or more pictures"
+        )
+    place = torch.device(device) if device is not None else vectors.device
+    if start is None:
+        chosen = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))[:k]
+        start = vectors[chosen.to(vectors.device)]
+    centroids = start.to(place, torch.float32, copy=True)
+    inertia: list[float] = []
+    codes: Tensor | None = None
+    for done in range(iterations + 1):
+        before = codes
+        codes, sums, counts, total = _pass(vectors, centroids, chunk)
+        if not math.isfinite(total):
+            raise DigitError(
+                "a feature is not finite, so K-means has no answer: check the encoder's weights and precision"
+            )
+        inertia.append(total)
+        if done == iterations or (before is not None and torch.equal(codes, before)):
+            return KMeansResult(centroids, inertia, counts, done)
+        centroids = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centroids).float()
+        if _split_empty(centroids, counts):
+            codes = None  # so that a split is never taken for convergence
+        if progress is not None:
+            progress(done + 1)
+    raise AssertionError("the loop returns in its last round")
+
+
+@torch.no_grad()
+def assign(
+    features: Float[Tensor, "... d"], centroids: Float[Tensor, "k d"], *, chunk: int | None = None
+) -> Int[Tensor, "..."]:
+    """The nearest centroid of each feature by squared Euclidean distance; the lowest index on ties.
+
+    Exact float32 also inside autocast and where TF32 is allowed. `chunk` is the number of vectors at once.
+    """
+    flat = features.flatten(0, -2) if features.ndim > 1 else features[None]
+    centroids = centroids.float()
+    squares = centroids.square().sum(1)
+    with _exact(features.device):
+        parts = [_nearest(part.float(), centroids, squares)[0] for part in _chunks(flat, centroids, chunk)]
+    codes = torch.cat(parts) if parts else flat.new_empty(0, dtype=torch.int64)
+    return codes.view(features.shape[:-1])
+
+
+def _pass(vectors: Tensor, centroids: Tensor, chunk: int | None) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Codes of all vectors, and per centroid the sum and number of its vectors, and the inertia."""
+    k, width = centroids.shape
+    squares = centroids.square().sum(1)
+    sums = torch.zeros(k, width, dtype=torch.float64, device=centroids.device)
+    counts = torch.zeros(k, dtype=torch.int64, device=centroids.device)
+    total = torch.zeros((), dtype=torch.float64, device=centroids.device)
+    codes = []
+    with _exact(centroids.device):
+        for part in _chunks(vectors, centroids, chunk):
+            part = part.to(centroids.device, torch.float32, non_blocking=True)
+            nearest, distances = _nearest(part, centroids, squares)
+            # A GPU adds in no fixed order; in float64 that order does not reach the rounded centroids.
+            sums.index_add_(0, nearest, part.double())
+            counts += torch.bincount(nearest, minlength=k)
+            total += (distances.double() + part.square().sum(1)).sum()
+            codes.append(nearest)
+    return torch.cat(codes), sums, counts, max(total.item(), 0.0) if math.isfinite(total.item()) else math.nan
+
+
+def _nearest(vectors: Tensor, centroids: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+    """Index of the nearest centroid, and |c|^2 - 2 x.c for it: |x|^2 is the same for all centroids."""
+    values, index = torch.addmm(squares, vectors, centroids.T, alpha=-2).min(dim=1)
+    return index, values
+
+
+def _chunks(vectors: Tensor, centroids: Tensor, chunk: int | None) -> Iterator[Tensor]:
+    """Rows in pieces whose distances to all centroids stay within a cache (CPU) or 1 GiB (GPU)."""
+    if len(vectors) == 0:
+        return iter(())
+    room = 1 << 20 if centroids.device.type == "cpu" else 1 << 28
+    return iter(vectors.split(chunk or max(256, room // len(centroids))))
+
+
+def _split_empty(centroids: Tensor, counts: Tensor) -> bool:
+    """Give each empty cluster half of the largest one, in place, as faiss does; whether there was any."""
+    sizes = counts.tolist()
+    empty = [index for index, size in enumerate(sizes) if size == 0]
+    largest_first = [(-size, index) for index, size in enumerate(sizes) if size > 0]
+    heapq.heapify(largest_first)
+    nudge = torch.full((centroids.shape[1],), 1 / 1024, device=centroids.device)
+    nudge[1::2] *= -1  # faiss's perturbation: opposite signs on even and odd channels
+    for index in empty:
+        negative, largest = largest_first[0]
+        half = -negative // 2
+        centroids[index] = centroids[largest] * (1 + nudge)
+        centroids[largest] *= 1 - nudge
+        heapq.heapreplace(largest_first, (negative + half, largest))
+        heapq.heappush(largest_first, (-half, index))
+    return bool(empty)
+
+
+@contextmanager
+def _exact(device: torch.device) -> Iterator[None]:
+    """Float32 products without TF32 or autocast: half precision changes one code in fifty to a hundred."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

@@ -1,0 +1,149 @@
+"""Any timm network, frozen or not, from a name or from a local file: encoders, perceptual losses, measurements."""
+
+import difflib
+import importlib
+import inspect
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from digit.errors import DigitError
+
+
+def _import_timm() -> ModuleType:
+    """timm, also beside a CPU build of torch.
+
+    PyPI's torchvision is built against CUDA. Beside a CPU-only torch its compiled operators do not load, and its import
+    then fails where it describes them ("operator torchvision::nms does not exist"), although timm needs only its
+    transforms. Declaring the named schemas, without an implementation, lets the import through; calling one still fails.
+    """
+    while True:
+        try:
+            return importlib.import_module("timm")
+        except RuntimeError as error:
+            missing = re.search(r"operator torchvision::(\w+) does not exist", str(error))
+            if missing is None or missing[1] in _declared:
+                raise
+            library = torch.library.Library("torchvision", "FRAGMENT")
+            library.define(f"{missing[1]}(Tensor x) -> Tensor")
+            _declared[missing[1]] = library
+            for name in [name for name in sys.modules if name.split(".")[0] in ("torchvision", "timm")]:
+                del sys.modules[name]
+
+
+_declared: dict[str, torch.library.Library] = {}
+timm = _import_timm()
+
+
+class Standardize(nn.Module):
+    """Pixels in [0, 1] to the scale a network was trained on; ImageNet's mean and deviation by default."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
+        std: tuple[float, float, float] = (0.229, 0.224, 0.225),
+    ) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def forward(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """Standardised pixels."""
+        return (pixels - self.mean) / self.std
+
+
+def create(name: str, *, weights: Path | None = None, pretrained: bool = False, **arguments: Any) -> nn.Module:
+    """The timm network `name`, random, from a local file, or downloaded (`pretrained`).
+
+    `arguments` go to timm. Raises DigitError for an unknown name, arguments the network does not take, a file that
+    does not fit, or a download that fails.
+    """
+    if not timm.is_model(name.split(".")[0]):
+        close = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f"; did you mean {', '.join(close)}?" if close else "; timm.list_models() lists the names"
+        raise DigitError(f"timm has no network named {name!r}{hint}")
+    if pretrained and weights is None:
+        try:
+            return timm.create_model(name, pretrained=True, **arguments)
+        except (OSError, RuntimeError, ValueError) as error:
+            raise DigitError(
+                f"the weights of {name} could not be downloaded ({_first_line(error)}): "
+                "give a local .safetensors file, for an encoder with --encoder-weights"
+            ) from error
+    try:
+        module = timm.create_model(name, pretrained=False, **arguments)
+    except TypeError as error:
+        raise DigitError(f"{name} does not take these arguments ({_first_line(error)})") from error
+    if weights is not None:
+        load_weights(module, weights, name)
+    return module
+
+
+def load_weights(module: nn.Module, path: Path, name: str) -> None:
+    """Fill a timm network from a .safetensors file, strictly; timm's own key conversion for official files is applied.
+
+    A classification head in the file that the network was built without (num_classes=0) is left out. Raises DigitError
+    that lists missing, unexpected and wrongly shaped tensors; `name` is how messages call the network.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise DigitError(f"{path} is not a .safetensors file: run `digit convert` on it first, only that reads pickles")
+    if not path.is_file():
+        raise DigitError(f"there is no file {path} with the weights of {name}")
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise DigitError(f"{path} is not a readable .safetensors file ({_first_line(error)})") from error
+    tensors = _convert(module, tensors, path, name)
+    expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
+    head = module.get_classifier() if hasattr(module, "get_classifier") else None  # pyright: ignore[reportCallIssue]
+    if isinstance(head, nn.Identity):
+        heads = _heads(module)
+        tensors = {key: value for key, value in tensors.items() if key in expected or key.split(".")[0] not in heads}
+    problems = [f"missing {key}" for key in expected if key not in tensors]
+    problems += [f"unexpected {key}" for key in tensors if key not in expected]
+    problems += [
+        f"{key} is {tuple(tensors[key].shape)}, not {shape}"
+        for key, shape in expected.items()
+        if key in tensors and tuple(tensors[key].shape) != shape
+    ]
+    if problems:
+        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
+        raise DigitError(f"{path} does not fit {name}: {', '.join(problems[:8])}{more}")
+    module.load_state_dict(tensors)
+
+
+def _convert(module: nn.Module, tensors: dict[str, Tensor], path: Path, name: str) -> dict[str, Tensor]:
+    source = inspect.getmodule(type(module))
+    convert = getattr(source, "checkpoint_filter_fn", None)
+    if convert is None or set(tensors) == set(module.state_dict()) and _same_shapes(module, tensors):
+        return tensors
+    try:
+        return convert(tensors, module)
+    except (KeyError, AttributeError, RuntimeError, ValueError, AssertionError) as error:
+        raise DigitError(f"{path} does not fit {name}: timm cannot convert it ({_first_line(error)})") from error
+
+
+def _same_shapes(module: nn.Module, tensors: dict[str, Tensor]) -> bool:
+    return all(tensors[key].shape == value.shape for key, value in module.state_dict().items())
+
+
+def _heads(module: nn.Module) -> set[str]:
+    config = getattr(module, "default_cfg", None) or {}
+    names = config.get("classifier") or ()
+    return {name.split(".")[0] for name in ((names,) if isinstance(names, str) else names)}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

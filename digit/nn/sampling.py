@@ -1,0 +1,171 @@
+"""logits -> codes: top-k and top-p, one uniform number a code, and the one loop that decodes."""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from digit.errors import DigitError
+from digit.nn.transformer import Transformer
+
+PART = 2**24  # logits of one draw; more are drawn in parts, which bounds the float64 copies of them
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """How one code is drawn from its logits. Raises DigitError for values without a meaning."""
+
+    temperature: float = 1.0  # divides the logits; 0 takes the largest
+    top_k: int = 0  # codes kept, exactly this many; 0 keeps all
+    top_p: float = 1.0  # probability kept, the crossing code included; 1 keeps all
+    guidance: float = 1.0  # logits = null + guidance x (conditional - null); 1 leaves the null out
+    guidance_schedule: Literal["constant", "linear"] = "constant"  # linear: from 1 at the first code
+
+    def __post_init__(self) -> None:
+        """Fail before the first batch."""
+        if not 0 <= self.temperature < float("inf"):
+            raise DigitError(
+                f"temperature is {self.temperature}: give a number from 0 (the likeliest code) up"
+            )
+        if self.top_k < 0:
+            raise DigitError(f"top-k is {self.top_k}: give the number of codes to keep, or 0 for all")
+        if not 0 < self.top_p <= 1:
+            raise DigitError(f"top-p is {self.top_p}: give a probability above 0, up to 1 for all codes")
+        if not 0 <= self.guidance < float("inf"):
+            raise DigitError(f"guidance is {self.guidance}: give a number from 0 up, where 1 is none")
+        if self.guidance_schedule not in ("constant", "linear"):
+            raise DigitError(f"guidance schedule is {self.guidance_schedule!r}: give constant or linear")
+
+    def guidance_at(self, position: int, length: int) -> float:
+        """The guidance of one of `length` positions, counted from 0."""
+        if self.guidance_schedule == "constant":
+            return self.guidance
+        return 1 + (self.guidance - 1) * position / max(1, length - 1)
+
+
+def filter_logits(logits: Float[Tensor, "... v"], config: SamplerConfig) -> Float[Tensor, "... v"]:
+    """The logits with -inf outside the kept codes: top-k first, then top-p of what it left.
+
+    Exactly k codes stay whatever the ties; of equal logits the lowest code goes first. Top-p keeps codes in
+    falling order until their probability reaches p (equal is reached), the one that reaches it included.
+    Temperature is the caller's.
+    """
+    codes = logits.shape[-1]
+    if config.top_p >= 1 and not 0 < config.top_k < codes:
+        return logits
+    if 0 < config.top_k < codes:
+        largest = logits.topk(config.top_k, dim=-1).values
+    else:
+        largest = logits.sort(dim=-1, descending=True).values
+    if config.top_p < 1:
+        mass = largest.softmax(-1).cumsum(-1, dtype=torch.float64)
+        kept = (mass < config.top_p).sum(-1, keepdim=True).add_(1).clamp_(max=largest.shape[-1])
+        smallest = largest.gather(-1, kept - 1)
+    else:
+        kept, smallest = config.top_k, largest[..., -1:]
+    above, tied = logits > smallest, logits == smallest
+    room = kept - above.sum(-1, keepdim=True)
+    keep = above | (tied & (tied.cumsum(-1, dtype=torch.int32) <= room))
+    return logits.masked_fill(~keep, float("-inf"))
+
+
+def draw(
+    logits: Float[Tensor, "*b v"], uniform: Float[Tensor, "*b"], config: SamplerConfig
+) -> Int[Tensor, "*b"]:
+    """One code a row: where the cumulative probability of the kept codes passes the row's number in [0, 1).
+
+    Cumulated in order of code and not of probability: there, rounding that swaps two near ties would change
+    the code for all numbers between them, and images would depend on the batch size.
+    """
+    if logits.numel() > PART and len(logits) > 1:
+        halves = zip(logits.tensor_split(2), uniform.tensor_split(2), strict=True)
+        return torch.cat([draw(half, numbers, config) for half, numbers in halves])
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if config.temperature == 0:
+        return logits.argmax(-1)
+    if config.temperature != 1:
+        logits = logits / config.temperature
+    mass = filter_logits(logits, config).softmax(-1).to(torch.float64).cumsum_(-1)
+    total = mass[..., -1:]
+    # Strictly below the total, so that rounding never reaches a code of no probability at the end.
+    below = total.nextafter(torch.zeros_like(total))
+    target = torch.minimum(uniform.to(torch.float64).unsqueeze(-1) * total, below)
+    return torch.searchsorted(mass, target, right=True).squeeze(-1)
+
+
+def uniforms(seeds: Sequence[int] | Int[Tensor, " b"], length: int, *, stream: str) -> Float[Tensor, "b n"]:
+    """`length` numbers in [0, 1) a seed, float64 on the CPU; row i depends on seed i and the stream alone.
+
+    The stream names the stage that draws, so that stages given one seed do not share numbers.
+    """
+    rows = torch.empty(len(seeds), length, dtype=torch.float64)
+    generator = torch.Generator()
+    for row, seed in zip(rows, seeds, strict=True):
+        digest = hashlib.sha256(f"{stream}:{int(seed)}".encode()).digest()
+        generator.manual_seed(int.from_bytes(digest[:8], "little"))
+        torch.rand(length, generator=generator, dtype=torch.float64, out=row)
+    return rows
+
+
+@contextmanager
+def inference(transformer: Transformer, *, autocast: bool | None = None) -> Iterator[torch.dtype]:
+    """No gradients, no dropout, bfloat16 if asked (default: on CUDA); gives the dtype of keys and values."""
+    weight, training = next(transformer.parameters()), transformer.training
+    if autocast is None:
+        autocast = weight.device.type == "cuda"
+    transformer.eval()
+    try:
+        with torch.inference_mode(), torch.autocast(weight.device.type, torch.bfloat16, enabled=autocast):
+            yield torch.bfloat16 if autocast else weight.dtype
+    finally:
+        transformer.train(training)
+        torch.clear_autocast_cache()  # an outer autocast would train on copies without gradients
+
+
+def decode(
+    transformer: Transformer,
+    prefix: Float[Tensor, "b p d"],
+    *,
+    uniforms: Float[Tensor, "b n"],
+    config: SamplerConfig,
+    embed_code: Callable[[Int[Tensor, " b"], int], Float[Tensor, "b 1 d"]],
+    head: Callable[[Float[Tensor, "r d"]], Float[Tensor, "r v"]],
+    null_prefix: Float[Tensor, "b p d"] | None = None,
+    progress: Callable[[int], None] | None = None,
+    use_cache: bool = True,
+    autocast: bool | None = None,
+) -> Int[Tensor, "b n"]:
+    """Draw n codes a row, each from the logits given the embedded prefix and the codes before it.
+
+    `embed_code(codes, position)` embeds the codes of one position, counted from 0, as the next input; `head`
+    turns the hidden states of a position into logits over codes. Null rows ride in the same batch.
+    `progress` hears how many codes each step drew. Raises DigitError for guidance without a null prefix.
+    """
+    guided = config.guidance != 1
+    if guided and null_prefix is None:
+        raise DigitError(f"guidance {config.guidance} needs an unconditional prefix: sample with guidance 1")
+    rows, length = uniforms.shape
+    with inference(transformer, autocast=autocast) as dtype:
+        uniforms = uniforms.to(prefix.device)
+        x = torch.cat((prefix, null_prefix)) if guided and null_prefix is not None else prefix
+        cache = transformer.cache(len(x), x.shape[1] + length - 1, dtype=dtype) if use_cache else None
+        codes = torch.empty(rows, length, dtype=torch.int64, device=prefix.device)
+        for position in range(length):
+            logits = head(transformer(x, cache)[:, -1])
+            if guided:
+                conditional, null = logits.float().chunk(2)
+                logits = null + config.guidance_at(position, length) * (conditional - null)
+            drawn = draw(logits, uniforms[:, position], config)
+            codes[:, position] = drawn
+            if progress is not None:
+                progress(rows)
+            if position + 1 < length:
+                embedded = embed_code(drawn, position)
+                embedded = torch.cat((embedded, embedded)) if guided else embedded
+                x = embedded if use_cache else torch.cat((x, embedded), dim=1)
+    return codes.clone()  # outside of inference mode: a tensor that may also be trained on

@@ -1,0 +1,351 @@
+"""labels, seeds -> pixels: prior, renderer and VQGAN composed; the tokenizer travels along."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from PIL import Image
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor
+
+from digit.errors import DigitError, LineageError
+from digit.files import write_json_atomic
+from digit.nn.sampling import SamplerConfig
+from digit.prior import Prior
+from digit.renderer import Renderer
+from digit.renderer_masked import MaskedRenderer
+from digit.tokenizer import Tokenizer
+from digit.vqgan import VQGAN
+from digit.weights.artifact import artifact_of, load, save
+
+BUNDLED = "cifar10"  # the model that comes with the package
+
+RendererName = Literal["autoregressive", "masked"]
+
+
+@dataclass(frozen=True)
+class PipelineSampling:
+    """How a pipeline draws unless told otherwise."""
+
+    prior: SamplerConfig = field(default_factory=SamplerConfig)  # with labels
+    prior_unconditional: SamplerConfig = field(default_factory=SamplerConfig)  # without labels
+    renderer: SamplerConfig = field(default_factory=SamplerConfig)  # the autoregressive renderer
+    masked: SamplerConfig = field(default_factory=SamplerConfig)  # the masked renderer
+    masked_steps: int = 8  # its passes
+    masked_noise: float = 4.5  # weight of its Gumbel noise on confidence
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """What a pipeline call returns; row i everywhere belongs to seed i."""
+
+    images: list[Image.Image]
+    pixels: UInt8[Tensor, "b 3 h w"]
+    codes: Int[Tensor, "b n"]
+    vq_codes: Int[Tensor, "b m"]
+    seeds: list[int]
+    labels: list[int] | None
+    settings: dict[str, Any]
+
+
+class DigitPipeline:
+    """The whole chain. Without a renderer the prior's codes are VQ codes (the paper's VQ-only baseline)."""
+
+    def __init__(
+        self,
+        prior: Prior,
+        vqgan: VQGAN,
+        *,
+        renderer: Renderer | None = None,
+        renderer_masked: MaskedRenderer | None = None,
+        tokenizer: Tokenizer | None = None,
+        classes: Sequence[str] = (),
+        sampling: PipelineSampling | None = None,
+    ) -> None:
+        """Compose trained stages.
+
+        Raises:
+            LineageError: the stages were not trained on each other's codes.
+        """
+        self.prior, self.vqgan, self.tokenizer = prior.eval(), vqgan.eval(), tokenizer
+        self.renderer, self.renderer_masked = renderer, renderer_masked
+        self.classes, self.sampling = list(classes), sampling or PipelineSampling()
+        _check_together(self)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the stages are."""
+        return next(self.prior.parameters()).device
+
+    def to(self, device: torch.device | str) -> "DigitPipeline":
+        """Move every stage to `device`; returns the pipeline itself."""
+        for module in self._parts().values():
+            module.to(device)
+        return self
+
+    def _parts(self) -> dict[str, torch.nn.Module]:
+        named = {name: getattr(self, name) for name in PARTS}
+        return {name: module for name, module in named.items() if module is not None}
+
+    @classmethod
+    def from_pretrained(
+        cls, path_or_name: str | Path | None = None, *, device: torch.device | str = "cpu"
+    ) -> "DigitPipeline":
+        """Open a pipeline: a folder, the name of a bundled model, or an `owner/name` on the hub.
+
+        Args:
+            path_or_name: nothing opens the bundled CIFAR-10 model.
+            device: where to put the stages.
+
+        Raises:
+            DigitError: no such model, or a file of it is missing or damaged.
+        """
+        folder = locate(path_or_name)
+        config = _read_config(folder)
+        try:
+            sampling = TypeAdapter(PipelineSampling).validate_python(config["sampling"], extra="forbid")
+        except ValidationError as error:
+            where = ".".join(str(part) for part in error.errors()[0]["loc"])
+            raise DigitError(
+                f"{folder / 'config.json'}: sampling.{where}: {error.errors()[0]['msg']}: correct or remove it"
+            ) from None
+        parts: dict[str, Any] = {name: load(folder / name, kind=name, device=device) for name in config["parts"]}
+        for name in config["parts"]:
+            if artifact_of(parts[name])["id"] != config["parts"][name]:
+                raise LineageError(f"{folder / name} is not the {name} this pipeline was saved with: restore that folder")
+        return cls(parts.pop("prior"), parts.pop("vqgan"), **parts, classes=config["classes"], sampling=sampling)
+
+    def save_pretrained(self, path: str | Path, *, stored_as: Literal["float32", "float16", "int8"] = "float32") -> None:
+        """Write the pipeline as a folder of artifacts and one config.json.
+
+        Args:
+            path: the folder; made if missing.
+            stored_as: how matrices lie on disk; int8 keeps one scale a row and is a quarter of float32.
+        """
+        folder = Path(path)
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, module in self._parts().items():
+            there = artifact_of(module)
+            save(module, folder / name, lineage=there["lineage"], classes=there.get("classes"), stored_as=stored_as,
+                 extra=there.get("extra"), id=there["id"])  # fmt: skip
+        write_json_atomic(
+            folder / "config.json",
+            {
+                "kind": "pipeline",
+                "format": 1,
+                "classes": self.classes,
+                "sampling": asdict(self.sampling),
+                "parts": {name: artifact_of(module)["id"] for name, module in self._parts().items()},
+            },
+        )
+
+    def label_ids(self, labels: Sequence[int | str]) -> list[int]:
+        """Class names or numbers as numbers.
+
+        Raises:
+            DigitError: an unknown name or a number out of range.
+        """
+        count = self.prior.config.classes
+        if not count:
+            raise DigitError("this model knows no classes: leave --labels out")
+        ids = []
+        for label in labels:
+            if isinstance(label, str) and not label.lstrip("-").isdigit():
+                if label not in self.classes:
+                    raise DigitError(f"unknown label {label!r}: choose from {', '.join(self.classes) or 'numbers'}")
+                ids.append(self.classes.index(label))
+            elif not 0 <= int(label) < count:
+                raise DigitError(f"label {label} is out of range: choose 0 to {count - 1}")
+            else:
+                ids.append(int(label))
+        return ids
+
+    @torch.inference_mode()
+    def __call__(
+        self,
+        labels: Sequence[int | str] | int | str | None = None,
+        *,
+        num_images: int | None = None,
+        seeds: Sequence[int] | None = None,
+        renderer: RendererName | None = None,
+        temperature: float | None = None,
+        top_k: int | None = None,
+        top_p: float | None = None,
+        guidance: float | None = None,
+        renderer_temperature: float | None = None,
+        renderer_top_k: int | None = None,
+        renderer_top_p: float | None = None,
+        steps: int | None = None,
+        batch_size: int = 64,
+        progress: Callable[[int], None] | None = None,
+    ) -> Pictures:
+        """Draw pictures. Picture i is a function of seed i and label i, whatever the batch.
+
+        Args:
+            labels: one class for all, or one a picture (names or numbers); nothing draws without a class.
+            num_images: how many; seeds count from 0. Needless when `seeds` or a list of labels is given.
+            seeds: one a picture.
+            renderer: "autoregressive" or "masked"; the pipeline's first one if left out.
+            temperature: of the prior; 0 takes the likeliest code. None, here and below: the pipeline's own setting.
+            top_k: keep the k likeliest codes of the prior; 0 keeps all.
+            top_p: keep the likeliest codes up to this probability; 1 keeps all.
+            guidance: classifier-free guidance of the prior; 1 is none.
+            renderer_temperature: as above, for the renderer.
+            renderer_top_k: as above, for the autoregressive renderer.
+            renderer_top_p: as above, for the autoregressive renderer.
+            steps: of the masked renderer.
+            batch_size: pictures at once.
+            progress: called with the number of finished code positions times pictures; see `work`.
+
+        Raises:
+            DigitError: an unknown label, an option out of range, or a renderer that the model lacks.
+        """
+        given, ids = _resolve(labels, num_images, seeds, self)
+        base = self.sampling.prior if ids is not None else self.sampling.prior_unconditional
+        prior = _with(base, temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance)
+        if ids is None and prior.guidance != 1.0:
+            raise DigitError("guidance needs labels: pass --labels, or leave --guidance out")
+        ar = _with(
+            self.sampling.renderer, temperature=renderer_temperature, top_k=renderer_top_k, top_p=renderer_top_p
+        )
+        masked = _with(self.sampling.masked, temperature=renderer_temperature)
+        passes = self.sampling.masked_steps if steps is None else steps
+        chosen = renderer or self.renderers[0] if self.renderers else None
+        if renderer and renderer not in self.renderers:
+            raise DigitError(f"this model has no {renderer} renderer: choose from {', '.join(self.renderers) or 'none'}")
+
+        label_tensor = None if ids is None else torch.tensor(ids, device=self.device)
+        all_codes, all_vq, all_pixels = [], [], []
+        for start in range(0, len(given), batch_size):
+            part = given[start : start + batch_size]
+            rows = None if label_tensor is None else label_tensor[start : start + batch_size]
+            codes = self.prior.sample(part, rows, prior, batch_size=batch_size, progress=progress)
+            if chosen is None:
+                vq_codes = codes
+            elif chosen == "masked":
+                assert self.renderer_masked is not None
+                vq_codes = self.renderer_masked.sample(
+                    codes, part, masked, steps=passes, noise=self.sampling.masked_noise, batch_size=batch_size,
+                    progress=progress,
+                )  # fmt: skip
+            else:
+                assert self.renderer is not None
+                vq_codes = self.renderer.sample(codes, part, ar, batch_size=batch_size, progress=progress)
+            all_codes.append(codes.cpu())
+            all_vq.append(vq_codes.cpu())
+            all_pixels.append(to_uint8(self.vqgan.decode(vq_codes)).cpu())
+        pixels = torch.cat(all_pixels)
+        settings: dict[str, Any] = {"prior": asdict(prior), "renderer": chosen}
+        if chosen:
+            settings[chosen] = asdict(masked if chosen == "masked" else ar)
+        if chosen == "masked":
+            settings[chosen] |= {"steps": passes, "noise": self.sampling.masked_noise}
+        images = [Image.fromarray(np.ascontiguousarray(row)) for row in pixels.permute(0, 2, 3, 1).numpy()]
+        return Pictures(images, pixels, torch.cat(all_codes), torch.cat(all_vq), given, ids, settings)
+
+    @property
+    def renderers(self) -> list[str]:
+        """The renderers this pipeline has, the default one first."""
+        found = {"autoregressive": self.renderer, "masked": self.renderer_masked}
+        return [name for name, module in found.items() if module is not None]
+
+    def work(self, num_images: int) -> int:
+        """How many units `progress` will count for `num_images` pictures: the codes to be drawn."""
+        return num_images * (self.prior.config.length + (self.vqgan.length if self.renderers else 0))
+
+
+PARTS = ("prior", "renderer", "renderer_masked", "vqgan", "tokenizer")
+
+
+def to_uint8(pixels: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
+    """Pixels in [0, 1] as bytes, rounded to the nearest level."""
+    return (pixels.float().clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def _with(settings: Any, **given: Any) -> Any:
+    return replace(settings, **{name: value for name, value in given.items() if value is not None})
+
+
+def _resolve(
+    labels: Sequence[int | str] | int | str | None,
+    num_images: int | None,
+    seeds: Sequence[int] | None,
+    pipeline: DigitPipeline,
+) -> tuple[list[int], list[int] | None]:
+    """One seed and one label a picture. A shorter list of labels is repeated over the pictures in turn."""
+    if isinstance(labels, int | str):
+        labels = [labels]
+    ids = None if labels is None else pipeline.label_ids(labels)
+    if ids is not None and not ids:
+        raise DigitError("--labels is empty: name at least one class, or leave it out")
+    count = len(seeds) if seeds is not None else num_images or (len(ids) if ids else 1)
+    if count < 1 or (num_images is not None and num_images != count):
+        raise DigitError(f"--num {num_images} does not fit {count} seeds: give one of them, at least 1")
+    if ids is not None:
+        ids = [ids[i % len(ids)] for i in range(count)]
+    return list(seeds) if seeds is not None else list(range(count)), ids
+
+
+def _check_together(pipeline: DigitPipeline) -> None:
+    """Every stage must have been trained on codes of the stages beside it."""
+    prior, vqgan = pipeline.prior.config, pipeline.vqgan.config
+    if not pipeline.renderers and (prior.codes != vqgan.codes or prior.length != pipeline.vqgan.length):
+        raise LineageError(
+            f"the prior's {prior.length} codes of {prior.codes} are not the VQGAN's {pipeline.vqgan.length} of "
+            f"{vqgan.codes}: add a renderer"
+        )
+    identities = {
+        name: artifact["id"]
+        for name, module in pipeline._parts().items()
+        if (artifact := getattr(module, "artifact", None))
+    }
+    for name, module in pipeline._parts().items():
+        for wanted, identity in (getattr(module, "artifact", None) or {}).get("lineage", {}).items():
+            if wanted in identities and identities[wanted] != identity:
+                raise LineageError(
+                    f"the {name} was trained with the {wanted} {identity[:12]}, not with {identities[wanted][:12]}: "
+                    "compose stages of one lineage"
+                )
+
+
+def locate(path_or_name: str | Path | None) -> Path:
+    name = str(path_or_name or BUNDLED)
+    if Path(name).is_dir():
+        return Path(name)
+    bundled = resources.files("digit") / "models" / name
+    if "/" not in name and bundled.is_dir():
+        return Path(str(bundled))
+    if name.count("/") == 1 and not name.startswith((".", "/")):
+        import huggingface_hub
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+        try:
+            return Path(huggingface_hub.snapshot_download(name))
+        except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+            raise DigitError(
+                f"{name} is no folder here and could not be fetched from the hub ({type(error).__name__}): check the "
+                "name or the network"
+            ) from None
+    known = sorted(p.name for p in (resources.files("digit") / "models").iterdir() if p.is_dir())
+    raise DigitError(f"no model {name}: give a folder, or one of the bundled models ({', '.join(known)})")
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except FileNotFoundError:
+        raise DigitError(f"{folder} has no config.json: it is no pipeline; compose one with `digit compose`") from None
+    except json.JSONDecodeError:
+        raise DigitError(f"{folder / 'config.json'} is damaged: restore it") from None
+    if config.get("kind") != "pipeline":
+        raise DigitError(f"{folder} is a {config.get('kind')}, not a pipeline: compose one with `digit compose`")
+    unknown = set(config["parts"]) - set(PARTS)
+    if unknown or config.get("format") != 1:
+        raise DigitError(f"{folder} was written by a newer digit ({', '.join(sorted(unknown))}): update the package")
+    return config

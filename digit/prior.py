@@ -1,0 +1,185 @@
+"""codes -> codes: the autoregressive prior, unconditional or by class (DiGIT, arXiv:2410.12490)."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from digit.errors import DigitError
+from digit.nn.batch import CodeBatch
+from digit.nn.sampling import SamplerConfig, decode, uniforms
+from digit.nn.transformer import Transformer, TransformerConfig, embedding, projection
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    """The published base prior at its default width, layers and heads."""
+
+    codes: int  # size of the vocabulary, without special symbols
+    length: int  # codes an image
+    classes: int = 0  # labels it can be given; 0 is unconditional
+    width: int = 1024  # residual channels
+    layers: int = 16  # transformer blocks
+    heads: int = 16  # attention heads
+    norm: Literal["post", "pre"] = "post"  # where the LayerNorms sit
+    dropout: float = 0.1  # share of zeroed values in training
+    label_dropout: float = 0.0  # share of images trained without their label, which guidance needs
+    label_smoothing: float = 0.1  # share of the target spread over all codes
+    tied: bool = False  # one table for reading and for predicting codes
+
+    def __post_init__(self) -> None:
+        """Fail at construction with the field's name."""
+        if self.codes < 1 or self.length < 1 or self.classes < 0:
+            raise DigitError(f"a prior needs at least one code and one position, this one has {self}")
+        if not 0 <= self.label_dropout < 1 or not 0 <= self.label_smoothing < 1:
+            raise DigitError(
+                f"label dropout and label smoothing are shares from 0 to below 1, this prior has {self}"
+            )
+
+
+class Prior(nn.Module):
+    """GPT over the codes of an image in raster order; the label, if any, is the symbol it starts from."""
+
+    def __init__(self, config: PriorConfig) -> None:
+        """Tables and blocks drawn as the reference draws them."""
+        super().__init__()
+        self.config = config
+        self.scale = math.sqrt(config.width)  # of the tables, to unit variance; positions stay small
+        self.start_embedding = embedding(config.classes + 1, config.width)  # last row: no label
+        self.code_embedding = embedding(config.codes, config.width)
+        # One row more than predictions need: the states of the last code are read by linear probes.
+        self.position_embedding = embedding(config.length + 1, config.width)
+        self.transformer = Transformer(
+            TransformerConfig(
+                config.width, config.layers, config.heads, norm=config.norm, dropout=config.dropout
+            )
+        )
+        self.projection = None if config.tied else projection(config.width, config.codes)
+
+    def forward(
+        self, codes: Int[Tensor, "b n"], labels: Int[Tensor, " b"] | None = None
+    ) -> Float[Tensor, "b n k"]:
+        """The logits."""
+        return self.logits(codes, labels)
+
+    def logits(
+        self, codes: Int[Tensor, "b n"], labels: Int[Tensor, " b"] | None = None
+    ) -> Float[Tensor, "b n k"]:
+        """Logits of every code given those before it. Labels in [0, classes), -1 or None for no label."""
+        return self.head(self.transformer(self.embed(codes[:, :-1], labels)))
+
+    def loss(self, batch: CodeBatch) -> Float[Tensor, ""]:
+        """Cross-entropy in nats a code, with label smoothing; in training some labels are dropped."""
+        labels = batch.labels if self.config.classes else None
+        if self.training and self.config.label_dropout > 0 and labels is not None:
+            dropped = torch.rand(labels.shape, device=labels.device) < self.config.label_dropout
+            labels = labels.masked_fill(dropped, -1)
+        logits = self.logits(batch.codes, labels)
+        return F.cross_entropy(
+            logits.flatten(0, 1), batch.codes.flatten(), label_smoothing=self.config.label_smoothing
+        )
+
+    def states(
+        self, codes: Int[Tensor, "b n"], labels: Int[Tensor, " b"] | None = None
+    ) -> list[Float[Tensor, "b n+1 d"]]:
+        """What each block reads and what the last gives, at the start and each code: layers + 1 tensors."""
+        return self.transformer.states(self.embed(codes, labels))
+
+    def embed(
+        self, codes: Int[Tensor, "b t"], labels: Int[Tensor, " b"] | None = None
+    ) -> Float[Tensor, "b t+1 d"]:
+        """The start symbol and t codes as the transformer reads them."""
+        none = self.config.classes
+        if labels is None:
+            labels = torch.full((len(codes),), none, device=codes.device)
+        start = self.start_embedding(torch.where(labels < 0, none, labels)).unsqueeze(1)
+        x = torch.cat((start, self.code_embedding(codes)), dim=1) * self.scale
+        return x + self.position_embedding.weight[: x.shape[1]]
+
+    def embed_code(self, codes: Int[Tensor, " b"], position: int) -> Float[Tensor, "b 1 d"]:
+        """The codes of one position, counted from 0, as the transformer reads them."""
+        x = self.code_embedding(codes) * self.scale + self.position_embedding.weight[position + 1]
+        return x.unsqueeze(1)
+
+    def head(self, hidden: Float[Tensor, "*b d"]) -> Float[Tensor, "*b k"]:
+        """Hidden states to logits over codes."""
+        if self.projection is None:
+            return F.linear(hidden, self.code_embedding.weight)
+        return self.projection(hidden)
+
+    def sample(
+        self,
+        seeds: Sequence[int] | Int[Tensor, " b"],
+        labels: Int[Tensor, " b"] | None = None,
+        config: SamplerConfig | None = None,
+        *,
+        batch_size: int = 64,
+        progress: Callable[[int], None] | None = None,
+        use_cache: bool = True,
+        autocast: bool | None = None,
+    ) -> Int[Tensor, "b n"]:
+        """Draw the codes of an image a seed, on the prior's device; row i depends on seed and label i alone.
+
+        `progress` hears how many codes each step drew. Raises DigitError for labels the prior does not know,
+        and for guidance or missing labels where it never saw an image without its label.
+        """
+        config = config or SamplerConfig()
+        device = self.code_embedding.weight.device
+        labels = self._check(len(seeds), labels, config).to(device)
+        batches = []
+        for start in range(0, len(seeds), batch_size):
+            batch = labels[start : start + batch_size]
+            with torch.no_grad():
+                nothing = torch.empty(len(batch), 0, dtype=torch.int64, device=device)
+                prefix = self.embed(nothing, batch)
+                null_prefix = self.embed(nothing) if config.guidance != 1 else None
+            batches.append(
+                decode(
+                    self.transformer,
+                    prefix,
+                    uniforms=uniforms(seeds[start : start + batch_size], self.config.length, stream="prior"),
+                    config=config,
+                    embed_code=self.embed_code,
+                    head=self.head,
+                    null_prefix=null_prefix,
+                    progress=progress,
+                    use_cache=use_cache,
+                    autocast=autocast,
+                )
+            )
+        return torch.cat(batches)
+
+    def _check(
+        self, count: int, labels: Int[Tensor, " m"] | None, config: SamplerConfig
+    ) -> Int[Tensor, " b"]:
+        classes = self.config.classes
+        if count == 0:
+            raise DigitError("there are no seeds to sample: give at least one")
+        if labels is None:
+            labels = torch.full((count,), -1)
+        if len(labels) != count:
+            raise DigitError(f"{count} seeds came with {len(labels)} labels: give one label a seed")
+        if int(labels.max()) >= classes or int(labels.min()) < -1:
+            known = f"0 to {classes - 1}" if classes else "none, it is unconditional"
+            raise DigitError(
+                f"labels run from {int(labels.min())} to {int(labels.max())}, the prior knows {known}"
+            )
+        if config.guidance != 1 and classes == 0:
+            raise DigitError(
+                f"guidance {config.guidance} needs a prior of classes: this one is unconditional, give 1"
+            )
+        if classes and self.config.label_dropout == 0:
+            if config.guidance != 1:
+                raise DigitError(
+                    f"guidance {config.guidance} needs a prior trained with label dropout: give 1"
+                )
+            if int(labels.min()) < 0:
+                raise DigitError(
+                    "this prior was trained with a label for every image: give a label for every seed"
+                )
+        return labels

@@ -1,0 +1,147 @@
+"""codes -> VQ codes: the autoregressive renderer (DiGIT, arXiv:2410.12490)."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from digit.errors import DigitError
+from digit.nn.batch import CodeBatch
+from digit.nn.sampling import SamplerConfig, decode, uniforms
+from digit.nn.transformer import Transformer, TransformerConfig, embedding, projection
+
+
+@dataclass(frozen=True)
+class RendererConfig:
+    """The published base renderer at its default width, layers and heads."""
+
+    codes: int  # size of the prior's vocabulary
+    length: int  # codes an image
+    vq_codes: int  # size of the VQGAN's vocabulary
+    vq_length: int  # VQ codes an image
+    width: int = 1024  # residual channels
+    layers: int = 16  # transformer blocks
+    heads: int = 16  # attention heads
+    norm: Literal["post", "pre"] = "pre"  # where the LayerNorms sit
+    dropout: float = 0.1  # share of zeroed values in training
+    label_smoothing: float = 0.1  # share of the target spread over all VQ codes
+
+    def __post_init__(self) -> None:
+        """Fail at construction with the fields."""
+        if min(self.codes, self.length, self.vq_codes, self.vq_length) < 1:
+            raise DigitError(
+                f"a renderer needs at least one code and one position on both sides, this one has {self}"
+            )
+        if not 0 <= self.label_smoothing < 1:
+            raise DigitError(f"label smoothing is {self.label_smoothing}: give a share from 0 to below 1")
+
+
+class Renderer(nn.Module):
+    """GPT over [codes, start, VQ codes], causal throughout; each of the two parts has its own positions."""
+
+    def __init__(self, config: RendererConfig) -> None:
+        """Tables and blocks drawn as the reference draws them."""
+        super().__init__()
+        self.config = config
+        self.scale = math.sqrt(config.width)  # of the tables, to unit variance; positions stay small
+        self.code_embedding = embedding(config.codes, config.width)
+        self.position_embedding = embedding(config.length, config.width)
+        self.start_embedding = embedding(1, config.width)
+        self.vq_embedding = embedding(config.vq_codes, config.width)
+        # The start, then all VQ codes but the last.
+        self.vq_position_embedding = embedding(config.vq_length, config.width)
+        self.transformer = Transformer(
+            TransformerConfig(
+                config.width, config.layers, config.heads, norm=config.norm, dropout=config.dropout
+            )
+        )
+        self.projection = projection(config.width, config.vq_codes)
+
+    def forward(self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]) -> Float[Tensor, "b m v"]:
+        """The logits."""
+        return self.logits(codes, vq_codes)
+
+    def logits(self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]) -> Float[Tensor, "b m v"]:
+        """Logits of every VQ code given the codes and the VQ codes before it."""
+        positions = self.vq_position_embedding.weight[1 : vq_codes.shape[1]]
+        read = self.vq_embedding(vq_codes[:, :-1]) * self.scale + positions
+        x = torch.cat((self.embed(codes), read), dim=1)
+        return self.head(self.transformer(x)[:, codes.shape[1] :])
+
+    def loss(self, batch: CodeBatch) -> Float[Tensor, ""]:
+        """Cross-entropy in nats a VQ code, with label smoothing."""
+        assert batch.vq_codes is not None, "a renderer trains on codes with VQ codes"
+        logits = self.logits(batch.codes, batch.vq_codes).flatten(0, 1)
+        return F.cross_entropy(logits, batch.vq_codes.flatten(), label_smoothing=self.config.label_smoothing)
+
+    def embed(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b n+1 d"]:
+        """The codes and the start symbol as the transformer reads them."""
+        x = self.code_embedding(codes) * self.scale + self.position_embedding.weight
+        start = self.start_embedding.weight * self.scale + self.vq_position_embedding.weight[:1]
+        return torch.cat((x, start.expand(len(x), 1, -1)), dim=1)
+
+    def embed_code(self, codes: Int[Tensor, " b"], position: int) -> Float[Tensor, "b 1 d"]:
+        """The VQ codes of one position, counted from 0, as the transformer reads them."""
+        x = self.vq_embedding(codes) * self.scale + self.vq_position_embedding.weight[position + 1]
+        return x.unsqueeze(1)
+
+    def head(self, hidden: Float[Tensor, "*b d"]) -> Float[Tensor, "*b v"]:
+        """Hidden states to logits over VQ codes."""
+        return self.projection(hidden)
+
+    def sample(
+        self,
+        codes: Int[Tensor, "b n"],
+        seeds: Sequence[int] | Int[Tensor, " b"],
+        config: SamplerConfig | None = None,
+        *,
+        batch_size: int = 64,
+        progress: Callable[[int], None] | None = None,
+        use_cache: bool = True,
+        autocast: bool | None = None,
+    ) -> Int[Tensor, "b m"]:
+        """Draw the VQ codes of each image, on the renderer's device; row i depends on codes and seed i alone.
+
+        `progress` hears how many VQ codes each step drew. Raises DigitError for guidance, which a renderer
+        has not, and for codes that are not its own.
+        """
+        config = config or SamplerConfig()
+        check_codes(codes, len(seeds), config=self.config)
+        batches = []
+        for start in range(0, len(seeds), batch_size):
+            rows = slice(start, start + batch_size)
+            with torch.no_grad():
+                prefix = self.embed(codes[rows].to(self.code_embedding.weight.device))
+            batches.append(
+                decode(
+                    self.transformer,
+                    prefix,
+                    uniforms=uniforms(seeds[rows], self.config.vq_length, stream="renderer"),
+                    config=config,
+                    embed_code=self.embed_code,
+                    head=self.head,
+                    progress=progress,
+                    use_cache=use_cache,
+                    autocast=autocast,
+                )
+            )
+        return torch.cat(batches)
+
+
+def check_codes(codes: Int[Tensor, "b n"], seeds: int, *, config: RendererConfig) -> None:
+    """Raises DigitError for codes that a renderer of this config cannot read, or not one row a seed."""
+    if len(codes) != seeds or seeds == 0:
+        raise DigitError(
+            f"{len(codes)} rows of codes came with {seeds} seeds: give one seed an image, and at least one"
+        )
+    if codes.shape[1] != config.length:
+        raise DigitError(f"the renderer reads {config.length} codes an image, these have {codes.shape[1]}")
+    if int(codes.min()) < 0 or int(codes.max()) >= config.codes:
+        raise DigitError(
+            f"codes run from {int(codes.min())} to {int(codes.max())}, the renderer knows {config.codes}"
+        )

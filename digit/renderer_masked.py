@@ -1,0 +1,163 @@
+"""codes -> VQ codes: the renderer that fills masks in a few steps (DiGIT; MaskGIT, arXiv:2202.04200)."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from digit.errors import DigitError
+from digit.nn.batch import CodeBatch
+from digit.nn.sampling import SamplerConfig, draw, inference, uniforms
+from digit.nn.transformer import Transformer, TransformerConfig, embedding, projection
+from digit.renderer import RendererConfig, check_codes
+
+
+@dataclass(frozen=True)
+class MaskedConfig(RendererConfig):
+    """The renderer's fields, with how it samples unless told otherwise."""
+
+    steps: int = 8  # passes of the transformer an image
+    noise: float = 4.5  # weight of the Gumbel noise on confidence, falling linearly to 0 at the last step
+
+
+def masked_after(length: int, steps: int) -> list[int]:
+    """How many of `length` VQ codes are masked after each step: a cosine, at least one until the last."""
+    counts = [math.floor(length * math.cos(math.pi / 2 * (step + 1) / steps)) for step in range(steps - 1)]
+    masked = [length]
+    for count in counts:
+        masked.append(max(1, min(masked[-1] - 1, count)))
+    return [*masked[1:], 0]
+
+
+class MaskedRenderer(nn.Module):
+    """Transformer over [codes, separator, VQ codes or masks]; every position reads all others."""
+
+    def __init__(self, config: MaskedConfig) -> None:
+        """Tables and blocks drawn as the reference draws them."""
+        super().__init__()
+        self.config = config
+        self.scale = math.sqrt(config.width)  # of the tables, to unit variance; positions stay small
+        self.code_embedding = embedding(config.codes, config.width)
+        self.position_embedding = embedding(config.length, config.width)
+        self.separator_embedding = embedding(1, config.width)
+        self.vq_embedding = embedding(config.vq_codes + 1, config.width)  # the last row is the mask
+        self.vq_position_embedding = embedding(config.vq_length + 1, config.width)  # row 0: separator
+        blocks = TransformerConfig(
+            config.width, config.layers, config.heads, norm=config.norm, dropout=config.dropout, causal=False
+        )
+        self.transformer = Transformer(blocks)
+        self.projection = projection(config.width, config.vq_codes)
+
+    @property
+    def mask(self) -> int:
+        """The value that stands for a masked VQ code."""
+        return self.config.vq_codes
+
+    def forward(self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]) -> Float[Tensor, "b m v"]:
+        """The logits."""
+        return self.logits(codes, vq_codes)
+
+    def logits(self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]) -> Float[Tensor, "b m v"]:
+        """Logits of every VQ code given the codes and the VQ codes that are not `mask`."""
+        return self.projection(self.hidden(codes, vq_codes))
+
+    def hidden(self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]) -> Float[Tensor, "b m d"]:
+        """The hidden states at the VQ codes."""
+        tables = (self.code_embedding(codes), self.separator_embedding.weight.expand(len(codes), 1, -1))
+        x = torch.cat((*tables, self.vq_embedding(vq_codes)), dim=1) * self.scale
+        positions = torch.cat((self.position_embedding.weight, self.vq_position_embedding.weight))
+        return self.transformer(x + positions)[:, codes.shape[1] + 1 :]
+
+    def loss(self, batch: CodeBatch) -> Float[Tensor, ""]:
+        """Cross-entropy in nats a masked VQ code, with label smoothing; masks come from torch's generator."""
+        assert batch.vq_codes is not None, "a renderer trains on codes with VQ codes"
+        targets = batch.vq_codes
+        masked = self.draw_masks(targets)
+        logits = self.logits(batch.codes, targets.masked_fill(masked, self.mask))
+        losses = F.cross_entropy(
+            logits.flatten(0, 1),
+            targets.flatten(),
+            label_smoothing=self.config.label_smoothing,
+            reduction="none",
+        )
+        # A weighted mean, not a selection: shapes stay fixed, so that the step compiles whole.
+        weights = masked.flatten().to(losses.dtype)
+        return (losses * weights).sum() / weights.sum()
+
+    def draw_masks(self, vq_codes: Int[Tensor, "b m"]) -> Bool[Tensor, "b m"]:
+        """A random mask an image, of floor(m cos(pi u / 2) + 1) positions with u uniform, at most all."""
+        b, m = vq_codes.shape
+        count = (m * torch.cos(torch.pi / 2 * torch.rand(b, 1, device=vq_codes.device)) + 1).floor()
+        rank = torch.rand(b, m, device=vq_codes.device).argsort(1).argsort(1)
+        return rank < count
+
+    def sample(
+        self,
+        codes: Int[Tensor, "b n"],
+        seeds: Sequence[int] | Int[Tensor, " b"],
+        config: SamplerConfig | None = None,
+        *,
+        steps: int | None = None,
+        noise: float | None = None,
+        batch_size: int = 64,
+        progress: Callable[[int], None] | None = None,
+        autocast: bool | None = None,
+    ) -> Int[Tensor, "b m"]:
+        """Draw the VQ codes of each image, on the renderer's device; row i depends on codes and seed i alone.
+
+        `progress` hears how many VQ codes each step settled. Raises DigitError for guidance, which a renderer
+        has not, for codes that are not its own, and for steps outside 1 to the number of VQ codes.
+        """
+        config = config or SamplerConfig()
+        steps = self.config.steps if steps is None else steps
+        noise = self.config.noise if noise is None else noise
+        check_codes(codes, len(seeds), config=self.config)
+        if config.guidance != 1:
+            raise DigitError(f"guidance is {config.guidance}: a renderer has none, give 1")
+        if not 1 <= steps <= self.config.vq_length:
+            raise DigitError(f"steps is {steps}: give 1 to {self.config.vq_length}, the number of VQ codes")
+        device, m = self.code_embedding.weight.device, self.config.vq_length
+        batches = []
+        for start in range(0, len(seeds), batch_size):
+            rows = slice(start, start + batch_size)
+            drawn = uniforms(seeds[rows], steps * 2 * m, stream="renderer_masked")
+            numbers = drawn.view(-1, steps, 2, m).to(device)
+            batch = codes[rows].to(device)
+            with inference(self.transformer, autocast=autocast):
+                filled = self._fill(batch, numbers, config=config, noise=noise, progress=progress)
+            batches.append(filled.clone())  # outside of inference mode: a tensor that may also be trained on
+        return torch.cat(batches)
+
+    def _fill(
+        self,
+        codes: Int[Tensor, "b n"],
+        numbers: Float[Tensor, "b t 2 m"],
+        *,
+        config: SamplerConfig,
+        noise: float,
+        progress: Callable[[int], None] | None,
+    ) -> Int[Tensor, "b m"]:
+        b, steps, _, m = numbers.shape
+        vq_codes = torch.full((b, m), self.mask, device=codes.device)
+        masked = torch.arange(m, device=codes.device).expand(b, m)  # positions, equally many an image
+        for step, left in enumerate(masked_after(m, steps)):
+            hidden = self.hidden(codes, vq_codes)
+            hidden = hidden.gather(1, masked.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+            logits = self.projection(hidden)
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            drawn = draw(logits, numbers[:, step, 0].gather(1, masked), config)
+            vq_codes = vq_codes.scatter(1, masked, drawn)
+            if progress is not None:
+                progress(b * (masked.shape[1] - left))
+            if left == 0:
+                break
+            confidence = logits.log_softmax(-1).gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
+            weight = noise * (1 - (step + 1) / steps)
+            gumbel = -torch.log(-torch.log(numbers[:, step, 1].gather(1, masked)))
+            masked = masked.gather(1, (confidence + weight * gumbel).topk(left, dim=1, largest=False).indices)
+            vq_codes = vq_codes.scatter(1, masked, self.mask)
+        return vq_codes

@@ -1,0 +1,1 @@
+"""The command line: a function for every verb, each of them usable from Python as well."""

@@ -1,0 +1,27 @@
+"""Which device a command uses."""
+
+import torch
+
+from digit.errors import DigitError
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device called `name`; nothing takes the GPU if there is one.
+
+    Raises:
+        DigitError: no such device here.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise DigitError(f"--device {name}: unknown device; choose cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not (torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()):
+        raise DigitError(f"--device {name}: there is no such GPU here; choose cpu")
+    return device
+
+
+def autocast(device: torch.device) -> torch.autocast:
+    """bf16 on a GPU, plain float32 on the CPU, for frozen networks."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda")

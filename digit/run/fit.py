@@ -1,0 +1,127 @@
+"""`digit fit`: pictures -> features -> K-means centroids -> a tokenizer artifact with its codebook report."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from digit import kmeans
+from digit.data.images import open_images
+from digit.data.loader import Report, stream
+from digit.errors import DigitError
+from digit.evaluation.codebook import codebook_report, patch_picture
+from digit.features import Encoder, encoder_config
+from digit.files import atomic_path, write_json_atomic
+from digit.run.device import autocast, choose_device
+from digit.run.progress import progress, say
+from digit.tokenizer import Tokenizer, TokenizerConfig
+from digit.weights.artifact import save
+
+
+@torch.inference_mode()
+def fit(
+    images: str,
+    out: Path,
+    *,
+    encoder: str = "dinov2-b-reg",
+    encoder_weights: Path | None = None,
+    encoder_arguments: dict[str, int] = {},  # noqa: B006  (never written to)
+    encoder_size: int | None = None,
+    block: int = -3,
+    norm: bool = True,
+    size: int | None = None,
+    under: str | None = None,
+    clusters: int = 8192,
+    per_cluster: int = 256,
+    iterations: int = 20,
+    mirror: bool = True,
+    seed: int = 0,
+    batch: int = 64,
+    threads: int | None = None,
+    device: str | None = None,
+    strict: bool = False,
+) -> dict[str, Any]:
+    """Fit a discriminative tokenizer: K-means over the features of a frozen encoder (section 3.2 of the paper).
+
+    Memory holds one reservoir of clusters x per_cluster feature vectors and one batch, never the data set's features.
+
+    Args:
+        images: folder of class folders, flat folder, zip, or tar shards (shards-{000..127}.tar).
+        out: the artifact to write: config.json, model.safetensors, report.json, codebook.png.
+        encoder: dinov2-s|b|l, dinov2-s|b|l-reg, ibot-b, mocov3-b, mae-b, or any timm ViT by name.
+        encoder_weights: local safetensors of the encoder; without it timm fetches the published weights.
+        encoder_arguments: timm arguments of a ViT of your own, as `patch_size 4 embed_dim 256 depth 9`.
+        encoder_size: side in pixels at which the encoder sees a picture.
+        block: whose output is read, from the end: -3 of 12 is the tenth block.
+        norm: apply the encoder's final norm to it.
+        size: side in pixels of the pictures before the encoder resizes them; the encoder's size if left out.
+        under: only pictures below this folder of `images`, such as `train`.
+        clusters: K, the number of codes.
+        per_cluster: feature vectors kept for K-means, for each cluster.
+        iterations: of Lloyd's algorithm.
+        mirror: also see every picture mirrored.
+        seed: of the sample and the starting centroids.
+        batch: pictures at once.
+        threads: that decode pictures.
+        device: cpu, cuda or cuda:N; a GPU if there is one.
+        strict: stop at the first broken picture instead of leaving it out.
+    """
+    where = choose_device(device)
+    source = open_images(images, under=under)
+    config = encoder_config(encoder, image_size=encoder_size, block=block, norm=norm, arguments=dict(encoder_arguments))
+    network = Encoder(config, weights=encoder_weights, pretrained=encoder_weights is None).to(where).eval()
+    side = size or config.image_size
+    if clusters > len(source) * network.tokens * (1 + mirror):
+        raise DigitError(
+            f"--clusters {clusters} is more than the {len(source) * network.tokens * (1 + mirror)} feature vectors of "
+            f"{images}: choose fewer clusters or more pictures"
+        )
+    report = Report()
+    reservoir = kmeans.Reservoir(clusters * per_cluster, seed=seed)
+    pictures = stream(source, side, batch_size=batch, views=1 + mirror, seed=seed, threads=threads, report=report,
+                      strict=strict)  # fmt: skip
+    with progress("features", len(source)) as advance:
+        for index, pixels in pictures:
+            with autocast(where):
+                features = network(pixels.to(where).flatten(0, 1).float() / 255)
+            reservoir.add(features.float().flatten(0, 1))
+            advance(len(index))
+    if report.skipped:
+        say(report.summary())
+    with progress("k-means", iterations) as advance:
+        result = kmeans.fit(
+            reservoir.vectors, clusters, iterations=iterations, seed=seed, device=where, progress=lambda _: advance(1)
+        )
+    tokenizer = Tokenizer(TokenizerConfig(encoder=config, codes=clusters))
+    tokenizer.encoder.load_state_dict(network.state_dict())
+    tokenizer.centroids.copy_(result.centroids)
+    tokenizer.to(where).eval()
+
+    shown = _first_pictures(source, side, min(len(source), 512), threads)
+    codes = torch.cat([tokenizer.encode(part.to(where)).cpu() for part in shown.split(batch)])
+    summary: dict[str, Any] = {
+        "pictures": len(source) - len(report.skipped),
+        "skipped": len(report.skipped),
+        "vectors": len(reservoir.vectors),
+        "inertia": result.inertia[-1],
+        "on_pictures": len(shown),
+        **codebook_report(codes.numpy(), clusters),
+    }
+    identity = save(
+        tokenizer, out, extra={"size": side, "encoder": encoder, "source": source.fingerprint}, classes=source.classes
+    )
+    with atomic_path(out / "codebook.png") as temporary:
+        patch_picture(tokenizer, [part.to(where) for part in shown.split(batch)], seed=seed).save(temporary, "png")
+    write_json_atomic(out / "report.json", {**summary, "inertia_by_iteration": result.inertia})
+    if report.skipped:
+        report.write(out / "skipped.json")
+    return {"tokenizer": out, "id": identity, **summary}
+
+
+def _first_pictures(source: Any, size: int, count: int, threads: int | None) -> torch.Tensor:
+    """`count` pictures spread evenly over the source, for the report."""
+    from digit.data.loader import load_pixels
+
+    index = np.linspace(0, len(source) - 1, count).astype(np.int64)
+    return load_pixels(source, index, size, threads=threads, report=Report())[1].float() / 255

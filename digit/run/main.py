@@ -1,0 +1,105 @@
+"""`digit VERB ...`: finds the verb, runs it, prints its result; bad input ends in one sentence and exit code 2."""
+
+import errno
+import json
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+from digit.errors import DigitError
+from digit.run.compose import compose
+from digit.run.evaluate import evaluate_images
+from digit.run.fit import fit
+from digit.run.info import info
+from digit.run.sample import sample
+from digit.run.tokenize import tokenize
+from digit.run.train import train_prior, train_renderer, train_vqgan
+
+VERBS = {
+    "fit": fit,
+    "tokenize": tokenize,
+    "train vqgan": train_vqgan,
+    "train prior": train_prior,
+    "train renderer": train_renderer,
+    "compose": compose,
+    "sample": sample,
+    "evaluate images": evaluate_images,
+    "info": info,
+}
+
+DESCRIPTION = """Image generation on discriminative tokens (DiGIT, arXiv:2410.12490).
+
+The way of the data, each step a verb: fit (features -> codebook), train vqgan, tokenize (pictures -> codes), train prior, train renderer,
+compose (stages -> one model), sample (labels, seeds -> pictures), evaluate images. `digit sample` alone draws with the bundled model.
+Every verb takes --json: the result on standard output for machines, everything else on standard error.
+Exit codes: 0 done, 2 bad input (one sentence says what to do), 130 interrupted (what was finished is kept; repeat to go on)."""
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code."""
+    as_json = "--json" in arguments
+    arguments = [argument for argument in arguments if argument != "--json"]
+    if arguments and any(verb.startswith(arguments[0] + " ") for verb in VERBS):
+        group = arguments[0]
+        members = [verb for verb in VERBS if verb.startswith(group + " ")]
+        if len(arguments) < 2 or f"{group} {arguments[1]}" not in VERBS:
+            asked = len(arguments) > 1 and arguments[1] in ("-h", "--help")
+            print(f"usage: digit {{{','.join(members)}}} [-h] [OPTIONS]", file=sys.stdout if asked else sys.stderr)
+            return 0 if asked else 2
+        arguments = [f"{group} {arguments[1]}", *arguments[2:]]
+    try:
+        result = tyro.extras.subcommand_cli_from_dict(
+            VERBS, prog="digit", description=DESCRIPTION, args=arguments, config=(tyro.conf.OmitArgPrefixes,)
+        )
+    except DigitError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print("digit: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        return 130
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _fail(f"no space left while writing {error.filename or 'a file'}: free some and repeat the command")
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            return _fail(f"{error.filename} cannot be written or read ({error.strerror}): choose another place")
+        raise
+    if as_json:
+        json.dump(result, sys.stdout, indent=2, default=_plain)
+        print()
+    else:
+        _show(result)
+    return 0
+
+
+def _fail(sentence: str) -> int:
+    print(f"digit: {sentence}", file=sys.stderr)
+    return 2
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Path):
+        return str(value)
+    return value.item()  # a numpy or torch scalar
+
+
+def _show(result: dict[str, Any], indent: str = "") -> None:
+    """A result for people: `name  value`, nested tables indented, long lists by their length."""
+    width = max((len(str(name)) for name in result), default=0)
+    for name, value in result.items():
+        if isinstance(value, dict):
+            print(f"{indent}{name}")
+            _show(value, indent + "  ")
+        elif isinstance(value, float):
+            print(f"{indent}{name:<{width}}  {value:.4g}")
+        elif isinstance(value, list) and len(value) > 12:
+            print(f"{indent}{name:<{width}}  {len(value)} entries")
+        else:
+            print(f"{indent}{name:<{width}}  {value}")
+
+
+def main() -> None:
+    """The console script."""
+    warnings.filterwarnings("ignore", category=UserWarning)  # libraries' advice is for developers
+    sys.exit(run(sys.argv[1:]))

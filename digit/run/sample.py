@@ -1,0 +1,144 @@
+"""`digit sample`: labels and seeds -> pictures, a grid and samples.json."""
+
+import math
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import tyro
+from PIL import Image
+
+from digit.errors import DigitError
+from digit.files import atomic_path, write_json_atomic
+from digit.pipeline import DigitPipeline
+from digit.run.device import choose_device
+from digit.run.progress import progress
+
+
+def sample(
+    model: Annotated[str | None, tyro.conf.Positional] = None,
+    *,
+    num: int | None = None,
+    seeds: str | None = None,
+    labels: tuple[str, ...] | None = None,
+    unconditional: bool = False,
+    out: Path = Path("samples"),
+    renderer: Literal["autoregressive", "masked"] | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    guidance: float | None = None,
+    renderer_temperature: float | None = None,
+    renderer_top_k: int | None = None,
+    renderer_top_p: float | None = None,
+    steps: int | None = None,
+    codes: bool = False,
+    batch: int = 64,
+    device: str | None = None,
+) -> dict[str, Any]:
+    """Draw pictures: one 000000.png a seed, grid.png and samples.json.
+
+    A seed always gives the same picture, whatever the batch. Settings left out are the model's own.
+
+    Args:
+        model: a folder, a bundled model's name, or owner/name on the hub; the bundled CIFAR-10 model if left out.
+        num: how many pictures; seeds count from 0. 16 if neither this nor --seeds is given.
+        seeds: which ones, as 0-63 or 1,5,9-12.
+        labels: class names or numbers, taken in turn; all classes in turn if left out.
+        unconditional: draw without a class.
+        out: folder for the pictures.
+        renderer: the autoregressive or the masked one.
+        temperature: of the prior; 0 takes the likeliest code.
+        top_k: keep the k likeliest codes of the prior; 0 keeps all.
+        top_p: keep the prior's likeliest codes up to this probability; 1 keeps all.
+        guidance: classifier-free guidance; 1 is none.
+        renderer_temperature: of the renderer.
+        renderer_top_k: of the autoregressive renderer.
+        renderer_top_p: of the autoregressive renderer.
+        steps: of the masked renderer.
+        codes: also write the codes and VQ codes into samples.json.
+        batch: pictures at once.
+        device: cpu, cuda or cuda:N; a GPU if there is one.
+    """
+    wanted = parse_seeds(seeds) if seeds is not None else list(range(16 if num is None else num))
+    if seeds is not None and num is not None:
+        raise DigitError("--num and --seeds say the same thing twice: give one of them")
+    if not wanted:
+        raise DigitError(f"--num {num}: draw at least one picture")
+    if unconditional and labels:
+        raise DigitError("--unconditional and --labels exclude each other: give one of them")
+    if batch < 1:
+        raise DigitError(f"--batch {batch}: draw at least one picture at once")
+    pipeline = DigitPipeline.from_pretrained(model, device=choose_device(device))
+    chosen: Any = None
+    if labels:
+        chosen = list(labels)
+    elif not unconditional and pipeline.prior.config.classes:
+        chosen = list(range(pipeline.prior.config.classes))
+    with progress("sample", pipeline.work(len(wanted))) as advance:
+        drawn = pipeline(
+            chosen,
+            seeds=wanted,
+            renderer=renderer,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            guidance=guidance,
+            renderer_temperature=renderer_temperature,
+            renderer_top_k=renderer_top_k,
+            renderer_top_p=renderer_top_p,
+            steps=steps,
+            batch_size=batch,
+            progress=advance,
+        )
+    out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for i, (seed, image) in enumerate(zip(drawn.seeds, drawn.images, strict=True)):
+        name = f"{seed:06d}.png"
+        with atomic_path(out / name) as temporary:
+            image.save(temporary, "png")
+        row: dict[str, Any] = {"file": name, "seed": seed, "label": None}
+        if drawn.labels is not None:
+            label = drawn.labels[i]
+            row |= {"label": label, "class": pipeline.classes[label] if pipeline.classes else None}
+        if codes:
+            row |= {"codes": drawn.codes[i].tolist(), "vq_codes": drawn.vq_codes[i].tolist()}
+        rows.append(row)
+    with atomic_path(out / "grid.png") as temporary:
+        grid(drawn.pixels).save(temporary, "png")
+    write_json_atomic(out / "samples.json", {"model": model or "bundled", "settings": drawn.settings, "samples": rows})
+    return {"pictures": len(rows), "grid": out / "grid.png", "list": out / "samples.json", "settings": drawn.settings}
+
+
+def parse_seeds(text: str) -> list[int]:
+    """`0-3,7` as [0, 1, 2, 3, 7].
+
+    Raises:
+        DigitError: not a list of numbers and ranges, or a seed named twice.
+    """
+    seeds: list[int] = []
+    for part in text.split(","):
+        found = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
+        if not found or (found[2] and int(found[2]) < int(found[1])):
+            raise DigitError(f"--seeds {text}: write numbers and rising ranges, as 0-63 or 1,5,9-12")
+        seeds.extend(range(int(found[1]), int(found[2] or found[1]) + 1))
+    if len(set(seeds)) < len(seeds):
+        raise DigitError(f"--seeds {text}: a seed stands there twice; each names one picture")
+    return seeds
+
+
+def grid(pixels: torch.Tensor, *, columns: int | None = None, gap: int = 2) -> Image.Image:
+    """uint8 pixels (n, 3, h, w) as one picture, row by row; small ones are enlarged so that people see them."""
+    count, _, height, width = pixels.shape
+    across = columns or math.ceil(math.sqrt(count))
+    down = math.ceil(count / across)
+    zoom = max(1, 96 // height)
+    tile = np.full((down * (height * zoom + gap) + gap, across * (width * zoom + gap) + gap, 3), 255, np.uint8)
+    for i, picture in enumerate(pixels.permute(0, 2, 3, 1).cpu().numpy()):
+        top = gap + (i // across) * (height * zoom + gap)
+        left = gap + (i % across) * (width * zoom + gap)
+        large = picture.repeat(zoom, axis=0).repeat(zoom, axis=1)
+        tile[top : top + height * zoom, left : left + width * zoom] = large
+    return Image.fromarray(tile)

@@ -1,0 +1,91 @@
+"""`digit tokenize`: pictures -> discriminative codes and/or VQ codes on disk, once, for every later training."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from digit.data.codes import Stream, write_codes
+from digit.data.images import open_images
+from digit.errors import DigitError
+from digit.evaluation.codebook import codebook_report
+from digit.run.device import autocast, choose_device
+from digit.run.progress import progress, say
+from digit.weights.artifact import artifact_of, load
+
+
+@torch.inference_mode()
+def tokenize(
+    images: str,
+    out: Path,
+    *,
+    tokenizer: Path | None = None,
+    vqgan: Path | None = None,
+    under: str | None = None,
+    size: int | None = None,
+    views: int = 2,
+    seed: int = 0,
+    batch: int = 64,
+    threads: int | None = None,
+    device: str | None = None,
+    strict: bool = False,
+) -> dict[str, Any]:
+    """Write the codes of every picture: a uint16 memory map (images, views, codes) with labels and checksums.
+
+    An interrupted run goes on when repeated. Codes of two tokenizers are never mixed in one folder.
+
+    Args:
+        images: folder of class folders, flat folder, zip, or tar shards (shards-{000..127}.tar).
+        out: folder for the codes.
+        tokenizer: artifact of `digit fit`: writes discriminative codes.
+        vqgan: artifact of `digit train vqgan`: writes VQ codes, of the same pictures and views.
+        under: only pictures below this folder of `images`, such as `train`.
+        size: side in pixels of the pictures; the VQGAN's, or what the tokenizer was fitted on, if left out.
+        views: 1 = centre crop, 2 = and its mirror, more = random crops too.
+        seed: of the random crops.
+        batch: pictures at once.
+        threads: that decode pictures.
+        device: cpu, cuda or cuda:N; a GPU if there is one.
+        strict: stop at the first broken picture instead of leaving it out.
+    """
+    if tokenizer is None and vqgan is None:
+        raise DigitError("nothing to write: give --tokenizer, --vqgan, or both")
+    where = choose_device(device)
+    streams: dict[str, Stream] = {}
+    sides: dict[str, int] = {}
+    if tokenizer is not None:
+        module: Any = load(tokenizer, kind="tokenizer", device=where)
+        there = artifact_of(module)
+        streams["codes"] = Stream(_half(module.encode, where), module.config.codes, there["id"])
+        sides["tokenizer"] = there["extra"]["size"]
+    if vqgan is not None:
+        module = load(vqgan, kind="vqgan", device=where)
+        streams["vq_codes"] = Stream(_half(module.encode, where), module.config.codes, artifact_of(module)["id"])
+        sides["vqgan"] = module.config.image_size
+    side = size or sides.get("vqgan") or sides["tokenizer"]
+    if "tokenizer" in sides and sides["tokenizer"] != side:
+        say(f"the tokenizer was fitted on pictures of {sides['tokenizer']} px, these are read at {side} px")
+    source = open_images(images, under=under)
+    with progress("tokenize", len(source)) as advance:
+        codes, report = write_codes(source, out, streams, size=side, views=views, seed=seed, batch_size=batch,
+                                    device=where, threads=threads, strict=strict, progress=advance)  # fmt: skip
+    if report.skipped:
+        say(report.summary())
+    return {
+        "out": out,
+        "images": len(codes),
+        "views": views,
+        "skipped": len(report.skipped),
+        "classes": codes.classes,
+        **{name: codebook_report(codes.array(name)[:, 0], codes.vocabulary(name)) for name in streams},
+    }
+
+
+def _half(encode: Any, where: torch.device) -> Any:
+    """`encode` under bf16 on a GPU; the assignment itself stays in float32."""
+
+    def encoded(pixels: torch.Tensor) -> torch.Tensor:
+        with autocast(where):
+            return encode(pixels)
+
+    return encoded

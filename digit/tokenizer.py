@@ -1,0 +1,82 @@
+"""pixels -> codes: the encoder's features, each named by its nearest centroid (DiGIT, section 3.2)."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from digit.errors import DigitError
+from digit.features import Encoder, EncoderConfig
+from digit.kmeans import assign
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """An encoder and the number of its centroids."""
+
+    encoder: EncoderConfig  # whose features are clustered
+    codes: int  # K, the number of centroids
+
+
+class Tokenizer(nn.Module):
+    """The discriminative tokenizer: a frozen encoder and K centroids.
+
+    Args:
+        config: its settings.
+        encoder: one that is built already, such as the one the centroids were fitted on; without one it is built
+            with random weights, to be filled by a state dict.
+        centroids: float32, zeros without them.
+
+    Raises:
+        DigitError: an encoder of other settings, or centroids of another shape than the settings say.
+    """
+
+    centroids: Tensor
+
+    def __init__(
+        self,
+        config: TokenizerConfig,
+        *,
+        encoder: Encoder | None = None,
+        centroids: Float[Tensor, "k d"] | None = None,
+    ) -> None:
+        super().__init__()
+        if encoder is not None and encoder.config != config.encoder:
+            raise DigitError(
+                f"the encoder given is {encoder.config}, the tokenizer's settings say {config.encoder}"
+            )
+        self.config = config
+        self.encoder = encoder if encoder is not None else Encoder(config.encoder)
+        shape = (config.codes, self.encoder.width)
+        if centroids is not None and centroids.shape != shape:
+            raise DigitError(
+                f"the tokenizer's centroids must have the shape {shape}, these have {tuple(centroids.shape)}"
+            )
+        table = torch.zeros(shape) if centroids is None else centroids.detach().float().clone()
+        self.register_buffer("centroids", table)
+
+    @property
+    def grid(self) -> int:
+        """Codes along a side of a picture."""
+        return self.encoder.grid
+
+    @property
+    def length(self) -> int:
+        """Codes of a picture, in raster order."""
+        return self.encoder.tokens
+
+    @torch.no_grad()
+    def features(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+        """What the codes are the nearest centroids of; pixels in [0, 1], square, any size."""
+        return self.encoder(pixels)
+
+    @torch.no_grad()
+    def encode(self, pixels: Float[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
+        """The codes of square pictures of any size in [0, 1]: the nearest centroid in exact float32."""
+        return assign(self.encoder(pixels), self.centroids)
+
+    def vectors(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
+        """The centroids that codes stand for."""
+        return F.embedding(codes, self.centroids)

@@ -1,0 +1,68 @@
+"""An exponential moving average of a module's weights, kept in float32 beside it and put in its place for a while."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+
+import torch
+from torch import Tensor, nn
+
+
+class WeightAverage:
+    """The average of every floating-point parameter and persistent buffer of `module`.
+
+    Buffers are averaged too, so that batch statistics and codebooks belong to the weights they are used with. Early on
+    the decay is (1 + n) / (10 + n), so that the start is forgotten.
+    """
+
+    def __init__(self, module: nn.Module, decay: float) -> None:
+        """Start the average at the module's present weights."""
+        self.decay = decay  # share of the average that an update keeps, in [0, 1)
+        self._places = list(_places(module))
+        self.values = {name: tensor.detach().float().clone() for name, tensor in self._live().items()}
+
+    @torch.no_grad()
+    def update(self, step: int) -> None:
+        """Move towards the weights after update number `step` (1 is the first)."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        live = list(self._live().values())
+        targets = [tensor if tensor.dtype == torch.float32 else tensor.float() for tensor in live]
+        torch._foreach_lerp_(list(self.values.values()), targets, 1 - decay)
+
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """The module holds the average inside the block, and its own weights again after it."""
+        live = list(self._live().values())
+        own = [tensor.detach().clone() for tensor in live]
+        with torch.no_grad():
+            torch._foreach_copy_(live, list(self.values.values()))
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                torch._foreach_copy_(live, own)
+
+    @torch.no_grad()
+    def give(self) -> None:
+        """Copy the average into the module, for good."""
+        torch._foreach_copy_(list(self._live().values()), list(self.values.values()))
+
+    def load(self, values: Mapping[str, Tensor]) -> None:
+        """Take stored values, by name; the shapes must agree."""
+        for name, value in self.values.items():
+            value.copy_(values[name])
+
+    def _live(self) -> dict[str, Tensor]:
+        """The module's tensors as they are now: a buffer may have been replaced by assignment."""
+        return {name: place[key] for name, place, key in self._places}  # type: ignore[misc]
+
+
+def _places(module: nn.Module) -> Iterator[tuple[str, dict, str]]:
+    """(name, dictionary, key) of each floating-point parameter and persistent buffer, each tensor once."""
+    seen: set[int] = set()
+    for prefix, part in module.named_modules():
+        for place, skipped in ((part._parameters, set()), (part._buffers, part._non_persistent_buffers_set)):
+            for key, tensor in place.items():
+                if tensor is None or key in skipped or not tensor.is_floating_point() or id(tensor) in seen:
+                    continue
+                seen.add(id(tensor))
+                yield f"{prefix}.{key}" if prefix else key, place, key

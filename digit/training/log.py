@@ -1,0 +1,147 @@
+"""What a run says of itself: log.jsonl, a progress bar or plain lines, loss.png, and TensorBoard where asked for."""
+
+import datetime
+import json
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from digit.errors import DigitError
+from digit.training.plot import OWN, draw
+from digit.weights.files import write_text_atomic
+
+PLAIN_INTERVAL = 5.0  # seconds between two plain lines, where there is no terminal
+PLOT_INTERVAL = 20.0  # seconds between two drawings of loss.png, each of which takes a part of one
+
+
+class Log:
+    """The log of the run in `out`, going on from `step`: later records, of work that is done again, are cut off."""
+
+    def __init__(
+        self,
+        out: Path,
+        *,
+        step: int,
+        steps: int,
+        title: str = "train",
+        progress: bool = True,
+        tensorboard: bool = False,
+    ) -> None:
+        """Open log.jsonl for appending; DigitError if TensorBoard is asked for and is not installed."""
+        self.path = out / "log.jsonl"
+        out.mkdir(parents=True, exist_ok=True)
+        records = [record for record in read(self.path) if record["step"] <= step]
+        write_text_atomic(self.path, "".join(json.dumps(record) + "\n" for record in records))
+        self._file = self.path.open("a", encoding="utf-8")
+        self._steps, self._title = steps, title
+        self._board = _tensorboard(out / "tensorboard", step) if tensorboard else None
+        self._console = Console(stderr=True, quiet=not progress)
+        self._last_line = -math.inf
+        self._last_plot = time.monotonic()
+        self._bar, self._task = None, None
+        if progress and self._console.is_terminal:
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+            )
+            self._bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console)
+            self._task = self._bar.add_task(title, total=steps, completed=step, note="")
+
+    def __enter__(self) -> "Log":
+        """Show the bar."""
+        if self._bar:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the files and take the bar down."""
+        if self._bar:
+            self._bar.stop()
+        if self._board:
+            self._board.close()
+        self._file.close()
+
+    def record(self, step: int, values: Mapping[str, float]) -> None:
+        """Add one line of numbers; a number that is not finite is written as null."""
+        clean = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        self._write({"step": step, **clean})
+        if self._board:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+        self._show(step, values)
+
+    def event(self, step: int, message: str) -> None:
+        """Add one line of text, such as a warning, and show it."""
+        self._write({"step": step, "event": message})
+        self._console.print(f"{self._title}: {message}", highlight=False, soft_wrap=True, markup=False)
+
+    def advance(self, step: int) -> None:
+        """Move the bar, where there is one."""
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, completed=step)
+
+    def plot(self, *, now: bool = False) -> None:
+        """Draw loss.png anew, if the last drawing is old or `now` is set."""
+        if now or time.monotonic() - self._last_plot >= PLOT_INTERVAL:
+            self._last_plot = time.monotonic()
+            draw(read(self.path), self.path.with_name("loss.png"))
+
+    def _write(self, record: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def _show(self, step: int, values: Mapping[str, float]) -> None:
+        if "loss" not in values:
+            text = "  ".join(f"{name} {value:.5g}" for name, value in values.items())
+            self._console.print(
+                f"{self._title} {step}/{self._steps}  {text}", highlight=False, soft_wrap=True
+            )
+            return
+        rate = f"{values['samples_per_second']:,.0f}/s"
+        if self._bar and self._task is not None:
+            self._bar.update(self._task, completed=step, note=f"loss {values['loss']:.4f}  {rate}")
+        elif time.monotonic() - self._last_line >= PLAIN_INTERVAL or step >= self._steps:
+            self._last_line = time.monotonic()
+            extra = "".join(f"  {name} {value:.4g}" for name, value in values.items() if name not in OWN)
+            left = datetime.timedelta(seconds=round(values["eta_seconds"]))
+            line = (
+                f"{self._title} {step}/{self._steps}  loss {values['loss']:.4f}{extra}  lr {values['lr']:.2e}"
+            )
+            self._console.print(f"{line}  {rate}  {left} left", highlight=False, soft_wrap=True)
+
+
+def read(path: str | Path) -> list[dict[str, Any]]:
+    """The records of a log.jsonl, without a last line that a killed process left unfinished; [] if there is no file."""
+    if not Path(path).exists():
+        return []
+    records = []
+    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and isinstance(record.get("step"), int):
+            records.append(record)
+    return records
+
+
+def _tensorboard(folder: Path, step: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # optional, and slow to import
+    except ImportError:
+        raise DigitError("tensorboard is not installed: pip install tensorboard, or leave it out") from None
+    return SummaryWriter(str(folder), purge_step=step + 1)

@@ -1,0 +1,243 @@
+"""pixels -> one scalar that trains a VQGAN and its discriminators together (VQGAN, arXiv:2012.09841, section 3.1)."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from digit.errors import DigitError
+from digit.nn.codebook import MovingCodebook
+from digit.nn.discriminator import MapDiscriminator, PatchDiscriminator, hinge, mean_logit
+from digit.nn.perceptual import PerceptualNetwork, distance, unit_maps
+from digit.vqgan import VQGAN
+
+
+@dataclass(frozen=True)
+class VQGANLossConfig:
+    l1: float = 1.0  # weight of the mean absolute difference of pixels
+    l2: float = 0.0  # weight of the mean squared difference of pixels
+    perceptual: str | None = None  # timm name of the frozen network that compares pictures; None: pixels only
+    perceptual_size: int | None = None  # pixels a side at which it looks; None: as they are
+    perceptual_maps: tuple[int, ...] | None = None  # which of its intermediate maps; None: all
+    perceptual_weight: float = 1.0  # of the perceptual distance
+    commitment: float = 0.25  # weight of the latents' distance to their codes
+    codebook_decay: float = 0.99  # of the codebook's moving averages, a step
+    dead_after: int = 100  # steps without use after which a code restarts at a latent
+    continuous_steps: int = 0  # first steps without quantisation; the codebook then starts on better latents
+    adversarial_weight: float = 0.5  # gradient of the discriminators at the last convolution, relative to the others'
+    adversarial_start: int = 0  # step at which the discriminators begin to teach
+    adversarial_ramp: int = 1  # steps over which their weight then grows
+    discriminate_patches: bool = True  # a discriminator of pixels
+    discriminate_maps: bool = False  # a discriminator of the perceptual network's maps
+    discriminator_width: int = 64  # its first channels
+    discriminator_layers: int = 2  # times the patch discriminator halves the side
+    discriminator_ahead: int = 200  # steps before adversarial_start at which the discriminators begin to learn
+
+
+@runtime_checkable
+class HasPixels(Protocol):
+    """A batch with float pixels in [0, 1]."""
+
+    @property
+    def pixels(self) -> Tensor:
+        """Of shape b 3 h w."""
+        ...
+
+
+def perceptual_network(config: VQGANLossConfig, weights: Path | None = None) -> PerceptualNetwork | None:
+    """The frozen network that `config` names, from a file, else downloaded by timm; None where it names none."""
+    if config.perceptual is None:
+        return None
+    return PerceptualNetwork(
+        config.perceptual,
+        weights=weights,
+        pretrained=weights is None,
+        size=config.perceptual_size,
+        indices=config.perceptual_maps,
+    )
+
+
+class VQGANLoss(nn.Module):
+    """The trainable stage: a VQGAN with everything that only its training needs.
+
+    One optimizer steps both sides: the pictures reach the discriminators detached, and the discriminators' own
+    parameters are switched off while they judge for the generator, so one backward gives each side its gradient only.
+    `perceptual`: a frozen module, pixels -> maps. `metrics` holds detached values of the last call.
+    """
+
+    step: Tensor
+    started: Tensor
+
+    def __init__(self, vqgan: VQGAN, config: VQGANLossConfig, perceptual: nn.Module | None = None) -> None:
+        super().__init__()
+        if perceptual is None and (config.perceptual is not None or config.discriminate_maps):
+            raise DigitError("this VQGAN loss compares pictures by a network: give its weights with --perceptual-weights")
+        self.config, self.vqgan, self.perceptual = config, vqgan, perceptual
+        self.discriminators = nn.ModuleDict()
+        if config.adversarial_weight > 0 and config.discriminate_patches:
+            self.discriminators["patches"] = PatchDiscriminator(
+                config.discriminator_width, config.discriminator_layers
+            )
+        if perceptual is not None:
+            perceptual.requires_grad_(False)
+            if config.adversarial_weight > 0 and config.discriminate_maps:
+                with torch.no_grad():
+                    maps = perceptual(torch.zeros(1, 3, vqgan.config.image_size, vqgan.config.image_size))
+                self.discriminators["maps"] = MapDiscriminator(
+                    [each.shape[1] for each in maps], config.discriminator_width
+                )
+        self.codebook = MovingCodebook(
+            vqgan.config.codes, vqgan.config.code_dim, decay=config.codebook_decay, dead_after=config.dead_after
+        )
+        vqgan.quantize.embedding.weight.requires_grad_(vqgan.config.codebook == "gradient")
+        self.register_buffer("step", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("started", torch.zeros((), dtype=torch.bool))
+        self.metrics: dict[str, Tensor] = {}
+        # The step as Python reads it: the buffer is asked once, after that nothing waits for the device.
+        self._known: tuple[int, bool] | None = None
+        self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "_known", None))
+
+    def forward(self, batch: HasPixels) -> Float[Tensor, ""]:
+        """The same as `loss`."""
+        return self.loss(batch)
+
+    def loss(self, batch: HasPixels) -> Float[Tensor, ""]:
+        """The scalar of the generator and the discriminators together; in training mode the codebook follows too.
+
+        Without gradients (evaluation) the reconstruction terms alone.
+        """
+        pixels = batch.pixels
+        if pixels.is_cuda:
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
+        step = self._advance()
+        quantized, commitment = self._bottleneck(self.vqgan.latents(pixels), step)
+        reconstruction = self.vqgan.decode_latents(quantized)
+        if not self.training or not torch.is_grad_enabled():
+            return self._reconstruction(pixels, reconstruction, self._maps(pixels))[0] + commitment
+        if not self.discriminators or step < self.config.adversarial_start - self.config.discriminator_ahead:
+            return self._reconstruction(pixels, reconstruction, self._maps(pixels))[0] + commitment
+        return self._adversarial(pixels, reconstruction, step) + commitment
+
+    def compile_parts(self) -> None:
+        """Compile what is heavy and of fixed shape; quantisation and the balance of gradients stay as they are."""
+        parts = [self.vqgan.encoder, self.vqgan.decoder, *self.discriminators.values()]
+        if self.perceptual is not None:
+            parts.append(self.perceptual)
+        for part in parts:
+            part.compile()
+
+    def _advance(self) -> int:
+        if self._known is None:
+            self._known = (int(self.step), bool(self.started))
+        step, started = self._known
+        if self.training and torch.is_grad_enabled():
+            self.step.add_(1)
+            self._known = (step + 1, started)
+        return step
+
+    def _bottleneck(self, latents: Tensor, step: int) -> tuple[Tensor, Float[Tensor, ""]]:
+        """Quantised latents with a straight-through gradient, and the commitment (with the codebook's) term."""
+        latents = self.vqgan.quantize.project(latents)
+        learns = self.training and torch.is_grad_enabled()
+        if learns and step < self.config.continuous_steps:
+            return latents, latents.new_zeros(())
+        rows = latents.detach().permute(0, 2, 3, 1).flatten(0, 2)
+        table = self.vqgan.quantize.embedding.weight
+        if learns:
+            self._start_codebook(table.detach(), rows)
+        codes, vectors = self.vqgan.quantize(latents)
+        if learns and self.vqgan.config.codebook == "ema":
+            self.codebook.follow(table.detach(), rows, codes.flatten())
+            vectors = vectors.detach()
+        commitment = self.config.commitment * F.mse_loss(latents, vectors.detach())
+        if vectors.requires_grad:
+            commitment = commitment + F.mse_loss(vectors, latents.detach())
+        self._report(commitment=commitment, perplexity=_perplexity(codes, len(table)))
+        return latents + (vectors - latents).detach(), commitment
+
+    def _start_codebook(self, table: Tensor, rows: Float[Tensor, "m d"]) -> None:
+        """Once: k-means of the first latents, instead of random vectors most of which no latent would ever meet."""
+        if self._known is not None and self._known[1]:
+            return
+        self.codebook.start(table, rows)
+        for _ in range(10):
+            self.codebook.follow(table, rows, self.vqgan.quantize.nearest(rows), decay=0.0)
+        self.codebook.idle.zero_()
+        self.started.fill_(True)
+        self._known = (self._known[0] if self._known else 0, True)
+
+    def _maps(self, pixels: Tensor) -> list[Tensor]:
+        """The perceptual network's unit maps of real pictures."""
+        if self.perceptual is None:
+            return []
+        with torch.no_grad():
+            return unit_maps(self.perceptual(pixels))
+
+    def _reconstruction(
+        self, pixels: Tensor, reconstruction: Tensor, real: list[Tensor]
+    ) -> tuple[Float[Tensor, ""], list[Tensor]]:
+        """Pixel and perceptual terms, and the maps of the reconstruction."""
+        squared = F.mse_loss(reconstruction, pixels)
+        absolute = F.l1_loss(reconstruction, pixels)
+        total = self.config.l1 * absolute + self.config.l2 * squared
+        self._report(l1=absolute, psnr=-10 * squared.detach().log10())
+        if self.perceptual is None:
+            return total, []
+        fake = unit_maps(self.perceptual(reconstruction))
+        perceptual = distance(fake, real)
+        self._report(perceptual=perceptual)
+        return total + self.config.perceptual_weight * perceptual, fake
+
+    def _adversarial(self, pixels: Tensor, reconstruction: Tensor, step: int) -> Float[Tensor, ""]:
+        """All terms on the pictures. Their gradients meet at the pixels, so the decoder is passed backward once."""
+        real = self._maps(pixels)
+        picture = reconstruction.detach().requires_grad_()
+        total, fake = self._reconstruction(pixels, picture, real)
+        (gradient,) = torch.autograd.grad(total, picture, retain_graph=True)
+        reference = self._last_layer(reconstruction, gradient)
+        grown = (step - self.config.adversarial_start + 1) / max(1, self.config.adversarial_ramp)
+        share = self.config.adversarial_weight * min(1.0, max(0.0, grown)) / len(self.discriminators)
+        discriminators = pixels.new_zeros(())
+        for name, discriminator in self.discriminators.items():
+            shown = fake if name == "maps" else picture
+            if share > 0:
+                discriminator.requires_grad_(False)
+                judged = -mean_logit(discriminator(shown))
+                discriminator.requires_grad_(True)
+                (push,) = torch.autograd.grad(judged, picture, retain_graph=True)
+                balance = (reference / (self._last_layer(reconstruction, push) + 1e-8)).clamp(max=1e4)
+                gradient = gradient + share * balance * push
+                self._report(**{f"adversarial_{name}": judged, f"balance_{name}": balance})
+            if name == "maps":
+                both = discriminator([torch.cat([r, f.detach()]) for r, f in zip(real, fake, strict=True)])
+            else:
+                both = discriminator(torch.cat([pixels, picture.detach()]))
+            halves = [each.chunk(2) for each in both]
+            hinged = hinge([each[0] for each in halves], [each[1] for each in halves])
+            self._report(**{f"discriminator_{name}": hinged})
+            discriminators = discriminators + hinged
+        # Its value is the loss's, its gradient the sum that was just put together.
+        carrier = (reconstruction * gradient).sum()
+        return total.detach() + (carrier - carrier.detach()) + discriminators
+
+    def _last_layer(self, reconstruction: Tensor, gradient: Tensor) -> Float[Tensor, ""]:
+        """Norm of the last convolution's gradient when `gradient` arrives at the pixels."""
+        weight = self.vqgan.decoder.conv_out.weight
+        (reached,) = torch.autograd.grad(reconstruction, weight, gradient, retain_graph=True)
+        return reached.float().norm()
+
+    def _report(self, **values: Tensor) -> None:
+        self.metrics.update({name: value.detach() for name, value in values.items()})
+
+
+def _perplexity(codes: Int[Tensor, "b n"], k: int) -> Float[Tensor, ""]:
+    """exp of the entropy of the codes in a batch: how many are in even use."""
+    counts = torch.zeros(k, device=codes.device).index_add_(
+        0, codes.flatten(), torch.ones_like(codes.flatten(), dtype=torch.float32)
+    )
+    shares = counts / counts.sum()
+    return (-(shares * shares.clamp(min=1e-12).log()).sum()).exp()

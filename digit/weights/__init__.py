@@ -1,0 +1,1 @@
+"""Weights on disk: artifacts of ours, and the files beneath them."""

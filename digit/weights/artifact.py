@@ -1,0 +1,168 @@
+"""An artifact: a folder with config.json (what it is, what it was made from) and model.safetensors."""
+
+import importlib.metadata
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from digit.errors import DigitError
+from digit.weights.config import from_dict, to_dict
+from digit.weights.files import (
+    read_json,
+    read_safetensors,
+    sha256_file,
+    write_json_atomic,
+    write_safetensors_atomic,
+)
+from digit.weights.kinds import classes_of, kind_of
+from digit.weights.storage import StoredAs, fingerprint, pack, unpack
+
+FORMAT = 1  # raised when an older digit could no longer read what is written
+CONFIG, MODEL = "config.json", "model.safetensors"
+
+
+def save(
+    module: nn.Module,
+    path: str | Path,
+    *,
+    lineage: dict[str, str] | None = None,
+    classes: list[str] | None = None,
+    extra: dict[str, Any] | None = None,
+    stored_as: StoredAs = "float32",
+    id: str | None = None,
+) -> str:
+    """Write `module` (with its settings in `module.config`) to the folder `path`; its id.
+
+    `lineage` maps a word such as "tokenizer" to the id of what this was made from; `classes` are the names of the
+    labels. The id is the sha256 of settings and float32 weights; pass the id of the original when it is only stored in
+    another way, so that what was made from it still fits.
+    """
+    path, kind = Path(path), kind_of(module)
+    config: Any = module.config
+    tensors = {name.replace("_orig_mod.", ""): tensor for name, tensor in module.state_dict().items()}
+    settings = to_dict(config)
+    id = id or fingerprint(json.dumps([kind, settings], sort_keys=True), tensors)
+    # Buffers stay exact: centroids and codebooks decide which code is the nearest.
+    exact = set(tensors) - {name.replace("_orig_mod.", "") for name, _ in module.named_parameters()}
+    try:
+        write_safetensors_atomic(
+            path / MODEL, pack(tensors, stored_as, exact=exact), metadata={"kind": kind, "id": id}
+        )
+        value = {
+            "format": FORMAT,
+            "kind": kind,
+            "id": id,
+            "config": settings,
+            "lineage": lineage or {},
+            "classes": classes or [],
+            "stored_as": stored_as,
+            "made_by": {"digit": _version(), "torch": torch.__version__},
+            "files": {MODEL: sha256_file(path / MODEL)},
+            "extra": extra or {},
+        }
+        write_json_atomic(path / CONFIG, value)
+    except OSError as error:
+        raise DigitError(f"{path} cannot be written ({error}): make room or choose another folder") from error
+    return id
+
+
+def load(path: str | Path, *, kind: str | None = None, device: str | torch.device = "cpu") -> nn.Module:
+    """The module of an artifact, in eval mode on `device`; `.artifact` is its config.json as a dictionary.
+
+    DigitError, one sentence, when the folder or a file is absent or damaged, when it is not of `kind`, when settings or
+    tensors do not fit, or when a newer digit wrote it.
+    """
+    path = Path(path)
+    artifact = describe(path)
+    if kind is not None and artifact["kind"] != kind:
+        raise DigitError(f"{path} is a {artifact['kind']}, where a {kind} is needed")
+    stage_type, config_type = classes_of(artifact["kind"])
+    config = from_dict(config_type, artifact["config"], where=str(path / CONFIG))
+    if not (path / MODEL).is_file():
+        raise DigitError(f"{path / MODEL} does not exist: copy the whole folder")
+    if sha256_file(path / MODEL) != artifact["files"].get(MODEL):
+        raise DigitError(
+            f"{path / MODEL} is not the file that {CONFIG} describes (sha256 differs): copy both again"
+        )
+    tensors = unpack(read_safetensors(path / MODEL))
+    with torch.random.fork_rng([]):  # building draws random weights, which are thrown away
+        module = stage_type(config)
+    _check(tensors, module.state_dict(), path / MODEL)
+    module.load_state_dict(tensors)
+    module.artifact = artifact
+    return module.to(device).eval()
+
+
+def artifact_of(module: nn.Module) -> dict[str, Any]:
+    """The config.json of the artifact that `load` made `module` from; DigitError if it was not loaded."""
+    artifact = getattr(module, "artifact", None)
+    if not isinstance(artifact, dict):
+        raise DigitError(f"this {type(module).__name__} comes from no artifact: save it and load it first")
+    return artifact
+
+
+def artifact_of(module: nn.Module) -> dict[str, Any]:
+    """The config.json that `module` was loaded with; DigitError if it was not loaded from an artifact."""
+    artifact = getattr(module, "artifact", None)
+    if not isinstance(artifact, dict):
+        raise DigitError(
+            f"this {type(module).__name__} was not loaded from an artifact: save it, then load it"
+        )
+    return artifact
+
+
+def describe(path: str | Path) -> dict[str, Any]:
+    """The config.json of an artifact, checked to be one; its tensors are not read."""
+    path = Path(path)
+    if not path.is_dir():
+        raise DigitError(f"{path} is not a folder: an artifact is a folder with {CONFIG} and {MODEL}")
+    if not (path / CONFIG).is_file():
+        raise DigitError(
+            f"{path} holds no {CONFIG}: it is not an artifact, or its training has not saved one yet"
+        )
+    artifact = read_json(path / CONFIG)
+    types = {
+        "kind": str,
+        "id": str,
+        "config": dict,
+        "lineage": dict,
+        "classes": list,
+        "files": dict,
+        "stored_as": str,
+    }
+    if not isinstance(artifact, dict) or not isinstance(artifact.get("format"), int):
+        raise DigitError(f"{path / CONFIG} does not describe an artifact")
+    if artifact["format"] > FORMAT:
+        raise DigitError(f"{path} was written by a newer digit (format {artifact['format']}): upgrade digit")
+    for name, expected in types.items():
+        if not isinstance(artifact.get(name), expected):
+            raise DigitError(f"{path / CONFIG} lacks {name}, or it is not a {expected.__name__}")
+    return artifact
+
+
+def _check(given: dict[str, Tensor], needed: dict[str, Tensor], path: Path) -> None:
+    """DigitError with the first names where the tensors of the file are not those of the module."""
+    missing = [name for name in needed if name not in given]
+    surplus = [name for name in given if name not in needed]
+    shapes = [
+        f"{name} {list(given[name].shape)} for {list(needed[name].shape)}"
+        for name in needed
+        if name in given and given[name].shape != needed[name].shape
+    ]
+    problems = [
+        f"{what}: {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
+        for what, names in (("missing", missing), ("unknown", surplus), ("of another shape", shapes))
+        if names
+    ]
+    if problems:
+        raise DigitError(f"{path} does not fit its settings: tensors {'; '.join(problems)}")
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("digit-image")
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,73 @@
+"""Tensors as they are stored: float32, float16, or int8 with a scale for each row."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from digit.errors import DigitError
+
+StoredAs = Literal["float32", "float16", "int8"]
+SCALE = ".scale"  # the tensor <name>.scale holds the scales of the rows of <name>
+
+
+def pack(tensors: Mapping[str, Tensor], stored_as: StoredAs, *, exact: set[str]) -> dict[str, Tensor]:
+    """The tensors to store; those named in `exact` stay float32, whole numbers stay as they are.
+
+    int8 rounds each row (first dimension) of a matrix to 255 levels of its largest magnitude: an element is off by at
+    most 1/254 of that. Vectors, and tensors of one row, stay float32. DigitError where float16 would overflow.
+    """
+    packed: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        tensor = tensor.detach()
+        if not tensor.is_floating_point():
+            packed[name] = tensor
+        elif stored_as == "float16" and name not in exact:
+            packed[name] = tensor.half()
+            if not torch.equal(packed[name].isfinite(), tensor.isfinite()):
+                raise DigitError(
+                    f"{name} holds values above 65504, which float16 cannot: store it as float32 or int8"
+                )
+        elif stored_as == "int8" and name not in exact and tensor.ndim >= 2 and len(tensor) > 1:
+            packed[name], packed[name + SCALE] = _rounded(tensor.float())
+        else:
+            packed[name] = tensor.float()
+    return packed
+
+
+def unpack(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The float32 tensors that were packed, rounded as the storage rounds."""
+    whole: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if name.endswith(SCALE) and tensors.get(name.removesuffix(SCALE), tensor).dtype == torch.int8:
+            continue
+        if tensor.dtype == torch.int8 and name + SCALE in tensors:
+            scale = tensors[name + SCALE]
+            if scale.shape != tensor.shape[:1]:
+                raise DigitError(
+                    f"{name}{SCALE} has shape {list(scale.shape)}, not one scale for each row of {name}"
+                )
+            whole[name] = tensor.float() * scale.view(-1, *[1] * (tensor.ndim - 1))
+        else:
+            whole[name] = tensor.float() if tensor.is_floating_point() else tensor
+    return whole
+
+
+def fingerprint(header: str, tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over `header` and the names, shapes and float32 values of the tensors, in the order of their names."""
+    digest = hashlib.sha256(header.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu()
+        tensor = (tensor.float() if tensor.is_floating_point() else tensor).contiguous()
+        digest.update(f"\n{name} {list(tensor.shape)} {tensor.dtype}\n".encode())
+        digest.update(tensor.flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def _rounded(tensor: Tensor) -> tuple[Tensor, Tensor]:
+    rows = tensor.flatten(1)
+    scale = rows.abs().amax(1) / 127
+    levels = (rows / torch.where(scale > 0, scale, 1.0)[:, None]).round()
+    return levels.to(torch.int8).view_as(tensor), scale

@@ -1,0 +1,184 @@
+"""The paper's comparison on CIFAR-10: VQ codes alone against discriminative codes, one table out of one command.
+
+    python experiments/cifar10/reproduction.py --runs runs/cifar10 --data DATA --out bench/results/cifar10.json
+
+Every system draws the same number of pictures with every setting of one small grid, used for all of its stages alike;
+its best setting is reported. Reference: the test pictures. `--docs` writes docs/reproduction.md from the result and
+needs no GPU.
+"""
+
+import argparse
+import json
+import platform
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from digit.data.images import open_images
+from digit.data.loader import Report, load_pixels
+from digit.evaluation.images import Measured, Pictures, compare, measure
+from digit.evaluation.networks import Network, open_network
+from digit.files import write_json_atomic
+from digit.nn.sampling import SamplerConfig
+from digit.pipeline import DigitPipeline, to_uint8
+from digit.run.sample import grid
+from digit.weights.artifact import load
+
+SETTINGS = [
+    {"temperature": 1.0},
+    {"top_p": 0.98},
+    {"top_p": 0.95},
+    {"top_p": 0.9},
+    {"top_p": 0.8},
+    {"temperature": 0.9},
+]
+GUIDANCE = [1.0, 1.5, 2.0]
+
+
+def main() -> None:
+    """Draw, measure, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=Path, required=True, help="what experiments/cifar10.sh wrote")
+    parser.add_argument("--data", type=Path, required=True, help="cifar10-test.zip and squeezenet1_1.safetensors")
+    parser.add_argument("--out", type=Path, required=True, help="the JSON result; grids go beside it")
+    parser.add_argument("--samples", type=int, default=10_000)
+    parser.add_argument("--batch", type=int, default=2500)
+    parser.add_argument("--seconds", type=float, default=1e9, help="stop starting new settings after this")
+    parser.add_argument("--system", action="append", help="only these systems")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    options = parser.parse_args()
+    bench = Bench(options)
+    result = bench.floor()
+    for name, pipeline in systems(options.runs, bench.device).items():
+        if options.system and name not in options.system:
+            continue
+        for conditional in (False, True):
+            if time.monotonic() - bench.started > options.seconds:
+                break
+            kind = "conditional" if conditional else "unconditional"
+            result["systems"].setdefault(name, {})[kind] = bench.best(name, pipeline, conditional)
+            write_json_atomic(options.out, result)
+    result["seconds"] = time.monotonic() - bench.started
+    write_json_atomic(options.out, result)
+    print(json.dumps(result, indent=1))
+
+
+def systems(runs: Path, device: torch.device) -> dict[str, DigitPipeline]:
+    """Every system whose parts have been trained."""
+
+    def has(*names: str) -> bool:
+        return all((runs / name / "config.json").exists() for name in names)
+
+    def part(name: str) -> Any:
+        return load(runs / name, device=device)
+
+    found: dict[str, DigitPipeline] = {}
+    for name, folder in (("vq_only", "prior_vq"), ("vq_only_compute", "prior_vq_compute")):
+        if has(folder, "vqgan"):
+            found[name] = DigitPipeline(part(folder), part("vqgan"))
+    if has("prior", "renderer", "vqgan"):
+        found["digit"] = DigitPipeline(part("prior"), part("vqgan"), renderer=part("renderer"))
+    if has("prior", "renderer_masked", "vqgan"):
+        found["digit_masked"] = DigitPipeline(part("prior"), part("vqgan"), renderer_masked=part("renderer_masked"))
+    if has("saliency/prior", "saliency/renderer", "vqgan"):
+        found["digit_saliency"] = DigitPipeline(
+            part("saliency/prior"), part("vqgan"), renderer=part("saliency/renderer")
+        )
+    return found
+
+
+class Bench:
+    """The networks, the reference, and how one system is measured."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        """Open the networks and measure the reference first: what can fail fails before the hours."""
+        self.options, self.started, self.device = options, time.monotonic(), torch.device(options.device)
+        test = open_images(options.data / "cifar10-test.zip")
+        index, self.real = load_pixels(test, np.arange(len(test)), 32, report=Report())
+        self.networks = [
+            open_network(f"classifier:{options.runs / 'classifier' / 'artifact'}", device=self.device),
+            open_network(f"squeezenet:{options.data / 'squeezenet1_1.safetensors'}", device=self.device),
+        ]
+        self.reference = self.measure(self.real, self.networks)
+
+    def measure(self, pixels: torch.Tensor, networks: list[Network], *, keep: bool = True) -> list[Measured]:
+        """Every network's statistics of uint8 pixels."""
+        pictures = Pictures("pictures", pixels.split(1000), len(pixels), size=pixels.shape[-1])
+        return measure(pictures, networks, device=self.device, keep=keep, precision="fp32")
+
+    def floor(self) -> dict[str, Any]:
+        """The result's head: what was used, and what the VQGAN alone costs."""
+        vqgan: Any = load(self.options.runs / "vqgan", device=self.device)
+        with torch.inference_mode():
+            parts = []
+            for part in self.real.split(1000):
+                pixels = part.to(self.device).float() / 255
+                parts.append(to_uint8(vqgan.decode(vqgan.encode(pixels))).cpu())
+        again = torch.cat(parts)
+        error = (again.float() - self.real.float()).square().mean() / 255**2
+        values: dict[str, float] = {"psnr": float(-10 * error.log10())}
+        for network, here, there in zip(
+            self.networks, self.measure(again, self.networks), self.reference, strict=True
+        ):
+            values.update(compare(network, here, there, metrics=["fd", "precision_recall"]))
+        real = dict(compare(self.networks[0], self.reference[0], self.reference[0], metrics=["fd"]))
+        machine = torch.cuda.get_device_name() if self.device.type == "cuda" else platform.processor()
+        return {
+            "machine": machine,
+            "torch": torch.__version__,
+            "samples": self.options.samples,
+            "seeds": f"0-{self.options.samples - 1}",
+            "reference": "CIFAR-10 test set, 10,000 pictures",
+            "features": [{"name": n.name, "sha256": n.sha256} for n in self.networks],
+            "settings": SETTINGS,
+            "guidance": GUIDANCE,
+            "self_distance": real,
+            "vqgan": {"codes": vqgan.length, "vocabulary": vqgan.config.codes, **values},
+            "systems": {},
+        }
+
+    def draw(self, pipeline: DigitPipeline, setting: dict[str, float], conditional: bool, guidance: float) -> Any:
+        """`samples` pictures with one setting for every stage, classes in turn."""
+        config = SamplerConfig(**setting)
+        pipeline.sampling = type(pipeline.sampling)(
+            SamplerConfig(**setting, guidance=guidance), config, config, config, 8, 4.5
+        )
+        labels = list(range(pipeline.prior.config.classes)) if conditional else None
+        return pipeline(labels, num_images=self.options.samples, batch_size=self.options.batch)
+
+    def best(self, name: str, pipeline: DigitPipeline, conditional: bool) -> dict[str, Any]:
+        """Try the grid on the first network's distance; measure the winner on everything."""
+        first = self.networks[0]
+        tries: list[dict[str, Any]] = []
+        winner: Any = None
+        for setting in SETTINGS:
+            for guidance in GUIDANCE if conditional else [1.0]:
+                before = time.monotonic()
+                drawn = self.draw(pipeline, setting, conditional, guidance)
+                here = self.measure(drawn.pixels, [first], keep=False)[0]
+                labels = None if drawn.labels is None else torch.tensor(drawn.labels)
+                values = dict(compare(first, here, self.reference[0], labels=labels, metrics=["fd", "class_accuracy"]))
+                tries.append(
+                    {**setting, "guidance": guidance, **values, "seconds": time.monotonic() - before}
+                )
+                distance = values[first.metric("FD")]
+                print(name, tries[-1], flush=True)
+                if winner is None or distance < winner[0]:
+                    winner = (distance, drawn, {**setting, "guidance": guidance}, labels)
+        _, drawn, setting, labels = winner
+        values = {}
+        for network, here, there in zip(
+            self.networks, self.measure(drawn.pixels, self.networks), self.reference, strict=True
+        ):
+            given = labels if network is first else None
+            values.update(compare(network, here, there, labels=given))
+        kind = "conditional" if conditional else "unconditional"
+        grid(drawn.pixels[:100], columns=10).save(self.options.out.parent / f"cifar10-{name}-{kind}.png")
+        return {"setting": setting, **values, "tries": tries}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""pixels -> encoder: a ViT/4 trained on CIFAR-10 itself, at its own 32 px, in minutes on one GPU.
+
+    python experiments/self_supervised.py --images cifar10-train.zip --test cifar10-test.zip \
+        --out runs/cifar10/ssl --minutes 4
+
+Cost on an H200: the minutes asked for, and about one more for loading and compiling.
+Expected: see runs' result.json; `knn_block` is the accuracy of 20 nearest neighbours on the mean patch features that
+a tokenizer reads (block -3 and the final norm), without a label in training.
+Makes out/encoder.safetensors, which timm loads strictly, and out/encoder.json with how to do that. The same command
+resumes an interrupted run.
+
+Named self_supervised.py because a script called ssl.py would hide Python's own module ssl.
+"""
+
+import argparse
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from cifar10.neighbours import embed, knn_accuracy
+from cifar10.self_supervision import SelfSupervision, SelfSupervisionConfig
+from cifar10.vit import ViTConfig
+from torch import Tensor, nn
+
+from digit.data.images import open_images
+from digit.data.loader import load_pixels
+from digit.data.pixels import PixelBatch, PixelData
+from digit.errors import DigitError
+from digit.training.loop import TrainConfig, train
+from digit.training.optimizer import OptimizerConfig
+from digit.weights.files import read_json, write_json_atomic, write_safetensors_atomic
+
+
+def main() -> None:
+    """Plan, train, measure on the way, export."""
+    options = parse()
+    device = torch.device(options.device)
+    vit = ViTConfig(width=options.width, depth=options.depth, heads=options.width // 64)
+    images = open_images(options.images)
+    data = PixelData(images, size=vit.image_size, batch_size=options.batch, seed=options.seed, device=device, flip=False)
+    steps = plan(options, vit, data, device)
+    stage = SelfSupervision(settings(options, vit, steps))
+    config = TrainConfig(
+        steps=steps,
+        batch=options.batch,
+        optimizer=OptimizerConfig(
+            lr=options.lr,
+            betas=(0.9, 0.95),
+            weight_decay=0.05,
+            decay_all=False,
+            schedule="cosine",
+            warmup=max(1, steps // 20),
+            min_lr=options.lr / 100,
+        ),
+        seed=options.seed,
+        evaluate_every=max(1, steps // 5),
+        save_every=max(1, steps // 4),
+        compile=options.compile,
+    )
+    measure = Neighbours(options.images, options.test, vit, device, options.out) if options.test else None
+    train(stage, data, config, options.out, evaluate=measure, on_save=lambda s, _: export(s, options.out), device=device)
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--images", type=Path, required=True, help="training pictures: labels are used for measuring only")
+    add("--test", type=Path, help="labelled pictures on which nearest neighbours are measured")
+    add("--out", type=Path, required=True, help="folder of the run")
+    length = parser.add_mutually_exclusive_group(required=True)
+    length.add_argument("--steps", type=int, help="updates")
+    length.add_argument("--minutes", type=float, help="of training, measured at the start")
+    add("--objective", choices=("mocov3", "dino"), default="mocov3", help="the global term")
+    add("--pool", choices=("mean", "cls"), default="mean", help="tokens that the global term reads")
+    add("--patch-weight", type=float, default=0.25, help="of the patch term")
+    add("--visible-weight", type=float, default=0.5, help="of visible patches in the patch term")
+    add("--spread-weight", type=float, default=0.0, help="of KoLeo")
+    add("--crops", type=int, default=4, help="small views of a picture")
+    add("--batch", type=int, default=512, help="pictures per update")
+    add("--lr", type=float, default=1e-3, help="peak learning rate")
+    add("--width", type=int, default=256, help="channels, a multiple of 64")
+    add("--depth", type=int, default=9, help="blocks")
+    add("--seed", type=int, default=0)
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--compile", action=argparse.BooleanOptionalAction, default=torch.cuda.is_available())
+    options = parser.parse_args()
+    if options.width % 64:
+        raise DigitError(f"--width {options.width} is not a multiple of 64, the width of one head")
+    return options
+
+
+def settings(options: argparse.Namespace, vit: ViTConfig, steps: int) -> SelfSupervisionConfig:
+    """The stage's settings from the command line."""
+    return SelfSupervisionConfig(
+        steps=steps,
+        vit=vit,
+        crops=options.crops,
+        objective=options.objective,
+        pool=options.pool,
+        patch_weight=options.patch_weight,
+        visible_weight=options.visible_weight,
+        spread_weight=options.spread_weight,
+    )
+
+
+def plan(options: argparse.Namespace, vit: ViTConfig, data: PixelData, device: torch.device) -> int:
+    """Updates in all: as asked, or as many as fit the minutes; written down, so that a resumed run keeps its length."""
+    if options.steps is not None:
+        return options.steps
+    written = options.out / "plan.json"
+    if written.exists():
+        return int(read_json(written)["steps"])
+    stage = SelfSupervision(settings(options, vit, 1000)).to(device).train()
+    if options.compile:
+        stage.compile_parts()
+    seconds = seconds_per_step(stage, data, device)
+    steps = max(20, int(60 * options.minutes / seconds))
+    write_json_atomic(written, {"steps": steps, "seconds_per_step": seconds, "minutes": options.minutes})
+    return steps
+
+
+def seconds_per_step(stage: nn.Module, data: Callable[[int], PixelBatch], device: torch.device) -> float:
+    """Measured on throw-away updates, after those that compile."""
+    optimizer = torch.optim.AdamW([p for p in stage.parameters() if p.requires_grad], lr=1e-5)
+    warm, timed, start = 5, 30 if device.type == "cuda" else 2, 0.0
+    for step in range(warm + timed if device.type == "cuda" else timed + 1):
+        if step == (warm if device.type == "cuda" else 1):
+            _wait(device)
+            start = time.perf_counter()
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+            loss = stage.loss(data(step))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    _wait(device)
+    return (time.perf_counter() - start) / timed
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+class Neighbours:
+    """`evaluate` of the loop: nearest neighbours on three kinds of features, and how much tokens say of their place."""
+
+    def __init__(self, images: Path, test: Path, vit: ViTConfig, device: torch.device, out: Path) -> None:
+        """Reads both sets into memory. DigitError when one has no labels."""
+        self.device, self.out, self.sets = device, out, []
+        for path in (images, test):
+            source = open_images(path)
+            if source.labels is None:
+                raise DigitError(f"{path} has no labels: give pictures in one folder per class")
+            index, pixels = load_pixels(source, np.arange(len(source)), vit.image_size)
+            self.sets.append((pixels, torch.from_numpy(source.labels[index]).to(device)))
+
+    def __call__(self, stage: nn.Module, step: int) -> Iterator[tuple[str, float]]:
+        """Accuracies in [0, 1], and the share of the tokens' variance that lies within pictures."""
+        assert isinstance(stage, SelfSupervision)
+        values = dict(self._measure(stage))
+        write_json_atomic(self.out / "result.json", {"step": step, "values": values})
+        yield from values.items()
+
+    @torch.inference_mode()
+    def _measure(self, stage: SelfSupervision) -> Iterator[tuple[str, float]]:
+        teacher = stage.teacher
+        within = between = 0.0
+
+        def block(pixels: Tensor) -> Tensor:
+            nonlocal within, between
+            tokens = teacher.features(pixels).float()
+            mean = tokens.mean(1)
+            within += float((tokens - mean[:, None]).square().mean()) * len(pixels)
+            between += float((mean - mean.mean(0)).square().mean()) * len(pixels)
+            return mean
+
+        networks: dict[str, Callable[[Tensor], Tensor]] = {
+            "knn_block": block,
+            "knn_last": lambda pixels: teacher(pixels)[:, 1:].mean(1),
+            "knn_class_token": lambda pixels: teacher(pixels)[:, 0],
+        }
+        (pixels, labels), (test_pixels, test_labels) = self.sets
+        for name, network in networks.items():
+            train_features = embed(network, pixels, device=self.device)
+            test_features = embed(network, test_pixels, device=self.device)
+            yield name, knn_accuracy(train_features, labels, test=test_features, test_labels=test_labels)
+        yield "variance_within_pictures", within / (within + between)
+
+
+def export(stage: nn.Module, out: Path) -> None:
+    """The slow average's ViT under timm's names, and how to build the module that takes it."""
+    assert isinstance(stage, SelfSupervision)
+    config = stage.config.vit
+    write_safetensors_atomic(out / "encoder.safetensors", stage.teacher.vit.state_dict())
+    described = {
+        "name": config.name,
+        "image_size": config.image_size,
+        "arguments": config.arguments,
+        "mean": config.mean,
+        "std": config.std,
+    }
+    write_json_atomic(out / "encoder.json", described)
+
+
+if __name__ == "__main__":
+    with contextlib.suppress(KeyboardInterrupt):  # the loop has saved: the same command goes on
+        main()

@@ -1,0 +1,94 @@
+"""A tiny chain, trained once a test session through the functions behind the command line."""
+
+import json
+import os
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+torch.set_num_threads(2)
+
+
+def make_pictures(path: Path, count: int = 48, size: int = 16) -> Path:
+    """A zip of three classes of small pictures: a coloured disc each, in another place each time."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:size, :size]
+    with zipfile.ZipFile(path, "w") as archive:
+        for i in range(count):
+            name = ("blue", "green", "red")[i % 3]
+            pixels = rng.integers(0, 40, (size, size, 3))
+            y, x = rng.integers(4, size - 4, 2)
+            pixels[(rows - y) ** 2 + (columns - x) ** 2 < 12, ("red", "green", "blue").index(name)] += 200
+            file = path.parent / "picture.png"
+            Image.fromarray(pixels.astype(np.uint8)).save(file)
+            archive.write(file, f"{name}/{i:04d}.png")
+            file.unlink()
+    return path
+
+
+ENCODER = {"patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2}
+
+
+@pytest.fixture(scope="session")
+def chain(tmp_path_factory) -> SimpleNamespace:
+    """Pictures, tokenizer, VQGAN, codes, priors, renderers and the model composed of them."""
+    from digit.nn.backbone import timm
+    from digit.run.compose import compose
+    from digit.run.fit import fit
+    from digit.run.tokenize import tokenize
+    from digit.run.train import train_prior, train_renderer, train_vqgan
+    from digit.training.config import TrainConfig
+    from digit.training.optimizer import OptimizerConfig
+    from digit.vqgan import VQGANConfig
+    from digit.vqgan_loss import VQGANLossConfig
+
+    root = tmp_path_factory.mktemp("chain")
+    images = str(make_pictures(root / "pictures.zip"))
+    torch.manual_seed(0)
+    vit = timm.create_model("vit_tiny_patch16_224", img_size=16, num_classes=0, **ENCODER)
+    save_file(vit.state_dict(), root / "encoder.safetensors")
+    fit(images, root / "tokenizer", encoder="vit_tiny_patch16_224", encoder_weights=root / "encoder.safetensors",
+        encoder_arguments=ENCODER, encoder_size=16, clusters=8, per_cluster=64, iterations=5, device="cpu")  # fmt: skip
+    short = TrainConfig(steps=3, batch=8, log_every=1, optimizer=OptimizerConfig(warmup=1))
+    shape = VQGANConfig(image_size=16, width=8, multipliers=(1, 1, 2), blocks=1, codes=16, code_dim=4)
+    losses = VQGANLossConfig(perceptual=None)
+    train_vqgan(images, root / "vqgan", model=shape, losses=losses, training=short, device="cpu")
+    tokenize(images, root / "codes", tokenizer=root / "tokenizer", vqgan=root / "vqgan", device="cpu")
+    small = {"width": 16, "layers": 1, "heads": 2, "training": short, "device": "cpu"}
+    train_prior(root / "codes", root / "prior", label_dropout=0.5, held_out=root / "codes", **small)
+    train_prior(root / "codes", root / "prior_vq", over="vq_codes", conditional=False, **small)
+    train_renderer(root / "codes", root / "renderer", held_out=root / "codes", vqgan=root / "vqgan", **small)
+    train_renderer(root / "codes", root / "masked", masked=True, **small)
+    compose(root / "prior", root / "vqgan", root / "model", renderer=root / "renderer",
+            renderer_masked=root / "masked", tokenizer=root / "tokenizer")  # fmt: skip
+    return SimpleNamespace(root=root, images=images, short=short, small=small)
+
+
+@pytest.fixture
+def run(capsys):
+    """Run one command line; gives (exit code, standard output, standard error)."""
+    from digit.run.main import run as run_command
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        try:
+            code = run_command([str(argument) for argument in arguments])
+        except SystemExit as stop:  # tyro's own, for unknown options
+            code = int(stop.code or 0)
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def json_of():
+    """Parse a command's standard output."""
+    return json.loads

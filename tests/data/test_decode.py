@@ -1,0 +1,139 @@
+import random
+import threading
+import time
+import warnings
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from digit.data.decode import BrokenImage, decode
+from digit.data.transforms import render
+from tests.odd_pictures import broken, encoded, picture, readable, rotated_jpeg
+
+READABLE, BROKEN = readable(), broken()
+
+
+@pytest.mark.parametrize("name", READABLE)
+def test_odd_pictures_become_rgb(name):
+    image = decode(READABLE[name])
+    assert image.mode == "RGB"
+    assert image.size == {"one_pixel.png": (1, 1), "rotated.jpg": (12, 20)}.get(name, (20, 12))
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_pictures_give_one_reason(name):
+    with pytest.raises(BrokenImage) as caught:
+        decode(BROKEN[name])
+    assert "\n" not in str(caught.value) and str(caught.value)
+
+
+def test_size_is_checked_before_decoding():
+    start = time.perf_counter()
+    with pytest.raises(BrokenImage, match="10000 x 9000"):
+        decode(BROKEN["large.png"])
+    with pytest.raises(BrokenImage, match="more than 239"):
+        decode(READABLE["plain.png"], max_pixels=239)
+    assert decode(READABLE["plain.png"], max_pixels=240).size == (20, 12)
+    assert time.perf_counter() - start < 0.5
+
+
+def test_lossless_pictures_keep_their_values():
+    expected = np.asarray(picture())
+    for name in ("plain.png", "plain.bmp", "plain.tif", "plain.ppm", "png_called.jpg"):
+        assert np.array_equal(np.asarray(decode(READABLE[name])), expected), name
+
+
+def test_cmyk_keeps_its_colours():
+    expected = np.asarray(picture()).astype(int)
+    for name in ("cmyk.jpg", "cmyk.tif"):
+        assert np.abs(np.asarray(decode(READABLE[name])).astype(int) - expected).mean() < 4, name
+
+
+def test_sixteen_bits_are_scaled_not_cut():
+    expected = (np.arange(240).reshape(12, 20) * 270 + 128) // 257
+    for name in ("grey16.png", "grey16.tif"):
+        pixels = np.asarray(decode(READABLE[name])).astype(int)
+        assert (pixels == expected[..., None]).all(), name
+
+
+def test_float_grey_is_scaled():
+    pixels = np.asarray(decode(READABLE["float.tif"]))
+    assert pixels.min() == 0 and pixels.max() == 255
+
+
+def test_transparency_lies_on_white():
+    transparent = Image.new("RGBA", (2, 1), (200, 0, 0, 0))
+    transparent.putpixel((1, 0), (200, 0, 0, 128))
+    pixels = np.asarray(decode(encoded(transparent, "PNG")))
+    assert pixels[0, 0].tolist() == [255, 255, 255]
+    assert np.abs(pixels[0, 1].astype(int) - [227, 127, 127]).max() <= 1
+    half = Image.new("P", (2, 1))
+    half.putpalette([0, 0, 0, 9, 9, 9])
+    half.putpixel((1, 0), 1)
+    pixels = np.asarray(decode(encoded(half, "PNG", transparency=0)))
+    assert pixels[0].tolist() == [[255, 255, 255], [9, 9, 9]]
+
+
+def test_every_orientation_is_undone():
+    upright = np.asarray(decode(rotated_jpeg(1))).astype(int)
+    held = {2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1], 5: upright.transpose(1, 0, 2)}
+    held |= {6: np.rot90(upright, -1), 7: np.rot90(upright, 2).transpose(1, 0, 2), 8: np.rot90(upright, 1)}
+    for orientation, expected in held.items():
+        assert np.array_equal(np.asarray(decode(rotated_jpeg(orientation))), expected), orientation
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for kind in ("TIFF", "PNG"):
+        turned = decode(encoded(picture(), kind, exif=exif))
+        assert np.array_equal(np.asarray(turned), np.rot90(np.asarray(picture()), -1)), kind
+
+
+def test_an_animation_gives_its_first_frame():
+    first = np.asarray(picture()).astype(int)
+    assert np.abs(np.asarray(decode(READABLE["animated.webp"])).astype(int) - first).mean() < 12
+
+
+def test_warnings_stay_inside_and_filters_stay_as_they_were():
+    before = list(warnings.filters)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        threads = [
+            threading.Thread(target=lambda: [decode(data) for data in READABLE.values()]) for _ in range(4)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert not caught
+    assert list(warnings.filters) == before
+
+
+def test_mutated_pictures_never_crash():
+    rng = random.Random(0)
+    bases = list(READABLE.values())
+    refused = 0
+    for _ in range(600):
+        data = bytearray(rng.choice(bases))
+        for _ in range(rng.choice((1, 4, 16))):
+            place = rng.randrange(min(len(data), 200) if rng.random() < 0.5 else len(data))
+            match rng.randrange(4):
+                case 0:
+                    data[place] = rng.randrange(256)
+                case 1:
+                    data[place : place + 4] = rng.choice(
+                        (b"\0\0\0\0", b"\xff\xff\xff\xff", b"\x7f\xff\xff\xff")
+                    )
+                case 2:
+                    del data[place : place + rng.randrange(1, 9)]
+                case 3:
+                    data[place:place] = rng.randbytes(4)
+            if not data:
+                break
+        try:
+            image = decode(bytes(data), max_pixels=1_000_000)
+        except BrokenImage:
+            refused += 1
+            continue
+        assert image.mode == "RGB"
+        assert render(image, 8).shape == (3, 8, 8)
+    assert 100 < refused < 590

@@ -1,0 +1,155 @@
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from digit.data.decode import BrokenImage
+from digit.data.images import open_images
+from digit.errors import DigitError
+from tests.odd_pictures import encoded, picture
+
+JPEG = encoded(picture(), "JPEG")
+
+
+def write_folder(root: Path, names: list[str]) -> Path:
+    for i, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(JPEG + bytes(i))
+    return root
+
+
+def write_zip(path: Path, names: list[str], *, method: int = zipfile.ZIP_STORED) -> Path:
+    with zipfile.ZipFile(path, "w", method) as archive:
+        for i, name in enumerate(names):
+            archive.writestr(name, JPEG + bytes(i))
+    return path
+
+
+NAMES = ["dog/2.jpg", "cat/1.JPEG", "cat/0.png", "README.txt", "cat/.hidden.jpg"]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_a_folder_and_a_zip_of_it_are_the_same_source(tmp_path, method):
+    folder = open_images(write_folder(tmp_path / "set", NAMES))
+    archive = open_images(str(write_zip(tmp_path / "set.zip", NAMES, method=method)))
+    for source in (folder, archive):
+        assert source.names == ["cat/0.png", "cat/1.JPEG", "dog/2.jpg"]
+        assert source.classes == ["cat", "dog"] and source.labels.tolist() == [0, 0, 1]
+        assert [len(source.read(i)) for i in range(3)] == [len(JPEG) + 2, len(JPEG) + 1, len(JPEG)]
+        assert sorted(name for name, _ in source.ignored) == ["README.txt", "cat/.hidden.jpg"]
+    assert folder.fingerprint == archive.fingerprint
+    assert (folder.kind, archive.kind) == ("folder", "zip")
+    assert "3 pictures in 2 classes; 2 other files ignored" in folder.describe()
+
+
+def test_the_fingerprint_sees_names_sizes_and_labels(tmp_path):
+    prints = set()
+    for i, names in enumerate(
+        (["a/0.jpg", "b/1.jpg"], ["a/0.jpg", "b/2.jpg"], ["a/0.jpg", "b/1.jpg", "b/2.jpg"])
+    ):
+        prints.add(open_images(write_zip(tmp_path / f"{i}.zip", names)).fingerprint)
+    source = open_images(tmp_path / "0.zip")
+    prints.add(open_images(tmp_path / "0.zip", classes=["b", "a"]).fingerprint)
+    prints.add(source.select([1, 0]).fingerprint)
+    assert len(prints) == 5 and source.fingerprint in prints
+
+
+@pytest.mark.parametrize(
+    ("names", "classes", "labels"),
+    [
+        (["0.jpg", "1.jpg"], [], None),
+        (["photos/0.jpg", "photos/1.jpg"], [], None),
+        (["set/cat/0.jpg", "set/dog/1.jpg"], ["cat", "dog"], [0, 1]),
+        (["train/cat/0.jpg", "train/dog/1.jpg", "val/cat/2.jpg"], ["cat", "dog"], [0, 1, 0]),
+        (["n01/images/0.jpg", "n02/images/1.jpg"], ["n01", "n02"], [0, 1]),
+        (["train/0.jpg", "val/1.jpg"], [], None),
+        (["cat/0.jpg", "1.jpg"], [], None),
+        (["10/0.jpg", "9/1.jpg"], ["10", "9"], [0, 1]),
+    ],
+)
+def test_labels_are_the_class_folders(tmp_path, names, classes, labels):
+    for source in (
+        open_images(write_folder(tmp_path / "set", names)),
+        open_images(write_zip(tmp_path / "x.zip", names)),
+    ):
+        assert source.classes == classes
+        by_name = (
+            None if source.labels is None else [source.labels[source.names.index(name)] for name in names]
+        )
+        assert by_name == labels
+
+
+def test_a_split_is_chosen_by_folder(tmp_path):
+    names = ["set/train/cat/0.jpg", "set/train/dog/1.jpg", "set/test/dog/2.jpg", "set/test/test/3.jpg"]
+    path = write_zip(tmp_path / "x.zip", names)
+    train = open_images(path, under="train")
+    assert train.names == names[:2] and train.labels.tolist() == [0, 1]
+    assert open_images(path, under="set/train").fingerprint == train.fingerprint
+    test = open_images(f"{path}:test", classes=["cat", "dog", "test"])
+    assert test.labels.tolist() == [1, 2] and test.classes == ["cat", "dog", "test"]
+    assert test.read(0) == JPEG + bytes(2)
+    with pytest.raises(DigitError, match="class 'test'"):
+        open_images(path, under="test", classes=train.classes)
+    with pytest.raises(DigitError, match="'validation'"):
+        open_images(path, under="validation")
+
+
+def test_a_selection_keeps_labels_and_classes(tmp_path):
+    source = open_images(write_folder(tmp_path, ["a/0.jpg", "b/1.jpg", "b/2.jpg"])).select(np.array([2, 0]))
+    assert source.names == ["b/2.jpg", "a/0.jpg"] and source.labels.tolist() == [1, 0] and len(source) == 2
+    assert source.read(0) == JPEG + bytes(2) and source.classes == ["a", "b"]
+
+
+def test_what_cannot_be_read_is_one_sentence(tmp_path):
+    for name, match in [("absent", "does not exist"), ("a.zip", "zip file"), ("a.txt", "is no folder")]:
+        if name != "absent":
+            (tmp_path / name).write_bytes(b"rubbish")
+        with pytest.raises(DigitError, match=match):
+            open_images(tmp_path / name)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DigitError, match="no picture found"):
+        open_images(tmp_path / "empty")
+    with pytest.raises(DigitError, match="class folders"):
+        open_images(write_folder(tmp_path / "flat", ["0.jpg"]), classes=["cat"])
+
+
+def test_damage_inside_a_zip_is_seen_by_its_checksum(tmp_path):
+    path = write_zip(tmp_path / "x.zip", ["a/0.jpg", "b/1.jpg"])
+    data = bytearray(path.read_bytes())
+    data[data.index(JPEG) + 300] ^= 1
+    path.write_bytes(data)
+    source = open_images(path)
+    with pytest.raises(BrokenImage, match="checksum"):
+        source.read(0)
+    assert source.read(1) == JPEG + b"\0"
+
+
+def test_a_zip_is_not_believed(tmp_path):
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("../a.jpg", "/b.jpg", "C:\\c.jpg", "fine/d.jpg"):
+            archive.writestr(name, JPEG)
+        archive.writestr("bomb/e.jpg", bytes(1_000_000))
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("fine/d.jpg", JPEG)
+        archive.writestr(zipfile.ZipInfo("lzma/f.jpg"), JPEG, zipfile.ZIP_LZMA)
+    data = bytearray(path.read_bytes())
+    place = data.index((1_000_000).to_bytes(4, "little"), data.index(b"PK\x01\x02"))
+    data[place : place + 4] = (9).to_bytes(4, "little")  # a member that inflates beyond its announced size
+    path.write_bytes(data)
+    source = open_images(path)
+    assert source.names == ["bomb/e.jpg", "fine/d.jpg"] and len(source.ignored) == 5
+    with pytest.raises(BrokenImage, match="checksum"):
+        source.read(0)
+    assert source.read(1) == JPEG
+
+
+def test_a_vanished_file_and_a_loop_of_links(tmp_path):
+    write_folder(tmp_path, ["a/0.jpg", "b/1.jpg"])
+    (tmp_path / "a" / "up").symlink_to(tmp_path)
+    (tmp_path / "a" / "gone.jpg").symlink_to(tmp_path / "nowhere")
+    source = open_images(tmp_path)
+    assert source.names == ["a/0.jpg", "a/gone.jpg", "b/1.jpg"] and source.fingerprint
+    with pytest.raises(BrokenImage, match="No such file"):
+        source.read(1)

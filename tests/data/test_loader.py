@@ -1,0 +1,95 @@
+import json
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from digit.data.images import open_images
+from digit.data.loader import Report, load_pixels, stream
+from digit.data.transforms import render
+from digit.errors import DigitError
+from tests.odd_pictures import broken, encoded, picture, readable
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """Every odd picture, the broken ones included."""
+    root = tmp_path_factory.mktemp("odd")
+    for name, data in (readable() | broken()).items():
+        (root / name).write_bytes(data)
+    return open_images(root)
+
+
+def test_readable_pictures_come_in_order_and_the_rest_is_reported(source):
+    report = Report()
+    good, pixels = load_pixels(source, range(len(source)), 8, threads=3, report=report)
+    assert [source.names[i] for i in good] == sorted(readable())
+    assert [name for name, _ in report.skipped] == sorted(broken())
+    assert pixels.shape == (len(good), 3, 8, 8) and pixels.dtype == torch.uint8
+    for threads in (1, None):
+        again, same = load_pixels(source, np.arange(len(source)), 8, threads=threads, report=report)
+        assert np.array_equal(again, good) and torch.equal(same, pixels)
+    assert len(report.skipped) == len(broken())
+
+
+def test_the_report_is_a_sentence_and_a_file(source, tmp_path):
+    report = Report()
+    assert report.summary() == "No picture was skipped."
+    load_pixels(source, [source.names.index("empty.jpg")], 8, report=report)
+    assert report.summary() == "1 picture was skipped, the first is empty.jpg (the file is empty)."
+    report.write(tmp_path / "skipped.json")
+    written = json.loads((tmp_path / "skipped.json").read_text())
+    assert written == {"skipped": [{"name": "empty.jpg", "reason": "the file is empty"}]}
+    assert [path.name for path in tmp_path.iterdir()] == ["skipped.json"]
+
+
+def test_strict_names_the_file(source):
+    with pytest.raises(DigitError, match="bomb.png in"):
+        load_pixels(source, range(len(source)), 8, strict=True)
+    with pytest.raises(DigitError, match="bomb.png in"):
+        list(stream(source, 8, batch_size=2, strict=True))
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 100])
+def test_a_stream_gives_each_view_of_each_picture(source, batch_size):
+    rows = list(stream(source, 8, batch_size=batch_size, views=3, seed=4, threads=2))
+    indices = np.concatenate([indices for indices, _ in rows])
+    pixels = torch.cat([pixels for _, pixels in rows])
+    assert all(0 < len(indices) <= batch_size for indices, _ in rows)
+    for view in range(3):
+        good, expected = load_pixels(source, range(len(source)), 8, view=view, seed=4)
+        assert np.array_equal(indices, good) and torch.equal(pixels[:, view], expected)
+
+
+def test_a_stream_has_a_range_and_can_be_left(source):
+    assert sum(len(good) for good, _ in stream(source, 8, batch_size=4, start=len(source))) == 0
+    part = np.concatenate([good for good, _ in stream(source, 8, batch_size=4, start=5, stop=11)])
+    assert part.min() >= 5 and part.max() <= 10
+    before = threading.active_count()
+    rows = stream(source, 8, batch_size=1, threads=2)
+    next(rows)
+    rows.close()
+    assert threading.active_count() <= before
+
+
+def test_a_stream_reads_only_a_little_ahead(tmp_path):
+    for i in range(40):
+        (tmp_path / f"{i:02d}.png").write_bytes(encoded(picture(seed=i), "PNG"))
+    source = open_images(tmp_path)
+    reads: list[int] = []
+    read = source._read
+    object.__setattr__(source, "_read", lambda i: (reads.append(i), read(i))[1])
+    rows = stream(source, 8, batch_size=4, threads=2)
+    next(rows)
+    time.sleep(0.2)
+    assert max(reads) < 4 * 4
+    assert sum(len(good) for good, _ in rows) == 36
+
+
+def test_names_and_seeds_reach_the_random_views(tmp_path):
+    image = picture(40, 30)
+    (tmp_path / "a.png").write_bytes(encoded(image, "PNG"))
+    _, pixels = load_pixels(open_images(tmp_path), [0], 8, view=2, seed=7)
+    assert np.array_equal(pixels[0].numpy(), render(image, 8, view=2, seed=7, name="a.png"))

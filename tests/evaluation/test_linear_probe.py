@@ -1,0 +1,100 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
+
+from digit.errors import DigitError
+from digit.evaluation.linear_probe import (
+    FeatureBatch,
+    FeatureData,
+    Probe,
+    ProbeConfig,
+    head_accuracies,
+    probe_results,
+)
+
+
+def problem(n: int = 600, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features of two layers: the first says little about the label, the second much."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(3, (n,), generator=generator)
+    noise = torch.randn(n, 2, 8, generator=generator)
+    signal = F.one_hot(labels, 8).float()
+    return noise + torch.stack([0.3 * signal, 2.5 * signal], 1), labels
+
+
+def train(
+    probe: Probe, features: torch.Tensor, labels: torch.Tensor, steps: int = 150, lr: float = 1e-2
+) -> None:
+    data = FeatureData(features, labels, batch_size=100)
+    optimizer = torch.optim.AdamW(probe.parameters(), lr=lr, weight_decay=0)
+    for step in range(steps):
+        loss = probe.loss(data(step))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def test_the_best_head_is_as_good_as_sklearns_and_layers_differ():
+    features, labels = problem()
+    probe = Probe(ProbeConfig(width=8, classes=3, layers=2))
+    train(probe, features[:400], labels[:400])
+    held_out = features[400:], labels[400:]
+    results = dict(probe_results(probe, held_out))
+    for layer in (0, 1):
+        oracle = LogisticRegression().fit(features[:400, layer], labels[:400])
+        assert results[f"top-1 layer {layer}"] >= oracle.score(features[400:, layer], labels[400:]) - 0.03
+        assert results[f"learning rate layer {layer}"] in probe.config.learning_rates
+    assert results["top-1 layer 1"] > results["top-1 layer 0"] + 0.2
+
+
+def test_a_head_learns_at_its_rate_times_the_optimizers():
+    features, labels = problem(100)
+    several = Probe(ProbeConfig(width=8, classes=3, layers=2, learning_rates=(0.1, 3.0)))
+    train(several, features, labels, steps=3, lr=1e-2)
+    alone = Probe(ProbeConfig(width=8, classes=3, layers=2, learning_rates=(1.0,)))
+    train(alone, features, labels, steps=3, lr=3e-2)
+    torch.testing.assert_close(
+        several.logits(features)[:, :, 1], alone.logits(features)[:, :, 0], rtol=1e-3, atol=1e-4
+    )
+
+
+def test_the_loss_adds_up_the_heads():
+    features, labels = problem(50)
+    probe = Probe(ProbeConfig(width=8, classes=3, layers=2, learning_rates=(1.0, 2.0)))
+    torch.nn.init.normal_(probe.weight)
+    logits = probe.logits(features)
+    expected = sum(F.cross_entropy(logits[:, layer, head], labels) for layer in (0, 1) for head in (0, 1))
+    torch.testing.assert_close(probe.loss(FeatureBatch(features, labels)), expected)
+
+
+def test_standardised_features_train_alike_whatever_their_scale():
+    features, labels = problem(200)
+    results = []
+    for scale, shift in ((1.0, 0.0), (100.0, 40.0)):
+        probe = Probe(ProbeConfig(width=8, classes=3, layers=2))
+        probe.standardize(features * scale + shift)
+        train(probe, features * scale + shift, labels, steps=20)
+        results.append(probe.logits(features * scale + shift))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-2, atol=1e-2)
+
+
+def test_the_head_is_chosen_on_held_out_pictures_and_scored_on_the_test_set():
+    features, labels = problem(300)
+    probe = Probe(ProbeConfig(width=8, classes=3, layers=2, learning_rates=(1e-6, 1.0)))
+    train(probe, features[:200], labels[:200], steps=40)
+    test = features[250:], labels[250:]
+    results = dict(probe_results(probe, (features[200:250], labels[200:250]), test))
+    assert results["learning rate layer 1"] == 1.0
+    assert results["top-1 layer 1"] == pytest.approx(head_accuracies(probe, *test)[1, 1].item())
+    with pytest.raises(DigitError, match="held-out"):
+        head_accuracies(probe, features[:0], labels[:0])
+
+
+def test_batches_are_a_function_of_seed_and_step():
+    features, labels = problem(30)
+    data, again = (FeatureData(features, labels, batch_size=8, seed=1) for _ in range(2))
+    data(0)
+    assert torch.equal(data(5).features, again(5).features)
+    rows = torch.cat([data(step).features for step in range(15)])  # four epochs
+    assert torch.allclose(rows.sum(0), 4 * features.sum(0), atol=1e-3)

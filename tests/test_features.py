@@ -1,0 +1,161 @@
+"""digit.features: which block is read, what is dropped, how pictures and positions are resized, weights."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from digit.errors import DigitError
+from digit.features import Encoder, EncoderConfig, encoder_config
+from digit.nn.backbone import timm
+
+SMALL = {"patch_size": 4, "embed_dim": 24, "depth": 5, "num_heads": 3}
+TINY = EncoderConfig("vit_tiny_patch16_224", 16, arguments=SMALL)
+# The architecture of DINOv2 with registers, small: positions of 37 x 37 patches of 14 pixels.
+REGISTERS = {"embed_dim": 24, "depth": 4, "num_heads": 3}
+
+
+def vit(name: str = "vit_tiny_patch16_224", **arguments: object) -> torch.nn.Module:
+    torch.manual_seed(0)
+    network = timm.create_model(name, num_classes=0, **arguments).eval()
+    with torch.no_grad():  # every parameter matters: timm starts biases at zero and norms at one
+        for parameter in network.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return network
+
+
+def stored(network: torch.nn.Module, path: Path) -> Path:
+    save_file(network.state_dict(), path)
+    return path
+
+
+@pytest.mark.parametrize("norm", [True, False])
+def test_it_reads_the_third_block_from_the_end(tmp_path, norm):
+    whole = vit(img_size=16, **SMALL)
+    seen = {}
+    whole.blocks[2].register_forward_hook(lambda _module, _inputs, output: seen.update(output=output))
+    pixels = torch.rand(3, 3, 16, 16)
+    config = EncoderConfig("vit_tiny_patch16_224", 16, norm=norm, arguments=SMALL)
+    encoder = Encoder(config, stored(whole, tmp_path / "vit.safetensors"))
+    mean, std = torch.tensor(config.mean)[:, None, None], torch.tensor(config.std)[:, None, None]
+    with torch.no_grad():
+        whole((pixels - mean) / std)
+        expected = whole.norm(seen["output"]) if norm else seen["output"]
+    torch.testing.assert_close(encoder(pixels), expected[:, 1:], rtol=1e-5, atol=1e-5)
+    assert (encoder.grid, encoder.tokens, encoder.width) == (4, 16, 24)
+
+
+def test_later_blocks_neither_run_nor_are_stored():
+    encoder = Encoder(TINY)
+    assert len(encoder.vit.blocks) == 3
+    keys = encoder.state_dict().keys()
+    assert not any(key.startswith(("vit.blocks.3", "vit.blocks.4", "vit.head")) for key in keys)
+    assert "vit.norm.weight" in keys
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+    assert not encoder.train().vit.blocks[0].training
+
+
+def test_other_sizes_are_resized_bicubically_without_antialiasing():
+    encoder = Encoder(TINY)
+    pixels = torch.rand(2, 3, 32, 32)
+    resized = F.interpolate(pixels, size=(16, 16), mode="bicubic", antialias=False, align_corners=False)
+    torch.testing.assert_close(encoder(pixels), encoder(resized), rtol=1e-4, atol=1e-4)
+    with pytest.raises(DigitError, match="32 x 16"):
+        encoder(torch.rand(1, 3, 32, 16))
+
+
+def test_gradients_reach_the_pixels():
+    pixels = torch.rand(1, 3, 16, 16, requires_grad=True)
+    Encoder(TINY)(pixels).sum().backward()
+    assert pixels.grad is not None
+
+
+def test_official_dinov2_names_load(tmp_path):
+    """DINOv2's own files have a mask token and, with registers, positions that count the class token."""
+    small = timm.create_model("vit_base_patch14_reg4_dinov2", num_classes=0, **REGISTERS).state_dict()
+    official = {key: torch.randn_like(value) * 0.1 for key, value in small.items()}
+    official["register_tokens"] = official.pop("reg_token")
+    official["pos_embed"] = torch.randn(1, 1370, 24)
+    official["mask_token"] = torch.zeros(1, 24)
+    path = tmp_path / "official.safetensors"
+    save_file({key: value.half() for key, value in official.items()}, path)
+    config = encoder_config("dinov2-b-reg", 28, arguments=REGISTERS)
+    encoder = Encoder(config, path)
+    assert encoder.tokens == 4
+    torch.testing.assert_close(encoder.vit.reg_token, official["register_tokens"], atol=1e-3, rtol=1e-3)
+    expected = (official["cls_token"] + official["pos_embed"][:, :1]).half().float()
+    torch.testing.assert_close(encoder.vit.cls_token, expected, atol=1e-2, rtol=1e-2)
+    assert encoder(torch.rand(1, 3, 32, 32)).shape == (1, 4, 24)
+
+
+@pytest.mark.parametrize("name", ["vit_base_patch14_reg4_dinov2", "vit_base_patch14_dinov2"])
+def test_reference_rule_steps_by_37_over_16_1(tmp_path, name):
+    whole = vit(name, img_size=518, **REGISTERS)
+    path = stored(whole, tmp_path / "vit.safetensors")
+    config = EncoderConfig(name, 224, arguments=REGISTERS, position_rule="reference")
+    prefix = 0 if whole.no_embed_class else 1
+    table = whole.pos_embed[0, prefix:].unflatten(0, (37, 37)).permute(2, 0, 1).double()
+    got = Encoder(config, path).vit.pos_embed[0]
+    assert torch.equal(got[:prefix], whole.pos_embed[0, :prefix])
+    # The rule by hand, in float64: cubic convolution (A = -0.75) at (i + 1/2) 37 / 16.1 - 1/2, clamped.
+    source = (torch.arange(16).double() + 0.5) * 37 / 16.1 - 0.5
+    floor = source.floor()
+    offsets = torch.arange(-1, 3)
+    distance = (source[:, None] - floor[:, None] - offsets).abs()
+    near = (1.25 * distance - 2.25) * distance**2 + 1
+    far = -0.75 * (((distance - 5) * distance + 8) * distance - 4)
+    weights = torch.where(distance <= 1, near, far)
+    matrix = torch.zeros(16, 37, dtype=torch.float64)
+    matrix.scatter_add_(1, (floor[:, None] + offsets).long().clamp(0, 36), weights)
+    expected = torch.einsum("iy,jx,dyx->ijd", matrix, matrix, table).flatten(0, 1).float()
+    torch.testing.assert_close(got[prefix:], expected, rtol=1e-4, atol=1e-5)
+    other = Encoder(EncoderConfig(name, 224, arguments=REGISTERS), path).vit.pos_embed[0]
+    assert (other - got).abs().max() > 1e-3
+
+
+def test_the_state_dict_refills_an_encoder_without_the_file(tmp_path):
+    config = EncoderConfig("vit_base_patch14_dinov2", 56, arguments=REGISTERS, position_rule="reference")
+    whole = vit("vit_base_patch14_dinov2", img_size=518, **REGISTERS)
+    one = Encoder(config, stored(whole, tmp_path / "vit.safetensors"))
+    other = Encoder(config)
+    other.load_state_dict(one.state_dict())
+    pixels = torch.rand(1, 3, 56, 56)
+    assert torch.equal(one(pixels), other(pixels))
+
+
+def test_short_names_and_timm_names():
+    base = encoder_config("dinov2-b-reg")
+    assert (base.name, base.image_size, base.block, base.norm) == (
+        "vit_base_patch14_reg4_dinov2",
+        224,
+        -3,
+        True,
+    )
+    assert encoder_config("mae-b").name == "vit_base_patch16_224.mae"
+    assert not encoder_config("ibot-b").hosted
+    other = encoder_config("vit_tiny_patch16_224", block=-1, arguments=SMALL)
+    assert (other.image_size, other.mean, other.block) == (224, (0.5, 0.5, 0.5), -1)
+    for name in ("dinov2-s", "dinov2-b", "dinov2-l", "dinov2-s-reg", "dinov2-l-reg", "mocov3-b"):
+        assert timm.is_model(encoder_config(name, 112).name.split(".")[0])
+
+
+def test_bad_choices_are_one_sentence(tmp_path):
+    cases = {
+        "has 5 blocks, none numbered -6": lambda: Encoder(
+            encoder_config(TINY.name, 16, block=-6, arguments=SMALL)
+        ),
+        "is not a plain ViT": lambda: Encoder(EncoderConfig("resnet18", 32)),
+        "no network named": lambda: Encoder(EncoderConfig("vit_tiny_patch16_223", 32)),
+        "patches of 4 pixels, which 18": lambda: Encoder(encoder_config(TINY.name, 18, arguments=SMALL)),
+        "not hosted by timm: pass --encoder-weights": lambda: Encoder(
+            encoder_config("ibot-b"), pretrained=True
+        ),
+        "knows no size": lambda: encoder_config("no-such-encoder"),
+        "no setting 'depth'": lambda: encoder_config("dinov2-b", depth=3),
+        "no file": lambda: Encoder(TINY, tmp_path / "absent.safetensors"),
+    }
+    for words, call in cases.items():
+        with pytest.raises(DigitError, match=words):
+            call()

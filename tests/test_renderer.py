@@ -1,0 +1,111 @@
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from digit.errors import DigitError
+from digit.nn.batch import CodeBatch
+from digit.nn.sampling import SamplerConfig
+from digit.renderer import Renderer, RendererConfig
+
+TINY = RendererConfig(codes=11, length=4, vq_codes=13, vq_length=6, width=16, layers=2, heads=2)
+
+
+def make(config=TINY):
+    torch.manual_seed(0)
+    return Renderer(config).double().eval()
+
+
+def codes_of(rows=3):
+    return torch.randint(11, (rows, 4)), torch.randint(13, (rows, 6))
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_logits_read_all_codes_and_the_vq_codes_before_them(norm):
+    renderer = make(replace(TINY, norm=norm))
+    codes, vq_codes = codes_of()
+    logits = renderer.logits(codes, vq_codes)
+    assert logits.shape == (3, 6, 13) and torch.equal(renderer(codes, vq_codes), logits)
+    for position in range(6):
+        changed = vq_codes.clone()
+        changed[:, position] = (changed[:, position] + 1) % 13
+        same = (renderer.logits(codes, changed) == logits).all(-1)
+        assert same[:, : position + 1].all() and not same[:, position + 1 :].any()
+    for position in range(4):
+        changed = codes.clone()
+        changed[:, position] = (changed[:, position] + 1) % 11
+        assert not (renderer.logits(changed, vq_codes) == logits).all(-1).any()
+
+
+def test_the_codes_too_are_read_causally():
+    renderer = make()
+    x = renderer.embed(codes_of()[0]).detach().requires_grad_()
+    renderer.transformer(x)[:, 1].square().sum().backward()
+    assert torch.equal(x.grad[:, 2:], torch.zeros_like(x.grad[:, 2:])) and (x.grad[:, :2] != 0).any(-1).all()
+
+
+def test_loss_is_smoothed_cross_entropy():
+    renderer = make()
+    codes, vq_codes = codes_of()
+    expected = F.cross_entropy(
+        renderer.logits(codes, vq_codes).transpose(1, 2), vq_codes, label_smoothing=0.1
+    )
+    assert torch.allclose(renderer.loss(CodeBatch(codes, vq_codes=vq_codes)), expected, atol=1e-12)
+
+
+def test_parameters_of_the_published_size():
+    with torch.device("meta"):
+        renderer = Renderer(RendererConfig(codes=8192, length=256, vq_codes=1024, vq_length=256))
+    count = sum(weight.numel() for weight in renderer.parameters())
+    # The reference's, without rows for special symbols (the start stays one) and for unused positions.
+    assert count == 214_144_000 - (4 + 5 + 5 + 770 + 770) * 1024
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_cached_and_uncached_sampling_agree(norm):
+    renderer = make(replace(TINY, norm=norm))
+    codes, _ = codes_of(20)
+    for sampler in (None, SamplerConfig(top_p=0.8)):
+        cached = renderer.sample(codes, range(20), sampler)
+        assert torch.equal(cached, renderer.sample(codes, range(20), sampler, use_cache=False))
+        assert cached.shape == (20, 6) and cached.min() >= 0 and cached.max() < 13
+
+
+def test_a_seed_fixes_its_image_whatever_the_batch():
+    renderer, (codes, _) = make(), codes_of(20)
+    together = renderer.sample(codes, range(20))
+    assert torch.equal(renderer.sample(codes, range(20), batch_size=3), together)
+    assert torch.equal(renderer.sample(codes[[7, 3]], [7, 3]), together[[7, 3]])
+    assert len(renderer.sample(codes[:1].expand(20, -1), range(20)).unique(dim=0)) > 15
+
+
+def test_temperature_0_is_the_likeliest_continuation():
+    renderer, (codes, _) = make(), codes_of()
+    vq_codes = renderer.sample(codes, range(3), SamplerConfig(temperature=0.0))
+    assert torch.equal(renderer.logits(codes, vq_codes).argmax(-1), vq_codes)
+
+
+def test_progress_hears_every_code():
+    heard = []
+    make().sample(codes_of(5)[0], range(5), batch_size=2, progress=heard.append)
+    assert sum(heard) == 30
+
+
+def test_what_sampling_refuses():
+    renderer, (codes, _) = make(), codes_of(2)
+    for given, seeds, message in (
+        (codes, [1], "2 rows of codes came with 1 seeds"),
+        (codes[:, :3], [1, 2], "reads 4 codes an image, these have 3"),
+        (codes + 11, [1, 2], "the renderer knows 11"),
+    ):
+        with pytest.raises(DigitError, match=message):
+            renderer.sample(given, seeds)
+    with pytest.raises(DigitError, match="guidance"):
+        renderer.sample(codes, [1, 2], SamplerConfig(guidance=2.0))
+
+
+def test_wrong_settings_are_refused():
+    for wrong in ({"codes": 0}, {"vq_length": 0}, {"label_smoothing": 1.0}):
+        with pytest.raises(DigitError):
+            replace(TINY, **wrong)

@@ -1,0 +1,56 @@
+import pytest
+
+from digit.training.log import Log, read
+from digit.training.plot import draw
+
+LINE = {"loss": 1.5, "lr": 1e-3, "samples_per_second": 1234.0, "eta_seconds": 61.0}
+
+
+def write(out, steps, **options):
+    with Log(out, step=options.pop("step", 0), steps=10, progress=False, **options) as log:
+        for step in steps:
+            log.record(step, LINE)
+
+
+def test_going_on_from_a_step_cuts_what_came_after(tmp_path):
+    write(tmp_path, [2, 4, 6])
+    with (tmp_path / "log.jsonl").open("a") as file:
+        file.write('{"step": 7, "lo')  # killed in the middle of a line
+    write(tmp_path, [5, 6], step=4)
+    assert [record["step"] for record in read(tmp_path / "log.jsonl")] == [2, 4, 5, 6]
+
+
+def test_numbers_that_are_not_finite_are_null(tmp_path):
+    with Log(tmp_path, step=0, steps=10, progress=False) as log:
+        log.record(1, {"score": float("nan"), "other": 2.0})
+        log.event(1, "a sentence")
+    assert read(tmp_path / "log.jsonl") == [
+        {"step": 1, "score": None, "other": 2.0},
+        {"step": 1, "event": "a sentence"},
+    ]
+
+
+def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
+    with Log(tmp_path, step=0, steps=10, title="prior") as log:
+        log.record(5, {**LINE, "usage": 0.75})
+        log.record(6, LINE)  # too soon after the last
+        log.record(6, {"accuracy": 0.5})
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "prior 5/10  loss 1.5000  usage 0.75  lr 1.00e-03  1,234/s  0:01:01 left",
+        "prior 6/10  accuracy 0.5",
+    ]
+
+
+def test_tensorboard_files(tmp_path):
+    pytest.importorskip("tensorboard")
+    write(tmp_path, [1], tensorboard=True)
+    assert list((tmp_path / "tensorboard").glob("events*"))
+
+
+def test_the_plot_has_a_panel_for_each_measurement(tmp_path):
+    records = [{"step": step, "loss": 1 / step} for step in range(1, 30)] + [{"step": 10, "score": 0.5}]
+    draw([{"step": 1, "loss": 1.0}], tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+    draw(records, tmp_path / "loss.png")
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")

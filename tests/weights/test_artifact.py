@@ -1,0 +1,188 @@
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from digit.errors import DigitError
+from digit.weights import artifact, kinds
+from digit.weights.files import sha256_file
+
+
+@dataclass(frozen=True)
+class InnerConfig:
+    size: int = 3
+    scale: float = 1.0
+
+
+@dataclass(frozen=True)
+class PriorConfig:
+    width: int = 8
+    betas: tuple[float, float] = (0.9, 0.99)
+    inner: InnerConfig = field(default_factory=InnerConfig)
+    names: dict[str, int] = field(default_factory=dict)
+    weights: str | None = None
+
+
+class Prior(nn.Module):
+    """Takes the place of the real one, so that these tests need no stage."""
+
+    def __init__(self, config: PriorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.layer, self.norm = nn.Linear(config.width, 4), nn.LayerNorm(4)
+        self.register_buffer("centroids", torch.randn(5, config.width))
+        self.register_buffer("count", torch.tensor(3))
+        self.register_buffer("cache", torch.ones(2), persistent=False)
+
+
+@pytest.fixture(autouse=True)
+def prior_is_ours(monkeypatch):
+    known = kinds.classes_of
+    ours = lambda kind: (Prior, PriorConfig) if kind == "prior" else known(kind)  # noqa: E731
+    monkeypatch.setattr(artifact, "classes_of", ours)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    torch.manual_seed(0)
+    prior = Prior(PriorConfig(names={"a": 1}))
+    id = artifact.save(prior, tmp_path / "prior", lineage={"tokenizer": "f00"}, classes=["cat", "dog"])
+    return prior, tmp_path / "prior", id
+
+
+def edit(path, **changes):
+    value = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps({**value, **changes}))
+
+
+def replace_tensors(path, tensors):
+    save_file(tensors, path / "model.safetensors")
+    edit(path, files={"model.safetensors": sha256_file(path / "model.safetensors")})
+
+
+def test_round_trip(saved):
+    prior, path, id = saved
+    state = torch.get_rng_state()
+    loaded = artifact.load(path, kind="prior")
+    assert torch.equal(state, torch.get_rng_state())
+    assert loaded.config == prior.config and not loaded.training
+    for name, tensor in prior.state_dict().items():
+        assert (
+            torch.equal(tensor, loaded.state_dict()[name]) and tensor.dtype == loaded.state_dict()[name].dtype
+        )
+    known = artifact.artifact_of(loaded)
+    assert (known["id"], known["lineage"], known["classes"]) == (id, {"tokenizer": "f00"}, ["cat", "dog"])
+    assert artifact.describe(path) == known
+    with pytest.raises(DigitError, match="not loaded from an artifact"):
+        artifact.artifact_of(prior)
+
+
+def test_the_id_is_of_settings_and_weights(saved, tmp_path):
+    prior, path, id = saved
+    assert artifact.save(prior, tmp_path / "again", extra={"note": 1}) == id
+    assert artifact.save(artifact.load(path), tmp_path / "reloaded") == id
+    with torch.no_grad():
+        prior.layer.bias[0] += 1e-6
+    assert artifact.save(prior, tmp_path / "changed") != id
+    assert artifact.save(prior, tmp_path / "packed", stored_as="int8", id=id) == id
+    assert artifact.describe(tmp_path / "packed")["id"] == id
+
+
+def test_int8_error_is_bounded_by_each_row(saved, tmp_path):
+    prior, _, _ = saved
+    with torch.no_grad():
+        prior.layer.weight[1] *= 1000
+        prior.layer.weight[2] = 0
+    artifact.save(prior, tmp_path / "int8", stored_as="int8")
+    stored = load_file(tmp_path / "int8/model.safetensors")
+    assert stored["layer.weight"].dtype == torch.int8 and stored["layer.weight.scale"].shape == (4,)
+    loaded = artifact.load(tmp_path / "int8").state_dict()
+    error = (loaded["layer.weight"] - prior.layer.weight).abs().amax(1)
+    assert (error <= prior.layer.weight.abs().amax(1) / 254 * 1.0001).all() and error[2] == 0
+    for exact in ("layer.bias", "centroids", "count", "norm.weight"):
+        assert torch.equal(loaded[exact], prior.state_dict()[exact])
+
+
+def test_float16(saved, tmp_path):
+    prior, _, _ = saved
+    artifact.save(prior, tmp_path / "half", stored_as="float16")
+    loaded = artifact.load(tmp_path / "half")
+    assert torch.equal(loaded.layer.weight, prior.layer.weight.half().float())
+    with torch.no_grad():
+        prior.layer.weight[0, 0] = 1e6
+    with pytest.raises(DigitError, match="float16 cannot"):
+        artifact.save(prior, tmp_path / "large", stored_as="float16")
+
+
+def test_wrong_paths_and_kinds(saved, tmp_path):
+    _, path, _ = saved
+    with pytest.raises(DigitError, match="is not a folder"):
+        artifact.load(tmp_path / "none")
+    with pytest.raises(DigitError, match=r"holds no config\.json"):
+        artifact.load(tmp_path)
+    with pytest.raises(DigitError, match="is a prior, where a vqgan is needed"):
+        artifact.load(path, kind="vqgan")
+    with pytest.raises(DigitError, match="cannot be an artifact"):
+        artifact.save(nn.Linear(1, 1), tmp_path / "linear")
+    (path / "model.safetensors").unlink()
+    with pytest.raises(DigitError, match="copy the whole folder"):
+        artifact.load(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format": 2}, "newer digit"),
+        ({"format": "1"}, "does not describe"),
+        ({"kind": "poem"}, "no artifact kind 'poem'"),
+        ({"id": 7}, "lacks id"),
+        ({"files": {"model.safetensors": "00"}}, "sha256 differs"),
+        ({"config": {"widht": 8}}, "did you mean width"),
+        ({"config": {"inner": {"sise": 3}}}, "did you mean size"),
+        ({"config": {"width": "8"}}, "width does not fit"),
+        ({"config": {"betas": [0.1]}}, "betas"),
+        ({"config": {"width": 9}}, r"another shape: layer.weight \[4, 8\] for \[4, 9\], centroids"),
+    ],
+)
+def test_settings_that_do_not_fit(saved, changes, message):
+    _, path, _ = saved
+    edit(path, **changes)
+    with pytest.raises(DigitError, match=message):
+        artifact.load(path)
+
+
+def test_tensors_that_do_not_fit(saved):
+    prior, path, _ = saved
+    tensors = {name: tensor.clone() for name, tensor in prior.state_dict().items()}
+    tensors["extra"] = tensors.pop("layer.bias")
+    replace_tensors(path, tensors)
+    with pytest.raises(DigitError, match=r"missing: layer\.bias; unknown: extra"):
+        artifact.load(path)
+
+
+def test_damaged_files(saved):
+    _, path, _ = saved
+    (path / "config.json").write_text("{")
+    with pytest.raises(DigitError, match="cannot be read as JSON"):
+        artifact.load(path)
+    (path / "config.json").write_text("[]")
+    with pytest.raises(DigitError, match="does not describe"):
+        artifact.load(path)
+
+
+def test_a_header_that_lies_is_refused(saved):
+    _, path, _ = saved
+    (path / "model.safetensors").write_bytes(b"\xff" * 64)
+    edit(path, files={"model.safetensors": sha256_file(path / "model.safetensors")})
+    with pytest.raises(DigitError, match="not a whole safetensors file"):
+        artifact.load(path)
+
+
+def test_every_kind_has_its_classes():
+    for kind, name in kinds.KINDS.items():
+        module, config = kinds.classes_of(kind)
+        assert module.__name__ == name and Path(kind) and config.__name__.endswith("Config")
