@@ -51,8 +51,9 @@ _PRESETS: dict[str, tuple[str, bool]] = {
 def encoder_config(name: str, image_size: int | None = None, **settings: Any) -> EncoderConfig:
     """The settings of an encoder by its short name, or of any ViT by timm's name.
 
-    Short names are dinov2-s, -b, -l and each with -reg, ibot-b, mocov3-b, mae-b: 224 pixels unless `image_size`
-    says otherwise. Other names take size, mean and std from timm. `settings` are further fields of EncoderConfig.
+    Short names are dinov2-s, -b, -l and each with -reg, ibot-b, mocov3-b, mae-b: 224 pixels unless
+    `image_size` says otherwise. Other names take size, mean and std from timm. `settings` are further fields of
+    EncoderConfig.
 
     Raises:
         DigitError: a field that EncoderConfig does not have, or a name without a known size and none given.
@@ -96,7 +97,7 @@ class Encoder(nn.Module):
         depth = len(self.vit.blocks)
         if not -depth <= config.block < depth:
             raise DigitError(
-                f"{config.name} has {depth} blocks, none numbered {config.block}: choose -{depth} .. {depth - 1}"
+                f"{config.name} has {depth} blocks, none numbered {config.block}: choose one from -{depth}"
             )
         if config.norm and isinstance(self.vit.norm, nn.Identity):
             raise DigitError(f"{config.name} has no final norm: set norm to false, or choose another encoder")
@@ -128,8 +129,8 @@ class Encoder(nn.Module):
     def forward(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         """The features of square pictures of any size, without the ViT's class and register tokens.
 
-        Pictures of another size are resized after standardising by torch's bicubic rule without antialiasing, as
-        the published code does from 256 to 224; make much larger ones smaller beforehand.
+        Pictures of another size are resized after standardising by torch's bicubic rule without antialiasing,
+        as the published code does from 256 to 224; make much larger ones smaller beforehand.
 
         Raises:
             DigitError: pictures that are not square.
@@ -179,8 +180,8 @@ def _build(config: EncoderConfig, weights: Path | None, *, pretrained: bool) -> 
 def _resize_positions(vit: Any, image_size: int) -> None:
     """Resize a ViT's learned positions in place as the published code does.
 
-    Bicubic without antialiasing, at source steps of G / (g + 0.1) for a table of G x G and a grid of g x g. timm
-    (and DINOv2's own code for models with registers) antialiases and steps by G / g: other features.
+    Bicubic without antialiasing, at source steps of G / (g + 0.1) for a table of G x G and a grid of g x g.
+    timm (and DINOv2's own code for models with registers) antialiases and steps by G / g: other features.
     """
     before, prefix = vit.patch_embed.grid_size, 0 if vit.no_embed_class else vit.num_prefix_tokens
     table = vit.pos_embed[:, prefix:].float().unflatten(1, before).permute(0, 3, 1, 2)
@@ -188,6 +189,6 @@ def _resize_positions(vit: Any, image_size: int) -> None:
     after = vit.patch_embed.grid_size
     if after == before:
         return
-    factor = tuple((new + 0.1) / old for new, old in zip(after, before, strict=True))
-    resized = F.interpolate(table, scale_factor=factor, mode="bicubic", align_corners=False)  # type: ignore[arg-type]
+    factor = [(new + 0.1) / old for new, old in zip(after, before, strict=True)]
+    resized = F.interpolate(table, scale_factor=factor, mode="bicubic", align_corners=False)
     vit.pos_embed[:, prefix:] = resized.permute(0, 2, 3, 1).flatten(1, 2)

@@ -50,7 +50,7 @@ class Reservoir:
         free = min(self.capacity - held, len(features))
         self.seen += len(features)
         self._put(torch.arange(held, held + free), features[:free], draws[:free], places[:free])
-        # Once full, only draws below the largest kept one can enter: a share that falls as the stream goes on.
+        # Once full, only draws below the largest kept one can enter: a share that falls along the stream.
         rivals = free + torch.nonzero(draws[free:] < self._draws.max()).flatten()
         if len(rivals) == 0:
             return
@@ -137,16 +137,17 @@ def fit(
         chosen = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))[:k]
         start = vectors[chosen.to(vectors.device)]
     centroids = start.to(place, torch.float32, copy=True)
+    lengths = sum(part.double().square().sum().item() for part in _chunks(vectors, centroids, chunk))
     inertia: list[float] = []
     codes: Tensor | None = None
     for done in range(iterations + 1):
         before = codes
         codes, sums, counts, total = _pass(vectors, centroids, chunk)
-        if not math.isfinite(total):
+        if not math.isfinite(lengths + total):
             raise DigitError(
                 "a feature is not finite, so K-means has no answer: check the encoder's weights and precision"
             )
-        inertia.append(total)
+        inertia.append(max(lengths + total, 0.0))
         if done == iterations or (before is not None and torch.equal(codes, before)):
             return KMeansResult(centroids, inertia, counts, done)
         centroids = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centroids).float()
@@ -175,7 +176,7 @@ def assign(
 
 
 def _pass(vectors: Tensor, centroids: Tensor, chunk: int | None) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Codes of all vectors, and per centroid the sum and number of its vectors, and the inertia."""
+    """Codes of all vectors, per centroid the sum and number of its vectors, and the inertia less all |x|^2."""
     k, width = centroids.shape
     squares = centroids.square().sum(1)
     sums = torch.zeros(k, width, dtype=torch.float64, device=centroids.device)
@@ -189,9 +190,9 @@ def _pass(vectors: Tensor, centroids: Tensor, chunk: int | None) -> tuple[Tensor
             # A GPU adds in no fixed order; in float64 that order does not reach the rounded centroids.
             sums.index_add_(0, nearest, part.double())
             counts += torch.bincount(nearest, minlength=k)
-            total += (distances.double() + part.square().sum(1)).sum()
+            total += distances.double().sum()
             codes.append(nearest)
-    return torch.cat(codes), sums, counts, max(total.item(), 0.0) if math.isfinite(total.item()) else math.nan
+    return torch.cat(codes), sums, counts, total.item()
 
 
 def _nearest(vectors: Tensor, centroids: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
@@ -201,10 +202,10 @@ def _nearest(vectors: Tensor, centroids: Tensor, squares: Tensor) -> tuple[Tenso
 
 
 def _chunks(vectors: Tensor, centroids: Tensor, chunk: int | None) -> Iterator[Tensor]:
-    """Rows in pieces whose distances to all centroids stay within a cache (CPU) or 1 GiB (GPU)."""
+    """Rows in pieces whose distances to all centroids stay within 16 MiB (CPU) or 1 GiB (GPU)."""
     if len(vectors) == 0:
         return iter(())
-    room = 1 << 20 if centroids.device.type == "cpu" else 1 << 28
+    room = 1 << 22 if centroids.device.type == "cpu" else 1 << 28
     return iter(vectors.split(chunk or max(256, room // len(centroids))))
 
 

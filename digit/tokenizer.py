@@ -25,8 +25,8 @@ class Tokenizer(nn.Module):
 
     Args:
         config: its settings.
-        encoder: one that is built already, such as the one the centroids were fitted on; without one it is built
-            with random weights, to be filled by a state dict.
+        encoder: one that is built already, such as the one the centroids were fitted on; without one it is
+            built with random weights, to be filled by a state dict.
         centroids: float32, zeros without them.
 
     Raises:

@@ -169,6 +169,7 @@ class _Decoder(nn.Module):
         self.up = nn.ModuleList(reversed(levels))  # the file counts from full resolution
         self.norm_out = _norm(channels)
         self.conv_out = nn.Conv2d(channels, 3, 3, padding=1)
+        nn.init.constant_(self.conv_out.bias, 0.5)  # training starts at grey
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.mid(self.conv_in(x))

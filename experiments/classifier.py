@@ -21,7 +21,8 @@ from digit.data.loader import load_pixels
 from digit.data.pixels import PixelData
 from digit.errors import DigitError
 from digit.evaluation.classifier import Classifier, ClassifierConfig
-from digit.training.loop import TrainConfig, train
+from digit.training.config import TrainConfig
+from digit.training.loop import train
 from digit.training.optimizer import OptimizerConfig
 from digit.weights import artifact
 from digit.weights.files import write_json_atomic
@@ -29,7 +30,9 @@ from digit.weights.files import write_json_atomic
 
 def main() -> None:
     """Train, measure on pictures never trained on, save."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--images", type=Path, required=True, help="training pictures in one folder per class")
     add("--test", type=Path, required=True, help="pictures to measure on, in the same folders")
@@ -48,7 +51,12 @@ def main() -> None:
     settings = ClassifierConfig(classes=len(images.classes), width=options.width)
     # The network flips by itself, and its accuracy is measured on whole pictures.
     data = PixelData(
-        images, size=settings.image_size, batch_size=options.batch, seed=options.seed, device=device, flip=False
+        images,
+        size=settings.image_size,
+        batch_size=options.batch,
+        seed=options.seed,
+        device=device,
+        flip=False,
     )
     index, pixels = load_pixels(test, np.arange(len(test)), settings.image_size)
     labels = torch.from_numpy(test.labels[index]).to(device)
@@ -75,6 +83,7 @@ def main() -> None:
         evaluate_every=max(1, options.steps // 4),
         save_every=options.steps,
     )
+    torch.manual_seed(options.seed)  # the initial weights
     stage = train(Classifier(settings), data, config, options.out, evaluate=evaluate, device=device)
     artifact.save(
         stage,

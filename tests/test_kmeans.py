@@ -176,5 +176,5 @@ def test_reservoir_is_uniform():
     for seed in range(600):
         hits[filled([25, 35], 20, seed)[:, 0].long().numpy()] += 1
     expected = 600 * 20 / 60
-    # Chi-square of 59 degrees of freedom (scaled by 1 - 20/60 without replacement): its mean plus 3.5 sigma is 97.
+    # Chi-square of 59 degrees of freedom (scaled by 1 - 20/60, no replacement): mean plus 3.5 sigma is 97.
     assert ((hits - expected) ** 2 / (expected * (1 - 20 / 60))).sum() < 97

@@ -110,12 +110,12 @@ def test_cached_and_uncached_sampling_agree(config):
 
 def test_a_seed_fixes_its_image_whatever_the_batch():
     prior = make()
-    labels = torch.arange(20) % 3
+    labels = torch.arange(9) % 3
     sampler = SamplerConfig(guidance=2.0, top_p=0.95)
-    together = prior.sample(range(20), labels, sampler)
-    assert torch.equal(prior.sample(range(20), labels, sampler, batch_size=3), together)
+    together = prior.sample(range(9), labels, sampler)
+    assert torch.equal(prior.sample(range(9), labels, sampler, batch_size=4), together)
     assert torch.equal(prior.sample([7, 3], labels[[7, 3]], sampler), together[[7, 3]])
-    assert len(together.unique(dim=0)) > 15
+    assert len(together.unique(dim=0)) > 6
 
 
 def test_sampling_follows_the_logits():

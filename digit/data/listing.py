@@ -4,25 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-SUFFIXES = frozenset(
-    (
-        ".bmp",
-        ".gif",
-        ".j2k",
-        ".jp2",
-        ".jpe",
-        ".jpeg",
-        ".jpg",
-        ".pbm",
-        ".pgm",
-        ".png",
-        ".pnm",
-        ".ppm",
-        ".tif",
-        ".tiff",
-        ".webp",
-    )  # fmt: skip
-)  # of the formats that `decode` reads
+_JPEG = (".jpe", ".jpeg", ".jpg")
+_OTHERS = (".bmp", ".gif", ".j2k", ".jp2", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
+SUFFIXES = frozenset(_JPEG + _OTHERS)  # of the formats that `decode` reads
 
 
 @dataclass(frozen=True)

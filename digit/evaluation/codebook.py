@@ -17,8 +17,8 @@ from digit.tokenizer import Tokenizer
 def codebook_report(codes: np.ndarray, k: int) -> dict[str, int | float]:
     """How evenly a codebook of k codes is used.
 
-    Returns used and dead codes, usage (share of the k codes used, in [0, 1]), entropy in bits (at most log2 k)
-    and perplexity (two to the entropy: the size of an evenly used codebook with the same entropy).
+    Returns used and dead codes, usage (share of the k codes used, in [0, 1]), entropy in bits (at most log2 k),
+    perplexity (two to the entropy: the size of an evenly used codebook with the same entropy).
 
     Raises:
         DigitError: no codes, or a code outside 0 .. k - 1.

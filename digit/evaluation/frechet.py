@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from digit.errors import DigitError
-from digit.weights.files import read_safetensors, write_safetensors_atomic
+from digit.files import read_safetensors, write_safetensors_atomic
 
 
 class Moments:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -22,8 +22,8 @@ ALL: tuple[Metric, ...] = ("fd", "is", "precision_recall", "class_accuracy")
 FEWEST = 2048  # pictures; fewer than Inception has features give a singular covariance
 PROTOCOL = (
     "all pictures of both sets; files are resized to the samples' size by their short side (bicubic,"
-    " antialiased) and centre-cropped; precision and recall with k = 3 on equal numbers of evenly spaced pictures;"
-    " inception score in 10 splits, shuffled by numpy's seed 2020"
+    " antialiased) and centre-cropped; precision and recall with k = 3 on equal numbers of evenly spaced"
+    " pictures; inception score in 10 splits, shuffled by numpy's seed 2020"
 )
 
 
@@ -70,10 +70,10 @@ def evaluate_images(
         precision=precision,
         progress=progress,
     )
-    if _is_measured(reference):
-        of_reference = list(reference)
+    if isinstance(reference, list | tuple) and reference and isinstance(reference[0], Measured):
+        of_reference = [part for part in reference if isinstance(part, Measured)]
     else:
-        given = open_pictures(reference, size=size or drawn.size, batch_size=batch_size)
+        given = open_pictures(cast(Source, reference), size=size or drawn.size, batch_size=batch_size)
         if given.n is not None:
             _check_number(given.name, given.n, few)
         if given.size is not None and drawn.size not in (None, given.size):
@@ -127,13 +127,13 @@ def report(
     values: Iterable[tuple[str, float]], networks: Sequence[Network], *, protocol: str = PROTOCOL
 ) -> dict[str, Any]:
     """What `evaluate_images` yields, as the JSON written beside every published number."""
-    values = dict(values)
+    named = dict(values)
     return {
         "protocol": protocol,
-        "n_samples": int(values.pop("n_samples")),
-        "n_reference": int(values.pop("n_reference")),
+        "n_samples": int(named.pop("n_samples")),
+        "n_reference": int(named.pop("n_reference")),
         "features": [{"name": network.name, "sha256": network.sha256} for network in networks],
-        "values": values,
+        "values": named,
     }
 
 
@@ -176,10 +176,6 @@ def measure(
         Measured(running, torch.cat(features) if features else None, torch.cat(guesses) if guesses else None)
         for running, (features, guesses) in zip(found, parts, strict=True)
     ]
-
-
-def _is_measured(reference: Any) -> bool:
-    return isinstance(reference, list | tuple) and bool(reference) and isinstance(reference[0], Measured)
 
 
 def _check_number(name: str, n: int, few: bool) -> None:

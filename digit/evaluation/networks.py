@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -17,14 +17,13 @@ from torch import Tensor, nn
 from digit.errors import DigitError
 from digit.evaluation.classifier import Classifier
 from digit.evaluation.squeezenet import SqueezeNet
-from digit.nn.backbone import timm
+from digit.nn.backbone import create, timm
 from digit.weights.artifact import describe, load
-from digit.weights.files import read_safetensors, sha256_file
+from digit.files import read_safetensors, sha256_file
 
 INCEPTION = "inceptionv3"  # the name of FID's network; with any other weights the name carries their hash
-_INCEPTION_FILE = (
-    "weights-inception-2015-12-05-6726825d.pth"  # torch-fidelity's release; ends in its sha256's start
-)
+_INCEPTION_SHA256 = "6726825d"  # how the sha256 of torch-fidelity's file begins
+_INCEPTION_FILE = f"weights-inception-2015-12-05-{_INCEPTION_SHA256}.pth"
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 
 
@@ -146,9 +145,7 @@ def _open_squeezenet(path: Path) -> Network:
 
 
 def _open_timm(name: str, weights: Path | None) -> Network:
-    from digit.nn.backbone import create
-
-    module = create(name, weights=weights, pretrained=weights is None)
+    module: Any = create(name, weights=weights, pretrained=weights is None)
     inputs = timm.data.resolve_model_data_config(module)
     _, height, width = inputs["input_size"]
 
@@ -167,7 +164,7 @@ def _open_inception(weights: str | Path) -> Network:
             " torch-fidelity's releases (v0.2.0) and name it by --weights"
         )
     path = Path(weights)
-    official = path.suffix == ".pth" and sha256_file(path).startswith("6726825d")
+    official = path.suffix == ".pth" and sha256_file(path).startswith(_INCEPTION_SHA256)
     if path.suffix != ".safetensors" and not official:
         raise DigitError(
             f"{path} is not {_INCEPTION_FILE} (its sha256 differs): download it again, or give safetensors"

@@ -3,6 +3,7 @@
 import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,12 @@ def open_pictures(source: Source, *, size: int | None = None, batch_size: int = 
         side = source.shape[-1] if source.ndim == 4 else None
         return Pictures("the tensor of pictures", source.split(batch_size), len(source), size=side)
     if not isinstance(source, str | Path):
-        return Pictures("the stream of pictures", source)
+        batches = iter(source)
+        first = next(batches, None)  # read ahead: its size decides at which the reference is rendered
+        if first is None:
+            raise DigitError("the stream of pictures holds no pictures: give some")
+        side = first.shape[-1] if first.ndim == 4 else None
+        return Pictures("the stream of pictures", chain([first], batches), size=side)
     if Path(source).suffix == ".npz":
         return _open_npz(Path(source), batch_size)
     images = open_images(source)

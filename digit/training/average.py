@@ -1,4 +1,4 @@
-"""An exponential moving average of a module's weights, kept in float32 beside it and put in its place for a while."""
+"""An exponential moving average of a module's weights, in float32, put in their place for a while."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -10,8 +10,8 @@ from torch import Tensor, nn
 class WeightAverage:
     """The average of every floating-point parameter and persistent buffer of `module`.
 
-    Buffers are averaged too, so that batch statistics and codebooks belong to the weights they are used with. Early on
-    the decay is (1 + n) / (10 + n), so that the start is forgotten.
+    Buffers are averaged too, so that batch statistics and codebooks belong to the weights they are used with.
+    Early on the decay is (1 + n) / (10 + n), so that the start is forgotten.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:

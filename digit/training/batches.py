@@ -20,8 +20,8 @@ def rows(batch: Any) -> int:
 def split(batch: Any, size: int | None) -> list[tuple[Any, float]]:
     """Micro-batches of at most `size` samples, each with its share of the whole (the shares add up to 1).
 
-    Every tensor with a first dimension is cut along it: in tuples, named tuples, lists and dictionaries. What is not a
-    tensor goes into each part as it is.
+    Every tensor with a first dimension is cut along it: in tuples, named tuples, lists and dictionaries. What
+    is not a tensor goes into each part as it is.
     """
     count = rows(batch)
     if size is None or size >= count:

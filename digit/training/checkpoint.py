@@ -1,7 +1,7 @@
-"""Training state on disk: state/step-0001000/{model.safetensors, optimizer.safetensors, state.json}; no pickle.
+"""Training state: state/step-0001000/{model.safetensors, optimizer.safetensors, state.json}; no pickle.
 
-A state is written under a temporary name, flushed and renamed, and carries the sha256 of its files, so that whatever
-is found under its name is whole, or is known not to be.
+A state is written under a temporary name, flushed and renamed, and carries the sha256 of its files, so that
+whatever is found under its name is whole, or is known not to be.
 """
 
 import contextlib
@@ -43,7 +43,7 @@ class Checkpoint(NamedTuple):
 
 @contextlib.contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Keep `folder` for this process; DigitError when another one trains there. Temporaries left there are removed."""
+    """Keep `folder` for this process and sweep it; DigitError when another one trains there."""
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as lock:
         try:
@@ -65,7 +65,7 @@ def save(
     state: Mapping[str, Any],
     keep: int,
 ) -> Path:
-    """Write the state of `step`, then remove all but the `keep` newest; its path. DigitError when the disk refuses."""
+    """Write the state of `step`, keep the `keep` newest; its path. DigitError when the disk refuses."""
     path = folder / f"step-{step:07d}"
     try:
         with atomic_path(path) as temporary:
@@ -93,7 +93,8 @@ def paths(folder: Path) -> list[Path]:
 def load_newest(folder: Path, *, warn: Callable[[str], None]) -> Checkpoint | None:
     """The newest state whose files are whole, or None where there is no state at all.
 
-    A damaged one is passed over, with a sentence to `warn`. DigitError when there are states and none is whole.
+    A damaged one is passed over, with a sentence to `warn`. DigitError when there are states and none is
+    whole.
     """
     found = paths(folder)
     for path in reversed(found):
@@ -121,7 +122,7 @@ def load(path: Path) -> Checkpoint:
     )
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str]) -> dict[str, Tensor]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Any, str]) -> dict[str, Tensor]:
     """The optimizer's moments and counters as {"adam.<parameter name>.<key>": tensor}."""
     return {
         f"adam.{names[parameter]}.{key}": torch.as_tensor(value)
@@ -131,7 +132,7 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Tensor, s
 
 
 def load_optimizer(
-    optimizer: torch.optim.Optimizer, names: Mapping[Tensor, str], tensors: Mapping[str, Tensor]
+    optimizer: torch.optim.Optimizer, names: Mapping[Any, str], tensors: Mapping[str, Tensor]
 ) -> None:
     """Put moments and counters back; a parameter without any had no gradient so far and stays so."""
     order = [parameter for group in optimizer.param_groups for parameter in group["params"]]

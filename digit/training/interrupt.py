@@ -11,8 +11,8 @@ from typing import Any
 class Interrupts:
     """While entered, the first SIGINT or SIGTERM waits for a safe place; the second raises at once.
 
-    Safe places are `check()` and the blocks under `at_once()`, such as waiting for data or measuring, which can be
-    long. Handlers belong to the main thread: in another one this does nothing.
+    Safe places are `check()` and the blocks under `at_once()`, such as waiting for data or measuring, which
+    can be long. Handlers belong to the main thread: in another one this does nothing.
     """
 
     def __init__(self) -> None:

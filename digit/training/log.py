@@ -1,4 +1,4 @@
-"""What a run says of itself: log.jsonl, a progress bar or plain lines, loss.png, and TensorBoard where asked for."""
+"""What a run says of itself: log.jsonl, a progress bar or plain lines, loss.png, and TensorBoard."""
 
 import datetime
 import json
@@ -27,7 +27,7 @@ PLOT_INTERVAL = 20.0  # seconds between two drawings of loss.png, each of which 
 
 
 class Log:
-    """The log of the run in `out`, going on from `step`: later records, of work that is done again, are cut off."""
+    """The log of the run in `out` from `step` on; later records, of work done again, are cut off."""
 
     def __init__(
         self,
@@ -125,7 +125,7 @@ class Log:
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
-    """The records of a log.jsonl, without a last line that a killed process left unfinished; [] if there is no file."""
+    """The records of a log.jsonl, without lines that a killed process left unfinished; [] without a file."""
     if not Path(path).exists():
         return []
     records = []

@@ -1,8 +1,8 @@
-"""One loop for every stage: a stage is an nn.Module with `loss(batch) -> scalar`, and nothing else is asked of it.
+"""One loop for every stage: a stage is an nn.Module with `loss(batch) -> scalar`, and no more is asked.
 
-Resuming is running the same command again: the newest whole state under out/state is taken up, and a finished run
-returns at once. Each update seeds torch's generators from (seed, step), and data is a function of the step, so that a
-run in one piece and a run in many are the same run: bit for bit on a CPU.
+Resuming is running the same command again: the newest whole state under out/state is taken up, and a finished
+run returns at once. Each update seeds torch's generators from (seed, step), and data is a function of the
+step, so that a run in one piece and a run in many are the same run: bit for bit on a CPU.
 """
 
 import contextlib
@@ -42,14 +42,17 @@ def train(
     progress: bool = True,
     title: str = "train",
 ) -> nn.Module:
-    """Train `stage` on data(0), data(1), ... (batches on `device`); the stage in eval mode, with averaged weights if any.
+    """Train `stage` on data(0), data(1), ...; the stage in eval mode, with the averaged weights if any.
 
-    `out` gets state/, log.jsonl, loss.png, status.json and samples/step-*.png. evaluate, picture and on_save get the
-    stage in eval mode with the averaged weights, without gradients and without autocast; on_save also gets the path of
-    the state just written. At the wall-clock limit the run is saved and returned unfinished: see `read_status(out)`.
+    data(step) returns a batch on `device`.
 
-    DigitError when a loss or gradient is not finite, when another process trains in `out`, or when its states are of
-    another model. On Ctrl-C or SIGTERM the state is saved and KeyboardInterrupt raised.
+    `out` gets state/, log.jsonl, loss.png, status.json and samples/step-*.png. evaluate, picture and on_save
+    get the stage in eval mode with the averaged weights, without gradients and without autocast; on_save also
+    gets the path of the state just written. At the wall-clock limit the run is saved and returned unfinished:
+    see `read_status(out)`.
+
+    DigitError when a loss or gradient is not finite, when another process trains in `out`, or when its states
+    are of another model. On Ctrl-C or SIGTERM the state is saved and KeyboardInterrupt raised.
     """
     out, started = Path(out), time.monotonic()
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -125,7 +128,7 @@ class _Run:
             raise
 
     def _after_update(self) -> None:
-        """What is due after this update; losses are read, and the device waited for, only when something is."""
+        """What is due after this update; only when something is, the device is waited for."""
         config, step = self.config, self.updater.step
         last = step == config.steps
         self.updates += 1
@@ -158,19 +161,18 @@ class _Run:
 
     def _duties(self) -> None:
         """Measure and draw what is due; each is struck off once it is on the disk."""
+        step, evaluate, picture = self.updater.step, self.evaluate, self.picture
         for duty in list(self.updater.duties):
             self.updater.read_losses(self._last_good())
             with self._timed_aside(), self.updater.measuring() as stage:
-                if duty == "evaluate" and self.evaluate:
+                if duty == "evaluate" and evaluate:
                     with self.interrupts.at_once():
-                        values = {
-                            name: float(value) for name, value in self.evaluate(stage, self.updater.step)
-                        }
-                    self.log.record(self.updater.step, values)
-                if duty == "picture" and self.picture:
+                        values = {name: float(value) for name, value in evaluate(stage, step)}
+                    self.log.record(step, values)
+                if duty == "picture" and picture:
                     with self.interrupts.at_once():
-                        image = self.picture(stage, self.updater.step)
-                    with atomic_path(self.out / "samples" / f"step-{self.updater.step:06d}.png") as temporary:
+                        image = picture(stage, step)
+                    with atomic_path(self.out / "samples" / f"step-{step:06d}.png") as temporary:
                         image.save(temporary, format="png")
             self.updater.duties.remove(duty)
 

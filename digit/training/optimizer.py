@@ -1,4 +1,4 @@
-"""AdamW and its learning rate, as the published runs use them (fairseq 0.12.2: adam, inverse_sqrt, cosine)."""
+"""AdamW and its learning rate, as the published runs have them (fairseq 0.12.2)."""
 
 import math
 from dataclasses import dataclass
@@ -39,8 +39,8 @@ class OptimizerConfig:
 def learning_rate(step: int, config: OptimizerConfig, total: int) -> float:
     """The learning rate of the update that follows `step` finished ones, of `total`.
 
-    Linear from `warmup_from` to `lr` over the warm-up, then lr * sqrt(warmup / step), half a cosine to `min_lr` at
-    `total`, or constant.
+    Linear from `warmup_from` to `lr` over the warm-up, then lr * sqrt(warmup / step), half a cosine to
+    `min_lr` at `total`, or constant.
     """
     if step < config.warmup:
         return config.warmup_from + step * (config.lr - config.warmup_from) / config.warmup
@@ -53,7 +53,7 @@ def learning_rate(step: int, config: OptimizerConfig, total: int) -> float:
 
 
 def build(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters of `module`, one fused kernel on CUDA; DigitError if there is none."""
+    """AdamW over the trainable parameters of `module`, fused on CUDA; DigitError if there is none."""
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not trainable:
         raise DigitError(f"{type(module).__name__} has no trainable parameter: there is nothing to train")

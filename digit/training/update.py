@@ -22,7 +22,7 @@ TRAJECTORY = ("batch", "micro_batch", "optimizer", "clip", "ema", "precision", "
 
 
 class Updater:
-    """A stage with its optimizer and its average: `update(batch)` takes one step, without waiting for the device."""
+    """A stage with its optimizer and average; `update(batch)` does not wait for the device."""
 
     def __init__(self, stage: nn.Module, config: TrainConfig, device: torch.device) -> None:
         """Move the stage to `device` and prepare it for training; nothing is read from disk."""
@@ -32,7 +32,7 @@ class Updater:
         self.average = None if config.ema is None else WeightAverage(stage, config.ema)
         self.trainable = [parameter for parameter in stage.parameters() if parameter.requires_grad]
         self.names = {parameter: name for name, parameter in stage.named_parameters()}
-        self.loss: Any = stage.loss
+        self.loss: Any = stage.loss  # or its compiled form
         self.step = 0  # finished updates
         self.seconds = 0.0  # training time in earlier processes
         self.duties: list[str] = []  # measurements due at this step and not done yet
@@ -49,15 +49,18 @@ class Updater:
         return learning_rate(max(0, self.step - 1), self.config.optimizer, self.config.steps)
 
     def update(self, batch: Any) -> None:
-        """One update on `batch`; DigitError if it does not have the number of samples that the settings say."""
+        """One update; DigitError if the batch has not the number of samples that the settings say."""
         count = rows(batch)
         if count != self.config.batch:
             raise DigitError(
                 f"data({self.step}) gave {count} samples where batch is {self.config.batch}: make them agree"
             )
         self.busy = True
-        # The update's randomness is a function of its number: measuring in between, or resuming, changes nothing.
-        torch.manual_seed(_seed(self.config.seed, self.step))
+        # Randomness is a function of the update's number: measuring or resuming changes nothing.
+        seed = _seed(self.config.seed, self.step)
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed takes ten times as long
+        if self.device.type == "cuda":
+            torch.cuda.manual_seed(seed)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.config.optimizer, self.config.steps)
         self.optimizer.zero_grad(set_to_none=True)
@@ -85,7 +88,7 @@ class Updater:
         return norm
 
     def read_losses(self, last_good: str) -> None:
-        """Bring pending losses to the host (this waits for the device); DigitError at the first that is not finite."""
+        """Wait for the device and read its losses; DigitError at the first that is not finite."""
         if not self._pending:
             return
         read = torch.stack(self._pending).tolist()
@@ -100,7 +103,7 @@ class Updater:
         self._pending.clear()
 
     def metrics(self) -> dict[str, float]:
-        """The stage's own figures of its latest batch, where it has a dictionary `metrics`, and the memory peak."""
+        """The stage's own `metrics` of its latest batch, where it has them, and the peak of GPU memory."""
         own = getattr(self.stage, "metrics", None)
         values = {name: float(value) for name, value in own.items()} if isinstance(own, Mapping) else {}
         if self.device.type == "cuda":
@@ -109,16 +112,16 @@ class Updater:
 
     @contextlib.contextmanager
     def compiled(self) -> Iterator[None]:
-        """Inside, updates run compiled; what the compiler cannot take runs as it is, with the compiler's warning."""
+        """Inside, updates run compiled; what the compiler cannot take runs as it is, with its warning."""
         import torch._dynamo  # slow to import, and needed only here
 
-        parts = getattr(self.stage, "compile_parts", None)
+        stage: Any = self.stage
         with torch._dynamo.config.patch(suppress_errors=True):
-            if callable(parts):
-                parts()
-                self.loss = self.stage.loss
+            if hasattr(stage, "compile_parts"):
+                stage.compile_parts()
+                self.loss = stage.loss
             else:
-                self.loss = torch.compile(self.stage.loss, dynamic=False)
+                self.loss = torch.compile(stage.loss, dynamic=False)
             yield
 
     @contextlib.contextmanager
@@ -148,7 +151,7 @@ class Updater:
         return checkpoint.optimizer_tensors(self.optimizer, self.names) | average
 
     def state(self) -> dict[str, Any]:
-        """What else must be kept; losses since the last log line are, so that the log goes on as if uninterrupted."""
+        """What else must be kept, with the losses since the last log line: the log too goes on."""
         return {
             "config": asdict(self.config),
             "duties": self.duties,

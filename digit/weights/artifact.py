@@ -36,9 +36,9 @@ def save(
 ) -> str:
     """Write `module` (with its settings in `module.config`) to the folder `path`; its id.
 
-    `lineage` maps a word such as "tokenizer" to the id of what this was made from; `classes` are the names of the
-    labels. The id is the sha256 of settings and float32 weights; pass the id of the original when it is only stored in
-    another way, so that what was made from it still fits.
+    `lineage` maps a word such as "tokenizer" to the id of what this was made from; `classes` are the names of
+    the labels. The id is the sha256 of settings and float32 weights; pass the id of the original when it is
+    only stored in another way, so that what was made from it still fits.
     """
     path, kind = Path(path), kind_of(module)
     config: Any = module.config
@@ -72,8 +72,8 @@ def save(
 def load(path: str | Path, *, kind: str | None = None, device: str | torch.device = "cpu") -> nn.Module:
     """The module of an artifact, in eval mode on `device`; `.artifact` is its config.json as a dictionary.
 
-    DigitError, one sentence, when the folder or a file is absent or damaged, when it is not of `kind`, when settings or
-    tensors do not fit, or when a newer digit wrote it.
+    DigitError, one sentence, when the folder or a file is absent or damaged, when it is not of `kind`, when
+    settings or tensors do not fit, or when a newer digit wrote it.
     """
     path = Path(path)
     artifact = describe(path)
@@ -101,16 +101,6 @@ def artifact_of(module: nn.Module) -> dict[str, Any]:
     artifact = getattr(module, "artifact", None)
     if not isinstance(artifact, dict):
         raise DigitError(f"this {type(module).__name__} comes from no artifact: save it and load it first")
-    return artifact
-
-
-def artifact_of(module: nn.Module) -> dict[str, Any]:
-    """The config.json that `module` was loaded with; DigitError if it was not loaded from an artifact."""
-    artifact = getattr(module, "artifact", None)
-    if not isinstance(artifact, dict):
-        raise DigitError(
-            f"this {type(module).__name__} was not loaded from an artifact: save it, then load it"
-        )
     return artifact
 
 

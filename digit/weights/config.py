@@ -19,7 +19,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(kind: type[Settings], value: Any, *, where: str) -> Settings:
-    """The dataclass `kind` from what JSON gave; DigitError, naming `where`, at the first thing that does not fit."""
+    """The dataclass `kind` from what JSON gave; DigitError, naming `where`, where it does not fit."""
     _refuse_unknown(kind, value, where)
     try:
         return pydantic.TypeAdapter(kind).validate_json(json.dumps(value), strict=True)
@@ -30,7 +30,7 @@ def from_dict(kind: type[Settings], value: Any, *, where: str) -> Settings:
 
 
 def _refuse_unknown(kind: type, value: Any, where: str) -> None:
-    """Also inside settings that hold settings; pydantic lets keys that a plain dataclass lacks pass in silence."""
+    """Also in settings inside settings; pydantic drops the keys that a plain dataclass lacks."""
     if not isinstance(value, dict):
         return
     types = typing.get_type_hints(kind)

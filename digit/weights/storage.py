@@ -16,8 +16,9 @@ SCALE = ".scale"  # the tensor <name>.scale holds the scales of the rows of <nam
 def pack(tensors: Mapping[str, Tensor], stored_as: StoredAs, *, exact: set[str]) -> dict[str, Tensor]:
     """The tensors to store; those named in `exact` stay float32, whole numbers stay as they are.
 
-    int8 rounds each row (first dimension) of a matrix to 255 levels of its largest magnitude: an element is off by at
-    most 1/254 of that. Vectors, and tensors of one row, stay float32. DigitError where float16 would overflow.
+    int8 rounds each row (first dimension) of a matrix to 255 levels of its largest magnitude: an element is
+    off by at most 1/254 of that. Vectors, and tensors of one row, stay float32. DigitError where float16
+    would overflow.
     """
     packed: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -56,7 +57,7 @@ def unpack(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def fingerprint(header: str, tensors: Mapping[str, Tensor]) -> str:
-    """sha256 over `header` and the names, shapes and float32 values of the tensors, in the order of their names."""
+    """sha256 over `header` and the tensors' names, shapes and float32 values, sorted by name."""
     digest = hashlib.sha256(header.encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu()

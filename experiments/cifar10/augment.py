@@ -1,12 +1,14 @@
-"""pixels -> views: SimCLR's random crops and colours, each drawn per picture, for a whole batch on its device.
+"""pixels -> views: SimCLR's random crops and colours, drawn per picture, for a whole batch on its device.
 
-Crops are one bilinear `grid_sample` (with the flip in the same matrix); colours follow torchvision's ColorJitter in a
-fixed order, with the hue turned in the YIQ plane instead of through HSV: a matrix product instead of branches.
+Crops are one bilinear `grid_sample` (the flip is a negative width); colours follow torchvision's ColorJitter in a
+fixed order, with the hue turned in the YIQ plane instead of through HSV, without branches. All of it is elementwise
+but the sampling, nothing waits for the device, and autocast changes nothing.
 """
 
 import math
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -29,8 +31,8 @@ class ViewConfig:
     solarize: float = 0.0  # probability
 
 
-GREY = (0.299, 0.587, 0.114)
-YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
+TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.523, 0.312]])
+TO_RGB = np.linalg.inv(TO_YIQ)
 
 
 def augment(pixels: Float[Tensor, "b 3 h w"], config: ViewConfig) -> Float[Tensor, "b 3 s s"]:
@@ -50,10 +52,11 @@ def crop(pixels: Float[Tensor, "b 3 h w"], config: ViewConfig) -> Float[Tensor, 
     h = (area / shape * (width / height)).sqrt().clamp(max=1)
     x, y = (2 * across - 1) * (1 - w), (2 * down - 1) * (1 - h)  # centres, in grid_sample's [-1, 1]
     w = torch.where(mirror < 0.5, w, -w)
-    zero = torch.zeros_like(w)
-    matrix = torch.stack((torch.stack((w, zero, x), 1), torch.stack((zero, h, y), 1)), 1)
-    grid = F.affine_grid(matrix, [b, 3, config.size, config.size], align_corners=False)
-    return F.grid_sample(pixels, grid.to(pixels.dtype), mode="bilinear", padding_mode="border", align_corners=False)
+    places = (2 * torch.arange(config.size, device=pixels.device) + 1) / config.size - 1  # pixel centres
+    columns = (x[:, None] + w[:, None] * places)[:, None, :].expand(-1, config.size, -1)
+    rows = (y[:, None] + h[:, None] * places)[:, :, None].expand(-1, -1, config.size)
+    grid = torch.stack((columns, rows), 3)
+    return F.grid_sample(pixels, grid, mode="bilinear", padding_mode="border", align_corners=False)
 
 
 def recolor(pixels: Float[Tensor, "b 3 s s"], config: ViewConfig) -> Float[Tensor, "b 3 s s"]:
@@ -65,22 +68,27 @@ def recolor(pixels: Float[Tensor, "b 3 s s"], config: ViewConfig) -> Float[Tenso
     def factor(row: int, reach: float) -> Tensor:
         return 1 + change * reach * (2 * draw[row] - 1)
 
-    grey = torch.tensor(GREY, device=device, dtype=pixels.dtype).view(1, 3, 1, 1)
     pixels = (pixels * factor(1, config.brightness)).clamp(0, 1)
-    mean = (pixels * grey).sum(1, keepdim=True).mean((2, 3), keepdim=True)
+    mean = _luma(pixels).mean((2, 3), keepdim=True)
     pixels = torch.lerp(mean, pixels, factor(2, config.contrast)).clamp(0, 1)
-    luma = (pixels * grey).sum(1, keepdim=True)
-    pixels = torch.lerp(luma, pixels, factor(3, config.saturation)).clamp(0, 1)
-    pixels = _turn_hue(pixels, (change * config.hue * (2 * draw[4] - 1)).flatten()).clamp(0, 1)
-    luma = (pixels * grey).sum(1, keepdim=True)
-    pixels = torch.where(draw[5] < config.grey, luma, pixels)
+    pixels = torch.lerp(_luma(pixels), pixels, factor(3, config.saturation)).clamp(0, 1)
+    pixels = _turn_hue(pixels, change * config.hue * (2 * draw[4] - 1)).clamp(0, 1)
+    pixels = torch.where(draw[5] < config.grey, _luma(pixels), pixels)
     return torch.where((draw[6] < config.solarize) & (pixels >= 0.5), 1 - pixels, pixels)
 
 
+def _luma(pixels: Tensor) -> Tensor:
+    red, green, blue = pixels.split(1, dim=1)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
 def _turn_hue(pixels: Tensor, turns: Tensor) -> Tensor:
-    to_yiq = torch.tensor(YIQ, device=pixels.device, dtype=pixels.dtype)
-    angle = 2 * math.pi * turns
-    one, zero, cos, sin = torch.ones_like(angle), torch.zeros_like(angle), angle.cos(), angle.sin()
-    turn = torch.stack((one, zero, zero, zero, cos, -sin, zero, sin, cos), 1).view(-1, 3, 3)
-    matrix = torch.linalg.inv(to_yiq) @ turn @ to_yiq
-    return torch.einsum("bij,bjhw->bihw", matrix, pixels)
+    """TO_RGB @ rotation @ TO_YIQ, written out: numbers instead of matrices, for the compiler to fuse."""
+    cos, sin = (2 * math.pi * turns).cos(), (2 * math.pi * turns).sin()
+    channels, turned = pixels.split(1, dim=1), []
+    for y, i, q in TO_RGB.tolist():
+        total = torch.zeros_like(channels[0])
+        for channel, to_y, to_i, to_q in zip(channels, *TO_YIQ.tolist(), strict=True):
+            total = total + channel * (y * to_y + cos * (i * to_i + q * to_q) + sin * (q * to_i - i * to_q))
+        turned.append(total)
+    return torch.cat(turned, 1)

@@ -35,7 +35,11 @@ def knn_accuracy(
 
 @torch.inference_mode()
 def embed(
-    network: Callable[[Tensor], Tensor], pixels: UInt8[Tensor, "n 3 h w"], *, device: torch.device, batch_size: int = 1000
+    network: Callable[[Tensor], Tensor],
+    pixels: UInt8[Tensor, "n 3 h w"],
+    *,
+    device: torch.device,
+    batch_size: int = 1000,
 ) -> Tensor:
     """`network` of all pictures (uint8, in memory), in batches, as float32 on `device`; bf16 autocast on a GPU."""
     rows = []

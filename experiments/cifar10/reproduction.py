@@ -40,9 +40,13 @@ GUIDANCE = [1.0, 1.5, 2.0]
 
 def main() -> None:
     """Draw, measure, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=Path, required=True, help="what experiments/cifar10.sh wrote")
-    parser.add_argument("--data", type=Path, required=True, help="cifar10-test.zip and squeezenet1_1.safetensors")
+    parser.add_argument(
+        "--data", type=Path, required=True, help="cifar10-test.zip and squeezenet1_1.safetensors"
+    )
     parser.add_argument("--out", type=Path, required=True, help="the JSON result; grids go beside it")
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--batch", type=int, default=2500)
@@ -82,7 +86,9 @@ def systems(runs: Path, device: torch.device) -> dict[str, DigitPipeline]:
     if has("prior", "renderer", "vqgan"):
         found["digit"] = DigitPipeline(part("prior"), part("vqgan"), renderer=part("renderer"))
     if has("prior", "renderer_masked", "vqgan"):
-        found["digit_masked"] = DigitPipeline(part("prior"), part("vqgan"), renderer_masked=part("renderer_masked"))
+        found["digit_masked"] = DigitPipeline(
+            part("prior"), part("vqgan"), renderer_masked=part("renderer_masked")
+        )
     if has("saliency/prior", "saliency/renderer", "vqgan"):
         found["digit_saliency"] = DigitPipeline(
             part("saliency/prior"), part("vqgan"), renderer=part("saliency/renderer")
@@ -140,7 +146,9 @@ class Bench:
             "systems": {},
         }
 
-    def draw(self, pipeline: DigitPipeline, setting: dict[str, float], conditional: bool, guidance: float) -> Any:
+    def draw(
+        self, pipeline: DigitPipeline, setting: dict[str, float], conditional: bool, guidance: float
+    ) -> Any:
         """`samples` pictures with one setting for every stage, classes in turn."""
         config = SamplerConfig(**setting)
         pipeline.sampling = type(pipeline.sampling)(
@@ -160,7 +168,9 @@ class Bench:
                 drawn = self.draw(pipeline, setting, conditional, guidance)
                 here = self.measure(drawn.pixels, [first], keep=False)[0]
                 labels = None if drawn.labels is None else torch.tensor(drawn.labels)
-                values = dict(compare(first, here, self.reference[0], labels=labels, metrics=["fd", "class_accuracy"]))
+                values = dict(
+                    compare(first, here, self.reference[0], labels=labels, metrics=["fd", "class_accuracy"])
+                )
                 tries.append(
                     {**setting, "guidance": guidance, **values, "seconds": time.monotonic() - before}
                 )

@@ -29,17 +29,21 @@ class SelfSupervisionConfig:
 
     steps: int  # of the whole training
     vit: ViTConfig = field(default_factory=ViTConfig)  # the student, and its slow average
-    view: ViewConfig = field(default_factory=ViewConfig)  # the two views; the second is also solarised, p = 0.2
+    view: ViewConfig = field(
+        default_factory=ViewConfig
+    )  # the two views; the second is also solarised, p = 0.2
     crops: int = 4  # small views of each picture
     crop: ViewConfig = field(default_factory=lambda: ViewConfig(size=16, scale=(0.1, 0.5)))  # a small view
     objective: Literal["mocov3", "dino"] = "mocov3"  # the global term
-    pool: Literal["mean", "cls"] = "mean"  # which tokens the global term reads: the patches' mean, the class token
+    pool: Literal["mean", "cls"] = (
+        "mean"  # which tokens the global term reads: the patches' mean, the class token
+    )
     temperature: float = 0.2  # of the contrast
-    patch_weight: float = 0.25  # of the patch term, 0 for none
+    patch_weight: float = 0.5  # of the patch term, 0 for none
     visible_weight: float = 0.5  # of visible beside masked patches, inside the patch term
     mask: tuple[float, float] = (0.1, 0.6)  # share of masked patches, in one of a picture's two views
     prototypes: int = 2048  # of the patch term, and of DINO's
-    teacher_temperature: float = 0.05  # of the slow average's softmax over prototypes
+    teacher_temperature: float = 0.04  # of the slow average's softmax over prototypes
     spread_weight: float = 0.0  # of KoLeo
     momentum: float = 0.99  # of the slow average at the start; 1 at the end
 
@@ -63,7 +67,8 @@ class SelfSupervision(nn.Module):
         self.patch_head = Prototypes(width, 1024, 256, config.prototypes)
         self.patch_head.requires_grad_(config.patch_weight > 0)
         self.teacher, self.teacher_head, self.teacher_patch_head = (
-            copy.deepcopy(module).requires_grad_(False) for module in (self.student, self.head, self.patch_head)
+            copy.deepcopy(module).requires_grad_(False)
+            for module in (self.student, self.head, self.patch_head)
         )
         self.register_buffer("step", torch.zeros(()))
         self.metrics: dict[str, Tensor] = {}
@@ -73,7 +78,14 @@ class SelfSupervision(nn.Module):
     def compile_parts(self) -> None:
         """Compile the networks and the augmentations, once; their shapes never change."""
         if not self._compiled:
-            for module in (self.student, self.teacher, self.head, self.patch_head, self.teacher_patch_head):
+            for module in (
+                self.student,
+                self.head,
+                self.patch_head,
+                self.teacher,
+                self.teacher_head,
+                self.teacher_patch_head,
+            ):
                 module.compile(dynamic=False)
             self.augment = torch.compile(augment, dynamic=False)
             self._compiled = True
@@ -99,7 +111,9 @@ class SelfSupervision(nn.Module):
         with torch.autocast(pixels.device.type, enabled=False):
             total = self._global(student_global, list(teacher_global))
             if config.spread_weight:
-                total = total + config.spread_weight * (spread(pooled[:b].float()) + spread(pooled[b:].float()))
+                total = total + config.spread_weight * (
+                    spread(pooled[:b].float()) + spread(pooled[b:].float())
+                )
         if config.patch_weight:
             part = slice(b // 2, b + b // 2)  # the masked ones: see _mask
             total = total + config.patch_weight * self._patch(tokens[part], teacher_tokens[part], mask[part])
@@ -130,7 +144,9 @@ class SelfSupervision(nn.Module):
         masked = 2 * (b // 2)
         share[b // 2 : b // 2 + masked] = torch.linspace(*self.config.mask, masked, device=device)
         # Smooth noise: its largest places form blobs, as iBOT's blocks, yet with an exact count.
-        noise = F.interpolate(torch.rand(2 * b, 1, grid // 2, grid // 2, device=device), (grid, grid), mode="bilinear")
+        noise = F.interpolate(
+            torch.rand(2 * b, 1, grid // 2, grid // 2, device=device), (grid, grid), mode="bilinear"
+        )
         noise = noise.flatten(1) + 0.1 * torch.rand(2 * b, n, device=device)
         rank = noise.argsort(1).argsort(1)
         return rank < (share * n).round()[:, None]
@@ -148,7 +164,9 @@ class SelfSupervision(nn.Module):
                     value = prediction(guess, goal).mean()
                 else:
                     value, found = contrast(guess, goal, self.config.temperature)
-                    self.metrics["matched"] = (found == torch.arange(len(found), device=found.device)).float().mean()
+                    self.metrics["matched"] = (
+                        (found == torch.arange(len(found), device=found.device)).float().mean()
+                    )
                 (large if number < 2 else small).append(value)
         total = torch.stack(large).mean()
         if small:
@@ -174,7 +192,11 @@ class SelfSupervision(nn.Module):
         done = (self.step / self.config.steps).clamp(max=1)
         away = (1 - self.config.momentum) * (torch.cos(math.pi * done) + 1) / 2
         self.step += 1
-        pairs = ((self.teacher, self.student), (self.teacher_head, self.head), (self.teacher_patch_head, self.patch_head))
+        pairs = (
+            (self.teacher, self.student),
+            (self.teacher_head, self.head),
+            (self.teacher_patch_head, self.patch_head),
+        )
         for slow, fast in pairs:
             slow_tensors = list(slow.parameters())
             gap = torch._foreach_sub(list(fast.parameters()), slow_tensors)

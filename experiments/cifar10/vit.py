@@ -81,7 +81,15 @@ class ViT(nn.Module):
         """Class token and patch tokens after the last block and the final norm."""
         return self.vit.norm(self.vit.blocks(self.embed(pixels, mask, positions)))
 
-    def features(self, pixels: Float[Tensor, "b 3 h w"], block: int = -3) -> Float[Tensor, "b n d"]:
-        """Patch tokens after block `block` (negative: from the end) and the final norm: what a tokenizer reads."""
-        stop = block + self.config.depth if block < 0 else block
-        return self.vit.norm(self.vit.blocks[: stop + 1](self.embed(pixels)))[:, 1:]
+    def features(
+        self, pixels: Float[Tensor, "b 3 h w"], blocks: tuple[int, ...] = (-3,)
+    ) -> list[Float[Tensor, "b t d"]]:
+        """Class and patch tokens after each of `blocks` (negative: from the end) and the final norm.
+
+        A tokenizer reads the patch tokens of block -3. Never compiled: for measuring, at any batch size.
+        """
+        tokens, outputs = self.embed(pixels), []
+        for block in self.vit.blocks:
+            tokens = block(tokens)
+            outputs.append(tokens)
+        return [self.vit.norm(outputs[block]) for block in blocks]

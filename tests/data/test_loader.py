@@ -46,9 +46,9 @@ def test_the_report_is_a_sentence_and_a_file(source, tmp_path):
 
 
 def test_strict_names_the_file(source):
-    with pytest.raises(DigitError, match="bomb.png in"):
+    with pytest.raises(DigitError, match=r"bomb\.png in"):
         load_pixels(source, range(len(source)), 8, strict=True)
-    with pytest.raises(DigitError, match="bomb.png in"):
+    with pytest.raises(DigitError, match=r"bomb\.png in"):
         list(stream(source, 8, batch_size=2, strict=True))
 
 

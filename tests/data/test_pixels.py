@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from digit.data.images import open_images
 from digit.data.loader import Report
@@ -19,7 +20,7 @@ def folder(tmp_path_factory):
         name.parent.mkdir(exist_ok=True)
         image = picture(16, 12)
         red, green, blue = image.split()
-        name.write_bytes(encoded(image.merge("RGB", (red.point(lambda _, i=i: i), green, blue)), "PNG"))
+        name.write_bytes(encoded(Image.merge("RGB", (red.point(lambda _, i=i: i), green, blue)), "PNG"))
     return root
 
 

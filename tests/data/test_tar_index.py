@@ -95,7 +95,7 @@ def test_duplicate_names_and_a_truncated_shard_are_reported(tmp_path):
     source = open_images(path)
     assert source.ignored == [("x.tar/0.jpg", "the name appears twice")] and source.read(0) == JPEG
     data = path.read_bytes()
-    path.write_bytes(data[: 512 + len(JPEG) + 700])
+    path.write_bytes(data[: 512 + len(JPEG) + 1000])
     with pytest.raises(BrokenImage, match="ends within"):
         source.read(1)
     cut = open_images(path)

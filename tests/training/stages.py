@@ -13,7 +13,7 @@ class Batch(NamedTuple):
 
 
 class Regressor(nn.Module):
-    """Two layers with everything that a state must carry: dropout, batch norm, a counter, a frozen parameter."""
+    """Two layers with all that a state must carry: dropout, batch norm, a counter, a frozen parameter."""
 
     def __init__(self, width: int = 8, dropout: float = 0.2) -> None:
         super().__init__()

@@ -16,7 +16,7 @@ from digit.training.optimizer import OptimizerConfig
 
 from .stages import data, make, same
 
-CONFIG = TrainConfig(steps=8, batch=6, optimizer=OptimizerConfig(warmup=2), save_every=4, keep=2)
+CONFIG = TrainConfig(steps=8, batch=6, optimizer=OptimizerConfig(warmup=2), log_every=2, save_every=4)
 
 SAVES_WITHOUT_END = """
 import sys, torch
@@ -106,3 +106,4 @@ def test_training_goes_on_from_the_last_whole_state_and_says_so(tmp_path):
     assert same(whole, again)
     events = [record["event"] for record in read(tmp_path / "run/log.jsonl") if "event" in record]
     assert "damaged" in events[0] and events[1] == "resumed from step-0000004"
+    assert (tmp_path / "run/loss.png").read_bytes().startswith(b"\x89PNG")

@@ -18,7 +18,7 @@ def test_inverse_square_root_golden_values():
 
 
 def test_cosine_golden_values():
-    # The published linear probe: 0.4 over 100k updates, no warm-up; 9.87e-11 is the last value an update uses.
+    # The published linear probe: 0.4 over 100k updates, no warm-up; its last update uses 9.87e-11.
     config = OptimizerConfig(lr=0.4, schedule="cosine", warmup=0)
     assert learning_rate(0, config, 100_000) == 0.4
     assert learning_rate(50_000, config, 100_000) == pytest.approx(0.2)

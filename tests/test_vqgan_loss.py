@@ -1,0 +1,186 @@
+"""VQGAN training: gradients reach the right side, the balance holds, the codebook follows, a run resumes."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from digit.errors import DigitError
+from digit.vqgan import VQGAN, VQGANConfig
+from digit.vqgan_loss import VQGANLoss, VQGANLossConfig, perceptual_network
+
+SMALL = VQGANConfig(
+    image_size=16, width=8, multipliers=(1, 2), blocks=1, codes=16, code_dim=4, shortcut="input", normalized_codes=True
+)
+CONFIG = VQGANLossConfig(discriminator_width=8, discriminator_ahead=0)
+
+
+class Pictures(NamedTuple):
+    pixels: Tensor
+
+
+class TwoMaps(nn.Module):
+    """Stands in for a perceptual network."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3, 2, 1), nn.Conv2d(8, 16, 3, 2, 1)
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        first = torch.relu(self.first(pixels))
+        return [first, self.second(first)]
+
+
+def pictures(count: int = 8, seed: int = 0) -> Pictures:
+    """Smooth random pictures, which can be learned."""
+    coarse = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return Pictures(F.interpolate(coarse, size=16, mode="bilinear"))
+
+
+def stage(config: VQGANLossConfig = CONFIG, vqgan: VQGANConfig = SMALL, maps: bool = False) -> VQGANLoss:
+    torch.manual_seed(0)
+    return VQGANLoss(VQGAN(vqgan), config, TwoMaps() if maps else None).train()
+
+
+def gradients(module: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+
+
+def test_one_backward_gives_each_side_its_own_gradient():
+    both = stage(replace(CONFIG, discriminate_maps=True), maps=True)
+    both.loss(pictures()).backward()
+    assert all(p.grad is not None for p in both.parameters() if p.requires_grad)
+    assert all(p.grad is None for p in both.perceptual.parameters())
+    assert all(p.requires_grad for p in both.discriminators.parameters())
+    # A generator term that leaked into the discriminators would change with the adversarial weight.
+    again = stage(replace(CONFIG, discriminate_maps=True, adversarial_weight=5.0), maps=True)
+    again.loss(pictures()).backward()
+    for name, gradient in gradients(both.discriminators).items():
+        torch.testing.assert_close(gradients(again.discriminators)[name], gradient)
+    name = "decoder.conv_out.weight"
+    assert not torch.allclose(gradients(both.vqgan)[name], gradients(again.vqgan)[name])
+
+
+def test_without_adversary_the_gradient_is_that_of_the_plain_loss():
+    """The gradient put together at the pixels is autograd's own."""
+    before = stage(replace(CONFIG, adversarial_start=1, discriminator_ahead=1))
+    plain = stage(replace(CONFIG, adversarial_weight=0.0))
+    for each in (before, plain):
+        each.loss(pictures()).backward()
+    assert "discriminator_patches" in before.metrics and not plain.discriminators
+    for name, gradient in gradients(plain.vqgan).items():
+        torch.testing.assert_close(gradients(before.vqgan)[name], gradient, atol=1e-6, rtol=1e-4)
+
+
+def test_adversarial_gradient_is_balanced_at_the_last_layer():
+    plain, adversarial = stage(replace(CONFIG, adversarial_weight=0.0)), stage(CONFIG)
+    for each in (plain, adversarial):
+        each.loss(pictures()).backward()
+    name = "decoder.conv_out.weight"
+    reference = gradients(plain.vqgan)[name]
+    push = gradients(adversarial.vqgan)[name] - reference
+    torch.testing.assert_close(push.norm(), 0.5 * reference.norm(), rtol=1e-3, atol=0)
+
+
+def test_adversary_waits_for_its_step_and_ramps():
+    late = stage(replace(CONFIG, adversarial_start=3, discriminator_ahead=1, adversarial_ramp=4))
+    seen = []
+    for _ in range(4):
+        late.metrics.clear()
+        late.loss(pictures())
+        seen.append(("discriminator_patches" in late.metrics, "adversarial_patches" in late.metrics))
+    assert seen == [(False, False), (False, False), (True, False), (True, True)]
+
+
+def test_codebook_starts_on_latents_and_follows_without_gradient():
+    both = stage()
+    table = both.vqgan.quantize.embedding.weight
+    before = table.clone()
+    both.loss(pictures()).backward()
+    assert not table.requires_grad and table.grad is None
+    assert not torch.equal(table, before)
+    assert both.metrics["perplexity"] > 8
+
+
+def test_gradient_codebook():
+    both = stage(vqgan=replace(SMALL, codebook="gradient"))
+    both.loss(pictures()).backward()
+    assert both.vqgan.quantize.embedding.weight.grad.abs().sum() > 0
+
+
+def test_continuous_steps_leave_the_codebook_alone():
+    both = stage(replace(CONFIG, continuous_steps=2))
+    table = both.vqgan.quantize.embedding.weight
+    before = table.clone()
+    for _ in range(2):
+        both.loss(pictures())
+        assert torch.equal(table, before)
+    both.loss(pictures())
+    assert not torch.equal(table, before)
+
+
+def test_evaluation_changes_nothing():
+    both = stage()
+    both.loss(pictures())
+    both.eval()
+    state = {name: tensor.clone() for name, tensor in both.state_dict().items()}
+    with torch.no_grad():
+        first, second = both.loss(pictures()), both.loss(pictures())
+    assert torch.equal(first, second)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in both.state_dict().items())
+
+
+def test_training_improves_reconstructions():
+    both = stage(replace(CONFIG, adversarial_start=10))
+    optimizer = torch.optim.AdamW([p for p in both.parameters() if p.requires_grad], lr=3e-3)
+    values = []
+    for step in range(40):
+        loss = both.loss(pictures(seed=step % 4))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        values.append(float(both.metrics["psnr"]))
+    assert sum(values[-5:]) / 5 > values[0] + 3
+    assert torch.isfinite(loss)
+
+
+def test_resumed_run_is_the_uninterrupted_run():
+    whole, resumed = stage(), stage()
+    torch.manual_seed(1)
+    whole.loss(pictures())
+    resumed.load_state_dict(whole.state_dict())
+    results = []
+    for each in (whole, resumed):
+        torch.manual_seed(2)
+        loss = each.loss(pictures(seed=1))
+        loss.backward()
+        results.append((loss, gradients(each), each.state_dict()))
+    assert torch.equal(results[0][0], results[1][0])
+    assert all(torch.equal(results[0][1][name], results[1][1][name]) for name in results[0][1])
+    assert all(torch.equal(results[0][2][name], results[1][2][name]) for name in results[0][2])
+
+
+def test_bfloat16_stays_near_float32():
+    values = []
+    for enabled in (False, True):
+        both = stage(maps=True)
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            loss = both.loss(pictures())
+        loss.backward()
+        assert loss.dtype == torch.float32
+        assert all(torch.isfinite(gradient).all() for gradient in gradients(both).values())
+        values.append(loss.item())
+    assert values[1] == pytest.approx(values[0], rel=0.05)
+
+
+def test_artifact_holds_no_training_state():
+    assert set(stage().vqgan.state_dict()) == set(VQGAN(SMALL).state_dict())
+
+
+def test_missing_perceptual_network_is_named():
+    with pytest.raises(DigitError, match="--perceptual-weights"):
+        stage(replace(CONFIG, perceptual="resnet18"))
+    assert perceptual_network(CONFIG) is None

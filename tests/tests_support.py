@@ -1,0 +1,24 @@
+"""Pictures that tests make for themselves."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+
+def make_pictures(path: Path, count: int = 48, size: int = 16) -> Path:
+    """A zip of three classes of small pictures: a coloured disc each, in another place each time."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:size, :size]
+    with zipfile.ZipFile(path, "w") as archive:
+        for i in range(count):
+            name = ("blue", "green", "red")[i % 3]
+            pixels = rng.integers(0, 40, (size, size, 3))
+            y, x = rng.integers(4, size - 4, 2)
+            pixels[(rows - y) ** 2 + (columns - x) ** 2 < 12, ("red", "green", "blue").index(name)] += 200
+            file = path.parent / "picture.png"
+            Image.fromarray(pixels.astype(np.uint8)).save(file)
+            archive.write(file, f"{name}/{i:04d}.png")
+            file.unlink()
+    return path
