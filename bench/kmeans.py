@@ -1,6 +1,6 @@
 """K-means: our fit against faiss and scikit-learn on the same features, starts and number of iterations.
 
-python bench/kmeans.py [--smoke] [--vectors N] [--width D] [--codes K] [--iterations I] [--device D] [--out FILE]
+python bench/kmeans.py [--smoke] [--vectors N] [--width D] [--codes K] [--iterations I] [--device D] [--out F]
 
 Prints one JSON object: seconds and final inertia of each, and both over ours (above 1: ours is better).
 faiss runs on the CPU, as in the published code; scikit-learn is left out above 10^12 multiply-adds.

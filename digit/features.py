@@ -52,8 +52,8 @@ def encoder_config(name: str, image_size: int | None = None, **settings: Any) ->
     """The settings of an encoder by its short name, or of any ViT by timm's name.
 
     Short names are dinov2-s, -b, -l and each with -reg, ibot-b, mocov3-b, mae-b: 224 pixels unless
-    `image_size` says otherwise. Other names take size, mean and std from timm. `settings` are further fields of
-    EncoderConfig.
+    `image_size` says otherwise. Other names take size, mean and std from timm. `settings` are further fields
+    of EncoderConfig.
 
     Raises:
         DigitError: a field that EncoderConfig does not have, or a name without a known size and none given.

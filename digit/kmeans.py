@@ -176,7 +176,7 @@ def assign(
 
 
 def _pass(vectors: Tensor, centroids: Tensor, chunk: int | None) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Codes of all vectors, per centroid the sum and number of its vectors, and the inertia less all |x|^2."""
+    """Codes of all vectors, per centroid the sum and number of its own, and the inertia less all |x|^2."""
     k, width = centroids.shape
     squares = centroids.square().sum(1)
     sums = torch.zeros(k, width, dtype=torch.float64, device=centroids.device)

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
-from pydantic import TypeAdapter, ValidationError
 from torch import Tensor
 
 from digit.errors import DigitError, LineageError
@@ -23,6 +22,7 @@ from digit.renderer_masked import MaskedRenderer
 from digit.tokenizer import Tokenizer
 from digit.vqgan import VQGAN
 from digit.weights.artifact import artifact_of, load, save
+from digit.weights.config import from_dict
 
 BUNDLED = "cifar10"  # the model that comes with the package
 
@@ -108,13 +108,7 @@ class DigitPipeline:
         """
         folder = locate(path_or_name)
         config = _read_config(folder)
-        try:
-            sampling = TypeAdapter(PipelineSampling).validate_python(config["sampling"], extra="forbid")
-        except ValidationError as error:
-            where = ".".join(str(part) for part in error.errors()[0]["loc"])
-            raise DigitError(
-                f"{folder / 'config.json'}: sampling.{where}: {error.errors()[0]['msg']}: correct or remove it"
-            ) from None
+        sampling = from_dict(PipelineSampling, config["sampling"], where=f"{folder / 'config.json'}: sampling")
         parts: dict[str, Any] = {name: load(folder / name, kind=name, device=device) for name in config["parts"]}
         for name in config["parts"]:
             if artifact_of(parts[name])["id"] != config["parts"][name]:
@@ -318,9 +312,9 @@ def locate(path_or_name: str | Path | None) -> Path:
     name = str(path_or_name or BUNDLED)
     if Path(name).is_dir():
         return Path(name)
-    bundled = resources.files("digit") / "models" / name
-    if "/" not in name and bundled.is_dir():
-        return Path(str(bundled))
+    models = Path(str(resources.files("digit"))) / "models"
+    if "/" not in name and (models / name).is_dir():
+        return models / name
     if name.count("/") == 1 and not name.startswith((".", "/")):
         import huggingface_hub
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
@@ -332,7 +326,7 @@ def locate(path_or_name: str | Path | None) -> Path:
                 f"{name} is no folder here and could not be fetched from the hub ({type(error).__name__}): check the "
                 "name or the network"
             ) from None
-    known = sorted(p.name for p in (resources.files("digit") / "models").iterdir() if p.is_dir())
+    known = sorted(path.parent.name for path in models.glob("*/config.json"))
     raise DigitError(f"no model {name}: give a folder, or one of the bundled models ({', '.join(known)})")
 
 

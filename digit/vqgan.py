@@ -1,4 +1,4 @@
-"""pixels <-> VQ codes: a convolutional autoencoder around a learned codebook (DiGIT, section 3.3; VQGAN, arXiv:2012.09841).
+"""pixels <-> VQ codes: convolutions around a codebook (DiGIT, section 3.3; VQGAN, arXiv:2012.09841).
 
 The default is the network the authors render with, MaskGIT's: its file loads key by key.
 """
@@ -17,15 +17,17 @@ from digit.errors import DigitError
 
 @dataclass(frozen=True)
 class VQGANConfig:
+    """Shape of a VQGAN; the default is the official one."""
+
     image_size: int = 256  # pixels a side
     width: int = 128  # channels at full resolution
-    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)  # channels of each level, in widths; a level halves the side
+    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)  # channels of a level, in widths; each halves the side
     blocks: int = 2  # residual blocks a level
     decoder_blocks: int | None = None  # residual blocks a level of the decoder; None: as many as the encoder
     codes: int = 1024  # VQ codes in the codebook
     code_dim: int = 256  # channels of a code's vector
     attention: bool = False  # one attention layer at the lowest resolution
-    shortcut: Literal["branch", "input"] = "branch"  # what a channel change projects; "branch" as MaskGIT, see below
+    shortcut: Literal["branch", "input"] = "branch"  # what a channel change projects, see _ResidualBlock
     normalized_codes: bool = False  # code vectors and latents on the unit sphere: nearest by cosine
     codebook: Literal["ema", "gradient"] = "ema"  # how training moves the codebook
 
@@ -47,6 +49,7 @@ class VQGAN(nn.Module):
     """
 
     def __init__(self, config: VQGANConfig) -> None:
+        """Random weights."""
         super().__init__()
         if config.image_size % config.downsampling:
             raise DigitError(
@@ -84,7 +87,9 @@ class VQGAN(nn.Module):
         """The encoder's output before quantisation, float32."""
         side = self.config.downsampling
         if pixels.shape[2] % side or pixels.shape[3] % side:
-            raise DigitError(f"pictures of {pixels.shape[3]}x{pixels.shape[2]}: sides must be multiples of {side}")
+            raise DigitError(
+                f"pictures are {pixels.shape[3]}x{pixels.shape[2]}: sides must be multiples of {side}"
+            )
         return self.encoder(pixels).float()
 
     def decode_latents(self, latents: Float[Tensor, "b d gh gw"]) -> Float[Tensor, "b 3 h w"]:
@@ -93,9 +98,10 @@ class VQGAN(nn.Module):
 
 
 class Quantizer(nn.Module):
-    """The codebook. All arithmetic is float32 also under autocast: bfloat16 distances pick wrong neighbours."""
+    """The codebook, float32 also under autocast: bfloat16 distances pick wrong neighbours."""
 
     def __init__(self, config: VQGANConfig) -> None:
+        """Random vectors."""
         super().__init__()
         self.normalized = config.normalized_codes
         self.embedding = nn.Embedding(config.codes, config.code_dim)
@@ -103,13 +109,15 @@ class Quantizer(nn.Module):
         if self.normalized:
             nn.init.normal_(self.embedding.weight)
 
-    def forward(self, latents: Float[Tensor, "b d gh gw"]) -> tuple[Int[Tensor, "b n"], Float[Tensor, "b d gh gw"]]:
+    def forward(
+        self, latents: Float[Tensor, "b d gh gw"]
+    ) -> tuple[Int[Tensor, "b n"], Float[Tensor, "b d gh gw"]]:
         """The nearest codes and their vectors in the latents' places."""
         codes = self.nearest(latents.flatten(2).transpose(1, 2))
         return codes, self.vectors(codes).transpose(1, 2).unflatten(2, latents.shape[2:])
 
     def project(self, latents: Float[Tensor, "b d gh gw"]) -> Float[Tensor, "b d gh gw"]:
-        """Latents where code vectors live: normalised ones have unit mean square, so that convolutions see unit scale."""
+        """Latents where code vectors live; normalised ones have unit mean square, as convolutions like it."""
         if not self.normalized:
             return latents.float()
         return F.normalize(latents.float(), dim=1) * latents.shape[1] ** 0.5
@@ -153,7 +161,7 @@ class _Encoder(nn.Module):
 
 
 class _Decoder(nn.Module):
-    """Up to the last convolution, which the adversarial loss's balance has to reach from outside: `conv_out`."""
+    """Up to the last convolution, `conv_out`, which the adversarial loss balances by from outside."""
 
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
@@ -179,7 +187,9 @@ class _Decoder(nn.Module):
 
 
 class _Level(nn.Module):
-    def __init__(self, inputs: int, outputs: int, blocks: int, config: VQGANConfig, *, upsample: bool = False) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, blocks: int, config: VQGANConfig, *, upsample: bool = False
+    ) -> None:
         super().__init__()
         self.block = nn.Sequential(
             *(_ResidualBlock(outputs if i else inputs, outputs, config.shortcut) for i in range(blocks))
@@ -232,7 +242,8 @@ class _Attention(nn.Module):
         nn.init.zeros_(self.proj_out.weight)
 
     def forward(self, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(-1, -2).unbind(1)
+        rows = self.qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(-1, -2)
+        q, k, v = rows.unbind(1)
         mixed = F.scaled_dot_product_attention(q, k, v)
         return x + self.proj_out(mixed.transpose(-1, -2).reshape(x.shape))
 

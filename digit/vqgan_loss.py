@@ -1,4 +1,4 @@
-"""pixels -> one scalar that trains a VQGAN and its discriminators together (VQGAN, arXiv:2012.09841, section 3.1)."""
+"""pixels -> one scalar that trains a VQGAN and its discriminators (VQGAN, arXiv:2012.09841, section 3.1)."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,8 @@ from digit.vqgan import VQGAN
 
 @dataclass(frozen=True)
 class VQGANLossConfig:
+    """Weights and times of the terms; a step is one call of `loss` in training."""
+
     l1: float = 1.0  # weight of the mean absolute difference of pixels
     l2: float = 0.0  # weight of the mean squared difference of pixels
     perceptual: str | None = None  # timm name of the frozen network that compares pictures; None: pixels only
@@ -28,7 +30,7 @@ class VQGANLossConfig:
     codebook_decay: float = 0.99  # of the codebook's moving averages, a step
     dead_after: int = 100  # steps without use after which a code restarts at a latent
     continuous_steps: int = 0  # first steps without quantisation; the codebook then starts on better latents
-    adversarial_weight: float = 0.5  # gradient of the discriminators at the last convolution, relative to the others'
+    adversarial_weight: float = 0.5  # the discriminators' gradient at the last convolution, in the others'
     adversarial_start: int = 0  # step at which the discriminators begin to teach
     adversarial_ramp: int = 1  # steps over which their weight then grows
     discriminate_patches: bool = True  # a discriminator of pixels
@@ -36,7 +38,7 @@ class VQGANLossConfig:
     discriminator_width: int = 64  # its first channels
     discriminator_layers: int = 2  # times the patch discriminator halves the side
     discriminator_slope: float = 0.05  # weight of the squared slope of its logits at real pictures; 0: none
-    discriminator_ahead: int = 200  # steps before adversarial_start at which the discriminators begin to learn
+    discriminator_ahead: int = 200  # steps before adversarial_start at which they begin to learn
 
 
 @runtime_checkable
@@ -50,7 +52,7 @@ class HasPixels(Protocol):
 
 
 def perceptual_network(config: VQGANLossConfig, weights: Path | None = None) -> PerceptualNetwork | None:
-    """The frozen network that `config` names, from a file, else downloaded by timm; None where it names none."""
+    """The frozen network that `config` names, from a file or downloaded by timm; None where it names none."""
     if config.perceptual is None:
         return None
     return PerceptualNetwork(
@@ -65,18 +67,19 @@ def perceptual_network(config: VQGANLossConfig, weights: Path | None = None) -> 
 class VQGANLoss(nn.Module):
     """The trainable stage: a VQGAN with everything that only its training needs.
 
-    One optimizer steps both sides: the pictures reach the discriminators detached, and the discriminators' own
-    parameters are switched off while they judge for the generator, so one backward gives each side its gradient only.
-    `perceptual`: a frozen module, pixels -> maps. `metrics` holds detached values of the last call.
+    One optimizer steps both sides: the pictures reach the discriminators detached, and the discriminators'
+    own parameters are switched off while they judge for the generator, so one backward gives each side its own
+    gradient. `perceptual`: a frozen module, pixels -> maps. `metrics` holds detached values of the last call.
     """
 
     step: Tensor
     started: Tensor
 
     def __init__(self, vqgan: VQGAN, config: VQGANLossConfig, perceptual: nn.Module | None = None) -> None:
+        """Raises DigitError where `config` needs a perceptual network and none is given."""
         super().__init__()
         if perceptual is None and (config.perceptual is not None or config.discriminate_maps):
-            raise DigitError("this VQGAN loss compares pictures by a network: give its weights with --perceptual-weights")
+            raise DigitError("this VQGAN is trained with a perceptual network: give --perceptual-weights")
         self.config, self.vqgan, self.perceptual = config, vqgan, perceptual
         self.discriminators = nn.ModuleDict()
         if config.adversarial_weight > 0 and config.discriminate_patches:
@@ -92,7 +95,10 @@ class VQGANLoss(nn.Module):
                     [each.shape[1] for each in maps], config.discriminator_width
                 )
         self.codebook = MovingCodebook(
-            vqgan.config.codes, vqgan.config.code_dim, decay=config.codebook_decay, dead_after=config.dead_after
+            vqgan.config.codes,
+            vqgan.config.code_dim,
+            decay=config.codebook_decay,
+            dead_after=config.dead_after,
         )
         vqgan.quantize.embedding.weight.requires_grad_(vqgan.config.codebook == "gradient")
         self.register_buffer("step", torch.zeros((), dtype=torch.int64))
@@ -107,7 +113,7 @@ class VQGANLoss(nn.Module):
         return self.loss(batch)
 
     def loss(self, batch: HasPixels) -> Float[Tensor, ""]:
-        """The scalar of the generator and the discriminators together; in training mode the codebook follows too.
+        """The scalar of both sides; in training mode the codebook follows too.
 
         Without gradients (evaluation) the reconstruction terms alone.
         """
@@ -124,7 +130,7 @@ class VQGANLoss(nn.Module):
         return self._adversarial(pixels, reconstruction, step) + commitment
 
     def compile_parts(self) -> None:
-        """Compile what is heavy and of fixed shape; quantisation and the balance of gradients stay as they are."""
+        """Compile what is heavy and of fixed shape; quantisation and the balance stay as they are."""
         parts = [self.vqgan.encoder, self.vqgan.decoder, *self.discriminators.values()]
         if self.perceptual is not None:
             parts.append(self.perceptual)
@@ -141,7 +147,7 @@ class VQGANLoss(nn.Module):
         return step
 
     def _bottleneck(self, latents: Tensor, step: int) -> tuple[Tensor, Float[Tensor, ""]]:
-        """Quantised latents with a straight-through gradient, and the commitment (with the codebook's) term."""
+        """Quantised latents with a straight-through gradient, and the terms of commitment and codebook."""
         latents = self.vqgan.quantize.project(latents)
         learns = self.training and torch.is_grad_enabled()
         if learns and step < self.config.continuous_steps:
@@ -161,7 +167,7 @@ class VQGANLoss(nn.Module):
         return latents + (vectors - latents).detach(), commitment
 
     def _start_codebook(self, table: Tensor, rows: Float[Tensor, "m d"]) -> None:
-        """Once: k-means of the first latents, instead of random vectors most of which no latent would ever meet."""
+        """Once: k-means of the first latents; most random vectors would never meet one."""
         if self._known is not None and self._known[1]:
             return
         self.codebook.start(table, rows)
@@ -194,7 +200,7 @@ class VQGANLoss(nn.Module):
         return total + self.config.perceptual_weight * perceptual, fake
 
     def _adversarial(self, pixels: Tensor, reconstruction: Tensor, step: int) -> Float[Tensor, ""]:
-        """All terms on the pictures. Their gradients meet at the pixels, so the decoder is passed backward once."""
+        """All terms on the pictures. Their gradients meet at the pixels: the decoder sees one."""
         real = self._maps(pixels)
         picture = reconstruction.detach().requires_grad_()
         total, fake = self._reconstruction(pixels, picture, real)
@@ -213,20 +219,23 @@ class VQGANLoss(nn.Module):
                 balance = (reference / (self._last_layer(reconstruction, push) + 1e-8)).clamp(max=1e4)
                 gradient = gradient + share * balance * push
                 self._report(**{f"adversarial_{name}": judged, f"balance_{name}": balance})
-            learned = self._learn(discriminator, *((real, fake) if name == "maps" else ([pixels], [picture])), name)
-            discriminators = discriminators + learned
+            compared = (real, fake) if name == "maps" else ([pixels], [picture])
+            discriminators = discriminators + self._learn(name, discriminator, *compared)
         # Its value is the loss's, its gradient the sum that was just put together.
         carrier = (reconstruction * gradient).sum()
         return total.detach() + (carrier - carrier.detach()) + discriminators
 
-    def _learn(self, discriminator: nn.Module, real: list[Tensor], fake: list[Tensor], name: str) -> Float[Tensor, ""]:
+    def _learn(
+        self, name: str, discriminator: nn.Module, real: list[Tensor], fake: list[Tensor]
+    ) -> Float[Tensor, ""]:
         """What a discriminator minimises: hinge, and the slope of its logits at real pictures.
 
-        The slope is R1's (arXiv:1801.04406) by a finite difference along noise: no second derivatives, safe in bf16.
-        Without it a discriminator that has won passes on a gradient that says nothing.
+        The slope is R1's (arXiv:1801.04406) by a finite difference along noise: no second derivatives, safe in
+        bf16. Without it a discriminator that has won passes on a gradient that says nothing.
         """
-        noise = 0.05  # deviation; of pixels in [0, 1], or of vectors of length 1
-        moved = [each + noise / (1 if name == "patches" else each.shape[1] ** 0.5) * torch.randn_like(each) for each in real]
+        noise = 0.05  # length of the step, of pixels in [0, 1] or of unit vectors
+        scales = [noise / each.shape[1] ** 0.5 if name == "maps" else noise for each in real]
+        moved = [each + scale * torch.randn_like(each) for each, scale in zip(real, scales, strict=True)]
         shown = [torch.cat([r, f.detach(), m]) for r, f, m in zip(real, fake, moved, strict=True)]
         logits = discriminator(shown if name == "maps" else shown[0])
         thirds = [each.float().chunk(3) for each in logits]

@@ -1,9 +1,10 @@
 """pixels -> features, labels: the CIFAR-10 classifier that measures generated pictures of 32 px.
 
-    python experiments/classifier.py --images cifar10-train.zip --test cifar10-test.zip --out runs/cifar10/classifier
+    python experiments/classifier.py --images cifar10-train.zip --test cifar10-test.zip \
+        --out runs/cifar10/classifier
 
-Cost: about a minute on an H200. Expected: a test accuracy of at least 0.935 in out/result.json. Makes the artifact
-out/artifact; its features give FD-classifier, its labels the class accuracy of conditional samples.
+Cost: about a minute on an H200. Expected: a test accuracy of at least 0.935 in out/result.json. Makes the
+artifact out/artifact; its features give FD-classifier, its labels the class accuracy of conditional samples.
 """
 
 import argparse
@@ -21,11 +22,11 @@ from digit.data.loader import load_pixels
 from digit.data.pixels import PixelData
 from digit.errors import DigitError
 from digit.evaluation.classifier import Classifier, ClassifierConfig
+from digit.files import write_json_atomic
 from digit.training.config import TrainConfig
 from digit.training.loop import train
 from digit.training.optimizer import OptimizerConfig
 from digit.weights import artifact
-from digit.weights.files import write_json_atomic
 
 
 def main() -> None:

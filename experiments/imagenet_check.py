@@ -1,4 +1,4 @@
-"""Top-1 accuracy of an ImageNet classifier on a small sample: shows that a converted file is read in the right order."""
+"""Top-1 accuracy of an ImageNet classifier on a small sample: shows that a conversion is right."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def top1(
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> float:
-    """Share of pictures, centre-cropped to size px, whose largest logit is their class (sorted wnids), in [0, 1].
+    """Share of pictures, centre-cropped to size px, whose largest logit is their class (sorted wnids).
 
     Raises DigitError if `images` does not have the 1,000 class folders.
     """

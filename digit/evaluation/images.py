@@ -86,7 +86,7 @@ def evaluate_images(
             f"the reference was measured by {len(of_reference)} networks: give the same {len(networks)}"
         )
     of_samples = run(drawn)
-    for name, measured in (("the samples", of_samples), ("the reference", of_reference)):
+    for name, measured in ((drawn.name, of_samples), ("the reference", of_reference)):
         _check_number(name, measured[0].moments.n, few)
     yield "n_samples", float(of_samples[0].moments.n)
     yield "n_reference", float(of_reference[0].moments.n)

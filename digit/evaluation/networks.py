@@ -17,9 +17,9 @@ from torch import Tensor, nn
 from digit.errors import DigitError
 from digit.evaluation.classifier import Classifier
 from digit.evaluation.squeezenet import SqueezeNet
+from digit.files import read_safetensors, sha256_file
 from digit.nn.backbone import create, timm
 from digit.weights.artifact import describe, load
-from digit.files import read_safetensors, sha256_file
 
 INCEPTION = "inceptionv3"  # the name of FID's network; with any other weights the name carries their hash
 _INCEPTION_SHA256 = "6726825d"  # how the sha256 of torch-fidelity's file begins

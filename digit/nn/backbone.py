@@ -1,4 +1,4 @@
-"""Any timm network, frozen or not, from a name or from a local file: encoders, perceptual losses, measurements."""
+"""Any timm network from a name or a local file: encoders, perceptual losses, measurements."""
 
 import difflib
 import importlib
@@ -21,9 +21,10 @@ from digit.errors import DigitError
 def _import_timm() -> ModuleType:
     """timm, also beside a CPU build of torch.
 
-    PyPI's torchvision is built against CUDA. Beside a CPU-only torch its compiled operators do not load, and its import
-    then fails where it describes them ("operator torchvision::nms does not exist"), although timm needs only its
-    transforms. Declaring the named schemas, without an implementation, lets the import through; calling one still fails.
+    PyPI's torchvision is built against CUDA. Beside a CPU-only torch its compiled operators do not load, and
+    its import then fails where it describes them ("operator torchvision::nms does not exist"), though timm
+    needs only its transforms. Declaring the named schemas, without an implementation, lets the import through;
+    calling one still fails.
     """
     while True:
         try:
@@ -54,6 +55,7 @@ class Standardize(nn.Module):
         mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
         std: tuple[float, float, float] = (0.229, 0.224, 0.225),
     ) -> None:
+        """Mean and deviation of each channel of [0, 1] pixels."""
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
@@ -63,11 +65,13 @@ class Standardize(nn.Module):
         return (pixels - self.mean) / self.std
 
 
-def create(name: str, *, weights: Path | None = None, pretrained: bool = False, **arguments: Any) -> nn.Module:
+def create(
+    name: str, *, weights: Path | None = None, pretrained: bool = False, **arguments: Any
+) -> nn.Module:
     """The timm network `name`, random, from a local file, or downloaded (`pretrained`).
 
-    `arguments` go to timm. Raises DigitError for an unknown name, arguments the network does not take, a file that
-    does not fit, or a download that fails.
+    `arguments` go to timm. Raises DigitError for an unknown name, arguments the network does not take, a file
+    that does not fit, or a download that fails.
     """
     if not timm.is_model(name.split(".")[0]):
         close = difflib.get_close_matches(name, timm.list_models(), n=3)
@@ -91,14 +95,14 @@ def create(name: str, *, weights: Path | None = None, pretrained: bool = False, 
 
 
 def load_weights(module: nn.Module, path: Path, name: str) -> None:
-    """Fill a timm network from a .safetensors file, strictly; timm's own key conversion for official files is applied.
+    """Fill a timm network from a .safetensors file, strictly, after timm's own conversion of official files.
 
-    A classification head in the file that the network was built without (num_classes=0) is left out. Raises DigitError
-    that lists missing, unexpected and wrongly shaped tensors; `name` is how messages call the network.
+    A classification head in the file that the network was built without (num_classes=0) is left out. Raises
+    DigitError that lists missing, unexpected and wrongly shaped tensors; `name` is how messages call the network.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
-        raise DigitError(f"{path} is not a .safetensors file: run `digit convert` on it first, only that reads pickles")
+        raise DigitError(f"{path} is not a .safetensors file; `digit convert` makes one")
     if not path.is_file():
         raise DigitError(f"there is no file {path} with the weights of {name}")
     try:
@@ -110,7 +114,7 @@ def load_weights(module: nn.Module, path: Path, name: str) -> None:
     head = module.get_classifier() if hasattr(module, "get_classifier") else None  # pyright: ignore[reportCallIssue]
     if isinstance(head, nn.Identity):
         heads = _heads(module)
-        tensors = {key: value for key, value in tensors.items() if key in expected or key.split(".")[0] not in heads}
+        tensors = {k: v for k, v in tensors.items() if k in expected or k.split(".")[0] not in heads}
     problems = [f"missing {key}" for key in expected if key not in tensors]
     problems += [f"unexpected {key}" for key in tensors if key not in expected]
     problems += [
@@ -127,12 +131,12 @@ def load_weights(module: nn.Module, path: Path, name: str) -> None:
 def _convert(module: nn.Module, tensors: dict[str, Tensor], path: Path, name: str) -> dict[str, Tensor]:
     source = inspect.getmodule(type(module))
     convert = getattr(source, "checkpoint_filter_fn", None)
-    if convert is None or set(tensors) == set(module.state_dict()) and _same_shapes(module, tensors):
+    if convert is None or (set(tensors) == set(module.state_dict()) and _same_shapes(module, tensors)):
         return tensors
     try:
         return convert(tensors, module)
     except (KeyError, AttributeError, RuntimeError, ValueError, AssertionError) as error:
-        raise DigitError(f"{path} does not fit {name}: timm cannot convert it ({_first_line(error)})") from error
+        raise DigitError(f"{path} does not fit {name}: timm fails on it ({_first_line(error)})") from error
 
 
 def _same_shapes(module: nn.Module, tensors: dict[str, Tensor]) -> bool:

@@ -1,4 +1,4 @@
-"""A codebook that follows its latents by moving averages, without a gradient (VQ-VAE, arXiv:1711.00937, appendix A.1)."""
+"""A codebook that follows its latents by moving averages (VQ-VAE, arXiv:1711.00937, appendix A.1)."""
 
 import torch
 from jaxtyping import Float, Int
@@ -8,8 +8,8 @@ from torch import Tensor, nn
 class MovingCodebook(nn.Module):
     """The averages of one code table. Everything is float32 and nothing waits for the device.
 
-    `decay`: of the averages, a step. `dead_after`: steps without use after which a code restarts at a random latent of
-    the batch, drawn by torch's generator.
+    `decay`: of the averages, a step. `dead_after`: steps without use after which a code restarts at a random
+    latent of the batch, drawn by torch's generator.
     """
 
     counts: Tensor
@@ -17,6 +17,7 @@ class MovingCodebook(nn.Module):
     idle: Tensor
 
     def __init__(self, codes: int, dim: int, *, decay: float, dead_after: int) -> None:
+        """Empty averages, until `start`."""
         super().__init__()
         self.decay, self.dead_after = decay, dead_after
         self.register_buffer("counts", torch.zeros(codes))
@@ -42,7 +43,7 @@ class MovingCodebook(nn.Module):
         *,
         decay: float | None = None,
     ) -> None:
-        """Move `table`, in place, to the averages of the latents assigned to each code; decay 0 is a k-means step."""
+        """Move `table`, in place, to the averages of each code's latents; decay 0 is a k-means step."""
         decay = self.decay if decay is None else decay
         ones = torch.ones_like(codes, dtype=torch.float32)
         counts = torch.zeros_like(self.counts).index_add_(0, codes, ones)

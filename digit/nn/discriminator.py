@@ -15,6 +15,7 @@ class PatchDiscriminator(nn.Module):
     """Logits for overlapping patches of pixels in [0, 1]; `layers` convolutions halve the side."""
 
     def __init__(self, width: int = 64, layers: int = 2) -> None:
+        """`width`: channels of the first convolution."""
         super().__init__()
         parts: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1), nn.LeakyReLU(0.2)]
         channels = width
@@ -37,6 +38,7 @@ class MapDiscriminator(nn.Module):
     """
 
     def __init__(self, channels: list[int], width: int = 64) -> None:
+        """`channels` of each map; `width` of every head."""
         super().__init__()
         self.heads = nn.ModuleList(
             nn.Sequential(
@@ -57,7 +59,9 @@ class MapDiscriminator(nn.Module):
 
 def hinge(real: list[Tensor], fake: list[Tensor]) -> Float[Tensor, ""]:
     """What a discriminator minimises: 2 at chance, 0 where it is sure; maps weigh the same."""
-    terms = [F.relu(1 - r.float()).mean() + F.relu(1 + f.float()).mean() for r, f in zip(real, fake, strict=True)]
+    terms = [
+        F.relu(1 - r.float()).mean() + F.relu(1 + f.float()).mean() for r, f in zip(real, fake, strict=True)
+    ]
     return torch.stack(terms).mean()
 
 
@@ -67,4 +71,4 @@ def mean_logit(logits: list[Tensor]) -> Float[Tensor, ""]:
 
 
 def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(32, channels), channels)
+    return nn.GroupNorm(math.gcd(4, channels), channels)

@@ -15,7 +15,7 @@ from digit.nn.backbone import Standardize, create
 class PerceptualNetwork(nn.Module):
     """Intermediate maps of a frozen timm network, convolutional or a ViT: pixels -> a list of `b c h w`.
 
-    `size`: pictures are resized to this side first, small pictures need it: filters were trained on larger things.
+    `size`: pictures are resized to this side first; small ones need it, for filters made for larger things.
     `indices`: which of timm's intermediates, None for all (a ViT: one per block).
     """
 
@@ -29,6 +29,7 @@ class PerceptualNetwork(nn.Module):
         indices: Sequence[int] | None = None,
         arguments: dict[str, Any] | None = None,
     ) -> None:
+        """Arguments as `create` takes them. Raises DigitError as it does."""
         super().__init__()
         self.size = size
         self.network = create(name, weights=weights, pretrained=pretrained, **(arguments or {}))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from digit.errors import DigitError
-from digit.weights.files import (
+from digit.files import (
     TEMPORARY,
     atomic_path,
     on_cpu,

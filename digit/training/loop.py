@@ -22,7 +22,7 @@ from digit.training.interrupt import Interrupts
 from digit.training.log import Log
 from digit.training.status import Status, read_status, write_status
 from digit.training.update import Updater
-from digit.weights.files import atomic_path
+from digit.files import atomic_path
 
 Evaluate = Callable[[nn.Module, int], Iterable[tuple[str, float]]]
 Picture = Callable[[nn.Module, int], Image.Image]

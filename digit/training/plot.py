@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from digit.weights.files import atomic_path
+from digit.files import atomic_path
 
 OWN = {
     "step",

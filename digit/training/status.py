@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from digit.errors import DigitError
-from digit.weights.files import read_json, write_json_atomic
+from digit.files import read_json, write_json_atomic
 
 
 @dataclass(frozen=True)

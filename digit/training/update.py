@@ -60,7 +60,8 @@ class Updater:
         seed = _seed(self.config.seed, self.step)
         torch.default_generator.manual_seed(seed)  # torch.manual_seed takes ten times as long
         if self.device.type == "cuda":
-            torch.cuda.manual_seed(seed)
+            index = torch.cuda.current_device() if self.device.index is None else self.device.index
+            torch.cuda.default_generators[index].manual_seed(seed)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.config.optimizer, self.config.steps)
         self.optimizer.zero_grad(set_to_none=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from digit.errors import DigitError
 from digit.weights.config import from_dict, to_dict
-from digit.weights.files import (
+from digit.files import (
     read_json,
     read_safetensors,
     sha256_file,

@@ -5,51 +5,34 @@ from typing import Any
 from torch import nn
 
 from digit.errors import DigitError
+from digit.evaluation.classifier import Classifier, ClassifierConfig
+from digit.prior import Prior, PriorConfig
+from digit.renderer import Renderer, RendererConfig
+from digit.renderer_masked import MaskedConfig, MaskedRenderer
+from digit.tokenizer import Tokenizer, TokenizerConfig
+from digit.vqgan import VQGAN, VQGANConfig
 
-KINDS = {
-    "tokenizer": "Tokenizer",
-    "vqgan": "VQGAN",
-    "prior": "Prior",
-    "renderer": "Renderer",
-    "renderer_masked": "MaskedRenderer",
-    "classifier": "Classifier",
+KINDS: dict[str, tuple[type[Any], type[Any]]] = {
+    "tokenizer": (Tokenizer, TokenizerConfig),
+    "vqgan": (VQGAN, VQGANConfig),
+    "prior": (Prior, PriorConfig),
+    "renderer": (Renderer, RendererConfig),
+    "renderer_masked": (MaskedRenderer, MaskedConfig),
+    "classifier": (Classifier, ClassifierConfig),
 }
 
 
 def kind_of(module: nn.Module) -> str:
     """The kind of a module; DigitError if it is not one that artifacts hold."""
-    for kind, name in KINDS.items():
-        if type(module).__name__ == name:
+    for kind, (stage, _) in KINDS.items():
+        if type(module) is stage:
             return kind
-    raise DigitError(
-        f"a {type(module).__name__} cannot be an artifact: it must be one of {', '.join(KINDS.values())}"
-    )
+    names = ", ".join(stage.__name__ for stage, _ in KINDS.values())
+    raise DigitError(f"a {type(module).__name__} cannot be an artifact: it must be one of {names}")
 
 
 def classes_of(kind: str) -> tuple[type[Any], type[Any]]:
     """The module and the settings of a kind; DigitError if there is no such kind."""
-    if kind == "tokenizer":
-        from digit.tokenizer import Tokenizer, TokenizerConfig
-
-        return Tokenizer, TokenizerConfig
-    if kind == "vqgan":
-        from digit.vqgan import VQGAN, VQGANConfig
-
-        return VQGAN, VQGANConfig
-    if kind == "prior":
-        from digit.prior import Prior, PriorConfig
-
-        return Prior, PriorConfig
-    if kind == "renderer":
-        from digit.renderer import Renderer, RendererConfig
-
-        return Renderer, RendererConfig
-    if kind == "renderer_masked":
-        from digit.renderer_masked import MaskedConfig, MaskedRenderer
-
-        return MaskedRenderer, MaskedConfig
-    if kind == "classifier":
-        from digit.evaluation.classifier import Classifier, ClassifierConfig
-
-        return Classifier, ClassifierConfig
-    raise DigitError(f"there is no artifact kind {kind!r}: the kinds are {', '.join(KINDS)}")
+    if kind not in KINDS:
+        raise DigitError(f"there is no artifact kind {kind!r}: the kinds are {', '.join(KINDS)}")
+    return KINDS[kind]

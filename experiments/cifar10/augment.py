@@ -1,8 +1,8 @@
 """pixels -> views: SimCLR's random crops and colours, drawn per picture, for a whole batch on its device.
 
-Crops are one bilinear `grid_sample` (the flip is a negative width); colours follow torchvision's ColorJitter in a
-fixed order, with the hue turned in the YIQ plane instead of through HSV, without branches. All of it is elementwise
-but the sampling, nothing waits for the device, and autocast changes nothing.
+Crops are one bilinear `grid_sample` (the flip is a negative width); colours follow torchvision's ColorJitter
+in a fixed order, with the hue turned in the YIQ plane instead of through HSV, without branches. All of it is
+elementwise but the sampling, nothing waits for the device, and autocast changes nothing.
 """
 
 import math
@@ -36,7 +36,7 @@ TO_RGB = np.linalg.inv(TO_YIQ)
 
 
 def augment(pixels: Float[Tensor, "b 3 h w"], config: ViewConfig) -> Float[Tensor, "b 3 s s"]:
-    """A fresh random view of each picture, pixels in [0, 1], drawn from torch's generator of the pixels' device."""
+    """A fresh random view of each picture, pixels in [0, 1], drawn from torch's generator of their device."""
     return recolor(crop(pixels, config), config)
 
 
@@ -47,7 +47,7 @@ def crop(pixels: Float[Tensor, "b 3 h w"], config: ViewConfig) -> Float[Tensor, 
     area = config.scale[0] + area * (config.scale[1] - config.scale[0])
     low, high = math.log(config.ratio[0]), math.log(config.ratio[1])
     shape = torch.exp(low + shape * (high - low))
-    # Sides as shares of the picture's. A crop that would not fit is cut to the picture (torchvision draws again).
+    # Sides as shares of the picture's. A crop that would not fit is cut to it (torchvision draws again).
     w = (area * shape * (height / width)).sqrt().clamp(max=1)
     h = (area / shape * (width / height)).sqrt().clamp(max=1)
     x, y = (2 * across - 1) * (1 - w), (2 * down - 1) * (1 - h)  # centres, in grid_sample's [-1, 1]

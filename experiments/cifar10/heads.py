@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 def projector(width: int, hidden: int, out: int, *, layers: int) -> nn.Sequential:
-    """MoCo v3's MLP (arXiv:2104.02057, appendix): batch norm after every layer, the last without scale and shift."""
+    """MoCo v3's MLP (arXiv:2104.02057, appendix): batch norm after every layer, the last plain."""
     modules: list[nn.Module] = []
     for _ in range(layers - 1):
         modules += [nn.Linear(width, hidden, bias=False), nn.BatchNorm1d(hidden), nn.ReLU()]
@@ -16,7 +16,7 @@ def projector(width: int, hidden: int, out: int, *, layers: int) -> nn.Sequentia
 
 
 class Prototypes(nn.Module):
-    """DINO's head: an MLP onto the unit sphere, then cosines with `prototypes` unit vectors (arXiv:2104.14294)."""
+    """DINO's head: an MLP onto the unit sphere, then cosines with unit vectors (arXiv:2104.14294)."""
 
     def __init__(self, width: int, hidden: int, out: int, prototypes: int) -> None:
         """Linear layers N(0, 0.02) as DINO draws them."""

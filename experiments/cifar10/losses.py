@@ -1,4 +1,4 @@
-"""Self-supervised losses on two views: contrast (MoCo v3), balanced assignments and their prediction (iBOT, DINOv2)."""
+"""Losses between two views: contrast (MoCo v3), balanced assignments and their prediction (iBOT, DINOv2)."""
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,7 @@ from torch import Tensor
 def contrast(
     queries: Float[Tensor, "b d"], keys: Float[Tensor, "b d"], temperature: float
 ) -> tuple[Float[Tensor, ""], Int[Tensor, " b"]]:
-    """InfoNCE: row i must find key i among all keys by its cosine (arXiv:2104.02057, equation 1); and what it found."""
+    """InfoNCE, row i finding key i by its cosine (arXiv:2104.02057, equation 1); and what each row found."""
     logits = F.normalize(queries, dim=1) @ F.normalize(keys, dim=1).T / temperature
     target = torch.arange(len(keys), device=keys.device)
     return F.cross_entropy(logits, target), logits.argmax(1)
@@ -19,7 +19,7 @@ def contrast(
 def balanced(scores: Float[Tensor, "b k"], temperature: float, *, rounds: int = 3) -> Float[Tensor, "b k"]:
     """Assignments of rows to prototypes, each row summing to 1, each prototype used alike over the batch.
 
-    Sinkhorn-Knopp, as DINOv2 has it in place of DINO's centring: no prototype can win everything, from the first step.
+    Sinkhorn-Knopp, as DINOv2 has it in place of DINO's centring: no prototype can win all, from the start.
     """
     weights = ((scores - scores.max()) / temperature).exp()  # one constant for all: it cancels
     for _ in range(rounds):
@@ -42,7 +42,7 @@ def masked_mean(values: Float[Tensor, "b n"], mask: Bool[Tensor, "b n"]) -> Floa
 
 
 def spread(features: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
-    """KoLeo: minus the mean log distance of each unit vector to its nearest (arXiv:1806.03198, equation 2)."""
+    """KoLeo: minus the mean log distance of each unit vector to its nearest (arXiv:1806.03198)."""
     unit = F.normalize(features, dim=1)
     cosine = (unit @ unit.T).fill_diagonal_(-2)
     nearest = unit[cosine.detach().argmax(1)]

@@ -18,9 +18,9 @@ def knn_accuracy(
     k: int = 20,
     temperature: float = 0.07,
 ) -> float:
-    """Share of test features whose k nearest by cosine, weighted by exp(cosine / temperature), vote for their label.
+    """Share of test features whose k nearest vote for their label, weighted by exp(cosine / temperature).
 
-    The protocol of DINO (arXiv:2104.14294, section 4.1).
+    DINO's protocol (arXiv:2104.14294, section 4.1).
     """
     train, test = F.normalize(train.float(), dim=1), F.normalize(test.float(), dim=1)
     classes = int(train_labels.max()) + 1
@@ -41,7 +41,7 @@ def embed(
     device: torch.device,
     batch_size: int = 1000,
 ) -> Tensor:
-    """`network` of all pictures (uint8, in memory), in batches, as float32 on `device`; bf16 autocast on a GPU."""
+    """`network` of all pictures (uint8, in memory), in batches, float32 on `device`; bf16 inside on a GPU."""
     rows = []
     for part in pixels.split(batch_size):
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):

@@ -19,8 +19,9 @@ import torch
 
 from digit.data.images import open_images
 from digit.data.loader import Report, load_pixels
-from digit.evaluation.images import Measured, Pictures, compare, measure
+from digit.evaluation.images import Measured, compare, measure
 from digit.evaluation.networks import Network, open_network
+from digit.evaluation.pictures import open_pictures
 from digit.files import write_json_atomic
 from digit.nn.sampling import SamplerConfig
 from digit.pipeline import DigitPipeline, to_uint8
@@ -112,8 +113,7 @@ class Bench:
 
     def measure(self, pixels: torch.Tensor, networks: list[Network], *, keep: bool = True) -> list[Measured]:
         """Every network's statistics of uint8 pixels."""
-        pictures = Pictures("pictures", pixels.split(1000), len(pixels), size=pixels.shape[-1])
-        return measure(pictures, networks, device=self.device, keep=keep, precision="fp32")
+        return measure(open_pictures(pixels, batch_size=1000), networks, device=self.device, keep=keep, precision="fp32")
 
     def floor(self) -> dict[str, Any]:
         """The result's head: what was used, and what the VQGAN alone costs."""

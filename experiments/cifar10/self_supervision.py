@@ -1,9 +1,9 @@
-"""pixels -> scalar: a ViT learns from two masked views and small crops of each picture, against its slow average.
+"""pixels -> scalar: a ViT learns from two views and small crops of each picture, against its slow average.
 
-Three terms. Global: MoCo v3's contrast (arXiv:2104.02057) or DINO's cross-entropy (arXiv:2104.14294) between views,
-also from small crops, which makes few patches say what the whole picture is. Patches: iBOT's masked prediction
-(arXiv:2111.07832) and its variant on visible patches, which keeps a token about its own place and makes it cluster.
-KoLeo (arXiv:2304.07193): spreads the pictures, optional.
+Three terms. Global: MoCo v3's contrast (arXiv:2104.02057) or DINO's cross-entropy (arXiv:2104.14294) between
+views, also from small crops, which makes a few patches say what the whole picture is. Patches: iBOT's masked
+prediction (arXiv:2111.07832), extended to visible patches, which keeps a token about its own place and makes
+it cluster. KoLeo, which spreads the pictures (arXiv:2304.07193), is optional.
 """
 
 import copy
@@ -25,19 +25,15 @@ from digit.data.pixels import PixelBatch
 
 @dataclass(frozen=True)
 class SelfSupervisionConfig:
-    """Everything that the loss reads. `steps` is the length of the training: the slow average's pace follows it."""
+    """Everything that the loss reads."""
 
-    steps: int  # of the whole training
+    steps: int  # of the whole training, which the pace of the slow average follows
     vit: ViTConfig = field(default_factory=ViTConfig)  # the student, and its slow average
-    view: ViewConfig = field(
-        default_factory=ViewConfig
-    )  # the two views; the second is also solarised, p = 0.2
+    view: ViewConfig = field(default_factory=ViewConfig)  # the two; the second is solarised with p = 0.2
     crops: int = 4  # small views of each picture
     crop: ViewConfig = field(default_factory=lambda: ViewConfig(size=16, scale=(0.1, 0.5)))  # a small view
     objective: Literal["mocov3", "dino"] = "mocov3"  # the global term
-    pool: Literal["mean", "cls"] = (
-        "mean"  # which tokens the global term reads: the patches' mean, the class token
-    )
+    pool: Literal["mean", "cls"] = "mean"  # what the global term reads: mean of patches, or class token
     temperature: float = 0.2  # of the contrast
     patch_weight: float = 0.5  # of the patch term, 0 for none
     visible_weight: float = 0.5  # of visible beside masked patches, inside the patch term
@@ -134,9 +130,9 @@ class SelfSupervision(nn.Module):
         return list(self.predictor(self.head(pooled)).float().chunk(config.crops))
 
     def _mask(self, b: int) -> Bool[Tensor, "v n"]:
-        """Blocks of masked patches: in the first view for the second half of the batch, in the second for the first.
+        """Blobs of masked patches: in the second half's first view, in the first half's second view.
 
-        The counts are the same at every step (an even spread over config.mask), so no shape depends on a draw.
+        The counts are the same at every step (evenly spread over config.mask), so no shape depends on a draw.
         """
         grid, device = self.config.vit.grid, self.step.device
         n = grid * grid
@@ -152,7 +148,7 @@ class SelfSupervision(nn.Module):
         return rank < (share * n).round()[:, None]
 
     def _global(self, student: list[Tensor], teacher: list[Tensor]) -> Tensor:
-        """The mean over pairs of a student's and another teacher's view; large and small views count the same."""
+        """The mean over pairs of a student's and a teacher's other view; large and small count the same."""
         large, small = [], []
         for other, goal in enumerate(teacher):
             if self.config.objective == "dino":
@@ -175,7 +171,7 @@ class SelfSupervision(nn.Module):
         return total
 
     def _patch(self, tokens: Tensor, teacher_tokens: Tensor, mask: Tensor) -> Tensor:
-        """The masked picture's patches predict the assignments that the teacher gives to the whole picture's."""
+        """The masked picture's patches predict the assignments of the whole picture's, by the teacher."""
         with torch.no_grad():
             scores = self.teacher_patch_head(teacher_tokens[:, 1:]).float()
             goal = balanced(scores.flatten(0, 1), self.config.teacher_temperature).view_as(scores)

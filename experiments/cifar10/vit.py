@@ -1,4 +1,4 @@
-"""pixels -> tokens: a small ViT at the pictures' own size, with masked tokens and small views for self-supervision."""
+"""pixels -> tokens: a small ViT at the pictures' own size, with a mask token and a way to see small views."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -61,9 +61,9 @@ class ViT(nn.Module):
         mask: Bool[Tensor, "b n"] | None = None,
         positions: Int[Tensor, " n"] | None = None,
     ) -> Float[Tensor, "b t d"]:
-        """Class token, then patch tokens with their position; where `mask`, the mask token stands for the patch.
+        """Class token, then patch tokens with their position; where `mask`, the mask token takes the place.
 
-        `positions` says which places of the full grid the patches of a small view take; None means all, in order.
+        `positions` are the places of the full grid that a small view's patches take; None: all, in order.
         """
         tokens = self.vit.patch_embed.proj((pixels - self.mean) / self.std).flatten(2).transpose(1, 2)
         if mask is not None:

@@ -5,11 +5,11 @@ import warnings
 
 import numpy as np
 import pytest
+from odd_pictures import broken, encoded, picture, readable, rotated_jpeg
 from PIL import Image
 
 from digit.data.decode import BrokenImage, decode
 from digit.data.transforms import render
-from tests.odd_pictures import broken, encoded, picture, readable, rotated_jpeg
 
 READABLE, BROKEN = readable(), broken()
 

@@ -3,11 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from odd_pictures import encoded, picture
 
 from digit.data.decode import BrokenImage
 from digit.data.images import open_images
 from digit.errors import DigitError
-from tests.odd_pictures import encoded, picture
 
 JPEG = encoded(picture(), "JPEG")
 

@@ -5,12 +5,12 @@ import time
 import numpy as np
 import pytest
 import torch
+from odd_pictures import broken, encoded, picture, readable
 
 from digit.data.images import open_images
 from digit.data.loader import Report, load_pixels, stream
 from digit.data.transforms import render
 from digit.errors import DigitError
-from tests.odd_pictures import broken, encoded, picture, readable
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from odd_pictures import encoded, picture
 from PIL import Image
 
 from digit.data.images import open_images
@@ -8,7 +9,6 @@ from digit.data.loader import Report
 from digit.data.order import order
 from digit.data.pixels import PixelData
 from digit.errors import DigitError
-from tests.odd_pictures import encoded, picture
 
 
 @pytest.fixture(scope="module")

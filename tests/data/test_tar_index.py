@@ -5,11 +5,11 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from odd_pictures import encoded, picture
 
 from digit.data.decode import BrokenImage
 from digit.data.images import open_images
 from digit.errors import DigitError
-from tests.odd_pictures import encoded, picture
 
 JPEG = encoded(picture(), "JPEG")
 

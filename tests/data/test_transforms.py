@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
+from odd_pictures import picture
 from PIL import Image
 
 from digit.data.transforms import render
-from tests.odd_pictures import picture
 
 
 def resized_and_cropped(image: Image.Image, size: int) -> np.ndarray:

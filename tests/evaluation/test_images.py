@@ -7,6 +7,7 @@ import torch
 from PIL import Image
 
 from digit.errors import DigitError
+from digit.evaluation import images
 from digit.evaluation.classifier import Classifier, ClassifierConfig
 from digit.evaluation.images import evaluate_images, measure, report
 from digit.evaluation.networks import Network, classifier_network
@@ -109,11 +110,13 @@ def test_only_the_metrics_asked_for(network):
     assert set(values) == {"n_samples", "n_reference", f"FD-{network.name}"}
 
 
-def test_few_pictures_are_refused_before_any_is_measured(network):
-    with pytest.raises(DigitError, match="tensor of pictures has 9 pictures"):
+def test_few_pictures_are_refused(network, monkeypatch):
+    with pytest.raises(DigitError, match="tensor of pictures has 9 pictures, too few"):
         next(evaluate_images(pictures(9, 0), pictures(9, 1), [network]))
-    with pytest.raises(DigitError, match="the samples has 9"):
-        next(evaluate_images(iter([pictures(9, 0)]), pictures(2048, 1, size=4), [network], metrics=["fd"]))
+    monkeypatch.setattr(images, "FEWEST", 10)
+    with pytest.raises(DigitError, match="stream of pictures has 9 pictures, too few"):
+        next(evaluate_images(iter([pictures(9, 0)]), pictures(10, 1), [network]))
+    assert dict(evaluate_images(pictures(10, 0), pictures(10, 1), [network]))["n_samples"] == 10
 
 
 def test_the_report_is_json_and_names_the_features(network):

@@ -31,7 +31,9 @@ def test_official_dinov2_names_and_positions(tmp_path):
     tensors = create("vit_small_patch14_dinov2", **(arguments | {"img_size": 56})).state_dict()
     tensors["mask_token"] = torch.zeros(1, 16)
     save_file(tensors, tmp_path / "dino.safetensors")
-    network = create("vit_small_patch14_dinov2", weights=tmp_path / "dino.safetensors", **(arguments | {"img_size": 28}))
+    network = create(
+        "vit_small_patch14_dinov2", weights=tmp_path / "dino.safetensors", **(arguments | {"img_size": 28})
+    )
     assert network.pos_embed.shape == (1, 1 + 4, 16)
     assert torch.equal(network.state_dict()["blocks.1.attn.qkv.weight"], tensors["blocks.1.attn.qkv.weight"])
 

@@ -19,7 +19,7 @@ def test_maps_of_convolutions_and_transformers(name):
     pixels = torch.rand(2, 3, 8, 8, requires_grad=True)
     maps = unit_maps(network(pixels))
     assert len(maps) == 2 and all(each.ndim == 4 for each in maps)
-    assert float(distance(maps, maps)) == 0
+    assert distance(maps, maps).item() == 0
     distance(maps, unit_maps(network(torch.rand(2, 3, 8, 8)))).backward()
     assert pixels.grad is not None and pixels.grad.abs().sum() > 0
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from digit.errors import DigitError
-from digit.weights import files
+from digit import files
 
 
 def test_a_block_that_raises_changes_nothing(tmp_path):
