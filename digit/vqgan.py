@@ -157,7 +157,9 @@ class _Encoder(nn.Module):
         x = self.conv_in(x)
         for i, level in enumerate(self.down):
             x = level(x if i == 0 else F.avg_pool2d(x, 2))
-        return self.conv_out(F.silu(self.norm_out(self.mid(x))))
+        x = F.silu(self.norm_out(self.mid(x)))
+        with torch.autocast(x.device.type, enabled=False):  # latents may lie closer together than bfloat16 resolves
+            return self.conv_out(x.float())
 
 
 class _Decoder(nn.Module):
@@ -177,7 +179,7 @@ class _Decoder(nn.Module):
         self.up = nn.ModuleList(reversed(levels))  # the file counts from full resolution
         self.norm_out = _norm(channels)
         self.conv_out = nn.Conv2d(channels, 3, 3, padding=1)
-        nn.init.constant_(self.conv_out.bias, 0.5)  # training starts at grey
+        nn.init.constant_(self.conv_out.get_parameter("bias"), 0.5)  # training starts at grey
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.mid(self.conv_in(x))

@@ -26,9 +26,10 @@ class VQGANLossConfig:
     perceptual_size: int | None = None  # pixels a side at which it looks; None: as they are
     perceptual_maps: tuple[int, ...] | None = None  # which of its intermediate maps; None: all
     perceptual_weight: float = 1.0  # of the perceptual distance
+    spread: float = 0.0  # weight of the latents' unevenness over directions; for normalised codes
     commitment: float = 0.25  # weight of the latents' distance to their codes
-    codebook_decay: float = 0.99  # of the codebook's moving averages, a step
-    dead_after: int = 100  # steps without use after which a code restarts at a latent
+    codebook_decay: float = 0.95  # of the codebook's moving averages, a step
+    dead_after: int = 30  # steps without use after which a code restarts at a latent
     continuous_steps: int = 0  # first steps without quantisation; the codebook then starts on better latents
     adversarial_weight: float = 0.5  # the discriminators' gradient at the last convolution, in the others'
     adversarial_start: int = 0  # step at which the discriminators begin to teach
@@ -68,8 +69,8 @@ class VQGANLoss(nn.Module):
     """The trainable stage: a VQGAN with everything that only its training needs.
 
     One optimizer steps both sides: the pictures reach the discriminators detached, and the discriminators'
-    own parameters are switched off while they judge for the generator, so one backward gives each side its own
-    gradient. `perceptual`: a frozen module, pixels -> maps. `metrics` holds detached values of the last call.
+    own parameters are switched off while they judge for the generator, so one backward gives each side
+    its own gradient. `perceptual`: a frozen module, pixels -> maps. `metrics`: detached values of the last call.
     """
 
     step: Tensor
@@ -150,8 +151,9 @@ class VQGANLoss(nn.Module):
         """Quantised latents with a straight-through gradient, and the terms of commitment and codebook."""
         latents = self.vqgan.quantize.project(latents)
         learns = self.training and torch.is_grad_enabled()
+        spread = self.config.spread * _unevenness(latents) if self.config.spread else latents.new_zeros(())
         if learns and step < self.config.continuous_steps:
-            return latents, latents.new_zeros(())
+            return latents, spread
         rows = latents.detach().permute(0, 2, 3, 1).flatten(0, 2)
         table = self.vqgan.quantize.embedding.weight
         if learns:
@@ -160,7 +162,7 @@ class VQGANLoss(nn.Module):
         if learns and self.vqgan.config.codebook == "ema":
             self.codebook.follow(table.detach(), rows, codes.flatten())
             vectors = vectors.detach()
-        commitment = self.config.commitment * F.mse_loss(latents, vectors.detach())
+        commitment = spread + self.config.commitment * F.mse_loss(latents, vectors.detach())
         if vectors.requires_grad:
             commitment = commitment + F.mse_loss(vectors, latents.detach())
         self._report(commitment=commitment, perplexity=_perplexity(codes, len(table)))
@@ -230,8 +232,8 @@ class VQGANLoss(nn.Module):
     ) -> Float[Tensor, ""]:
         """What a discriminator minimises: hinge, and the slope of its logits at real pictures.
 
-        The slope is R1's (arXiv:1801.04406) by a finite difference along noise: no second derivatives, safe in
-        bf16. Without it a discriminator that has won passes on a gradient that says nothing.
+        The slope is R1's (arXiv:1801.04406) by a finite difference along noise: no second derivatives, safe
+        in bf16. Without it a discriminator that has won passes on a gradient that says nothing.
         """
         noise = 0.05  # length of the step, of pixels in [0, 1] or of unit vectors
         scales = [noise / each.shape[1] ** 0.5 if name == "maps" else noise for each in real]
@@ -252,6 +254,16 @@ class VQGANLoss(nn.Module):
 
     def _report(self, **values: Tensor) -> None:
         self.metrics.update({name: value.detach() for name, value in values.items()})
+
+
+def _unevenness(latents: Float[Tensor, "b d gh gw"]) -> Float[Tensor, ""]:
+    """Squared difference of the latents' second moments to the unit matrix, a channel: 0 where all directions are used.
+
+    Young encoders send everything in nearly one direction; codes there differ in their last digits only.
+    """
+    rows = latents.permute(0, 2, 3, 1).flatten(0, 2)
+    moments = rows.T @ rows / len(rows)
+    return (moments - torch.eye(len(moments), device=moments.device)).square().sum() / len(moments)
 
 
 def _perplexity(codes: Int[Tensor, "b n"], k: int) -> Float[Tensor, ""]:

@@ -1,21 +1,28 @@
 #!/usr/bin/env bash
 # The whole chain on CIFAR-10 and its measurements: encoder, codebook, VQGAN, codes, priors, renderers, tables, model.
 #
-#   experiments/cifar10.sh all DATA        DATA holds cifar10-train.zip, cifar10-test.zip, efficientnet-lite0.safetensors,
-#                                          squeezenet1_1.safetensors and, for the encoder comparison, vits14-saliency.safetensors
+#   experiments/cifar10.sh all DATA
 #
-# Cost: about 25 minutes on one H200. Every part resumes when repeated and ends at once when done. Parts, in order:
-# smoke, base (classifier, self-supervised encoder, VQGAN, side by side), codes, priors, tables, model.
-# Settings: RUNS (default runs/cifar10), STEPS (updates of priors and renderers), LIMIT (seconds after which a training
-# saves and stops, to go on when repeated), SSL_MINUTES, VQGAN_STEPS.
+# DATA holds cifar10-train.zip and cifar10-test.zip (class folders of pictures), efficientnet-lite0.safetensors and
+# squeezenet1_1.safetensors (experiments/efficientnet_lite0.py, experiments/squeezenet.py) and, for the comparison of
+# encoders, vits14-saliency.safetensors. Everything is written below runs/cifar10 (RUNS).
+#
+# Cost: about 25 minutes on one H200. Every part resumes when repeated, and ends at once when it is done. Parts in order:
+#   base    classifier (the judge), self-supervised encoder, VQGAN, side by side
+#   codes   two tokenizers (own encoder, enlarged ViT-S/14), and every picture's codes
+#   priors  prior, both renderers, two VQ-only priors, and the chain of the ViT-S/14, side by side
+#   tables  bench/results/cifar10.json and the grids beside it
+#   model   the bundled model, digit/models/cifar10
+# Settings: STEPS of priors and renderers, VQGAN_STEPS, SSL_MINUTES, LIMIT (seconds after which a training saves itself
+# and stops, to go on when repeated), PYTHON.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-part=${1:?part: smoke, base, codes, priors, tables, model or all}
+part=${1:?which part: base, codes, priors, tables, model or all}
 data=${2:?folder of the data}
 runs=${RUNS:-runs/cifar10}
 steps=${STEPS:-6000}
 limit=${LIMIT:+--wall-clock-limit $LIMIT}
-python=${PYTHON:-python3}
+python=${PYTHON:-.venv/bin/python}
 export PYTHONPATH=.:experiments${PYTHONPATH:+:$PYTHONPATH}
 mkdir -p "$runs/logs"
 digit() { "$python" -c 'from digit.run.main import main; main()' "$@"; }
@@ -24,15 +31,83 @@ digit() { "$python" -c 'from digit.run.main import main; main()' "$@"; }
 named() {
     local name=$1 start=$SECONDS; shift
     if "$@" > "$runs/logs/$name.log" 2>&1; then echo "$name: done in $((SECONDS - start)) s"
-    else echo "$name: FAILED after $((SECONDS - start)) s"; tail -n 15 "$runs/logs/$name.log"; return 1; fi
+    else echo "$name: FAILED after $((SECONDS - start)) s"; tail -n 12 "$runs/logs/$name.log"; return 1; fi
 }
+together() { local failed=0 pid; for pid in "$@"; do wait "$pid" || failed=1; done; return $failed; }
 
-vqgan_shape="--image-size 32 --width 96 --multipliers 1 2 2 --codes 4096 --code-dim 16 --normalized-codes --attention --shortcut input"
-gpt="--optimizer.lr 1e-3 --warmup 500 --schedule cosine --weight-decay 0.05 --no-decay-all --ema 0.999 --compile --batch 512"
-
-classifier() { named classifier "$python" experiments/classifier.py --images "$data/cifar10-train.zip" --test "$data/cifar10-test.zip" --out "$runs/classifier"; }
-
-encoder() {
+base() {
+    named classifier "$python" experiments/classifier.py --images "$data/cifar10-train.zip" --test "$data/cifar10-test.zip" \
+        --out "$runs/classifier" & local a=$!
     named encoder "$python" experiments/self_supervised.py --images "$data/cifar10-train.zip" --test "$data/cifar10-test.zip" \
-        --out "$runs/ssl" --minutes "${SSL_MINUTES:-4}"
+        --out "$runs/ssl" --minutes "${SSL_MINUTES:-4}" & local b=$!
+    named vqgan digit train vqgan --images "$data/cifar10-train.zip" --held-out "$data/cifar10-test.zip" --out "$runs/vqgan" \
+        --image-size 32 --width 64 --multipliers 1 2 2 --decoder-blocks 3 --codes 4096 --code-dim 16 --normalized-codes --attention \
+        --shortcut input --perceptual tf_efficientnet_lite0 --perceptual-size 64 \
+        --perceptual-weights "$data/efficientnet-lite0.safetensors" --discriminate-maps --adversarial-start 1000 \
+        --continuous-steps 200 --steps "${VQGAN_STEPS:-9000}" --batch 256 --lr 4e-4 --warmup 300 --clip 10 --ema 0.999 \
+        --save-every 1000 --log-every 100 --evaluate-every 1000 --sample-every 3000 --compile $limit & local c=$!
+    together $a $b $c
 }
+
+tokenizers() {
+    [ -f "$runs/tokenizer/config.json" ] || named fit digit fit --images "$data/cifar10-train.zip" --out "$runs/tokenizer" \
+        --encoder vit_tiny_patch16_224 --encoder-weights "$runs/ssl/encoder.safetensors" --encoder-size 32 \
+        --encoder-arguments patch_size 4 embed_dim 256 depth 9 num_heads 4 --clusters 1024 --per-cluster 512 --batch 512 & local a=$!
+    [ -f "$runs/saliency/tokenizer/config.json" ] || [ ! -f "$data/vits14-saliency.safetensors" ] || named fit-saliency \
+        digit fit --images "$data/cifar10-train.zip" --out "$runs/saliency/tokenizer" --encoder vit_small_patch14_dinov2 \
+        --encoder-weights "$data/vits14-saliency.safetensors" --encoder-size 112 --size 32 --clusters 1024 --per-cluster 512 \
+        --batch 512 ${SALIENCY_BLOCKS:-} & local b=$!
+    together $a $b
+}
+
+codes() {
+    tokenizers || return 1
+    local pids=() set
+    for set in train test; do
+        named "codes-$set" digit tokenize --images "$data/cifar10-$set.zip" --out "$runs/codes-$set" --batch 512 \
+            --tokenizer "$runs/tokenizer" --vqgan "$runs/vqgan" & pids+=($!)
+    done
+    [ ! -d "$runs/saliency/tokenizer" ] || { named codes-saliency digit tokenize --images "$data/cifar10-train.zip" --batch 512 \
+        --out "$runs/saliency/codes-train" --tokenizer "$runs/saliency/tokenizer" --vqgan "$runs/vqgan" & pids+=($!); }
+    together "${pids[@]}"
+}
+
+gpt="--lr 1e-3 --betas 0.9 0.95 --weight-decay 0.1 --no-decay-all --schedule cosine --warmup 500 --ema 0.999 --batch 512 \
+    --save-every 2000 --log-every 100 --evaluate-every 1000 --compile"
+prior="--width 320 --layers 8 --norm pre --dropout 0.1 --label-dropout 0.1"
+renderer="--width 256 --layers 6 --dropout 0.1"
+
+priors() {
+    local pids=() c="$runs/codes-train" t="--held-out $runs/codes-test" matched
+    matched=$("$python" experiments/cifar10/compute.py "$runs" "$steps") || return 1
+    named prior digit train prior --codes "$c" $t --out "$runs/prior" $prior $gpt --steps "$steps" $limit & pids+=($!)
+    named renderer digit train renderer --codes "$c" $t --out "$runs/renderer" --vqgan "$runs/vqgan" $renderer $gpt \
+        --steps "$steps" $limit & pids+=($!)
+    named renderer-masked digit train renderer --masked --codes "$c" $t --out "$runs/renderer_masked" --vqgan "$runs/vqgan" \
+        $renderer $gpt --steps "$steps" $limit & pids+=($!)
+    named prior-vq digit train prior --over vq_codes --codes "$c" $t --out "$runs/prior_vq" $prior $gpt --steps "$steps" \
+        $limit & pids+=($!)
+    named prior-vq-compute digit train prior --over vq_codes --codes "$c" $t --out "$runs/prior_vq_compute" $prior $gpt \
+        --steps "$matched" $limit & pids+=($!)
+    if [ -d "$runs/saliency/codes-train" ]; then
+        named prior-saliency digit train prior --codes "$runs/saliency/codes-train" --out "$runs/saliency/prior" $prior $gpt \
+            --steps "$steps" $limit & pids+=($!)
+        named renderer-saliency digit train renderer --codes "$runs/saliency/codes-train" --out "$runs/saliency/renderer" \
+            $renderer $gpt --steps "$steps" $limit & pids+=($!)
+    fi
+    together "${pids[@]}"
+}
+
+tables() {
+    mkdir -p bench/results
+    named tables "$python" experiments/cifar10/reproduction.py --runs "$runs" --data "$data" --out "${OUT_TABLES:-bench/results}/cifar10.json" \
+        --seconds "${TABLE_SECONDS:-100000}"
+}
+
+model() { named model "$python" experiments/cifar10/bundle.py --runs "$runs" --result bench/results/cifar10.json --out digit/models/cifar10; }
+
+case $part in
+    base | codes | priors | tables | model) "$part" ;;
+    all) base && codes && priors && tables && model ;;
+    *) echo "unknown part $part: base, codes, priors, tables, model or all" >&2; exit 2 ;;
+esac

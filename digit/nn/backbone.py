@@ -23,7 +23,7 @@ def _import_timm() -> ModuleType:
 
     PyPI's torchvision is built against CUDA. Beside a CPU-only torch its compiled operators do not load, and
     its import then fails where it describes them ("operator torchvision::nms does not exist"), though timm
-    needs only its transforms. Declaring the named schemas, without an implementation, lets the import through;
+    needs only its transforms. Declaring the named schemas, without implementation, lets the import through;
     calling one still fails.
     """
     while True:
@@ -98,7 +98,7 @@ def load_weights(module: nn.Module, path: Path, name: str) -> None:
     """Fill a timm network from a .safetensors file, strictly, after timm's own conversion of official files.
 
     A classification head in the file that the network was built without (num_classes=0) is left out. Raises
-    DigitError that lists missing, unexpected and wrongly shaped tensors; `name` is how messages call the network.
+    DigitError that lists missing, unexpected and wrongly shaped tensors; messages call the network `name`.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
