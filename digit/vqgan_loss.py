@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Protocol, runtime_checkable
 
 import torch
+import torch._functorch.config
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from digit.errors import DigitError
 from digit.nn.codebook import MovingCodebook
-from digit.nn.discriminator import MapDiscriminator, PatchDiscriminator, hinge, mean_logit
+from digit.nn.discriminator import MapDiscriminator, PatchDiscriminator, preference
 from digit.nn.perceptual import PerceptualNetwork, distance, unit_maps
 from digit.vqgan import VQGAN
 
@@ -26,7 +27,6 @@ class VQGANLossConfig:
     perceptual_size: int | None = None  # pixels a side at which it looks; None: as they are
     perceptual_maps: tuple[int, ...] | None = None  # which of its intermediate maps; None: all
     perceptual_weight: float = 1.0  # of the perceptual distance
-    spread: float = 0.0  # weight of the latents' unevenness over directions; for normalised codes
     commitment: float = 0.25  # weight of the latents' distance to their codes
     codebook_decay: float = 0.95  # of the codebook's moving averages, a step
     dead_after: int = 30  # steps without use after which a code restarts at a latent
@@ -38,7 +38,7 @@ class VQGANLossConfig:
     discriminate_maps: bool = False  # a discriminator of the perceptual network's maps
     discriminator_width: int = 64  # its first channels
     discriminator_layers: int = 2  # times the patch discriminator halves the side
-    discriminator_slope: float = 0.05  # weight of the squared slope of its logits at real pictures; 0: none
+    discriminator_slope: float = 0.005  # weight of the squared slope of their logits; 0: none
     discriminator_ahead: int = 200  # steps before adversarial_start at which they begin to learn
 
 
@@ -131,12 +131,11 @@ class VQGANLoss(nn.Module):
         return self._adversarial(pixels, reconstruction, step) + commitment
 
     def compile_parts(self) -> None:
-        """Compile what is heavy and of fixed shape; quantisation and the balance stay as they are."""
-        parts = [self.vqgan.encoder, self.vqgan.decoder, *self.discriminators.values()]
-        if self.perceptual is not None:
-            parts.append(self.perceptual)
-        for part in parts:
-            part.compile()
+        """Compile the encoder and the decoder up to its last convolution, where most of the time goes."""
+        # The balance asks one graph for several gradients; donated buffers would be gone after the first.
+        torch._functorch.config.donated_buffer = False
+        for part in (self.vqgan.encoder, self.vqgan.decoder):
+            part.compile(dynamic=False)
 
     def _advance(self) -> int:
         if self._known is None:
@@ -151,9 +150,8 @@ class VQGANLoss(nn.Module):
         """Quantised latents with a straight-through gradient, and the terms of commitment and codebook."""
         latents = self.vqgan.quantize.project(latents)
         learns = self.training and torch.is_grad_enabled()
-        spread = self.config.spread * _unevenness(latents) if self.config.spread else latents.new_zeros(())
         if learns and step < self.config.continuous_steps:
-            return latents, spread
+            return latents, latents.new_zeros(())
         rows = latents.detach().permute(0, 2, 3, 1).flatten(0, 2)
         table = self.vqgan.quantize.embedding.weight
         if learns:
@@ -162,7 +160,7 @@ class VQGANLoss(nn.Module):
         if learns and self.vqgan.config.codebook == "ema":
             self.codebook.follow(table.detach(), rows, codes.flatten())
             vectors = vectors.detach()
-        commitment = spread + self.config.commitment * F.mse_loss(latents, vectors.detach())
+        commitment = self.config.commitment * F.mse_loss(latents, vectors.detach())
         if vectors.requires_grad:
             commitment = commitment + F.mse_loss(vectors, latents.detach())
         self._report(commitment=commitment, perplexity=_perplexity(codes, len(table)))
@@ -212,17 +210,18 @@ class VQGANLoss(nn.Module):
         share = self.config.adversarial_weight * min(1.0, max(0.0, grown)) / len(self.discriminators)
         discriminators = pixels.new_zeros(())
         for name, discriminator in self.discriminators.items():
-            shown = fake if name == "maps" else picture
+            originals, rivals = (real, fake) if name == "maps" else ([pixels], [picture])
             if share > 0:
                 discriminator.requires_grad_(False)
-                judged = -mean_logit(discriminator(shown))
+                with torch.no_grad():
+                    standard = _judge(discriminator, originals, name)
+                judged = preference(_judge(discriminator, rivals, name), standard)
                 discriminator.requires_grad_(True)
                 (push,) = torch.autograd.grad(judged, picture, retain_graph=True)
                 balance = (reference / (self._last_layer(reconstruction, push) + 1e-8)).clamp(max=1e4)
                 gradient = gradient + share * balance * push
                 self._report(**{f"adversarial_{name}": judged, f"balance_{name}": balance})
-            compared = (real, fake) if name == "maps" else ([pixels], [picture])
-            discriminators = discriminators + self._learn(name, discriminator, *compared)
+            discriminators = discriminators + self._learn(name, discriminator, originals, rivals)
         # Its value is the loss's, its gradient the sum that was just put together.
         carrier = (reconstruction * gradient).sum()
         return total.detach() + (carrier - carrier.detach()) + discriminators
@@ -230,21 +229,22 @@ class VQGANLoss(nn.Module):
     def _learn(
         self, name: str, discriminator: nn.Module, real: list[Tensor], fake: list[Tensor]
     ) -> Float[Tensor, ""]:
-        """What a discriminator minimises: hinge, and the slope of its logits at real pictures.
+        """What a discriminator minimises: the pairing, and the slope of its logits at both sides.
 
-        The slope is R1's (arXiv:1801.04406) by a finite difference along noise: no second derivatives, safe
-        in bf16. Without it a discriminator that has won passes on a gradient that says nothing.
+        The slopes are those of R1 and R2 (arXiv:2501.05441) by a finite difference along noise: no second
+        derivatives, safe in bf16. Without them a discriminator that has won passes on a gradient that says nothing.
         """
         noise = 0.05  # length of the step, of pixels in [0, 1] or of unit vectors
-        scales = [noise / each.shape[1] ** 0.5 if name == "maps" else noise for each in real]
-        moved = [each + scale * torch.randn_like(each) for each, scale in zip(real, scales, strict=True)]
-        shown = [torch.cat([r, f.detach(), m]) for r, f, m in zip(real, fake, moved, strict=True)]
-        logits = discriminator(shown if name == "maps" else shown[0])
-        thirds = [each.float().chunk(3) for each in logits]
-        hinged = hinge([each[0] for each in thirds], [each[1] for each in thirds])
-        slope = torch.stack([((each[2] - each[0]) / noise).square().mean() for each in thirds]).mean()
-        self._report(**{f"discriminator_{name}": hinged, f"slope_{name}": slope})
-        return hinged + self.config.discriminator_slope * slope
+        both = [torch.cat([r, f.detach()]) for r, f in zip(real, fake, strict=True)]
+        scales = [noise / each.shape[1] ** 0.5 if name == "maps" else noise for each in both]
+        moved = [each + scale * torch.randn_like(each) for each, scale in zip(both, scales, strict=True)]
+        judged = _judge(discriminator, [torch.cat(pair) for pair in zip(both, moved, strict=True)], name)
+        quarters = [each.float().chunk(4) for each in judged]
+        paired = preference([each[0] for each in quarters], [each[1] for each in quarters])
+        slopes = [(torch.cat(each[2:]) - torch.cat(each[:2])).square().mean() / noise**2 for each in quarters]
+        slope = torch.stack(slopes).mean()
+        self._report(**{f"discriminator_{name}": paired, f"slope_{name}": slope})
+        return paired + self.config.discriminator_slope * slope
 
     def _last_layer(self, reconstruction: Tensor, gradient: Tensor) -> Float[Tensor, ""]:
         """Norm of the last convolution's gradient when `gradient` arrives at the pixels."""
@@ -256,14 +256,8 @@ class VQGANLoss(nn.Module):
         self.metrics.update({name: value.detach() for name, value in values.items()})
 
 
-def _unevenness(latents: Float[Tensor, "b d gh gw"]) -> Float[Tensor, ""]:
-    """Squared difference of the latents' second moments to the unit matrix, a channel: 0 where all directions are used.
-
-    Young encoders send everything in nearly one direction; codes there differ in their last digits only.
-    """
-    rows = latents.permute(0, 2, 3, 1).flatten(0, 2)
-    moments = rows.T @ rows / len(rows)
-    return (moments - torch.eye(len(moments), device=moments.device)).square().sum() / len(moments)
+def _judge(discriminator: nn.Module, shown: list[Tensor], name: str) -> list[Tensor]:
+    return discriminator(shown if name == "maps" else shown[0])
 
 
 def _perplexity(codes: Int[Tensor, "b n"], k: int) -> Float[Tensor, ""]:

@@ -57,17 +57,14 @@ class MapDiscriminator(nn.Module):
         return [head(each * each.shape[1] ** 0.5) for head, each in zip(self.heads, maps, strict=True)]
 
 
-def hinge(real: list[Tensor], fake: list[Tensor]) -> Float[Tensor, ""]:
-    """What a discriminator minimises: 2 at chance, 0 where it is sure; maps weigh the same."""
-    terms = [
-        F.relu(1 - r.float()).mean() + F.relu(1 + f.float()).mean() for r, f in zip(real, fake, strict=True)
-    ]
+def preference(better: list[Tensor], worse: list[Tensor]) -> Float[Tensor, ""]:
+    """The relativistic pairing loss (arXiv:1807.00734, 2501.05441): log 2 at chance, 0 where `better` wins by far.
+
+    A discriminator prefers each picture to its own reconstruction, place by place; the generator wants the reverse.
+    Only differences count, so that neither side gains by a shift of all logits. Maps weigh the same.
+    """
+    terms = [F.softplus(w.float() - b.float()).mean() for b, w in zip(better, worse, strict=True)]
     return torch.stack(terms).mean()
-
-
-def mean_logit(logits: list[Tensor]) -> Float[Tensor, ""]:
-    """The mean over maps of their mean logit; the generator raises that of its pictures."""
-    return torch.stack([each.float().mean() for each in logits]).mean()
 
 
 def _norm(channels: int) -> nn.GroupNorm:
