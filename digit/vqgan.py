@@ -158,7 +158,9 @@ class _Encoder(nn.Module):
         for i, level in enumerate(self.down):
             x = level(x if i == 0 else F.avg_pool2d(x, 2))
         x = F.silu(self.norm_out(self.mid(x)))
-        with torch.autocast(x.device.type, enabled=False):  # latents may lie closer together than bfloat16 resolves
+        with torch.autocast(
+            x.device.type, enabled=False
+        ):  # latents may lie closer together than bfloat16 resolves
             return self.conv_out(x.float())
 
 

@@ -8,19 +8,19 @@
 # encoders, vits14-saliency.safetensors. Everything is written below runs/cifar10 (RUNS).
 #
 # Cost: about 25 minutes on one H200. Every part resumes when repeated, and ends at once when it is done. Parts in order:
-#   base    classifier (the judge), self-supervised encoder, VQGAN, side by side
-#   codes   two tokenizers (own encoder, enlarged ViT-S/14), and every picture's codes
-#   priors  prior, both renderers, two VQ-only priors, and the chain of the ViT-S/14, side by side
+#   base    classifier (the judge), VQGAN, encoders (self-supervised, distilled, enlarged ViT-S/14), side by side
+#   codes   the tokenizers and every picture's codes
+#   priors  prior, both renderers, VQ-only prior, and the chain of the ViT-S/14, side by side
 #   tables  bench/results/cifar10.json and the grids beside it
 #   model   the bundled model, digit/models/cifar10
-# Settings: STEPS of priors and renderers, VQGAN_STEPS, SSL_MINUTES, LIMIT (seconds after which a training saves itself
+# Settings: STEPS of priors and renderers, VQGAN_STEPS, DISTILL_STEPS, SSL_MINUTES, LIMIT (seconds after which a training saves itself
 # and stops, to go on when repeated), PYTHON.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 part=${1:?which part: base, codes, priors, tables, model or all}
 data=${2:?folder of the data}
 runs=${RUNS:-runs/cifar10}
-steps=${STEPS:-6000}
+steps=${STEPS:-5000}
 limit=${LIMIT:+--wall-clock-limit $LIMIT}
 python=${PYTHON:-.venv/bin/python}
 export PYTHONPATH=.:experiments${PYTHONPATH:+:$PYTHONPATH}
@@ -35,67 +35,90 @@ named() {
 }
 together() { local failed=0 pid; for pid in "$@"; do wait "$pid" || failed=1; done; return $failed; }
 
-base() {
+classifier() {
     named classifier "$python" experiments/classifier.py --images "$data/cifar10-train.zip" --test "$data/cifar10-test.zip" \
-        --out "$runs/classifier" & local a=$!
-    named encoder "$python" experiments/self_supervised.py --images "$data/cifar10-train.zip" --test "$data/cifar10-test.zip" \
-        --out "$runs/ssl" --minutes "${SSL_MINUTES:-4}" & local b=$!
+        --out "$runs/classifier"
+}
+
+own_encoder() {  # what self-supervision on the pictures themselves gives in the same few minutes
+    named own-encoder "$python" experiments/self_supervised.py --images "$data/cifar10-train.zip" --test "$data/cifar10-test.zip" \
+        --out "$runs/ssl" --minutes "${SSL_MINUTES:-4}"
+}
+
+distilled() {
+    named distilled "$python" experiments/distillation.py --images "$data/cifar10-train.zip" --test "$data/cifar10-test.zip" \
+        --teacher-weights "$data/vits14-saliency.safetensors" --teacher-depth "${SALIENCY_DEPTH:-12}" --out "$runs/distilled" \
+        --steps "${DISTILL_STEPS:-6000}" ${LIMIT:+--limit $LIMIT}
+}
+
+vqgan() {
     named vqgan digit train vqgan --images "$data/cifar10-train.zip" --held-out "$data/cifar10-test.zip" --out "$runs/vqgan" \
-        --image-size 32 --width 64 --multipliers 1 2 2 --decoder-blocks 3 --codes 4096 --code-dim 16 --normalized-codes --attention \
-        --shortcut input --perceptual tf_efficientnet_lite0 --perceptual-size 64 \
+        --image-size 32 --width 64 --multipliers 1 2 2 --decoder-blocks 3 --codes 4096 --code-dim 16 --normalized-codes \
+        --attention --shortcut input --perceptual tf_efficientnet_lite0 --perceptual-size 64 \
         --perceptual-weights "$data/efficientnet-lite0.safetensors" --discriminate-maps --adversarial-start 1000 \
         --continuous-steps 200 --steps "${VQGAN_STEPS:-9000}" --batch 256 --lr 4e-4 --warmup 300 --clip 10 --ema 0.999 \
-        --save-every 1000 --log-every 100 --evaluate-every 1000 --sample-every 3000 --compile $limit & local c=$!
-    together $a $b $c
+        --save-every 1000 --log-every 100 --evaluate-every 1000 --sample-every 3000 $limit
 }
 
-tokenizers() {
+saliency_tokenizer() {
+    [ -f "$runs/saliency/tokenizer/config.json" ] || named fit-saliency digit fit --images "$data/cifar10-train.zip" \
+        --out "$runs/saliency/tokenizer" --encoder vit_small_patch14_dinov2 --encoder-weights "$data/vits14-saliency.safetensors" \
+        --encoder-size 112 --encoder-arguments depth "${SALIENCY_DEPTH:-12}" --block $((9 - ${SALIENCY_DEPTH:-12})) --size 32 \
+        --clusters 1024 --per-cluster 512 --batch 512
+}
+
+tokenizer() {
     [ -f "$runs/tokenizer/config.json" ] || named fit digit fit --images "$data/cifar10-train.zip" --out "$runs/tokenizer" \
-        --encoder vit_tiny_patch16_224 --encoder-weights "$runs/ssl/encoder.safetensors" --encoder-size 32 \
-        --encoder-arguments patch_size 4 embed_dim 256 depth 9 num_heads 4 --clusters 1024 --per-cluster 512 --batch 512 & local a=$!
-    [ -f "$runs/saliency/tokenizer/config.json" ] || [ ! -f "$data/vits14-saliency.safetensors" ] || named fit-saliency \
-        digit fit --images "$data/cifar10-train.zip" --out "$runs/saliency/tokenizer" --encoder vit_small_patch14_dinov2 \
-        --encoder-weights "$data/vits14-saliency.safetensors" --encoder-size 112 --size 32 --clusters 1024 --per-cluster 512 \
-        --batch 512 ${SALIENCY_BLOCKS:-} & local b=$!
-    together $a $b
+        --encoder vit_tiny_patch16_224 --encoder-weights "$runs/distilled/encoder.safetensors" --encoder-size 32 --block -1 \
+        --encoder-arguments patch_size 4 embed_dim 256 depth 7 num_heads 4 --clusters 1024 --per-cluster 512 --batch 512
 }
 
-codes() {
-    tokenizers || return 1
-    local pids=() set
-    for set in train test; do
-        named "codes-$set" digit tokenize --images "$data/cifar10-$set.zip" --out "$runs/codes-$set" --batch 512 \
-            --tokenizer "$runs/tokenizer" --vqgan "$runs/vqgan" & pids+=($!)
-    done
-    [ ! -d "$runs/saliency/tokenizer" ] || { named codes-saliency digit tokenize --images "$data/cifar10-train.zip" --batch 512 \
-        --out "$runs/saliency/codes-train" --tokenizer "$runs/saliency/tokenizer" --vqgan "$runs/vqgan" & pids+=($!); }
+base() {
+    local pids=() each
+    for each in classifier vqgan distilled saliency_tokenizer ${OWN_ENCODER:+own_encoder}; do $each & pids+=($!); done
     together "${pids[@]}"
 }
 
-gpt="--lr 1e-3 --betas 0.9 0.95 --weight-decay 0.1 --no-decay-all --schedule cosine --warmup 500 --ema 0.999 --batch 512 \
-    --save-every 2000 --log-every 100 --evaluate-every 1000 --compile"
+codes() {
+    tokenizer || return 1
+    local pids=() each
+    for each in train test; do
+        named "codes-$each" digit tokenize --images "$data/cifar10-$each.zip" --out "$runs/codes-$each" --batch 512 \
+            --tokenizer "$runs/tokenizer" --vqgan "$runs/vqgan" & pids+=($!)
+    done
+    named codes-saliency digit tokenize --images "$data/cifar10-train.zip" --batch 512 --out "$runs/saliency/codes-train" \
+        --tokenizer "$runs/saliency/tokenizer" --vqgan "$runs/vqgan" & pids+=($!)
+    together "${pids[@]}"
+}
+
+# A constant rate and averaged weights: a run may be measured at any step, and taken further.
+gpt="--lr 6e-4 --betas 0.9 0.95 --weight-decay 0.1 --no-decay-all --schedule constant --warmup 300 --ema 0.999 --batch 256 \
+    --save-every 1000 --log-every 100 --evaluate-every 1000 --compile"
 prior="--width 320 --layers 8 --norm pre --dropout 0.1 --label-dropout 0.1"
 renderer="--width 256 --layers 6 --dropout 0.1"
 
 priors() {
-    local pids=() c="$runs/codes-train" t="--held-out $runs/codes-test" matched
-    matched=$("$python" experiments/cifar10/compute.py "$runs" "$steps") || return 1
+    local pids=() c="$runs/codes-train" t="--held-out $runs/codes-test" saliency="$runs/saliency"
     named prior digit train prior --codes "$c" $t --out "$runs/prior" $prior $gpt --steps "$steps" $limit & pids+=($!)
     named renderer digit train renderer --codes "$c" $t --out "$runs/renderer" --vqgan "$runs/vqgan" $renderer $gpt \
         --steps "$steps" $limit & pids+=($!)
     named renderer-masked digit train renderer --masked --codes "$c" $t --out "$runs/renderer_masked" --vqgan "$runs/vqgan" \
         $renderer $gpt --steps "$steps" $limit & pids+=($!)
-    named prior-vq digit train prior --over vq_codes --codes "$c" $t --out "$runs/prior_vq" $prior $gpt --steps "$steps" \
-        $limit & pids+=($!)
-    named prior-vq-compute digit train prior --over vq_codes --codes "$c" $t --out "$runs/prior_vq_compute" $prior $gpt \
-        --steps "$matched" $limit & pids+=($!)
-    if [ -d "$runs/saliency/codes-train" ]; then
-        named prior-saliency digit train prior --codes "$runs/saliency/codes-train" --out "$runs/saliency/prior" $prior $gpt \
-            --steps "$steps" $limit & pids+=($!)
-        named renderer-saliency digit train renderer --codes "$runs/saliency/codes-train" --out "$runs/saliency/renderer" \
-            $renderer $gpt --steps "$steps" $limit & pids+=($!)
-    fi
+    vq_only & pids+=($!)
+    named prior-saliency digit train prior --codes "$saliency/codes-train" --out "$saliency/prior" $prior $gpt \
+        --steps "$steps" $limit & pids+=($!)
+    named renderer-saliency digit train renderer --codes "$saliency/codes-train" --out "$saliency/renderer" --vqgan "$runs/vqgan" \
+        $renderer $gpt --steps "$steps" $limit & pids+=($!)
     together "${pids[@]}"
+}
+
+vq_only() {  # the same run, measured when it has the prior's steps and again when it has the compute of prior and renderer
+    local c="$runs/codes-train" t="--held-out $runs/codes-test" matched
+    named prior-vq digit train prior --over vq_codes --codes "$c" $t --out "$runs/prior_vq" $prior $gpt --steps "$steps" $limit || return 1
+    matched=$("$python" experiments/cifar10/compute.py "$runs" "$steps") || return 1
+    [ -d "$runs/prior_vq_compute" ] || cp -r "$runs/prior_vq" "$runs/prior_vq_compute"
+    named prior-vq-compute digit train prior --over vq_codes --codes "$c" $t --out "$runs/prior_vq_compute" $prior $gpt \
+        --steps "$matched" $limit
 }
 
 tables() {
@@ -107,7 +130,7 @@ tables() {
 model() { named model "$python" experiments/cifar10/bundle.py --runs "$runs" --result bench/results/cifar10.json --out digit/models/cifar10; }
 
 case $part in
-    base | codes | priors | tables | model) "$part" ;;
-    all) base && codes && priors && tables && model ;;
+    base | classifier | vqgan | distilled | own_encoder | saliency_tokenizer | codes | priors | tables | model) "$part" ;;
+    all) OWN_ENCODER=1 base && codes && priors && tables && model ;;
     *) echo "unknown part $part: base, codes, priors, tables, model or all" >&2; exit 2 ;;
 esac

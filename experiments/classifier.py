@@ -38,9 +38,9 @@ def main() -> None:
     add("--images", type=Path, required=True, help="training pictures in one folder per class")
     add("--test", type=Path, required=True, help="pictures to measure on, in the same folders")
     add("--out", type=Path, required=True, help="folder of the run")
-    add("--steps", type=int, default=3000, help="updates")
+    add("--steps", type=int, default=4000, help="updates")
     add("--batch", type=int, default=512, help="pictures per update")
-    add("--lr", type=float, default=2e-3, help="peak learning rate")
+    add("--lr", type=float, default=0.2, help="peak learning rate")
     add("--width", type=int, default=64, help="channels of the first layer")
     add("--seed", type=int, default=0)
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -72,9 +72,9 @@ def main() -> None:
         steps=options.steps,
         batch=options.batch,
         optimizer=OptimizerConfig(
+            kind="sgd",
             lr=options.lr,
-            betas=(0.9, 0.99),
-            weight_decay=0.1,
+            weight_decay=5e-4,
             decay_all=False,
             schedule="cosine",
             warmup=max(1, options.steps // 10),

@@ -36,7 +36,9 @@ class PerceptualNetwork(nn.Module):
         self.indices = self.network.prune_intermediate_layers(  # pyright: ignore[reportCallIssue]
             list(indices) if indices is not None else None, prune_norm=True, prune_head=True
         )
-        self.standardize = Standardize()
+        trained_on: Any = getattr(self.network, "pretrained_cfg", None) or {}
+        scale = {key: tuple(trained_on[key]) for key in ("mean", "std") if key in trained_on}
+        self.standardize = Standardize(**scale)
         self.requires_grad_(False)
         self.eval()
 

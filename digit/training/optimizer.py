@@ -1,4 +1,4 @@
-"""AdamW and its learning rate, as the published runs have them (fairseq 0.12.2)."""
+"""AdamW or SGD and the learning rate, as the published runs have them (fairseq 0.12.2)."""
 
 import math
 from dataclasses import dataclass
@@ -12,8 +12,9 @@ from digit.errors import DigitError
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with a schedule; the defaults are the published stage-1 run."""
+    """An optimizer with a schedule; the defaults are the published stage-1 run."""
 
+    kind: Literal["adamw", "sgd"] = "adamw"  # sgd: Nesterov momentum betas[0], decay times the learning rate
     lr: float = 3e-4  # peak learning rate
     betas: tuple[float, float] = (0.9, 0.98)  # decay of the two moments, per update
     eps: float = 1e-8  # added to the root of the second moment
@@ -65,4 +66,6 @@ def build(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
         if parameters
     ]
     fused = all(parameter.is_cuda for parameter in trainable) or None
+    if config.kind == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.betas[0], nesterov=True, fused=fused)
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)

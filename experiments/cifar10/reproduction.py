@@ -28,15 +28,8 @@ from digit.pipeline import DigitPipeline, to_uint8
 from digit.run.sample import grid
 from digit.weights.artifact import load
 
-SETTINGS = [
-    {"temperature": 1.0},
-    {"top_p": 0.98},
-    {"top_p": 0.95},
-    {"top_p": 0.9},
-    {"top_p": 0.8},
-    {"temperature": 0.9},
-]
-GUIDANCE = [1.0, 1.5, 2.0]
+SETTINGS = [{"temperature": 1.0}, {"top_p": 0.95}, {"top_p": 0.9}, {"temperature": 0.9}]
+GUIDANCE = [1.0, 2.0]
 
 
 def main() -> None:

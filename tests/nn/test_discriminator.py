@@ -1,9 +1,11 @@
 """Discriminators: pictures of a batch are judged apart, losses at their known values."""
 
+import math
+
 import pytest
 import torch
 
-from digit.nn.discriminator import MapDiscriminator, PatchDiscriminator, hinge, mean_logit
+from digit.nn.discriminator import MapDiscriminator, PatchDiscriminator, preference
 
 
 def test_pictures_of_a_batch_are_judged_apart():
@@ -18,8 +20,14 @@ def test_pictures_of_a_batch_are_judged_apart():
     assert patches(pixels)[0].shape == (4, 1, 4, 4)
 
 
-def test_hinge_values():
-    zero, two = [torch.zeros(2, 1, 3, 3)], [torch.full((2, 1, 3, 3), 2.0)]
-    assert float(hinge(zero, zero)) == 2
-    assert float(hinge(two, [-two[0]])) == 0
-    assert float(mean_logit([zero[0], two[0]])) == pytest.approx(1)
+def test_preference_values():
+    zero, far = [torch.zeros(2, 1, 3, 3), torch.zeros(2, 1, 1, 1)], [torch.full((2, 1, 3, 3), 50.0)]
+    assert preference(zero, zero).item() == pytest.approx(math.log(2))
+    assert preference(far, zero[:1]).item() == pytest.approx(0, abs=1e-6)
+    assert preference(zero[:1], far).item() == pytest.approx(50)
+
+
+def test_preference_ignores_a_shift_of_both():
+    torch.manual_seed(0)
+    better, worse = [torch.randn(2, 1, 3, 3)], [torch.randn(2, 1, 3, 3)]
+    torch.testing.assert_close(preference([better[0] + 3], [worse[0] + 3]), preference(better, worse))
