@@ -29,7 +29,7 @@ class VQGANLossConfig:
     perceptual_weight: float = 1.0  # of the perceptual distance
     commitment: float = 0.25  # weight of the latents' distance to their codes
     codebook_decay: float = 0.95  # of the codebook's moving averages, a step
-    dead_after: int = 30  # steps without use after which a code restarts at a latent
+    dead_after: int = 20  # steps without use after which a code restarts at a latent
     continuous_steps: int = 0  # first steps without quantisation; the codebook then starts on better latents
     adversarial_weight: float = 0.5  # the discriminators' gradient at the last convolution, in the others'
     adversarial_start: int = 0  # step at which the discriminators begin to teach
@@ -38,7 +38,7 @@ class VQGANLossConfig:
     discriminate_maps: bool = False  # a discriminator of the perceptual network's maps
     discriminator_width: int = 64  # its first channels
     discriminator_layers: int = 2  # times the patch discriminator halves the side
-    discriminator_slope: float = 0.005  # weight of the squared slope of their logits; 0: none
+    discriminator_slope: float = 0.02  # weight of the squared slope of their logits; 0: none
     discriminator_ahead: int = 200  # steps before adversarial_start at which they begin to learn
 
 
@@ -70,7 +70,7 @@ class VQGANLoss(nn.Module):
 
     One optimizer steps both sides: the pictures reach the discriminators detached, and the discriminators'
     own parameters are switched off while they judge for the generator, so one backward gives each side
-    its own gradient. `perceptual`: a frozen module, pixels -> maps. `metrics`: detached values of the last call.
+    its own gradient. `perceptual`: a frozen module, pixels -> maps. `metrics`: the last call's, detached.
     """
 
     step: Tensor
@@ -232,7 +232,7 @@ class VQGANLoss(nn.Module):
         """What a discriminator minimises: the pairing, and the slope of its logits at both sides.
 
         The slopes are those of R1 and R2 (arXiv:2501.05441) by a finite difference along noise: no second
-        derivatives, safe in bf16. Without them a discriminator that has won passes on a gradient that says nothing.
+        derivatives, safe in bf16. Without them a discriminator that has won gives no useful gradient.
         """
         noise = 0.05  # length of the step, of pixels in [0, 1] or of unit vectors
         both = [torch.cat([r, f.detach()]) for r, f in zip(real, fake, strict=True)]

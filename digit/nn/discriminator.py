@@ -58,10 +58,10 @@ class MapDiscriminator(nn.Module):
 
 
 def preference(better: list[Tensor], worse: list[Tensor]) -> Float[Tensor, ""]:
-    """The relativistic pairing loss (arXiv:1807.00734, 2501.05441): log 2 at chance, 0 where `better` wins by far.
+    """The relativistic pairing loss (arXiv:1807.00734, 2501.05441): log 2 at chance, 0 where `better` wins.
 
-    A discriminator prefers each picture to its own reconstruction, place by place; the generator wants the reverse.
-    Only differences count, so that neither side gains by a shift of all logits. Maps weigh the same.
+    A discriminator prefers each picture to its own reconstruction, place by place; the generator wants the
+    reverse. Only differences count: neither side gains by a shift of all logits. Maps weigh the same.
     """
     terms = [F.softplus(w.float() - b.float()).mean() for b, w in zip(better, worse, strict=True)]
     return torch.stack(terms).mean()

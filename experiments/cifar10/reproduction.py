@@ -22,13 +22,13 @@ from digit.data.loader import Report, load_pixels
 from digit.evaluation.images import Measured, compare, measure
 from digit.evaluation.networks import Network, open_network
 from digit.evaluation.pictures import open_pictures
-from digit.files import write_json_atomic
+from digit.files import read_json, write_json_atomic
 from digit.nn.sampling import SamplerConfig
 from digit.pipeline import DigitPipeline, to_uint8
 from digit.run.sample import grid
 from digit.weights.artifact import load
 
-SETTINGS = [{"temperature": 1.0}, {"top_p": 0.95}, {"top_p": 0.9}, {"temperature": 0.9}]
+SETTINGS = [{"temperature": 1.0}, {"temperature": 0.9}, {"top_p": 0.95}, {"top_p": 0.9}, {"top_p": 0.8}]
 GUIDANCE = [1.0, 2.0]
 
 
@@ -37,23 +37,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--runs", type=Path, required=True, help="what experiments/cifar10.sh wrote")
+    parser.add_argument("--runs", type=Path, help="what experiments/cifar10.sh wrote")
     parser.add_argument(
-        "--data", type=Path, required=True, help="cifar10-test.zip and squeezenet1_1.safetensors"
+        "--data", type=Path, help="cifar10-test.zip and squeezenet1_1.safetensors"
     )
     parser.add_argument("--out", type=Path, required=True, help="the JSON result; grids go beside it")
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--batch", type=int, default=2500)
     parser.add_argument("--seconds", type=float, default=1e9, help="stop starting new settings after this")
     parser.add_argument("--system", action="append", help="only these systems")
+    parser.add_argument("--top-p", type=float, help="only this setting of the grid")
+    parser.add_argument("--guidance", type=float, help="only this guidance, and only with labels")
+    parser.add_argument("--merge", type=Path, nargs="*", help="results of several processes, joined into --out")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    if options.merge:
+        write_json_atomic(options.out, merged([read_json(path) for path in options.merge]))
+        return
     bench = Bench(options)
     result = bench.floor()
     for name, pipeline in systems(options.runs, bench.device).items():
         if options.system and name not in options.system:
             continue
-        for conditional in (False, True):
+        for conditional in (True,) if options.guidance else (False, True):
             if time.monotonic() - bench.started > options.seconds:
                 break
             kind = "conditional" if conditional else "unconditional"
@@ -62,6 +69,26 @@ def main() -> None:
     result["seconds"] = time.monotonic() - bench.started
     write_json_atomic(options.out, result)
     print(json.dumps(result, indent=1))
+
+
+def merged(results: list[dict[str, Any]]) -> dict[str, Any]:
+    """One result out of those of several processes: all tries together, the best of each system and kind kept."""
+    head, found = dict(results[0]), {}
+    for result in results:
+        if [each["sha256"] for each in result["features"]] != [each["sha256"] for each in head["features"]]:
+            raise SystemExit("these results were measured on different features")
+        for name, kinds in result["systems"].items():
+            for kind, entry in kinds.items():
+                for each in entry["tries"]:
+                    each["machine"] = result["machine"]
+                before = found.setdefault(name, {}).get(kind)
+                tries = (before["tries"] if before else []) + entry["tries"]
+                first = next(key for key in entry if key.startswith("FD-"))
+                best = entry if before is None or entry[first] < before[first] else before
+                found[name][kind] = {**best, "tries": tries}
+    grid = {json.dumps(each): each for result in results for each in result["settings"]}
+    machines = sorted({result["machine"] for result in results})
+    return {**head, "machine": ", ".join(machines), "settings": list(grid.values()), "systems": found}
 
 
 def systems(runs: Path, device: torch.device) -> dict[str, DigitPipeline]:
@@ -155,8 +182,10 @@ class Bench:
         first = self.networks[0]
         tries: list[dict[str, Any]] = []
         winner: Any = None
-        for setting in SETTINGS:
-            for guidance in GUIDANCE if conditional else [1.0]:
+        settings = SETTINGS if self.options.top_p is None else [{"top_p": self.options.top_p}]
+        strengths = [self.options.guidance] if self.options.guidance else GUIDANCE
+        for setting in settings:
+            for guidance in strengths if conditional else [1.0]:
                 before = time.monotonic()
                 drawn = self.draw(pipeline, setting, conditional, guidance)
                 here = self.measure(drawn.pixels, [first], keep=False)[0]
