@@ -96,6 +96,7 @@ def write_safetensors_atomic(
     """Write tensors from any device, whole or not at all; tensors that share memory are stored once each."""
     with atomic_path(path) as temporary:
         safetensors.torch.save_file(on_cpu(tensors), temporary, metadata=dict(metadata) if metadata else None)
+        temporary.chmod(0o644)  # safetensors writes files that only their owner may read
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:

@@ -28,6 +28,8 @@ def fit(
     encoder_weights: Path | None = None,
     encoder_arguments: dict[str, int] = {},  # noqa: B006  (never written to)
     encoder_size: int | None = None,
+    encoder_mean: tuple[float, float, float] | None = None,
+    encoder_std: tuple[float, float, float] | None = None,
     block: int = -3,
     norm: bool = True,
     size: int | None = None,
@@ -53,6 +55,8 @@ def fit(
         encoder_weights: local safetensors of the encoder; without it timm fetches the published weights.
         encoder_arguments: timm arguments of a ViT of your own, as `patch_size 4 embed_dim 256 depth 9`.
         encoder_size: side in pixels at which the encoder sees a picture.
+        encoder_mean: of the pixels the encoder was trained on, red, green, blue; what timm knows if left out.
+        encoder_std: their standard deviation, likewise.
         block: whose output is read, from the end: -3 of 12 is the tenth block.
         norm: apply the encoder's final norm to it.
         size: side in pixels of the pictures before the encoder resizes them; the encoder's size if left out.
@@ -69,7 +73,10 @@ def fit(
     """
     where = choose_device(device)
     source = open_images(images, under=under)
-    config = encoder_config(encoder, image_size=encoder_size, block=block, norm=norm, arguments=dict(encoder_arguments))
+    scale = {name: value for name, value in (("mean", encoder_mean), ("std", encoder_std)) if value is not None}
+    config = encoder_config(
+        encoder, image_size=encoder_size, block=block, norm=norm, arguments=dict(encoder_arguments), **scale
+    )
     network = Encoder(config, weights=encoder_weights, pretrained=encoder_weights is None).to(where).eval()
     side = size or config.image_size
     if clusters > len(source) * network.tokens * (1 + mirror):

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -102,4 +103,10 @@ def _show(result: dict[str, Any], indent: str = "") -> None:
 def main() -> None:
     """The console script."""
     warnings.filterwarnings("ignore", category=UserWarning)  # libraries' advice is for developers
-    sys.exit(run(sys.argv[1:]))
+    try:
+        code = run(sys.argv[1:])
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    sys.exit(code)

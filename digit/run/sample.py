@@ -107,7 +107,8 @@ def sample(
             row |= {"codes": drawn.codes[i].tolist(), "vq_codes": drawn.vq_codes[i].tolist()}
         rows.append(row)
     with atomic_path(out / "grid.png") as temporary:
-        grid(drawn.pixels).save(temporary, "png")
+        in_turn = pipeline.prior.config.classes if not labels and drawn.labels is not None else 0
+        grid(drawn.pixels, columns=in_turn if 1 < in_turn <= 16 else None).save(temporary, "png")
     write_json_atomic(out / "samples.json", {"model": model or "bundled", "settings": drawn.settings, "samples": rows})
     return {"pictures": len(rows), "grid": out / "grid.png", "list": out / "samples.json", "settings": drawn.settings}
 

@@ -18,6 +18,11 @@ from digit.run.sample import parse_seeds
 from digit.weights.artifact import load
 
 
+def picture_size(path: Path) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size
+
+
 def test_fit_leaves_an_artifact_with_its_report(chain):
     folder = chain.root / "tokenizer"
     tokenizer = load(folder, kind="tokenizer")
@@ -25,7 +30,7 @@ def test_fit_leaves_an_artifact_with_its_report(chain):
     report = json.loads((folder / "report.json").read_text())
     assert 0 < report["usage"] <= 1
     assert len(report["inertia_by_iteration"]) == 6  # of each start, and of the result
-    assert Image.open(folder / "codebook.png").size > (64, 64)
+    assert picture_size(folder / "codebook.png") > (64, 64)
 
 
 def test_tokenize_gives_what_the_artifact_gives(chain, run):
@@ -60,8 +65,8 @@ def test_sample_writes_pictures_grid_and_list(chain, run, tmp_path):
     assert len(rows[0]["codes"]) == 16
     assert len(rows[0]["vq_codes"]) == 16
     for row in rows:
-        assert Image.open(tmp_path / "s" / row["file"]).size == (16, 16)
-    assert Image.open(tmp_path / "s" / "grid.png").size[0] > 64
+        assert picture_size(tmp_path / "s" / row["file"]) == (16, 16)
+    assert picture_size(tmp_path / "s" / "grid.png")[0] > 64
     assert json.loads(out)["pictures"] == 4
 
 
