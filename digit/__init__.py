@@ -1,3 +1,69 @@
-"""Image generation on discriminative tokens (DiGIT, arXiv:2410.12490)."""
+"""Image generation on discriminative tokens (DiGIT, arXiv:2410.12490).
+
+The surface: `load` any artifact, `DigitPipeline` for whole models, and a function for every verb of the command line.
+Pixels are floats in [0, 1], codes are whole numbers from 0. Names are imported when they are first used.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from digit.errors import DigitError, LineageError
+    from digit.nn.sampling import SamplerConfig
+    from digit.pipeline import DigitPipeline, Pictures, PipelineSampling
+    from digit.run.compose import compose
+    from digit.run.evaluate import evaluate_images
+    from digit.run.fit import fit
+    from digit.run.info import info
+    from digit.run.sample import sample
+    from digit.run.tokenize import tokenize
+    from digit.run.train import train_prior, train_renderer, train_vqgan
+    from digit.weights.artifact import load, save
+
+_PLACES = {
+    "DigitError": "errors",
+    "LineageError": "errors",
+    "SamplerConfig": "nn.sampling",
+    "DigitPipeline": "pipeline",
+    "Pictures": "pipeline",
+    "PipelineSampling": "pipeline",
+    "compose": "run.compose",
+    "evaluate_images": "run.evaluate",
+    "fit": "run.fit",
+    "info": "run.info",
+    "sample": "run.sample",
+    "tokenize": "run.tokenize",
+    "train_prior": "run.train",
+    "train_renderer": "run.train",
+    "train_vqgan": "run.train",
+    "load": "weights.artifact",
+    "save": "weights.artifact",
+}
+
+__all__ = [
+    "DigitError",
+    "DigitPipeline",
+    "LineageError",
+    "Pictures",
+    "PipelineSampling",
+    "SamplerConfig",
+    "compose",
+    "evaluate_images",
+    "fit",
+    "info",
+    "load",
+    "sample",
+    "save",
+    "tokenize",
+    "train_prior",
+    "train_renderer",
+    "train_vqgan",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module 'digit' has no attribute {name!r}")
+    return getattr(importlib.import_module(f"digit.{_PLACES[name]}"), name)

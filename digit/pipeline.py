@@ -108,14 +108,24 @@ class DigitPipeline:
         """
         folder = locate(path_or_name)
         config = _read_config(folder)
-        sampling = from_dict(PipelineSampling, config["sampling"], where=f"{folder / 'config.json'}: sampling")
-        parts: dict[str, Any] = {name: load(folder / name, kind=name, device=device) for name in config["parts"]}
+        sampling = from_dict(
+            PipelineSampling, config["sampling"], where=f"{folder / 'config.json'}: sampling"
+        )
+        parts: dict[str, Any] = {
+            name: load(folder / name, kind=name, device=device) for name in config["parts"]
+        }
         for name in config["parts"]:
             if artifact_of(parts[name])["id"] != config["parts"][name]:
-                raise LineageError(f"{folder / name} is not the {name} this pipeline was saved with: restore that folder")
-        return cls(parts.pop("prior"), parts.pop("vqgan"), **parts, classes=config["classes"], sampling=sampling)
+                raise LineageError(
+                    f"{folder / name} is not the {name} this pipeline was saved with: restore that folder"
+                )
+        return cls(
+            parts.pop("prior"), parts.pop("vqgan"), **parts, classes=config["classes"], sampling=sampling
+        )
 
-    def save_pretrained(self, path: str | Path, *, stored_as: Literal["float32", "float16", "int8"] = "float32") -> None:
+    def save_pretrained(
+        self, path: str | Path, *, stored_as: Literal["float32", "float16", "int8"] = "float32"
+    ) -> None:
         """Write the pipeline as a folder of artifacts and one config.json.
 
         Args:
@@ -126,8 +136,15 @@ class DigitPipeline:
         folder.mkdir(parents=True, exist_ok=True)
         for name, module in self._parts().items():
             there = artifact_of(module)
-            save(module, folder / name, lineage=there["lineage"], classes=there.get("classes"), stored_as=stored_as,
-                 extra=there.get("extra"), id=there["id"])  # fmt: skip
+            save(
+                module,
+                folder / name,
+                lineage=there["lineage"],
+                classes=there.get("classes"),
+                stored_as=stored_as,
+                extra=there.get("extra"),
+                id=there["id"],
+            )
         write_json_atomic(
             folder / "config.json",
             {
@@ -152,7 +169,9 @@ class DigitPipeline:
         for label in labels:
             if isinstance(label, str) and not label.lstrip("-").isdigit():
                 if label not in self.classes:
-                    raise DigitError(f"unknown label {label!r}: choose from {', '.join(self.classes) or 'numbers'}")
+                    raise DigitError(
+                        f"unknown label {label!r}: choose from {', '.join(self.classes) or 'numbers'}"
+                    )
                 ids.append(self.classes.index(label))
             elif not 0 <= int(label) < count:
                 raise DigitError(f"label {label} is out of range: choose 0 to {count - 1}")
@@ -186,7 +205,7 @@ class DigitPipeline:
             num_images: how many; seeds count from 0. Needless when `seeds` or a list of labels is given.
             seeds: one a picture.
             renderer: "autoregressive" or "masked"; the pipeline's first one if left out.
-            temperature: of the prior; 0 takes the likeliest code. None, here and below: the pipeline's own setting.
+            temperature: of the prior; 0 takes the likeliest code. None, here and below: the pipeline's own.
             top_k: keep the k likeliest codes of the prior; 0 keeps all.
             top_p: keep the likeliest codes up to this probability; 1 keeps all.
             guidance: classifier-free guidance of the prior; 1 is none.
@@ -206,13 +225,18 @@ class DigitPipeline:
         if ids is None and prior.guidance != 1.0:
             raise DigitError("guidance needs labels: pass --labels, or leave --guidance out")
         ar = _with(
-            self.sampling.renderer, temperature=renderer_temperature, top_k=renderer_top_k, top_p=renderer_top_p
+            self.sampling.renderer,
+            temperature=renderer_temperature,
+            top_k=renderer_top_k,
+            top_p=renderer_top_p,
         )
         masked = _with(self.sampling.masked, temperature=renderer_temperature)
         passes = self.sampling.masked_steps if steps is None else steps
         chosen = renderer or self.renderers[0] if self.renderers else None
         if renderer and renderer not in self.renderers:
-            raise DigitError(f"this model has no {renderer} renderer: choose from {', '.join(self.renderers) or 'none'}")
+            raise DigitError(
+                f"this model has no {renderer} renderer: choose from {', '.join(self.renderers) or 'none'}"
+            )
 
         label_tensor = None if ids is None else torch.tensor(ids, device=self.device)
         all_codes, all_vq, all_pixels = [], [], []
@@ -225,9 +249,14 @@ class DigitPipeline:
             elif chosen == "masked":
                 assert self.renderer_masked is not None
                 vq_codes = self.renderer_masked.sample(
-                    codes, part, masked, steps=passes, noise=self.sampling.masked_noise, batch_size=batch_size,
+                    codes,
+                    part,
+                    masked,
+                    steps=passes,
+                    noise=self.sampling.masked_noise,
+                    batch_size=batch_size,
                     progress=progress,
-                )  # fmt: skip
+                )
             else:
                 assert self.renderer is not None
                 vq_codes = self.renderer.sample(codes, part, ar, batch_size=batch_size, progress=progress)
@@ -291,8 +320,8 @@ def _check_together(pipeline: DigitPipeline) -> None:
     prior, vqgan = pipeline.prior.config, pipeline.vqgan.config
     if not pipeline.renderers and (prior.codes != vqgan.codes or prior.length != pipeline.vqgan.length):
         raise LineageError(
-            f"the prior's {prior.length} codes of {prior.codes} are not the VQGAN's {pipeline.vqgan.length} of "
-            f"{vqgan.codes}: add a renderer"
+            f"the prior's {prior.length} codes of {prior.codes} are not the VQGAN's "
+            f"{pipeline.vqgan.length} of {vqgan.codes}: add a renderer"
         )
     identities = {
         name: artifact["id"]
@@ -303,12 +332,17 @@ def _check_together(pipeline: DigitPipeline) -> None:
         for wanted, identity in (getattr(module, "artifact", None) or {}).get("lineage", {}).items():
             if wanted in identities and identities[wanted] != identity:
                 raise LineageError(
-                    f"the {name} was trained with the {wanted} {identity[:12]}, not with {identities[wanted][:12]}: "
-                    "compose stages of one lineage"
+                    f"the {name} was trained with the {wanted} {identity[:12]}, not with "
+                    f"{identities[wanted][:12]}: compose stages of one lineage"
                 )
 
 
 def locate(path_or_name: str | Path | None) -> Path:
+    """The folder of a model: one on this disk, one bundled with the package, or one fetched from the hub.
+
+    Raises:
+        DigitError: there is no such model, or the hub does not answer.
+    """
     name = str(path_or_name or BUNDLED)
     if Path(name).is_dir():
         return Path(name)
@@ -323,8 +357,8 @@ def locate(path_or_name: str | Path | None) -> Path:
             return Path(huggingface_hub.snapshot_download(name))
         except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
             raise DigitError(
-                f"{name} is no folder here and could not be fetched from the hub ({type(error).__name__}): check the "
-                "name or the network"
+                f"{name} is no folder here and could not be fetched from the hub ({type(error).__name__}): "
+                "check the name or the network"
             ) from None
     known = sorted(path.parent.name for path in models.glob("*/config.json"))
     raise DigitError(f"no model {name}: give a folder, or one of the bundled models ({', '.join(known)})")
@@ -334,12 +368,18 @@ def _read_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "config.json").read_text())
     except FileNotFoundError:
-        raise DigitError(f"{folder} has no config.json: it is no pipeline; compose one with `digit compose`") from None
+        raise DigitError(
+            f"{folder} has no config.json: it is no pipeline; compose one with `digit compose`"
+        ) from None
     except json.JSONDecodeError:
         raise DigitError(f"{folder / 'config.json'} is damaged: restore it") from None
     if config.get("kind") != "pipeline":
-        raise DigitError(f"{folder} is a {config.get('kind')}, not a pipeline: compose one with `digit compose`")
+        raise DigitError(
+            f"{folder} is a {config.get('kind')}, not a pipeline: compose one with `digit compose`"
+        )
     unknown = set(config["parts"]) - set(PARTS)
     if unknown or config.get("format") != 1:
-        raise DigitError(f"{folder} was written by a newer digit ({', '.join(sorted(unknown))}): update the package")
+        raise DigitError(
+            f"{folder} was written by a newer digit ({', '.join(sorted(unknown))}): update the package"
+        )
     return config

@@ -11,7 +11,7 @@
 #   base    classifier (the judge), VQGAN, encoders (self-supervised, distilled, enlarged ViT-S/14), side by side
 #   codes   the tokenizers and every picture's codes
 #   priors  prior, both renderers, VQ-only prior, and the chain of the ViT-S/14, side by side
-#   tables  bench/results/cifar10.json and the grids beside it
+#   tables  bench/results/cifar10.json, the grids beside it, docs/reproduction.md and the table of the README
 #   model   the bundled model, digit/models/cifar10
 # Settings: STEPS of priors and renderers, VQGAN_STEPS, DISTILL_STEPS, SSL_MINUTES, LIMIT (seconds after which a training saves itself
 # and stops, to go on when repeated), PYTHON.
@@ -123,8 +123,10 @@ vq_only() {  # the same run, measured when it has the prior's steps and again wh
 
 tables() {
     mkdir -p bench/results
-    named tables "$python" experiments/cifar10/reproduction.py --runs "$runs" --data "$data" --out "${OUT_TABLES:-bench/results}/cifar10.json" \
-        --seconds "${TABLE_SECONDS:-100000}"
+    named tables "$python" experiments/cifar10/reproduction.py --runs "$runs" --data "$data" --out bench/results/cifar10.json \
+        --seconds "${TABLE_SECONDS:-100000}" || return 1
+    named report "$python" experiments/cifar10/report.py --runs "$runs" --result bench/results/cifar10.json \
+        --out docs/reproduction.md --readme README.md
 }
 
 model() { named model "$python" experiments/cifar10/bundle.py --runs "$runs" --result bench/results/cifar10.json --out digit/models/cifar10; }

@@ -1,12 +1,12 @@
-"""pixels -> encoder: a ViT/4 at the pictures' own size that learns the tokens of a larger, enlarged encoder. No labels.
+"""pixels -> encoder: a ViT/4 at the pictures' own size that learns a larger encoder's tokens, without labels.
 
     python experiments/distillation.py --images cifar10-train.zip --test cifar10-test.zip \
         --teacher-weights vits14-saliency.safetensors --out runs/cifar10/distilled --steps 6000
 
-The teacher, a ViT-S/14, sees a view enlarged to 112 px: 64 tokens. The student, of a third of its parameters, sees the
-same view at 32 px in 64 patches, and predicts the teacher's tokens, each at its place. Cost: about 4 minutes on an
-H200. Makes out/encoder.safetensors, which timm loads strictly, and out/result.json with the nearest-neighbour accuracy
-of both. The same command resumes an interrupted run.
+The teacher, a ViT-S/14, sees a view enlarged to 112 px: 64 tokens. The student, of a third of its parameters,
+sees the same view at 32 px in 64 patches, and predicts the teacher's tokens, each at its place. Cost: about
+4 minutes on an H200. Makes out/encoder.safetensors, which timm loads strictly, and out/result.json with the
+nearest-neighbour accuracy of both. The same command resumes an interrupted run.
 """
 
 import argparse
@@ -14,23 +14,20 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from cifar10.augment import ViewConfig, augment
-from cifar10.neighbours import embed, knn_accuracy
-from cifar10.vit import ViT, ViTConfig
+from cifar10.neighbours import embed, knn_accuracy, labelled_pixels
+from cifar10.vit import ViT, ViTConfig, vit_optimizer
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from digit.data.images import open_images
-from digit.data.loader import load_pixels
 from digit.data.pixels import PixelBatch, PixelData
 from digit.features import Encoder, encoder_config
 from digit.files import write_json_atomic, write_safetensors_atomic
 from digit.training.config import TrainConfig
 from digit.training.loop import train
-from digit.training.optimizer import OptimizerConfig
 
 VIEW = ViewConfig(scale=(0.4, 1.0), brightness=0.2, contrast=0.2, saturation=0.2, hue=0.05, grey=0.05)
 
@@ -61,7 +58,9 @@ class Distillation(nn.Module):
 
 def main() -> None:
     """Train, measure, export."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     add = parser.add_argument
     add("--images", type=Path, required=True, help="training pictures")
     add("--test", type=Path, required=True, help="labelled pictures for the nearest neighbours")
@@ -85,35 +84,45 @@ def main() -> None:
         arguments={"depth": options.teacher_depth},
     )
     stage = Distillation(Encoder(settings, options.teacher_weights), vit)
-    data = PixelData(open_images(options.images), size=vit.image_size, batch_size=options.batch, device=device)
+    data = PixelData(
+        open_images(options.images), size=vit.image_size, batch_size=options.batch, device=device
+    )
     measure = Neighbours(options.images, options.test, device, options.out)
     stage.to(device)
     measure.note("teacher", stage.teacher.eval())
-    optimizer = OptimizerConfig(
-        lr=options.lr, betas=(0.9, 0.95), weight_decay=0.05, decay_all=False, schedule="cosine",
-        warmup=max(1, options.steps // 20), min_lr=options.lr / 100,
-    )  # fmt: skip
     config = TrainConfig(
-        steps=options.steps, batch=options.batch, optimizer=optimizer, evaluate_every=max(1, options.steps // 3),
-        save_every=1000, compile=device.type == "cuda", wall_clock_limit=options.limit,
-    )  # fmt: skip
-    train(stage, data, config, options.out, evaluate=measure, on_save=lambda s, _: export(s, options.out), device=device)
+        steps=options.steps,
+        batch=options.batch,
+        optimizer=vit_optimizer(options.lr, options.steps),
+        evaluate_every=max(1, options.steps // 3),
+        save_every=1000,
+        compile=device.type == "cuda",
+        wall_clock_limit=options.limit,
+    )
+    train(
+        stage,
+        data,
+        config,
+        options.out,
+        evaluate=measure,
+        on_save=lambda s, _: export(s, options.out),
+        device=device,
+    )
 
 
 class Neighbours:
-    """The loop's `evaluate`: accuracy of 20 nearest neighbours on the mean of the tokens that a tokenizer reads."""
+    """The loop's `evaluate`: accuracy of 20 nearest neighbours on the mean of the tokens a tokenizer reads."""
 
     def __init__(self, images: Path, test: Path, device: torch.device, out: Path) -> None:
-        """Reads both sets into memory."""
-        self.device, self.out, self.values, self.sets = device, out, {}, []
-        for path in (images, test):
-            source = open_images(path)
-            index, pixels = load_pixels(source, np.arange(len(source)), 32)
-            self.sets.append((pixels, torch.from_numpy(source.labels[index]).to(device)))
+        """Reads both sets into memory. DigitError when one has no labels."""
+        self.device, self.out, self.values = device, out, {}
+        self.sets = [labelled_pixels(path, 32, device=device) for path in (images, test)]
 
     def note(self, name: str, network: nn.Module) -> None:
         """Measure one encoder, pixels -> tokens, and write all measurements down."""
-        features = [embed(lambda x: network(x).float().mean(1), pixels, device=self.device) for pixels, _ in self.sets]
+        features = [
+            embed(lambda x: network(x).float().mean(1), pixels, device=self.device) for pixels, _ in self.sets
+        ]
         value = knn_accuracy(features[0], self.sets[0][1], test=features[1], test_labels=self.sets[1][1])
         self.values[f"knn_{name}"] = value
         write_json_atomic(self.out / "result.json", self.values)

@@ -19,22 +19,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch._dynamo
-from cifar10.neighbours import embed, knn_accuracy
+from cifar10.neighbours import embed, knn_accuracy, labelled_pixels
 from cifar10.self_supervision import SelfSupervision, SelfSupervisionConfig
-from cifar10.vit import ViTConfig
+from cifar10.vit import ViTConfig, vit_optimizer
 from torch import Tensor, nn
 
 from digit.data.images import open_images
-from digit.data.loader import load_pixels
 from digit.data.pixels import PixelBatch, PixelData
 from digit.errors import DigitError
 from digit.files import read_json, write_json_atomic, write_safetensors_atomic
 from digit.training.config import TrainConfig
 from digit.training.loop import train
-from digit.training.optimizer import OptimizerConfig
 
 
 def main() -> None:
@@ -53,15 +50,7 @@ def main() -> None:
     config = TrainConfig(
         steps=steps,
         batch=options.batch,
-        optimizer=OptimizerConfig(
-            lr=options.lr,
-            betas=(0.9, 0.95),
-            weight_decay=0.05,
-            decay_all=False,
-            schedule="cosine",
-            warmup=max(1, steps // 20),
-            min_lr=options.lr / 100,
-        ),
+        optimizer=vit_optimizer(options.lr, steps),
         seed=options.seed,
         evaluate_every=max(1, steps // 5),
         save_every=max(1, steps // 4),
@@ -170,13 +159,8 @@ class Neighbours:
 
     def __init__(self, images: Path, test: Path, vit: ViTConfig, device: torch.device, out: Path) -> None:
         """Reads both sets into memory. DigitError when one has no labels."""
-        self.device, self.out, self.sets = device, out, []
-        for path in (images, test):
-            source = open_images(path)
-            if source.labels is None:
-                raise DigitError(f"{path} has no labels: give pictures in one folder per class")
-            index, pixels = load_pixels(source, np.arange(len(source)), vit.image_size)
-            self.sets.append((pixels, torch.from_numpy(source.labels[index]).to(device)))
+        self.device, self.out = device, out
+        self.sets = [labelled_pixels(path, vit.image_size, device=device) for path in (images, test)]
 
     def __call__(self, stage: nn.Module, step: int) -> Iterator[tuple[str, float]]:
         """Accuracies in [0, 1], and the share of the tokens' variance that lies within pictures."""

@@ -34,8 +34,9 @@ def chain(tmp_path_factory) -> SimpleNamespace:
     torch.manual_seed(0)
     vit = timm.create_model("vit_tiny_patch16_224", img_size=16, num_classes=0, **ENCODER)
     save_file(vit.state_dict(), root / "encoder.safetensors")
-    fit(images, root / "tokenizer", encoder="vit_tiny_patch16_224", encoder_weights=root / "encoder.safetensors",
-        encoder_arguments=ENCODER, encoder_size=16, clusters=8, per_cluster=64, iterations=5, device="cpu")  # fmt: skip
+    fitted = {"encoder": "vit_tiny_patch16_224", "encoder_weights": root / "encoder.safetensors"}
+    fitted |= {"encoder_arguments": ENCODER, "encoder_size": 16, "clusters": 8, "per_cluster": 64}
+    fit(images, root / "tokenizer", **fitted, iterations=5, device="cpu")
     short = TrainConfig(steps=3, batch=8, log_every=1, optimizer=OptimizerConfig(warmup=1))
     shape = VQGANConfig(image_size=16, width=8, multipliers=(1, 1, 2), blocks=1, codes=16, code_dim=4)
     losses = VQGANLossConfig(perceptual=None)
@@ -46,9 +47,9 @@ def chain(tmp_path_factory) -> SimpleNamespace:
     train_prior(root / "codes", root / "prior_vq", over="vq_codes", conditional=False, **small)
     train_renderer(root / "codes", root / "renderer", held_out=root / "codes", vqgan=root / "vqgan", **small)
     train_renderer(root / "codes", root / "masked", masked=True, **small)
-    compose(root / "prior", root / "vqgan", root / "model", renderer=root / "renderer",
-            renderer_masked=root / "masked", tokenizer=root / "tokenizer")  # fmt: skip
-    return SimpleNamespace(root=root, images=images, short=short, small=small)
+    renderers = {"renderer": root / "renderer", "renderer_masked": root / "masked"}
+    compose(root / "prior", root / "vqgan", root / "model", tokenizer=root / "tokenizer", **renderers)
+    return SimpleNamespace(root=root, images=images, short=short, small=small, fitted=fitted)
 
 
 @pytest.fixture

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from digit.errors import DigitError
 from digit import files
+from digit.errors import DigitError
 
 
 def test_a_block_that_raises_changes_nothing(tmp_path):

@@ -1,4 +1,4 @@
-"""The import rule of the house: each layer imports those before it only, so the way of the data stays readable."""
+"""The import rule of the house: each layer imports those before it only; the way of the data stays readable."""
 
 import ast
 from pathlib import Path

@@ -1,7 +1,8 @@
-"""A tokenised data set on disk: one uint16 array (images, views, codes) per kind of code, labels, checksums, provenance.
+"""A tokenised data set on disk: one uint16 array (images, views, codes) per kind of code, labels, checksums.
 
-A directory with `meta.json` (written last: without it the set is unfinished), `codes.npy` and/or `vq_codes.npy`, and
-`labels.npy` where the pictures have classes. Unfinished work lies in `parts/` and is taken up by the same call.
+A directory with `meta.json` (provenance; written last: without it the set is unfinished), `codes.npy` and/or
+`vq_codes.npy`, and `labels.npy` where the pictures have classes. Unfinished work lies in `parts/` and is taken
+up by the same call.
 """
 
 import hashlib
@@ -17,11 +18,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from digit.files import atomic_path, sha256_file, sweep, write_json_atomic
 from digit.data.images import ImageSource
 from digit.data.loader import Report, stream
 from digit.data.order import order
 from digit.errors import DigitError, LineageError
+from digit.files import atomic_path, sha256_file, sweep, write_json_atomic
 from digit.nn.batch import CodeBatch
 
 FORMAT = 1
@@ -40,7 +41,8 @@ class Stream:
 class Codes:
     """An opened tokenised data set.
 
-    Attributes: `meta` (the content of meta.json), `labels` (int64, one per image, or None), `classes` (names).
+    Attributes: `meta` (the content of meta.json), `labels` (int64, one per image, or None), `classes` (their
+    names).
     """
 
     def __init__(self, path: Path, *, verify: bool = True) -> None:
@@ -69,8 +71,8 @@ class Codes:
             for name, digest in self.meta["files"].items():
                 if not (self.path / name).is_file() or sha256_file(self.path / name) != digest:
                     raise DigitError(
-                        f"{self.path / name} is missing or damaged (its checksum differs): delete {self.path} and "
-                        "repeat `digit tokenize`"
+                        f"{self.path / name} is missing or damaged (its checksum differs): delete "
+                        f"{self.path} and repeat `digit tokenize`"
                     )
         self.classes: list[str] = self.meta["classes"]
         self.labels = np.load(self.path / "labels.npy").astype(np.int64) if self.meta["labelled"] else None
@@ -83,7 +85,9 @@ class Codes:
         """The memory-mapped uint16 array (images, views, codes) called `name`: "codes" or "vq_codes"."""
         if name not in self.meta["streams"]:
             option = {"codes": "--tokenizer", "vq_codes": "--vqgan"}[name]
-            raise DigitError(f"{self.path} holds no {name}: repeat `digit tokenize` with {option} into a new folder")
+            raise DigitError(
+                f"{self.path} holds no {name}: repeat `digit tokenize` with {option} into a new folder"
+            )
         return np.load(self.path / f"{name}.npy", mmap_mode="r")
 
     def vocabulary(self, name: str) -> int:
@@ -98,7 +102,9 @@ class Codes:
     def lineage(self, *names: str) -> dict[str, str]:
         """The ids of the artifacts that made the arrays called `names`."""
         made_by = {"codes": "tokenizer", "vq_codes": "vqgan"}
-        return {made_by[name]: self.meta["streams"][name]["artifact"] for name in names if len(self.array(name))}
+        return {
+            made_by[name]: self.meta["streams"][name]["artifact"] for name in names if len(self.array(name))
+        }
 
     def check_lineage(self, wanted: dict[str, str], who: str) -> None:
         """Refuse codes that `who`'s lineage does not name.
@@ -113,8 +119,8 @@ class Codes:
         for part, identity in wanted.items():
             if part in here and here[part] != identity:
                 raise LineageError(
-                    f"{who} was trained on the {part} {identity[:12]}, but {self.path} was written by the {part} "
-                    f"{here[part][:12]}: tokenize the pictures again with the one it was trained on"
+                    f"{who} was trained on the {part} {identity[:12]}, but {self.path} was written by "
+                    f"the {part} {here[part][:12]}: tokenize the pictures again with the one it was trained on"
                 )
 
 
@@ -131,7 +137,7 @@ class CodeData:
         device: torch.device | str = "cpu",
         memory_limit_bytes: int = 4_000_000_000,
     ) -> None:
-        """`arrays`: one name (it becomes the batch's `codes`) or ("codes", "vq_codes"), both with the same view."""
+        """`arrays`: one name (it becomes the batch's `codes`) or ("codes", "vq_codes"), both of the same view."""
         self.batch_size, self.seed, self.device = batch_size, seed, torch.device(device)
         arrays_on_disk = [codes.array(name) for name in arrays]
         self.images, self.views = arrays_on_disk[0].shape[:2]
@@ -177,7 +183,7 @@ def write_codes(
     """Tokenise every picture of `source` into `out`; a repeated call goes on where the last one stopped.
 
     Args:
-        source: the pictures; broken ones are left out and named in the report (or stop the run under `strict`).
+        source: the pictures; broken ones are left out and reported, or stop the run under `strict`.
         out: the directory to write.
         streams: "codes" and/or "vq_codes".
         size: side in pixels of the square pictures that the streams encode.
@@ -193,11 +199,14 @@ def write_codes(
         The opened set and the report of the pictures left out.
 
     Raises:
-        DigitError: `out` holds codes of other pictures, another tokenizer or other settings; no readable picture.
+        DigitError: `out` holds codes of other pictures, another tokenizer or other settings, or there is no
+            readable picture.
     """
     for name, part in streams.items():
         if part.vocabulary > 65536:
-            raise DigitError(f"{name} has {part.vocabulary} different codes, more than 16 bits can hold: use fewer")
+            raise DigitError(
+                f"{name} has {part.vocabulary} different codes, more than 16 bits can hold: use fewer"
+            )
     plan = {
         "format": FORMAT,
         "source": source.fingerprint,
@@ -227,24 +236,59 @@ def write_codes(
         target = parts / f"{start:010d}.npz"
         if not target.exists():
             report = Report()
-            arrays = _encode(source, streams, start, stop, report, size=size, views=views, seed=seed,
-                             batch_size=batch_size, device=device, threads=threads, strict=strict)  # fmt: skip
+            arrays = _encode(
+                source,
+                streams,
+                start,
+                stop,
+                report,
+                size=size,
+                views=views,
+                seed=seed,
+                batch_size=batch_size,
+                device=device,
+                threads=threads,
+                strict=strict,
+            )
             with atomic_path(target) as temporary, temporary.open("wb") as file:
-                np.savez(file, **arrays, skipped=np.array(json.dumps(report.skipped)))
+                # pyright takes one of the arrays for savez's own allow_pickle; none has that name
+                skipped = np.array(json.dumps(report.skipped))
+                np.savez(file, **arrays, skipped=skipped)  # pyright: ignore[reportArgumentType]
         if progress:
             progress(stop - start)
     return _assemble(source, out, plan, streams)
 
 
 def _encode(
-    source: ImageSource, streams: dict[str, Stream], start: int, stop: int, report: Report, *, size: int, views: int,
-    seed: int, batch_size: int, device: torch.device | str, threads: int | None, strict: bool,
-) -> dict[str, np.ndarray]:  # fmt: skip
-    """The codes of images start..stop-1 that can be read: index (m,) and, for each stream, uint16 (m, views, codes)."""
+    source: ImageSource,
+    streams: dict[str, Stream],
+    start: int,
+    stop: int,
+    report: Report,
+    *,
+    size: int,
+    views: int,
+    seed: int,
+    batch_size: int,
+    device: torch.device | str,
+    threads: int | None,
+    strict: bool,
+) -> dict[str, np.ndarray]:
+    """Codes of the readable images in start..stop-1: index (m,) and, a stream each, uint16 (m, views, codes)."""
     rows: list[np.ndarray] = []
     codes: dict[str, list[np.ndarray]] = {name: [] for name in streams}
-    pictures = stream(source, size, batch_size=batch_size, views=views, seed=seed, start=start, stop=stop,
-                      threads=threads, report=report, strict=strict)  # fmt: skip
+    pictures = stream(
+        source,
+        size,
+        batch_size=batch_size,
+        views=views,
+        seed=seed,
+        start=start,
+        stop=stop,
+        threads=threads,
+        report=report,
+        strict=strict,
+    )
     for index, pixels in pictures:
         flat = pixels.to(device, non_blocking=True).flatten(0, 1).float() / 255
         rows.append(index)
@@ -262,8 +306,8 @@ def _same_plan(there: dict[str, Any], here: dict[str, Any], out: Path) -> None:
     for key, value in here.items():
         if there.get(key) != value:
             raise LineageError(
-                f"{out} holds codes made with another {key} ({_short(there.get(key))}, not {_short(value)}): choose a "
-                "new --out, or delete the folder to start again"
+                f"{out} holds codes made with another {key} ({_short(there.get(key))}, not {_short(value)}): "
+                "choose a new --out, or delete the folder to start again"
             )
 
 
@@ -322,7 +366,11 @@ def _assemble(
             "streams": plan["streams"],
             "labelled": source.labels is not None,
             "classes": source.classes,
-            "source": {"name": Path(source.path).name, "fingerprint": source.fingerprint, "pictures": len(source)},
+            "source": {
+                "name": Path(source.path).name,
+                "fingerprint": source.fingerprint,
+                "pictures": len(source),
+            },
             "skipped": report.skipped,
             "files": files,
         },

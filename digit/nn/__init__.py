@@ -1,0 +1,1 @@
+"""Building blocks that more than one stage uses: transformer, sampling, backbones, batches."""

@@ -30,16 +30,22 @@ def compose(
         renderer: artifact of `digit train renderer`; without a renderer the prior must be one over VQ codes.
         renderer_masked: artifact of `digit train renderer --masked`.
         tokenizer: artifact of `digit fit`, if the model should also encode pictures.
-        sampling: JSON file that says how the model draws unless told otherwise, as `sampling` in a model's config.json.
+        sampling: JSON file of how the model draws unless told otherwise, as `sampling` in a model's config.json.
         stored_as: how matrices lie on disk; int8 keeps one scale a row and is a quarter of float32.
     """
     if (out / "config.json").exists():
         raise DigitError(f"{out} already holds a model: choose another --out or delete it")
-    settings = from_dict(PipelineSampling, {} if sampling is None else read_json(sampling), where=str(sampling))
+    settings = from_dict(
+        PipelineSampling, {} if sampling is None else read_json(sampling), where=str(sampling)
+    )
     first: Any = load(prior, kind="prior")
     parts: dict[str, Any] = {
         name: load(path, kind=name)
-        for name, path in (("renderer", renderer), ("renderer_masked", renderer_masked), ("tokenizer", tokenizer))
+        for name, path in (
+            ("renderer", renderer),
+            ("renderer_masked", renderer_masked),
+            ("tokenizer", tokenizer),
+        )
         if path is not None
     }
     second: Any = load(vqgan, kind="vqgan")

@@ -11,7 +11,8 @@ from torch import Tensor
 from digit.data.decode import decode
 from digit.data.transforms import render
 from digit.errors import DigitError
-from digit.evaluation.images import ALL, evaluate_images as measure_images, report
+from digit.evaluation.images import ALL, report
+from digit.evaluation.images import evaluate_images as measure_images
 from digit.evaluation.networks import open_network
 from digit.files import read_json, write_json_atomic
 from digit.run.device import choose_device
@@ -30,12 +31,12 @@ def evaluate_images(
     batch: int = 256,
     device: str | None = None,
 ) -> dict[str, Any]:
-    """Fréchet distance, inception score, precision and recall, class accuracy. Only on InceptionV3 is it called FID.
+    """Fréchet distance (FID on InceptionV3 only), inception score, precision and recall, class accuracy.
 
     Args:
         samples: what `digit sample` wrote, or any folder, zip, tar shards or npz (arr_0, uint8 n h w 3).
         reference: real pictures, likewise.
-        features: networks: inception, classifier:FOLDER, squeezenet:FILE, timm:NAME; several are measured in one pass.
+        features: networks: inception, classifier:FOLDER, squeezenet:FILE, timm:NAME; several go in one pass.
         feature_weights: local weights for inception or timm.
         size: side in pixels at which both are compared; the samples' own if left out.
         few: measure even fewer than 2,048 pictures, where distances are far too large.
@@ -58,8 +59,18 @@ def evaluate_images(
             done = now
 
         values = list(
-            measure_images(drawn, reference, networks, batch_size=batch, device=where, labels=labels, metrics=ALL,
-                           size=size, few=few, progress=tell)  # fmt: skip
+            measure_images(
+                drawn,
+                reference,
+                networks,
+                batch_size=batch,
+                device=where,
+                labels=labels,
+                metrics=ALL,
+                size=size,
+                few=few,
+                progress=tell,
+            )
         )
     result = {"samples": samples, "reference": Path(reference).name, **report(values, networks)}
     if out is not None:
@@ -67,15 +78,19 @@ def evaluate_images(
     return result
 
 
-def _written_by_sample(folder: Path, batch: int, size: int | None, few: bool) -> tuple[Iterator[Tensor], Tensor | None]:
+def _written_by_sample(
+    folder: Path, batch: int, size: int | None, few: bool
+) -> tuple[Iterator[Tensor], Tensor | None]:
     """The pictures that samples.json lists (the grid is none of them) and their labels."""
     rows = read_json(folder / "samples.json")["samples"]
     if len(rows) < 2048 and not few:
         raise DigitError(
-            f"{folder} holds {len(rows)} pictures, and fewer than 2048 give distances that mean little: draw more, or "
-            "pass --few"
+            f"{folder} holds {len(rows)} pictures, and fewer than 2048 give distances that mean little: "
+            "draw more, or pass --few"
         )
-    labels = None if any(row["label"] is None for row in rows) else torch.tensor([row["label"] for row in rows])
+    labels = (
+        None if any(row["label"] is None for row in rows) else torch.tensor([row["label"] for row in rows])
+    )
 
     def pictures() -> Iterator[Tensor]:
         for start in range(0, len(rows), batch):

@@ -44,9 +44,9 @@ def fit(
     device: str | None = None,
     strict: bool = False,
 ) -> dict[str, Any]:
-    """Fit a discriminative tokenizer: K-means over the features of a frozen encoder (section 3.2 of the paper).
+    """Fit a discriminative tokenizer: K-means over a frozen encoder's features (section 3.2 of the paper).
 
-    Memory holds one reservoir of clusters x per_cluster feature vectors and one batch, never the data set's features.
+    Memory holds one reservoir of clusters x per_cluster feature vectors and one batch, never all features.
 
     Args:
         images: folder of class folders, flat folder, zip, or tar shards (shards-{000..127}.tar).
@@ -73,21 +73,32 @@ def fit(
     """
     where = choose_device(device)
     source = open_images(images, under=under)
-    scale = {name: value for name, value in (("mean", encoder_mean), ("std", encoder_std)) if value is not None}
+    scale = {
+        name: value for name, value in (("mean", encoder_mean), ("std", encoder_std)) if value is not None
+    }
     config = encoder_config(
         encoder, image_size=encoder_size, block=block, norm=norm, arguments=dict(encoder_arguments), **scale
     )
     network = Encoder(config, weights=encoder_weights, pretrained=encoder_weights is None).to(where).eval()
     side = size or config.image_size
-    if clusters > len(source) * network.tokens * (1 + mirror):
+    vectors = len(source) * network.tokens * (1 + mirror)
+    if clusters > vectors:
         raise DigitError(
-            f"--clusters {clusters} is more than the {len(source) * network.tokens * (1 + mirror)} feature vectors of "
-            f"{images}: choose fewer clusters or more pictures"
+            f"--clusters {clusters} is more than the {vectors} feature vectors of {images}: choose fewer "
+            "clusters or more pictures"
         )
     report = Report()
     reservoir = kmeans.Reservoir(clusters * per_cluster, seed=seed)
-    pictures = stream(source, side, batch_size=batch, views=1 + mirror, seed=seed, threads=threads, report=report,
-                      strict=strict)  # fmt: skip
+    pictures = stream(
+        source,
+        side,
+        batch_size=batch,
+        views=1 + mirror,
+        seed=seed,
+        threads=threads,
+        report=report,
+        strict=strict,
+    )
     with progress("features", len(source)) as advance:
         for index, pixels in pictures:
             with autocast(where):
@@ -98,7 +109,12 @@ def fit(
         say(report.summary())
     with progress("k-means", iterations) as advance:
         result = kmeans.fit(
-            reservoir.vectors, clusters, iterations=iterations, seed=seed, device=where, progress=lambda _: advance(1)
+            reservoir.vectors,
+            clusters,
+            iterations=iterations,
+            seed=seed,
+            device=where,
+            progress=lambda _: advance(1),
         )
     tokenizer = Tokenizer(TokenizerConfig(encoder=config, codes=clusters))
     tokenizer.encoder.load_state_dict(network.state_dict())
@@ -116,10 +132,15 @@ def fit(
         **codebook_report(codes.numpy(), clusters),
     }
     identity = save(
-        tokenizer, out, extra={"size": side, "encoder": encoder, "source": source.fingerprint}, classes=source.classes
+        tokenizer,
+        out,
+        extra={"size": side, "encoder": encoder, "source": source.fingerprint},
+        classes=source.classes,
     )
     with atomic_path(out / "codebook.png") as temporary:
-        patch_picture(tokenizer, [part.to(where) for part in shown.split(batch)], seed=seed).save(temporary, "png")
+        patch_picture(tokenizer, [part.to(where) for part in shown.split(batch)], seed=seed).save(
+            temporary, "png"
+        )
     write_json_atomic(out / "report.json", {**summary, "inertia_by_iteration": result.inertia})
     if report.skipped:
         report.write(out / "skipped.json")

@@ -24,13 +24,23 @@ def info(path: Annotated[str | None, tyro.conf.Positional] = None) -> dict[str, 
     if (folder / "meta.json").exists() or (folder / "parts").is_dir():
         codes = Codes(folder)
         meta = codes.meta
-        return {"kind": "codes", **{key: meta[key] for key in ("images", "views", "size", "streams", "classes", "source")}}
+        return {
+            "kind": "codes",
+            **{key: meta[key] for key in ("images", "views", "size", "streams", "classes", "source")},
+        }
     if not (folder / "config.json").exists():
-        raise DigitError(f"{folder} is nothing that digit wrote (no config.json, no meta.json): give such a folder")
+        raise DigitError(
+            f"{folder} is nothing that digit wrote (no config.json, no meta.json): give such a folder"
+        )
     config = _json(folder / "config.json")
     if config.get("kind") == "pipeline":
         parts = {name: _artifact(folder / name) for name in config["parts"]}
-        return {"kind": "pipeline", "classes": config["classes"], "sampling": config["sampling"], "parts": parts}
+        return {
+            "kind": "pipeline",
+            "classes": config["classes"],
+            "sampling": config["sampling"],
+            "parts": parts,
+        }
     return _artifact(folder)
 
 

@@ -1,4 +1,4 @@
-"""`digit VERB ...`: finds the verb, runs it, prints its result; bad input ends in one sentence and exit code 2."""
+"""`digit VERB ...`: finds the verb, runs it, prints its result; bad input ends in one sentence and code 2."""
 
 import errno
 import json
@@ -33,10 +33,12 @@ VERBS = {
 
 DESCRIPTION = """Image generation on discriminative tokens (DiGIT, arXiv:2410.12490).
 
-The way of the data, each step a verb: fit (features -> codebook), train vqgan, tokenize (pictures -> codes), train prior, train renderer,
-compose (stages -> one model), sample (labels, seeds -> pictures), evaluate images. `digit sample` alone draws with the bundled model.
+The way of the data, each step a verb: fit (features -> codebook), train vqgan, tokenize (pictures -> codes),
+train prior, train renderer, compose (stages -> one model), sample (labels, seeds -> pictures), evaluate images.
+`digit sample` alone draws with the bundled model.
 Every verb takes --json: the result on standard output for machines, everything else on standard error.
-Exit codes: 0 done, 2 bad input (one sentence says what to do), 130 interrupted (what was finished is kept; repeat to go on)."""
+Exit codes: 0 done, 2 bad input (one sentence says what to do), 130 interrupted (what was finished is kept;
+repeat to go on)."""
 
 
 def run(arguments: list[str]) -> int:
@@ -48,7 +50,10 @@ def run(arguments: list[str]) -> int:
         members = [verb for verb in VERBS if verb.startswith(group + " ")]
         if len(arguments) < 2 or f"{group} {arguments[1]}" not in VERBS:
             asked = len(arguments) > 1 and arguments[1] in ("-h", "--help")
-            print(f"usage: digit {{{','.join(members)}}} [-h] [OPTIONS]", file=sys.stdout if asked else sys.stderr)
+            print(
+                f"usage: digit {{{','.join(members)}}} [-h] [OPTIONS]",
+                file=sys.stdout if asked else sys.stderr,
+            )
             return 0 if asked else 2
         arguments = [f"{group} {arguments[1]}", *arguments[2:]]
     try:
@@ -58,13 +63,20 @@ def run(arguments: list[str]) -> int:
     except DigitError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
-        print("digit: interrupted; what was finished is kept, the same command goes on from there", file=sys.stderr)
+        print(
+            "digit: interrupted; what was finished is kept, the same command goes on from there",
+            file=sys.stderr,
+        )
         return 130
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            return _fail(f"no space left while writing {error.filename or 'a file'}: free some and repeat the command")
+            return _fail(
+                f"no space left while writing {error.filename or 'a file'}: free some and repeat the command"
+            )
         if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            return _fail(f"{error.filename} cannot be written or read ({error.strerror}): choose another place")
+            return _fail(
+                f"{error.filename} cannot be written or read ({error.strerror}): choose another place"
+            )
         raise
     if as_json:
         json.dump(result, sys.stdout, indent=2, default=_plain)

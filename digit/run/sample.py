@@ -109,8 +109,15 @@ def sample(
     with atomic_path(out / "grid.png") as temporary:
         in_turn = pipeline.prior.config.classes if not labels and drawn.labels is not None else 0
         grid(drawn.pixels, columns=in_turn if 1 < in_turn <= 16 else None).save(temporary, "png")
-    write_json_atomic(out / "samples.json", {"model": model or "bundled", "settings": drawn.settings, "samples": rows})
-    return {"pictures": len(rows), "grid": out / "grid.png", "list": out / "samples.json", "settings": drawn.settings}
+    write_json_atomic(
+        out / "samples.json", {"model": model or "bundled", "settings": drawn.settings, "samples": rows}
+    )
+    return {
+        "pictures": len(rows),
+        "grid": out / "grid.png",
+        "list": out / "samples.json",
+        "settings": drawn.settings,
+    }
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -136,7 +143,9 @@ def grid(pixels: torch.Tensor, *, columns: int | None = None, gap: int = 2) -> I
     across = columns or math.ceil(math.sqrt(count))
     down = math.ceil(count / across)
     zoom = max(1, 96 // height)
-    tile = np.full((down * (height * zoom + gap) + gap, across * (width * zoom + gap) + gap, 3), 255, np.uint8)
+    tile = np.full(
+        (down * (height * zoom + gap) + gap, across * (width * zoom + gap) + gap, 3), 255, np.uint8
+    )
     for i, picture in enumerate(pixels.permute(0, 2, 3, 1).cpu().numpy()):
         top = gap + (i // across) * (height * zoom + gap)
         left = gap + (i % across) * (width * zoom + gap)

@@ -1,4 +1,4 @@
-"""`digit tokenize`: pictures -> discriminative codes and/or VQ codes on disk, once, for every later training."""
+"""`digit tokenize`: pictures -> discriminative and/or VQ codes on disk, once, for every later training."""
 
 from pathlib import Path
 from typing import Any
@@ -60,15 +60,28 @@ def tokenize(
         sides["tokenizer"] = there["extra"]["size"]
     if vqgan is not None:
         module = load(vqgan, kind="vqgan", device=where)
-        streams["vq_codes"] = Stream(_half(module.encode, where), module.config.codes, artifact_of(module)["id"])
+        streams["vq_codes"] = Stream(
+            _half(module.encode, where), module.config.codes, artifact_of(module)["id"]
+        )
         sides["vqgan"] = module.config.image_size
     side = size or sides.get("vqgan") or sides["tokenizer"]
     if "tokenizer" in sides and sides["tokenizer"] != side:
         say(f"the tokenizer was fitted on pictures of {sides['tokenizer']} px, these are read at {side} px")
     source = open_images(images, under=under)
     with progress("tokenize", len(source)) as advance:
-        codes, report = write_codes(source, out, streams, size=side, views=views, seed=seed, batch_size=batch,
-                                    device=where, threads=threads, strict=strict, progress=advance)  # fmt: skip
+        codes, report = write_codes(
+            source,
+            out,
+            streams,
+            size=side,
+            views=views,
+            seed=seed,
+            batch_size=batch,
+            device=where,
+            threads=threads,
+            strict=strict,
+            progress=advance,
+        )
     if report.skipped:
         say(report.summary())
     return {

@@ -1,4 +1,4 @@
-"""`digit train vqgan|prior|renderer`: data, a stage and the one loop, joined; the run's folder is also the artifact."""
+"""`digit train vqgan|prior|renderer`: data, a stage and the one loop; the run's folder is also the artifact."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,13 +62,13 @@ def train_vqgan(
 
     Args:
         images: folder of class folders, flat folder, zip, or tar shards (shards-{000..127}.tar).
-        out: the run's folder: artifact, log.jsonl, loss.png, samples/ (pictures above, reconstructions below), state/.
+        out: the run's folder: artifact, log.jsonl, loss.png, samples/ (pictures, reconstructions below), state/.
         model: shape of the encoder and decoder; the official topology unless told otherwise.
         losses: weights of the reconstruction, perceptual and adversarial parts.
         training: steps, batch, learning rate and the rest of the loop.
-        perceptual_weights: local safetensors of the perceptual network; without it timm fetches the published weights.
+        perceptual_weights: local safetensors of the perceptual network; else timm fetches the published ones.
         under: only pictures below this folder of `images`, such as `train`.
-        held_out: pictures for the reconstruction error on unseen data (the first 2,048); `images` if left out.
+        held_out: unseen pictures (2,048 of them) for the reconstruction error; `images` if left out.
         held_out_under: only pictures below this folder of `held_out`.
         crop: train on random crops of slightly enlarged pictures, for sets with room around the object.
         threads: that decode pictures.
@@ -80,9 +80,18 @@ def train_vqgan(
     unseen = open_images(held_out, under=held_out_under) if held_out else source
     size = model.image_size
     with progress("read", len(source)) as advance:
-        data = PixelData(source, size=size, batch_size=training.batch, seed=training.seed, device=where, crop=crop,
-                         threads=threads, report=report, strict=strict,
-                         progress=_steps(advance))  # fmt: skip
+        data = PixelData(
+            source,
+            size=size,
+            batch_size=training.batch,
+            seed=training.seed,
+            device=where,
+            crop=crop,
+            threads=threads,
+            report=report,
+            strict=strict,
+            progress=_steps(advance),
+        )
     if report.skipped:
         say(report.summary())
         report.write(out / "skipped.json")
@@ -91,7 +100,7 @@ def train_vqgan(
     network = perceptual_network(losses, perceptual_weights)
     stage = VQGANLoss(VQGAN(model), losses, network)
 
-    def evaluate(trained: nn.Module, step: int) -> Iterator[tuple[str, float]]:
+    def evaluate(trained: VQGANLoss, step: int) -> Iterator[tuple[str, float]]:
         error, used = 0.0, set()
         for part in pixels.split(128):
             real = part.to(where).float() / 255
@@ -101,12 +110,12 @@ def train_vqgan(
         yield "held_out_psnr", float(-10 * np.log10(error / len(pixels)))
         yield "held_out_usage", len(used) / model.codes
 
-    def picture(trained: nn.Module, step: int) -> Image.Image:
+    def picture(trained: VQGANLoss, step: int) -> Image.Image:
         real = pixels[:: max(1, len(pixels) // 16)][:16].to(where)
         again = to_uint8(trained.vqgan.decode(trained.vqgan.encode(real.float() / 255)))
         return grid(torch.cat((real, again)), columns=16)
 
-    def on_save(trained: nn.Module, state: Path | None) -> None:
+    def on_save(trained: VQGANLoss, state: Path | None) -> None:
         save(trained.vqgan, out, lineage={}, extra={"source": source.fingerprint, "losses": losses.__dict__})
 
     return _run(stage, data, training, out, where, evaluate, picture, on_save, title="vqgan")
@@ -144,12 +153,12 @@ def train_prior(
         heads: attention heads; one per 64 channels if left out.
         norm: post as in the paper, or pre.
         dropout: share of values dropped.
-        label_dropout: share of labels dropped: above 0 the prior also draws without a class and takes guidance.
+        label_dropout: share of labels dropped; above 0 the prior also draws without a class, and guided.
         label_smoothing: of the cross-entropy.
         tied: one table for reading and predicting codes.
         training: steps, batch, learning rate and the rest of the loop.
         held_out: codes of unseen pictures, for the held-out loss.
-        renderer: artifact, for sample pictures while training; without it samples/ shows the codes as colours.
+        renderer: artifact, for sample pictures while training; else samples/ shows the codes as colours.
         vqgan: artifact, likewise.
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """
@@ -157,10 +166,18 @@ def train_prior(
     opened = Codes(codes)
     classes = len(opened.classes) if conditional and opened.labels is not None else 0
     config = PriorConfig(
-        codes=opened.vocabulary(over), length=opened.length(over), classes=classes, width=width, layers=layers,
-        heads=_heads(width, heads), norm=norm, dropout=dropout, label_dropout=label_dropout if classes else 0.0,
-        label_smoothing=label_smoothing, tied=tied,
-    )  # fmt: skip
+        codes=opened.vocabulary(over),
+        length=opened.length(over),
+        classes=classes,
+        width=width,
+        layers=layers,
+        heads=_heads(width, heads),
+        norm=norm,
+        dropout=dropout,
+        label_dropout=label_dropout if classes else 0.0,
+        label_smoothing=label_smoothing,
+        tied=tied,
+    )
     stage = Prior(config)
     data = CodeData(opened, batch_size=training.batch, arrays=(over,), seed=training.seed, device=where)
     lineage = opened.lineage(over)
@@ -169,7 +186,7 @@ def train_prior(
     if first is not None:
         _same_lineage(artifact_of(first)["lineage"], lineage, f"{renderer}")
 
-    def picture(trained: nn.Module, step: int) -> Image.Image:
+    def picture(trained: Prior, step: int) -> Image.Image:
         seeds = list(range(64))
         labels = torch.arange(64, device=where) % classes if classes else None
         drawn = trained.sample(seeds, labels, SamplerConfig())
@@ -179,7 +196,7 @@ def train_prior(
             return code_map(drawn, config.codes)
         return grid(to_uint8(second.decode(drawn)), columns=classes if 0 < classes <= 16 else None)
 
-    def on_save(trained: nn.Module, state: Path | None) -> None:
+    def on_save(trained: Prior, state: Path | None) -> None:
         save(trained, out, lineage=lineage, classes=opened.classes if classes else [])
 
     evaluate = _held_out(held_out, (over,), lineage, where, training)
@@ -202,7 +219,7 @@ def train_renderer(
     vqgan: Path | None = None,
     device: str | None = None,
 ) -> dict[str, Any]:
-    """Train the renderer, codes -> VQ codes (stage 2 of the paper). The same command resumes an interrupted run.
+    """Train the renderer, codes -> VQ codes (stage 2 of the paper). The same command resumes a stopped run.
 
     Args:
         codes: folder of `digit tokenize` with both kinds of code.
@@ -222,10 +239,17 @@ def train_renderer(
     where = choose_device(device)
     opened, names = Codes(codes), ("codes", "vq_codes")
     shape = RendererConfig(
-        codes=opened.vocabulary("codes"), length=opened.length("codes"), vq_codes=opened.vocabulary("vq_codes"),
-        vq_length=opened.length("vq_codes"), width=width, layers=layers, heads=_heads(width, heads), norm=norm,
-        dropout=dropout, label_smoothing=label_smoothing,
-    )  # fmt: skip
+        codes=opened.vocabulary("codes"),
+        length=opened.length("codes"),
+        vq_codes=opened.vocabulary("vq_codes"),
+        vq_length=opened.length("vq_codes"),
+        width=width,
+        layers=layers,
+        heads=_heads(width, heads),
+        norm=norm,
+        dropout=dropout,
+        label_smoothing=label_smoothing,
+    )
     stage = MaskedRenderer(MaskedConfig(**shape.__dict__)) if masked else Renderer(shape)
     data = CodeData(opened, batch_size=training.batch, arrays=names, seed=training.seed, device=where)
     lineage = opened.lineage(*names)
@@ -234,13 +258,13 @@ def train_renderer(
         _same_lineage({"vqgan": artifact_of(decoder)["id"]}, lineage, f"{vqgan}")
     shown = [torch.from_numpy(opened.array(name)[:16, 0].astype(np.int64)).to(where) for name in names]
 
-    def picture(trained: nn.Module, step: int) -> Image.Image:
+    def picture(trained: Renderer | MaskedRenderer, step: int) -> Image.Image:
         drawn = trained.sample(shown[0], list(range(len(shown[0]))))
         if decoder is None:
             return code_map(torch.cat((shown[1], drawn)), shape.vq_codes)
         return grid(to_uint8(decoder.decode(torch.cat((shown[1], drawn)))), columns=len(shown[0]))
 
-    def on_save(trained: nn.Module, state: Path | None) -> None:
+    def on_save(trained: Renderer | MaskedRenderer, state: Path | None) -> None:
         save(trained, out, lineage=lineage, classes=opened.classes)
 
     evaluate = _held_out(held_out, names, lineage, where, training)
@@ -259,7 +283,17 @@ def _run(
     *,
     title: str,
 ) -> dict[str, Any]:
-    train(stage, data, training, out, evaluate=evaluate, picture=picture, on_save=on_save, device=where, title=title)
+    train(
+        stage,
+        data,
+        training,
+        out,
+        evaluate=evaluate,
+        picture=picture,
+        on_save=on_save,
+        device=where,
+        title=title,
+    )
     status = read_status(out)
     assert status is not None
     return {
@@ -273,8 +307,12 @@ def _run(
 
 
 def _held_out(
-    path: Path | None, arrays: tuple[str, ...], lineage: dict[str, str], where: torch.device, training: TrainConfig
-) -> Callable[[nn.Module, int], Iterator[tuple[str, float]]] | None:
+    path: Path | None,
+    arrays: tuple[str, ...],
+    lineage: dict[str, str],
+    where: torch.device,
+    training: TrainConfig,
+) -> Callable[[Any, int], Iterator[tuple[str, float]]] | None:
     """The mean loss over the first view of every unseen image, or nothing to measure."""
     if path is None:
         return None
@@ -284,13 +322,15 @@ def _held_out(
     labels = None if opened.labels is None else torch.from_numpy(opened.labels)
     size = training.micro_batch or training.batch
 
-    def evaluate(stage: nn.Module, step: int) -> Iterator[tuple[str, float]]:
+    def evaluate(stage: Prior | Renderer | MaskedRenderer, step: int) -> Iterator[tuple[str, float]]:
         total = 0.0
         for start in range(0, len(opened), size):
             rows = slice(start, start + size)
             parts = [tensor[rows].to(where) for tensor in tensors]
             batch = CodeBatch(
-                parts[0], None if labels is None else labels[rows].to(where), parts[1] if len(parts) > 1 else None
+                parts[0],
+                None if labels is None else labels[rows].to(where),
+                parts[1] if len(parts) > 1 else None,
             )
             total += float(stage.loss(batch)) * len(parts[0])
         yield "held_out_loss", total / len(opened)
@@ -299,11 +339,13 @@ def _held_out(
 
 
 def code_map(codes: torch.Tensor, vocabulary: int) -> Image.Image:
-    """Codes (b, n) as squares of colours, one fixed colour a code: what can be seen before there is a renderer."""
+    """Codes (b, n) as squares of colours, one fixed colour a code: all to be seen before there is a renderer."""
     side = int(codes.shape[1] ** 0.5)
     if side * side != codes.shape[1]:
         raise DigitError(f"{codes.shape[1]} codes a picture make no square")
-    colours = torch.randint(0, 256, (vocabulary, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    colours = torch.randint(
+        0, 256, (vocabulary, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     return grid(colours[codes.cpu()].view(-1, side, side, 3).permute(0, 3, 1, 2))
 
 
@@ -315,7 +357,8 @@ def _same_lineage(there: dict[str, str], here: dict[str, str], who: str) -> None
     for name, identity in here.items():
         if there.get(name, identity) != identity:
             raise LineageError(
-                f"{who} belongs to the {name} {there[name][:12]}, these codes to {identity[:12]}: use stages of one lineage"
+                f"{who} belongs to the {name} {there[name][:12]}, these codes to {identity[:12]}: "
+                "use stages of one lineage"
             )
 
 
@@ -329,4 +372,3 @@ def _steps(advance: Callable[[int], None]) -> Callable[[int, int], None]:
         before = done
 
     return report
-

@@ -19,8 +19,8 @@ from rich.progress import (
 )
 
 from digit.errors import DigitError
-from digit.training.plot import OWN, draw
 from digit.files import write_text_atomic
+from digit.training.plot import OWN, draw
 
 PLAIN_INTERVAL = 5.0  # seconds between two plain lines, where there is no terminal
 PLOT_INTERVAL = 20.0  # seconds between two drawings of loss.png, each of which takes a part of one

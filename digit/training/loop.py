@@ -16,13 +16,13 @@ import torch
 from PIL import Image
 from torch import nn
 
+from digit.files import atomic_path
 from digit.training import checkpoint
 from digit.training.config import TrainConfig
 from digit.training.interrupt import Interrupts
 from digit.training.log import Log
 from digit.training.status import Status, read_status, write_status
 from digit.training.update import Updater
-from digit.files import atomic_path
 
 Evaluate = Callable[[nn.Module, int], Iterable[tuple[str, float]]]
 Picture = Callable[[nn.Module, int], Image.Image]

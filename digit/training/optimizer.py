@@ -53,8 +53,8 @@ def learning_rate(step: int, config: OptimizerConfig, total: int) -> float:
     return config.lr
 
 
-def build(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over the trainable parameters of `module`, fused on CUDA; DigitError if there is none."""
+def build(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
+    """AdamW or SGD over the trainable parameters of `module`, fused on CUDA; DigitError if there is none."""
     trainable = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not trainable:
         raise DigitError(f"{type(module).__name__} has no trainable parameter: there is nothing to train")

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from digit.errors import DigitError
-from digit.weights.config import from_dict, to_dict
 from digit.files import (
     read_json,
     read_safetensors,
@@ -17,6 +16,7 @@ from digit.files import (
     write_json_atomic,
     write_safetensors_atomic,
 )
+from digit.weights.config import from_dict, to_dict
 from digit.weights.kinds import classes_of, kind_of
 from digit.weights.storage import StoredAs, fingerprint, pack, unpack
 

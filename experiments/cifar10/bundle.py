@@ -1,6 +1,7 @@
-"""The bundled model: the chain of experiments/cifar10.sh with the settings that measured best, matrices in 8 bits.
+"""The bundled model: the chain of experiments/cifar10.sh with the settings that measured best, stored in 8 bits.
 
-    python experiments/cifar10/bundle.py --runs runs/cifar10 --result bench/results/cifar10.json --out digit/models/cifar10
+    python experiments/cifar10/bundle.py --runs runs/cifar10 --result bench/results/cifar10.json \
+        --out digit/models/cifar10
 """
 
 import argparse
@@ -17,7 +18,9 @@ FIELDS = ("temperature", "top_p", "top_k")
 
 def main() -> None:
     """Compose and save."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--runs", type=Path, required=True)
     parser.add_argument("--result", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
@@ -38,10 +41,13 @@ def main() -> None:
         masked=plain(setting("digit_masked", "conditional")),
     )
     parts: dict[str, Any] = {
-        name: load(options.runs / name) for name in ("prior", "vqgan", "renderer", "renderer_masked", "tokenizer")
+        name: load(options.runs / name)
+        for name in ("prior", "vqgan", "renderer", "renderer_masked", "tokenizer")
     }
     classes = artifact_of(parts["prior"])["classes"]
-    pipeline = DigitPipeline(parts.pop("prior"), parts.pop("vqgan"), **parts, classes=classes, sampling=sampling)
+    pipeline = DigitPipeline(
+        parts.pop("prior"), parts.pop("vqgan"), **parts, classes=classes, sampling=sampling
+    )
     pipeline.save_pretrained(options.out, stored_as="int8")
     size = sum(path.stat().st_size for path in options.out.rglob("*") if path.is_file())
     print(f"{options.out}: {size / 1e6:.1f} MB")

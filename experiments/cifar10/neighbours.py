@@ -1,11 +1,32 @@
 """features -> accuracy: what a frozen network's features know, without training anything on top."""
 
 from collections.abc import Callable
+from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
+
+from digit.data.images import open_images
+from digit.data.loader import load_pixels
+from digit.errors import DigitError
+
+
+def labelled_pixels(
+    path: Path, size: int, *, device: torch.device
+) -> tuple[UInt8[Tensor, "n 3 h w"], Int[Tensor, " n"]]:
+    """A set to measure on: its readable pictures in memory and their labels on `device`.
+
+    Raises:
+        DigitError: the pictures have no labels.
+    """
+    source = open_images(path)
+    if source.labels is None:
+        raise DigitError(f"{path} has no labels: give pictures in one folder per class")
+    index, pixels = load_pixels(source, np.arange(len(source)), size)
+    return pixels, torch.from_numpy(source.labels[index]).to(device)
 
 
 @torch.inference_mode()

@@ -1,10 +1,10 @@
-"""The paper's comparison on CIFAR-10: VQ codes alone against discriminative codes, one table out of one command.
+"""The paper's comparison on CIFAR-10: VQ codes alone against discriminative codes, measured by one command.
 
     python experiments/cifar10/reproduction.py --runs runs/cifar10 --data DATA --out bench/results/cifar10.json
 
-Every system draws the same number of pictures with every setting of one small grid, used for all of its stages alike;
-its best setting is reported. Reference: the test pictures. `--docs` writes docs/reproduction.md from the result and
-needs no GPU.
+Every system draws the same number of pictures with every setting of one small grid, used for all of its stages
+alike; its best setting is reported. Reference: the test pictures. report.py turns the result into
+docs/reproduction.md.
 """
 
 import argparse
@@ -38,9 +38,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--runs", type=Path, help="what experiments/cifar10.sh wrote")
-    parser.add_argument(
-        "--data", type=Path, help="cifar10-test.zip and squeezenet1_1.safetensors"
-    )
+    parser.add_argument("--data", type=Path, help="cifar10-test.zip and squeezenet1_1.safetensors")
     parser.add_argument("--out", type=Path, required=True, help="the JSON result; grids go beside it")
     parser.add_argument("--samples", type=int, default=10_000)
     parser.add_argument("--batch", type=int, default=2500)
@@ -48,7 +46,9 @@ def main() -> None:
     parser.add_argument("--system", action="append", help="only these systems")
     parser.add_argument("--top-p", type=float, help="only this setting of the grid")
     parser.add_argument("--guidance", type=float, help="only this guidance, and only with labels")
-    parser.add_argument("--merge", type=Path, nargs="*", help="results of several processes, joined into --out")
+    parser.add_argument(
+        "--merge", type=Path, nargs="*", help="results of several processes, joined into --out"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     options = parser.parse_args()
     options.out.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def merged(results: list[dict[str, Any]]) -> dict[str, Any]:
-    """One result out of those of several processes: all tries together, the best of each system and kind kept."""
+    """One result out of several processes': all tries together, the best of each system and kind kept."""
     head, found = dict(results[0]), {}
     for result in results:
         if [each["sha256"] for each in result["features"]] != [each["sha256"] for each in head["features"]]:
@@ -124,7 +124,7 @@ class Bench:
         """Open the networks and measure the reference first: what can fail fails before the hours."""
         self.options, self.started, self.device = options, time.monotonic(), torch.device(options.device)
         test = open_images(options.data / "cifar10-test.zip")
-        index, self.real = load_pixels(test, np.arange(len(test)), 32, report=Report())
+        _, self.real = load_pixels(test, np.arange(len(test)), 32, report=Report())
         self.networks = [
             open_network(f"classifier:{options.runs / 'classifier' / 'artifact'}", device=self.device),
             open_network(f"squeezenet:{options.data / 'squeezenet1_1.safetensors'}", device=self.device),
@@ -133,7 +133,9 @@ class Bench:
 
     def measure(self, pixels: torch.Tensor, networks: list[Network], *, keep: bool = True) -> list[Measured]:
         """Every network's statistics of uint8 pixels."""
-        return measure(open_pictures(pixels, batch_size=1000), networks, device=self.device, keep=keep, precision="fp32")
+        return measure(
+            open_pictures(pixels, batch_size=1000), networks, device=self.device, keep=keep, precision="fp32"
+        )
 
     def floor(self) -> dict[str, Any]:
         """The result's head: what was used, and what the VQGAN alone costs."""

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from digit.nn.backbone import timm
+from digit.training.optimizer import OptimizerConfig
 
 
 @dataclass(frozen=True)
@@ -93,3 +94,16 @@ class ViT(nn.Module):
             tokens = block(tokens)
             outputs.append(tokens)
         return [self.vit.norm(outputs[block]) for block in blocks]
+
+
+def vit_optimizer(lr: float, steps: int) -> OptimizerConfig:
+    """How every ViT here is trained: peak learning rate `lr`, a twentieth of `steps` warm-up, then a cosine."""
+    return OptimizerConfig(
+        lr=lr,
+        betas=(0.9, 0.95),
+        weight_decay=0.05,
+        decay_all=False,
+        schedule="cosine",
+        warmup=max(1, steps // 20),
+        min_lr=lr / 100,
+    )

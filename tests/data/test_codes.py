@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from tests_support import make_pictures
 
 from digit.data import codes as codes_module
 from digit.data.codes import CodeData, Codes, Stream, write_codes
 from digit.data.images import open_images
 from digit.errors import DigitError, LineageError
-from tests_support import make_pictures
 
 
 @pytest.fixture
@@ -144,5 +144,5 @@ def test_damaged_meta(source, tmp_path):
     meta.write_text(json.dumps({"format": 99}))
     with pytest.raises(DigitError, match="format 99"):
         Codes(tmp_path / "codes")
-    with pytest.raises(DigitError, match="no meta.json"):
+    with pytest.raises(DigitError, match=r"no meta\.json"):
         Codes(tmp_path)

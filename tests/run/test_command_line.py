@@ -37,8 +37,10 @@ def test_tokenize_gives_what_the_artifact_gives(chain, run):
     codes = Codes(chain.root / "codes")
     assert codes.array("codes").shape == (48, 2, 16)
     assert codes.array("vq_codes").shape == (48, 2, 16)
-    code, out, _ = run("tokenize", "--images", chain.images, "--out", chain.root / "codes", "--tokenizer",
-                       chain.root / "tokenizer", "--vqgan", chain.root / "vqgan", "--json")  # fmt: skip
+    made_by = ("--tokenizer", chain.root / "tokenizer", "--vqgan", chain.root / "vqgan")
+    code, out, _ = run(
+        "tokenize", "--images", chain.images, "--out", chain.root / "codes", *made_by, "--json"
+    )
     assert code == 0  # done already: the same command returns at once
     assert json.loads(out)["images"] == 48
 
@@ -56,8 +58,8 @@ def test_training_leaves_artifact_log_and_pictures(chain, name):
 
 
 def test_sample_writes_pictures_grid_and_list(chain, run, tmp_path):
-    code, out, _ = run("sample", chain.root / "model", "--seeds", "3-5,9", "--labels", "red", "2", "--codes", "--out",
-                       tmp_path / "s", "--json")  # fmt: skip
+    options = ("--seeds", "3-5,9", "--labels", "red", "2", "--codes", "--json")
+    code, out, _ = run("sample", chain.root / "model", *options, "--out", tmp_path / "s")
     assert code == 0
     rows = json.loads((tmp_path / "s" / "samples.json").read_text())["samples"]
     assert [row["seed"] for row in rows] == [3, 4, 5, 9]
@@ -71,15 +73,26 @@ def test_sample_writes_pictures_grid_and_list(chain, run, tmp_path):
 
 
 def test_a_seed_fixes_the_picture_whatever_the_batch(chain, run, tmp_path):
-    for name, options in (("a", ("--seeds", "0-6", "--batch", "7")), ("b", ("--seeds", "0-6", "--batch", "2"))):
+    for name, options in (
+        ("a", ("--seeds", "0-6", "--batch", "7")),
+        ("b", ("--seeds", "0-6", "--batch", "2")),
+    ):
         assert run("sample", chain.root / "model", *options, "--out", tmp_path / name)[0] == 0
     for seed in range(7):
         files = [(tmp_path / name / f"{seed:06d}.png").read_bytes() for name in ("a", "b")]
         assert files[0] == files[1]
 
 
-@pytest.mark.parametrize("options", [("--unconditional",), ("--renderer", "masked", "--steps", "2"), ("--guidance", "2"),
-                                     ("--temperature", "0"), ("--top-k", "3", "--top-p", "0.9")])  # fmt: skip
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--unconditional",),
+        ("--renderer", "masked", "--steps", "2"),
+        ("--guidance", "2"),
+        ("--temperature", "0"),
+        ("--top-k", "3", "--top-p", "0.9"),
+    ],
+)
 def test_ways_to_sample(chain, run, tmp_path, options):
     code, _, err = run("sample", chain.root / "model", "--num", 2, *options, "--out", tmp_path / "s")
     assert code == 0, err
@@ -89,7 +102,11 @@ def test_evaluate_the_samples_and_compare_with_themselves(chain, run, tmp_path):
     from digit.evaluation.classifier import Classifier, ClassifierConfig
     from digit.weights.artifact import save
 
-    save(Classifier(ClassifierConfig(classes=3, width=4, image_size=16)), tmp_path / "c", classes=["blue", "green", "red"])
+    save(
+        Classifier(ClassifierConfig(classes=3, width=4, image_size=16)),
+        tmp_path / "c",
+        classes=["blue", "green", "red"],
+    )
     run("sample", chain.root / "model", "--num", 24, "--out", tmp_path / "s")
     call = ("evaluate", "images", "--samples", tmp_path / "s", "--features", f"classifier:{tmp_path / 'c'}")
     code, _, err = run(*call, "--reference", chain.images)
@@ -116,36 +133,48 @@ def test_info(chain, run, name):
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (("sample", "no/such/model"), "no model no/such/model"),
-        (("sample", "{root}/model", "--labels", "purple"), "unknown label 'purple': choose from blue, green, red"),
-        (("sample", "{root}/model", "--labels", "3"), "out of range: choose 0 to 2"),
-        (("sample", "{root}/model", "--num", "0"), "at least one picture"),
-        (("sample", "{root}/model", "--num", "2", "--seeds", "1"), "--num and --seeds"),
-        (("sample", "{root}/model", "--seeds", "4-2"), "rising ranges"),
-        (("sample", "{root}/model", "--top-p", "1.5"), "top-p is 1.5"),
-        (("sample", "{root}/model", "--unconditional", "--guidance", "2"), "guidance needs labels"),
-        (("sample", "{root}/prior"), "not a pipeline"),
-        (("fit", "--images", "{root}/nothing", "--out", "{tmp}/t", "--encoder", "vit_tiny_patch16_224",
-          "--encoder-weights", "{root}/encoder.safetensors"), "nothing"),
-        (("fit", "--images", "{images}", "--out", "{tmp}/t", "--encoder", "vit_tiny_patch16_224", "--encoder-weights",
-          "{root}/missing.safetensors"), "missing.safetensors"),
-        (("fit", "--images", "{images}", "--out", "{tmp}/t", "--encoder", "vit_tiny_patch16_224", "--encoder-weights",
-          "{root}/encoder.safetensors"), "encoder.safetensors"),
-        (("fit", "--images", "{images}", "--out", "{tmp}/t", "--encoder", "vit_tiny_patch16_224", "--encoder-weights",
-          "{root}/encoder.safetensors", "--encoder-size", "16", "--encoder-arguments", "patch_size", "4", "embed_dim",
-          "32", "depth", "4", "num_heads", "2", "--clusters", "5000"), "--clusters 5000 is more than"),
-        (("tokenize", "--images", "{images}", "--out", "{tmp}/c"), "give --tokenizer, --vqgan"),
-        (("tokenize", "--images", "{images}", "--out", "{tmp}/c", "--tokenizer", "{root}/vqgan"), "is a vqgan"),
-        (("train", "prior", "--codes", "{root}/model", "--out", "{tmp}/p"), "no meta.json"),
-        (("compose", "--prior", "{root}/prior", "--vqgan", "{root}/vqgan", "--out", "{root}/model"), "already holds"),
-        (("evaluate", "images", "--samples", "{images}", "--reference", "{images}", "--features", "nose"), "no network"),
-        (("info", "{root}"), "nothing that digit wrote"),
-        (("sample", "{root}/model", "--device", "abacus"), "unknown device"),
+        ("sample no/such/model", "no model no/such/model"),
+        ("sample {root}/model --labels purple", "unknown label 'purple': choose from blue, green, red"),
+        ("sample {root}/model --labels 3", "out of range: choose 0 to 2"),
+        ("sample {root}/model --num 0", "at least one picture"),
+        ("sample {root}/model --num 2 --seeds 1", "--num and --seeds"),
+        ("sample {root}/model --seeds 4-2", "rising ranges"),
+        ("sample {root}/model --top-p 1.5", "top-p is 1.5"),
+        ("sample {root}/model --unconditional --guidance 2", "guidance needs labels"),
+        ("sample {root}/prior", "not a pipeline"),
+        (
+            "fit --images {root}/nothing --out {tmp}/t --encoder vit_tiny_patch16_224 "
+            "--encoder-weights {root}/encoder.safetensors",
+            "nothing",
+        ),
+        (
+            "fit --images {images} --out {tmp}/t --encoder vit_tiny_patch16_224 --encoder-weights "
+            "{root}/missing.safetensors",
+            "missing.safetensors",
+        ),
+        (
+            "fit --images {images} --out {tmp}/t --encoder vit_tiny_patch16_224 --encoder-weights "
+            "{root}/encoder.safetensors",
+            "encoder.safetensors",
+        ),
+        (
+            "fit --images {images} --out {tmp}/t --encoder vit_tiny_patch16_224 --encoder-weights "
+            "{root}/encoder.safetensors --encoder-size 16 --encoder-arguments patch_size 4 embed_dim "
+            "32 depth 4 num_heads 2 --clusters 5000",
+            "--clusters 5000 is more than",
+        ),
+        ("tokenize --images {images} --out {tmp}/c", "give --tokenizer, --vqgan"),
+        ("tokenize --images {images} --out {tmp}/c --tokenizer {root}/vqgan", "is a vqgan"),
+        ("train prior --codes {root}/model --out {tmp}/p", "no meta.json"),
+        ("compose --prior {root}/prior --vqgan {root}/vqgan --out {root}/model", "already holds"),
+        ("evaluate images --samples {images} --reference {images} --features nose", "no network"),
+        ("info {root}", "nothing that digit wrote"),
+        ("sample {root}/model --device abacus", "unknown device"),
     ],
-)  # fmt: skip
+)
 def test_bad_input_is_one_sentence(chain, run, tmp_path, call, words):
-    filled = [part.format(root=chain.root, images=chain.images, tmp=tmp_path) for part in call]
-    if call[0] == "sample":
+    filled = [part.format(root=chain.root, images=chain.images, tmp=tmp_path) for part in call.split()]
+    if filled[0] == "sample":
         filled += ["--out", str(tmp_path / "s")]
     code, out, err = run(*filled)
     assert code == 2, err
@@ -158,7 +187,13 @@ def test_bad_input_is_one_sentence(chain, run, tmp_path, call, words):
 
 
 def test_unknown_options_and_verbs(run):
-    for call in (("sample", "--colour", "red"), ("paint",), ("train",), ("train", "horse"), ("evaluate", "taste")):
+    for call in (
+        ("sample", "--colour", "red"),
+        ("paint",),
+        ("train",),
+        ("train", "horse"),
+        ("evaluate", "taste"),
+    ):
         code, out, err = run(*call)
         assert code == 2, call
         assert err
@@ -175,15 +210,13 @@ def test_every_verb_has_help(run, verb):
 def test_a_prior_refuses_codes_of_another_tokenizer(chain, run, tmp_path):
     from digit.run.fit import fit
 
-    fit(chain.images, tmp_path / "other", encoder="vit_tiny_patch16_224", encoder_weights=chain.root / "encoder.safetensors",
-        encoder_arguments={"patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2}, encoder_size=16, clusters=8,
-        per_cluster=64, iterations=1, seed=5, device="cpu")  # fmt: skip
-    code, _, err = run("tokenize", "--images", chain.images, "--out", chain.root / "codes", "--tokenizer",
-                       tmp_path / "other", "--vqgan", chain.root / "vqgan")  # fmt: skip
+    fit(chain.images, tmp_path / "other", **chain.fitted, iterations=1, seed=5, device="cpu")
+    other, vqgan = ("--tokenizer", tmp_path / "other"), ("--vqgan", chain.root / "vqgan")
+    code, _, err = run("tokenize", "--images", chain.images, "--out", chain.root / "codes", *other, *vqgan)
     assert code == 2
     assert "another streams" in err
-    code, _, err = run("compose", "--prior", chain.root / "prior", "--vqgan", chain.root / "vqgan", "--renderer",
-                       chain.root / "renderer", "--tokenizer", tmp_path / "other", "--out", tmp_path / "m")  # fmt: skip
+    stages = ("--prior", chain.root / "prior", *vqgan, "--renderer", chain.root / "renderer", *other)
+    code, _, err = run("compose", *stages, "--out", tmp_path / "m")
     assert code == 2
     assert "was trained with the tokenizer" in err
     assert not (tmp_path / "m").exists()
@@ -204,9 +237,10 @@ def test_damaged_artifact(chain, run, tmp_path):
 
 
 def test_an_interrupted_training_exits_130_and_goes_on(chain, tmp_path):
-    command = [sys.executable, "-c", "from digit.run.main import main; main()", "train", "prior", "--codes",
-               str(chain.root / "codes"), "--out", str(tmp_path / "p"), "--width", "16", "--layers", "1", "--heads", "2",
-               "--steps", "100000", "--batch", "4", "--warmup", "1", "--device", "cpu", "--log-every", "1"]  # fmt: skip
+    options = "--width 16 --layers 1 --heads 2 --steps 100000 --batch 4 --warmup 1 --device cpu --log-every 1"
+    folders = ["--codes", str(chain.root / "codes"), "--out", str(tmp_path / "p")]
+    digit = [sys.executable, "-c", "from digit.run.main import main; main()"]
+    command = [*digit, "train", "prior", *folders, *options.split()]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, env=environment)
     log = tmp_path / "p" / "log.jsonl"
@@ -238,8 +272,8 @@ def test_the_same_chain_from_a_folder_of_odd_pictures(chain, run, tmp_path):
     for name, data in {**readable(), **broken()}.items():
         (folder / f"{name.replace(' ', '-')}.png").write_bytes(data)
     good = len(readable())
-    code, out, err = run("tokenize", "--images", folder, "--out", tmp_path / "codes", "--vqgan", chain.root / "vqgan",
-                         "--json")  # fmt: skip
+    options = ("--out", tmp_path / "codes", "--vqgan", chain.root / "vqgan", "--json")
+    code, out, err = run("tokenize", "--images", folder, *options)
     assert code == 0, err
     result = json.loads(out)
     assert result["images"] == good

@@ -1,6 +1,5 @@
 import json
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 import torch
@@ -8,8 +7,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from digit.errors import DigitError
-from digit.weights import artifact, kinds
 from digit.files import sha256_file
+from digit.weights import artifact, kinds
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,54 @@
+"""The model that comes with the package: small, whole, quick, and what the README says."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import digit
+from digit.pipeline import DigitPipeline
+from digit.weights.artifact import describe
+
+FOLDER = Path(digit.__file__).parent / "models" / "cifar10"
+
+
+def test_at_most_40_megabytes_with_its_encoder():
+    assert sum(path.stat().st_size for path in FOLDER.rglob("*") if path.is_file()) <= 40e6
+    assert {path.name for path in FOLDER.iterdir() if path.is_dir()} == {
+        "prior", "renderer", "renderer_masked", "tokenizer", "vqgan",
+    }  # fmt: skip
+
+
+def test_lineage_is_whole():
+    ids = {name: describe(FOLDER / name)["id"] for name in ("tokenizer", "vqgan")}
+    assert describe(FOLDER / "prior")["lineage"] == {"tokenizer": ids["tokenizer"]}
+    for name in ("renderer", "renderer_masked"):
+        assert describe(FOLDER / name)["lineage"] == ids
+
+
+def test_draws_with_and_without_labels_by_both_renderers():
+    pipeline = DigitPipeline.from_pretrained()
+    assert pipeline.classes[3] == "cat"
+    first = pipeline("cat", seeds=[5, 6])
+    again = pipeline(["cat"], seeds=[6])
+    assert torch.equal(first.vq_codes[1:], again.vq_codes)
+    masked = pipeline("cat", seeds=[5, 6], renderer="masked")
+    assert torch.equal(masked.codes, first.codes)  # one prior, one seed
+    assert not torch.equal(masked.vq_codes, first.vq_codes)
+    without = pipeline(num_images=2)
+    assert without.labels is None
+    assert first.pixels.shape == without.pixels.shape == (2, 3, 32, 32)
+
+
+@torch.no_grad()
+def test_its_vqgan_reconstructs_and_its_tokenizer_is_steady():
+    """Smooth pictures of its own making come back; tokens are the same for the same picture in another batch."""
+    pipeline = DigitPipeline.from_pretrained()
+    pixels = pipeline(["ship", "horse", "truck", "frog"], seeds=[0, 1, 2, 3]).pixels.float() / 255
+    again = pipeline.vqgan.decode(pipeline.vqgan.encode(pixels))
+    psnr = -10 * np.log10(float((again - pixels).square().mean()))
+    assert psnr > 20
+    assert pipeline.tokenizer is not None
+    codes = pipeline.tokenizer.encode(pixels)
+    assert codes.shape == (4, 64)
+    assert torch.equal(codes[2:3], pipeline.tokenizer.encode(pixels[2:3]))
