@@ -191,10 +191,12 @@ class DigitPipeline:
         top_k: int | None = None,
         top_p: float | None = None,
         guidance: float | None = None,
+        guidance_schedule: Literal["constant", "linear"] | None = None,
         renderer_temperature: float | None = None,
         renderer_top_k: int | None = None,
         renderer_top_p: float | None = None,
         steps: int | None = None,
+        noise: float | None = None,
         batch_size: int = 64,
         progress: Callable[[int], None] | None = None,
     ) -> Pictures:
@@ -209,10 +211,12 @@ class DigitPipeline:
             top_k: keep the k likeliest codes of the prior; 0 keeps all.
             top_p: keep the likeliest codes up to this probability; 1 keeps all.
             guidance: classifier-free guidance of the prior; 1 is none.
+            guidance_schedule: "linear" lets it grow from 1 at the first code to its value at the last.
             renderer_temperature: as above, for the renderer.
             renderer_top_k: as above, for the autoregressive renderer.
             renderer_top_p: as above, for the autoregressive renderer.
             steps: of the masked renderer.
+            noise: of the masked renderer: weight of the Gumbel noise on its confidence, falling to 0 at the last step.
             batch_size: pictures at once.
             progress: called with the number of finished code positions times pictures; see `work`.
 
@@ -221,7 +225,14 @@ class DigitPipeline:
         """
         given, ids = _resolve(labels, num_images, seeds, self)
         base = self.sampling.prior if ids is not None else self.sampling.prior_unconditional
-        prior = _with(base, temperature=temperature, top_k=top_k, top_p=top_p, guidance=guidance)
+        prior = _with(
+            base,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            guidance=guidance,
+            guidance_schedule=guidance_schedule,
+        )
         if ids is None and prior.guidance != 1.0:
             raise DigitError("guidance needs labels: pass --labels, or leave --guidance out")
         ar = _with(
@@ -232,6 +243,9 @@ class DigitPipeline:
         )
         masked = _with(self.sampling.masked, temperature=renderer_temperature)
         passes = self.sampling.masked_steps if steps is None else steps
+        gumbel = self.sampling.masked_noise if noise is None else noise
+        if not 0 <= gumbel < float("inf"):
+            raise DigitError(f"noise is {noise}: give a number from 0 up")
         chosen = renderer or self.renderers[0] if self.renderers else None
         if renderer and renderer not in self.renderers:
             raise DigitError(
@@ -253,7 +267,7 @@ class DigitPipeline:
                     part,
                     masked,
                     steps=passes,
-                    noise=self.sampling.masked_noise,
+                    noise=gumbel,
                     batch_size=batch_size,
                     progress=progress,
                 )
@@ -268,7 +282,7 @@ class DigitPipeline:
         if chosen:
             settings[chosen] = asdict(masked if chosen == "masked" else ar)
         if chosen == "masked":
-            settings[chosen] |= {"steps": passes, "noise": self.sampling.masked_noise}
+            settings[chosen] |= {"steps": passes, "noise": gumbel}
         images = [Image.fromarray(np.ascontiguousarray(row)) for row in pixels.permute(0, 2, 3, 1).numpy()]
         return Pictures(images, pixels, torch.cat(all_codes), torch.cat(all_vq), given, ids, settings)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt16
 from torch import Tensor
 
 from digit.data.images import ImageSource
@@ -89,6 +89,15 @@ class Codes:
                 f"{self.path} holds no {name}: repeat `digit tokenize` with {option} into a new folder"
             )
         return np.load(self.path / f"{name}.npy", mmap_mode="r")
+
+    def blocks(self, name: str, *, rows: int = PART) -> Iterator[UInt16[np.ndarray, "m v n"]]:
+        """The array called `name`, `rows` images at a time; read, as what is touched of a map stays in memory."""
+        _, *shape = self.array(name).shape
+        with (self.path / f"{name}.npy").open("rb") as file:
+            np.lib.format.read_magic(file)
+            np.lib.format.read_array_header_1_0(file)
+            while data := file.read(rows * shape[0] * shape[1] * 2):
+                yield np.frombuffer(data, "<u2").reshape(-1, *shape)
 
     def vocabulary(self, name: str) -> int:
         """Number of different codes in the array called `name`."""
@@ -339,17 +348,13 @@ def _assemble(
         raise DigitError(f"{source.path} holds no picture that can be read: {report.summary()}")
     files = {}
     for name in streams:
-        with atomic_path(out / f"{name}.npy") as temporary:
-            shape = (len(rows), plan["views"], lengths[name])
-            array = np.lib.format.open_memmap(temporary, mode="w+", dtype=np.uint16, shape=shape)
-            at = 0
+        header = {"descr": "<u2", "fortran_order": False, "shape": (len(rows), plan["views"], lengths[name])}
+        # Plain writes: through a memory map a full disk is no error but a signal that kills the process.
+        with atomic_path(out / f"{name}.npy") as temporary, temporary.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
             for part in _parts(out):
-                count = len(part["index"])
-                if count:
-                    array[at : at + count] = part[name]
-                at += count
-            array.flush()
-            del array
+                if len(part["index"]):
+                    file.write(part[name].astype("<u2", copy=False).tobytes())
         files[f"{name}.npy"] = sha256_file(out / f"{name}.npy")
     if source.labels is not None:
         with atomic_path(out / "labels.npy") as temporary, temporary.open("wb") as file:

@@ -14,8 +14,8 @@ from digit.errors import DigitError
 from digit.tokenizer import Tokenizer
 
 
-def codebook_report(codes: np.ndarray, k: int) -> dict[str, int | float]:
-    """How evenly a codebook of k codes is used.
+def codebook_report(codes: np.ndarray | Iterable[np.ndarray], k: int) -> dict[str, int | float]:
+    """How evenly a codebook of k codes is used by an array of codes, or by many that together are too large.
 
     Returns used and dead codes, usage (share of the k codes used, in [0, 1]), entropy in bits (up to log2 k),
     perplexity (two to the entropy: the size of an evenly used codebook with the same entropy).
@@ -23,15 +23,17 @@ def codebook_report(codes: np.ndarray, k: int) -> dict[str, int | float]:
     Raises:
         DigitError: no codes, or a code outside 0 .. k - 1.
     """
-    if codes.size == 0:
+    counts = np.zeros(k, dtype=np.int64)
+    for part in [codes] if isinstance(codes, np.ndarray) else codes:
+        if part.size and (part.min() < 0 or part.max() >= k):
+            raise DigitError(
+                f"codes run from {part.min()} to {part.max()}, the codebook has {k}: pass their tokenizer"
+            )
+        counts += np.bincount(part.reshape(-1).astype(np.int64), minlength=k)
+    if not counts.any():
         raise DigitError("there are no codes to report on: tokenize at least one picture")
-    if codes.min() < 0 or codes.max() >= k:
-        raise DigitError(
-            f"codes run from {codes.min()} to {codes.max()}, the codebook has {k}: pass their tokenizer"
-        )
-    counts = np.bincount(codes.reshape(-1).astype(np.int64), minlength=k)
     used = int(np.count_nonzero(counts))
-    share = counts[counts > 0] / codes.size
+    share = counts[counts > 0] / counts.sum()
     entropy = max(float(-(share * np.log2(share)).sum()), 0.0)
     return {
         "codes": k,

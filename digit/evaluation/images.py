@@ -148,7 +148,7 @@ def measure(
 ) -> list[Measured]:
     """One pass of every network, each on `device`; `keep` stores the features for precision and recall."""
     device = torch.device(device)
-    parts: list[tuple[list[Tensor], list[Tensor]]] = [([], []) for _ in networks]
+    kept = [(_Rows(pictures.n), _Rows(pictures.n)) for _ in networks]
     moments: list[Moments | None] = [None for _ in networks]
     done = 0
     for batch in pictures.batches:
@@ -163,9 +163,9 @@ def measure(
             running = moments[i] = moments[i] or Moments(features.shape[1], device=device)
             running.update(features)
             if keep:
-                parts[i][0].append(features)
+                kept[i][0].add(features)
             if probabilities is not None:
-                parts[i][1].append(probabilities)
+                kept[i][1].add(probabilities)
         done += len(batch)
         if progress is not None:
             progress(done, pictures.n)
@@ -173,9 +173,36 @@ def measure(
     if len(found) != len(networks) or not found:
         raise DigitError(f"{pictures.name} holds no pictures, or no network was given: give both")
     return [
-        Measured(running, torch.cat(features) if features else None, torch.cat(guesses) if guesses else None)
-        for running, (features, guesses) in zip(found, parts, strict=True)
+        Measured(running, features.rows, guesses.rows)
+        for running, (features, guesses) in zip(found, kept, strict=True)
     ]
+
+
+class _Rows:
+    """Rows gathered in one block, without the copy of a final `cat`.
+
+    A tensor kept for each batch would also pin the heap: the large ones freed around it never go back.
+    """
+
+    def __init__(self, expected: int | None) -> None:
+        self._block: Tensor | None = None
+        self._count, self._expected = 0, expected or 0
+
+    def add(self, part: Tensor) -> None:
+        """Append the rows of `part`."""
+        stop = self._count + len(part)
+        if self._block is None or stop > len(self._block):
+            larger = part.new_empty(max(self._expected, 2 * self._count, stop), part.shape[1])
+            if self._block is not None:
+                larger[: self._count] = self._block[: self._count]
+            self._block = larger
+        self._block[self._count : stop] = part
+        self._count = stop
+
+    @property
+    def rows(self) -> Tensor | None:
+        """All rows so far; None before the first."""
+        return None if self._block is None else self._block[: self._count]
 
 
 def _check_number(name: str, n: int, few: bool) -> None:

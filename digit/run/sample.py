@@ -30,10 +30,12 @@ def sample(
     top_k: int | None = None,
     top_p: float | None = None,
     guidance: float | None = None,
+    guidance_schedule: Literal["constant", "linear"] | None = None,
     renderer_temperature: float | None = None,
     renderer_top_k: int | None = None,
     renderer_top_p: float | None = None,
     steps: int | None = None,
+    noise: float | None = None,
     codes: bool = False,
     batch: int = 64,
     device: str | None = None,
@@ -54,10 +56,12 @@ def sample(
         top_k: keep the k likeliest codes of the prior; 0 keeps all.
         top_p: keep the prior's likeliest codes up to this probability; 1 keeps all.
         guidance: classifier-free guidance; 1 is none.
+        guidance_schedule: linear lets it grow from 1 at the first code to its value at the last.
         renderer_temperature: of the renderer.
         renderer_top_k: of the autoregressive renderer.
         renderer_top_p: of the autoregressive renderer.
         steps: of the masked renderer.
+        noise: of the masked renderer: weight of the Gumbel noise on its confidence.
         codes: also write the codes and VQ codes into samples.json.
         batch: pictures at once.
         device: cpu, cuda or cuda:N; a GPU if there is one.
@@ -86,10 +90,12 @@ def sample(
             top_k=top_k,
             top_p=top_p,
             guidance=guidance,
+            guidance_schedule=guidance_schedule,
             renderer_temperature=renderer_temperature,
             renderer_top_k=renderer_top_k,
             renderer_top_p=renderer_top_p,
             steps=steps,
+            noise=noise,
             batch_size=batch,
             progress=advance,
         )

@@ -90,7 +90,10 @@ def tokenize(
         "views": views,
         "skipped": len(report.skipped),
         "classes": codes.classes,
-        **{name: codebook_report(codes.array(name)[:, 0], codes.vocabulary(name)) for name in streams},
+        **{
+            name: codebook_report((block[:, 0] for block in codes.blocks(name)), codes.vocabulary(name))
+            for name in streams
+        },
     }
 
 

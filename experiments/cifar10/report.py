@@ -241,6 +241,10 @@ def _encoders(result: dict[str, Any], parts: dict[str, Any], distance: str) -> l
 def _paper() -> list[str]:
     return [
         "",
+        "Sixteen random codes of it, a row each, with the nearest patches of 512 pictures (`codebook.png` of `digit fit`):",
+        "",
+        "<img src='images/codebook.png' width='50%'>",
+        "",
         "## The paper's figures",
         "",
         "ImageNet 256 px, FID: VQGAN codes 24.38, DiGIT 9.13 (400 epochs) and 9.04 (masked) without labels; 18.65 and 4.79 / 4.62 with."
