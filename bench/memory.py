@@ -2,14 +2,15 @@
 
 python bench/memory.py [--smoke] [--images ZIP] [--tokenize N] [--out F]
 
-The larger set repeats the zip's members under other names; both give every command the same batch, reservoir and
-networks. Each command runs in a process of its own, whose peak comes from getrusage. The index (names, sizes and
-offsets of the zip's members) must grow with the set: `index` is a process that only opens the zip, and `flat` is the
-ratio with the index's growth taken off. A page of a memory-mapped file counts as resident once touched, though the
-kernel can take it back: the commands read and write their arrays through plain files, so none is hidden here.
+The larger set repeats the zip's members under other names; both give every command the same batch,
+reservoir and networks. Each command runs in a process of its own, whose peak comes from getrusage. The
+index (names, sizes and offsets of the zip's members) must grow with the set: `index` is a process that only
+opens the zip, and `flat` is the ratio with the index's growth taken off. A page of a memory-mapped file
+counts as resident once touched, though the kernel can take it back: the commands read and write their
+arrays through plain files, so none is hidden here.
 
-On two CPU cores 10,000 pictures of 32 px take about three minutes, and 40 ms a picture more for `digit tokenize`;
---tokenize N gives that command the first N pictures, and five times N.
+On two CPU cores 10,000 pictures of 32 px take about three minutes, and 40 ms a picture more for
+`digit tokenize`; --tokenize N gives that command the first N pictures, and five times N.
 """
 
 import argparse
@@ -49,7 +50,7 @@ def make_pictures(path: Path, count: int) -> None:
 
 
 def repeat(images: Path, out: Path, *, times: int, first: int | None = None) -> int:
-    """Write the first members of a zip `times` times, each time under other names; how many there are then."""
+    """Write the first members of a zip `times` times, each time under other names; how many there are."""
     with zipfile.ZipFile(images) as archive, zipfile.ZipFile(out, "w") as copy:
         names = [name for name in archive.namelist() if not name.endswith("/")]
         # Evenly spaced, so that the first N hold all the classes.
@@ -180,8 +181,8 @@ def measure_all(pictures: Path, work: Path, tokenized: int | None) -> dict[str, 
             if name != "index" or first is None:
                 rows[name] = row
             print(
-                f"{name:<11} {row['pictures_1x']:>8.0f} {small:>9.1f} {row[f'pictures_{TIMES}x']:>9.0f} {large:>9.1f}"
-                f" {row['ratio']:>7.3f} {row['flat']:>7.3f}",
+                f"{name:<11} {row['pictures_1x']:>8.0f} {small:>9.1f} {row[f'pictures_{TIMES}x']:>9.0f}"
+                f" {large:>9.1f} {row['ratio']:>7.3f} {row['flat']:>7.3f}",
                 flush=True,
             )
     return rows
@@ -218,13 +219,13 @@ def main() -> None:
         pictures = given.images
         if pictures is None:
             pictures = work / "noise.zip"
-            make_pictures(pictures, 24 if given.smoke else 4096)
+            make_pictures(pictures, 12 if given.smoke else 4096)
         print(f"{'':<11} {'pictures':>8} {'MB':>9} {'pictures':>9} {'MB':>9} {'ratio':>7} {'flat':>7}")
-        rows = measure_all(pictures, work, 12 if given.smoke else given.tokenize)
+        rows = measure_all(pictures, work, given.tokenize)
     out = given.out or (None if given.smoke else Path(__file__).parent / "results" / "memory.json")
     if out is not None:
         result = {
-            "what": "peak resident megabytes (10^6 bytes) of a process; `flat` is the ratio less the index's growth",
+            "what": "peak resident megabytes (10^6 bytes) of a process; `flat`: less the index's growth",
             "images": "noise" if given.images is None else given.images.name,
             "processor": processor(),
             "cores": os.cpu_count(),

@@ -1,4 +1,4 @@
-"""How long the bundled model takes on this machine: whole processes, from the command to the pictures on the disk.
+"""How long the bundled model takes on this machine: whole processes, from the command to the pictures.
 
     python bench/sample.py [--num 64] [--repeats 3] [--out bench/results/sample.json] [--smoke]
 

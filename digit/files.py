@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -45,8 +46,19 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         else:
             temporary.replace(path)
         _flush(path.parent)
+    except OSError as error:
+        if error.errno is not None and (error.filename is None or TEMPORARY in str(error.filename)):
+            error.filename = str(path)  # the name that people know
+        raise
     finally:
         remove(temporary)
+
+
+def make_folder(path: str | Path) -> None:
+    """Make a folder, and see that files can be made in it before work is spent on them; OSError if not."""
+    Path(path).mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=path):
+        pass
 
 
 def sweep(folder: str | Path) -> int:
@@ -93,9 +105,19 @@ def read_json(path: str | Path) -> Any:
 def write_safetensors_atomic(
     path: str | Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors from any device, whole or not at all; tensors that share memory are stored once each."""
+    """Write tensors from any device, whole or not at all; tensors that share memory are stored once each.
+
+    DigitError when the disk refuses.
+    """
     with atomic_path(path) as temporary:
-        safetensors.torch.save_file(on_cpu(tensors), temporary, metadata=dict(metadata) if metadata else None)
+        try:
+            safetensors.torch.save_file(
+                on_cpu(tensors), temporary, metadata=dict(metadata) if metadata else None
+            )
+        except safetensors.SafetensorError as error:
+            raise DigitError(
+                f"{path} cannot be written ({error}): make room or choose another folder"
+            ) from None
         temporary.chmod(0o644)  # safetensors writes files that only their owner may read
 
 

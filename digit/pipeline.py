@@ -198,6 +198,7 @@ class DigitPipeline:
         steps: int | None = None,
         noise: float | None = None,
         batch_size: int = 64,
+        autocast: bool | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Pictures:
         """Draw pictures. Picture i is a function of seed i and label i, whatever the batch.
@@ -216,8 +217,9 @@ class DigitPipeline:
             renderer_top_k: as above, for the autoregressive renderer.
             renderer_top_p: as above, for the autoregressive renderer.
             steps: of the masked renderer.
-            noise: of the masked renderer: weight of the Gumbel noise on its confidence, falling to 0 at the last step.
+            noise: of the masked renderer: weight of the Gumbel noise on its confidence, 0 by the last step.
             batch_size: pictures at once.
+            autocast: bfloat16 products; by default on a GPU only. A seed's picture may differ in details.
             progress: called with the number of finished code positions times pictures; see `work`.
 
         Raises:
@@ -257,23 +259,16 @@ class DigitPipeline:
         for start in range(0, len(given), batch_size):
             part = given[start : start + batch_size]
             rows = None if label_tensor is None else label_tensor[start : start + batch_size]
-            codes = self.prior.sample(part, rows, prior, batch_size=batch_size, progress=progress)
+            how: dict[str, Any] = {"batch_size": batch_size, "autocast": autocast, "progress": progress}
+            codes = self.prior.sample(part, rows, prior, **how)
             if chosen is None:
                 vq_codes = codes
             elif chosen == "masked":
                 assert self.renderer_masked is not None
-                vq_codes = self.renderer_masked.sample(
-                    codes,
-                    part,
-                    masked,
-                    steps=passes,
-                    noise=gumbel,
-                    batch_size=batch_size,
-                    progress=progress,
-                )
+                vq_codes = self.renderer_masked.sample(codes, part, masked, steps=passes, noise=gumbel, **how)
             else:
                 assert self.renderer is not None
-                vq_codes = self.renderer.sample(codes, part, ar, batch_size=batch_size, progress=progress)
+                vq_codes = self.renderer.sample(codes, part, ar, **how)
             all_codes.append(codes.cpu())
             all_vq.append(vq_codes.cpu())
             all_pixels.append(to_uint8(self.vqgan.decode(vq_codes)).cpu())

@@ -111,7 +111,7 @@ def main() -> None:
 
 
 class Neighbours:
-    """The loop's `evaluate`: accuracy of 20 nearest neighbours on the mean of the tokens a tokenizer reads."""
+    """The loop's `evaluate`: accuracy of 20 nearest neighbours on the mean of a tokenizer's tokens."""
 
     def __init__(self, images: Path, test: Path, device: torch.device, out: Path) -> None:
         """Reads both sets into memory. DigitError when one has no labels."""

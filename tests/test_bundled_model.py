@@ -42,7 +42,7 @@ def test_draws_with_and_without_labels_by_both_renderers():
 
 @torch.no_grad()
 def test_its_vqgan_reconstructs_and_its_tokenizer_is_steady():
-    """Smooth pictures of its own making come back; tokens are the same for the same picture in another batch."""
+    """Smooth pictures of its own making come back; a picture's tokens are the same in another batch."""
     pipeline = DigitPipeline.from_pretrained()
     pixels = pipeline(["ship", "horse", "truck", "frog"], seeds=[0, 1, 2, 3]).pixels.float() / 255
     again = pipeline.vqgan.decode(pipeline.vqgan.encode(pixels))

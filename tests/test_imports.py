@@ -1,4 +1,4 @@
-"""The import rule of the house: each layer imports those before it only; the way of the data stays readable."""
+"""The import rule of the house: each layer imports only those before it; the data's way stays readable."""
 
 import ast
 from pathlib import Path

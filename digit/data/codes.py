@@ -1,8 +1,8 @@
 """A tokenised data set on disk: one uint16 array (images, views, codes) per kind of code, labels, checksums.
 
-A directory with `meta.json` (provenance; written last: without it the set is unfinished), `codes.npy` and/or
-`vq_codes.npy`, and `labels.npy` where the pictures have classes. Unfinished work lies in `parts/` and is taken
-up by the same call.
+A directory with `meta.json` (provenance; written last: without it the set is unfinished), `codes.npy`
+and/or `vq_codes.npy`, and `labels.npy` where the pictures have classes. Unfinished work lies in `parts/`
+and is taken up by the same call.
 """
 
 import hashlib
@@ -91,7 +91,7 @@ class Codes:
         return np.load(self.path / f"{name}.npy", mmap_mode="r")
 
     def blocks(self, name: str, *, rows: int = PART) -> Iterator[UInt16[np.ndarray, "m v n"]]:
-        """The array called `name`, `rows` images at a time; read, as what is touched of a map stays in memory."""
+        """The array called `name`, `rows` images at once; read, as touched pages of a map stay in memory."""
         _, *shape = self.array(name).shape
         with (self.path / f"{name}.npy").open("rb") as file:
             np.lib.format.read_magic(file)
@@ -128,8 +128,9 @@ class Codes:
         for part, identity in wanted.items():
             if part in here and here[part] != identity:
                 raise LineageError(
-                    f"{who} was trained on the {part} {identity[:12]}, but {self.path} was written by "
-                    f"the {part} {here[part][:12]}: tokenize the pictures again with the one it was trained on"
+                    f"{who} was trained on the {part} {identity[:12]}, but {self.path} "
+                    f"was written by the {part} {here[part][:12]}: tokenize the "
+                    "pictures again with the one it was trained on"
                 )
 
 
@@ -146,7 +147,7 @@ class CodeData:
         device: torch.device | str = "cpu",
         memory_limit_bytes: int = 4_000_000_000,
     ) -> None:
-        """`arrays`: one name (it becomes the batch's `codes`) or ("codes", "vq_codes"), both of the same view."""
+        """`arrays`: one name (it becomes the batch's `codes`) or ("codes", "vq_codes"), of one view."""
         self.batch_size, self.seed, self.device = batch_size, seed, torch.device(device)
         arrays_on_disk = [codes.array(name) for name in arrays]
         self.images, self.views = arrays_on_disk[0].shape[:2]
@@ -283,7 +284,7 @@ def _encode(
     threads: int | None,
     strict: bool,
 ) -> dict[str, np.ndarray]:
-    """Codes of the readable images in start..stop-1: index (m,) and, a stream each, uint16 (m, views, codes)."""
+    """Codes of the readable images start..stop-1: index (m,) and, a stream each, uint16 (m, views, codes)."""
     rows: list[np.ndarray] = []
     codes: dict[str, list[np.ndarray]] = {name: [] for name in streams}
     pictures = stream(
@@ -315,8 +316,8 @@ def _same_plan(there: dict[str, Any], here: dict[str, Any], out: Path) -> None:
     for key, value in here.items():
         if there.get(key) != value:
             raise LineageError(
-                f"{out} holds codes made with another {key} ({_short(there.get(key))}, not {_short(value)}): "
-                "choose a new --out, or delete the folder to start again"
+                f"{out} holds codes made with another {key} ({_short(there.get(key))}, not "
+                f"{_short(value)}): choose a new --out, or delete the folder to start again"
             )
 
 

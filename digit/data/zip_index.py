@@ -39,7 +39,11 @@ def list_zip(path: Path) -> Listing:
     # Numbers alone: zipfile's own entries are ten times as large, a gigabyte for ImageNet.
     spans = np.array([_span(members[name]) for name in names], dtype=np.int64).reshape(-1, 5)
     return Listing(
-        names, names, lambda: spans[:, 2].tolist(), lambda i: _read(path, names[i], spans[i].tolist()), ignored
+        names,
+        names,
+        lambda: spans[:, 2].tolist(),
+        lambda i: _read(path, names[i], spans[i].tolist()),
+        ignored,
     )
 
 

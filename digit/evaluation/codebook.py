@@ -15,7 +15,7 @@ from digit.tokenizer import Tokenizer
 
 
 def codebook_report(codes: np.ndarray | Iterable[np.ndarray], k: int) -> dict[str, int | float]:
-    """How evenly a codebook of k codes is used by an array of codes, or by many that together are too large.
+    """How evenly an array of codes, or one in pieces where it is too large, uses its codebook of k.
 
     Returns used and dead codes, usage (share of the k codes used, in [0, 1]), entropy in bits (up to log2 k),
     perplexity (two to the entropy: the size of an evenly used codebook with the same entropy).

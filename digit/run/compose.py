@@ -30,7 +30,7 @@ def compose(
         renderer: artifact of `digit train renderer`; without a renderer the prior must be one over VQ codes.
         renderer_masked: artifact of `digit train renderer --masked`.
         tokenizer: artifact of `digit fit`, if the model should also encode pictures.
-        sampling: JSON file of how the model draws unless told otherwise, as `sampling` in a model's config.json.
+        sampling: JSON file of how the model draws by default, as `sampling` in a model's config.json.
         stored_as: how matrices lie on disk; int8 keeps one scale a row and is a quarter of float32.
     """
     if (out / "config.json").exists():

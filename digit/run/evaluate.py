@@ -14,7 +14,7 @@ from digit.errors import DigitError
 from digit.evaluation.images import ALL, report
 from digit.evaluation.images import evaluate_images as measure_images
 from digit.evaluation.networks import open_network
-from digit.files import read_json, write_json_atomic
+from digit.files import make_folder, read_json, write_json_atomic
 from digit.run.device import choose_device
 from digit.run.progress import progress
 
@@ -46,6 +46,8 @@ def evaluate_images(
     """
     where = choose_device(device)
     networks = [open_network(spec, weights=feature_weights, device=where) for spec in features]
+    if out is not None:
+        make_folder(out.parent)
     drawn: Any = samples
     labels = None
     if (Path(samples) / "samples.json").is_file():

@@ -12,7 +12,7 @@ from digit.data.loader import Report, stream
 from digit.errors import DigitError
 from digit.evaluation.codebook import codebook_report, patch_picture
 from digit.features import Encoder, encoder_config
-from digit.files import atomic_path, write_json_atomic
+from digit.files import atomic_path, make_folder, write_json_atomic
 from digit.run.device import autocast, choose_device
 from digit.run.progress import progress, say
 from digit.tokenizer import Tokenizer, TokenizerConfig
@@ -87,6 +87,7 @@ def fit(
             f"--clusters {clusters} is more than the {vectors} feature vectors of {images}: choose fewer "
             "clusters or more pictures"
         )
+    make_folder(out)
     report = Report()
     reservoir = kmeans.Reservoir(clusters * per_cluster, seed=seed)
     pictures = stream(

@@ -34,11 +34,17 @@ VERBS = {
 DESCRIPTION = """Image generation on discriminative tokens (DiGIT, arXiv:2410.12490).
 
 The way of the data, each step a verb: fit (features -> codebook), train vqgan, tokenize (pictures -> codes),
-train prior, train renderer, compose (stages -> one model), sample (labels, seeds -> pictures), evaluate images.
-`digit sample` alone draws with the bundled model.
+train prior, train renderer, compose (stages -> one model), sample (labels, seeds -> pictures),
+evaluate images. `digit sample` alone draws with the bundled model.
 Every verb takes --json: the result on standard output for machines, everything else on standard error.
-Exit codes: 0 done, 2 bad input (one sentence says what to do), 130 interrupted (what was finished is kept;
+Exit codes: 0 done, 2 bad input (one sentence says what to do), 130 interrupted (what is written is whole;
 repeat to go on)."""
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_BAD_PLACE = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS),
+    *(errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EIO),
+)
 
 
 def run(arguments: list[str]) -> int:
@@ -64,18 +70,19 @@ def run(arguments: list[str]) -> int:
         return _fail(str(error))
     except KeyboardInterrupt:
         print(
-            "digit: interrupted; what was finished is kept, the same command goes on from there",
+            "digit: interrupted; what is written is whole, and the same command goes on or starts again",
             file=sys.stderr,
         )
         return 130
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in _NO_ROOM:
             return _fail(
                 f"no space left while writing {error.filename or 'a file'}: free some and repeat the command"
             )
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+        if error.errno in _BAD_PLACE:
             return _fail(
-                f"{error.filename} cannot be written or read ({error.strerror}): choose another place"
+                f"{error.filename or 'a file'} cannot be written or read ({error.strerror}): "
+                "choose another place"
             )
         raise
     if as_json:

@@ -11,7 +11,7 @@ import tyro
 from PIL import Image
 
 from digit.errors import DigitError
-from digit.files import atomic_path, write_json_atomic
+from digit.files import atomic_path, make_folder, write_json_atomic
 from digit.pipeline import DigitPipeline
 from digit.run.device import choose_device
 from digit.run.progress import progress
@@ -45,7 +45,7 @@ def sample(
     A seed always gives the same picture, whatever the batch. Settings left out are the model's own.
 
     Args:
-        model: a folder, a bundled model's name, or owner/name on the hub; the bundled CIFAR-10 model if left out.
+        model: a folder, a bundled model's name, or owner/name on the hub; the bundled one if left out.
         num: how many pictures; seeds count from 0. 16 if neither this nor --seeds is given.
         seeds: which ones, as 0-63 or 1,5,9-12.
         labels: class names or numbers, taken in turn; all classes in turn if left out.
@@ -76,6 +76,7 @@ def sample(
     if batch < 1:
         raise DigitError(f"--batch {batch}: draw at least one picture at once")
     pipeline = DigitPipeline.from_pretrained(model, device=choose_device(device))
+    make_folder(out)
     chosen: Any = None
     if labels:
         chosen = list(labels)
@@ -99,7 +100,7 @@ def sample(
             batch_size=batch,
             progress=advance,
         )
-    out.mkdir(parents=True, exist_ok=True)
+    (out / "samples.json").unlink(missing_ok=True)  # an older list must not describe a mixture
     rows = []
     for i, (seed, image) in enumerate(zip(drawn.seeds, drawn.images, strict=True)):
         name = f"{seed:06d}.png"
@@ -144,7 +145,7 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def grid(pixels: torch.Tensor, *, columns: int | None = None, gap: int = 2) -> Image.Image:
-    """uint8 pixels (n, 3, h, w) as one picture, row by row; small ones are enlarged so that people see them."""
+    """uint8 pixels (n, 3, h, w) as one picture, row by row; small ones are enlarged for people to see."""
     count, _, height, width = pixels.shape
     across = columns or math.ceil(math.sqrt(count))
     down = math.ceil(count / across)

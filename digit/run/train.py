@@ -1,4 +1,4 @@
-"""`digit train vqgan|prior|renderer`: data, a stage and the one loop; the run's folder is also the artifact."""
+"""`digit train vqgan|prior|renderer`: data, a stage, the one loop; the run's folder is the artifact too."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,7 +62,7 @@ def train_vqgan(
 
     Args:
         images: folder of class folders, flat folder, zip, or tar shards (shards-{000..127}.tar).
-        out: the run's folder: artifact, log.jsonl, loss.png, samples/ (pictures, reconstructions below), state/.
+        out: the run's folder: artifact, log.jsonl, loss.png, samples/ (reconstructions below), state/.
         model: shape of the encoder and decoder; the official topology unless told otherwise.
         losses: weights of the reconstruction, perceptual and adversarial parts.
         training: steps, batch, learning rate and the rest of the loop.
@@ -339,7 +339,7 @@ def _held_out(
 
 
 def code_map(codes: torch.Tensor, vocabulary: int) -> Image.Image:
-    """Codes (b, n) as squares of colours, one fixed colour a code: all to be seen before there is a renderer."""
+    """Codes (b, n) as squares of colours, one fixed colour a code: what shows before there is a renderer."""
     side = int(codes.shape[1] ** 0.5)
     if side * side != codes.shape[1]:
         raise DigitError(f"{codes.shape[1]} codes a picture make no square")
@@ -357,8 +357,8 @@ def _same_lineage(there: dict[str, str], here: dict[str, str], who: str) -> None
     for name, identity in here.items():
         if there.get(name, identity) != identity:
             raise LineageError(
-                f"{who} belongs to the {name} {there[name][:12]}, these codes to {identity[:12]}: "
-                "use stages of one lineage"
+                f"{who} belongs to the {name} {there[name][:12]}, these codes to "
+                f"{identity[:12]}: use stages of one lineage"
             )
 
 

@@ -1,4 +1,4 @@
-"""The bundled model: the chain of experiments/cifar10.sh with the settings that measured best, stored in 8 bits.
+"""The bundled model: the chain of experiments/cifar10.sh with its best measured settings, stored in 8 bits.
 
     python experiments/cifar10/bundle.py --runs runs/cifar10 --result bench/results/cifar10.json \
         --out digit/models/cifar10

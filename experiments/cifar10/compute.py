@@ -3,7 +3,8 @@
     python experiments/cifar10/compute.py runs/cifar10 6000
 
 Counted per picture: 6 operations per weight and position of the blocks and of the output layer where it is
-used, and 12 x positions^2 / 2 x width x layers for causal attention. The shapes are those of experiments/cifar10.sh.
+used, and 12 x positions^2 / 2 x width x layers for causal attention. The shapes are those of
+experiments/cifar10.sh.
 """
 
 import sys

@@ -71,7 +71,10 @@ def short(result: dict[str, Any]) -> list[str]:
     other = next(key for key in result["vqgan"] if key.startswith("FD-squeezenet"))
     floor = result["vqgan"]
     lines = [
-        "| | FD-classifier, no labels | FD-SqueezeNet | FD-classifier, by class | FD-SqueezeNet | class recognised |",
+        (
+            "| | FD-classifier, no labels | FD-SqueezeNet | FD-classifier, by class | FD-SqueezeNet | class"
+            " recognised |"
+        ),
         "|---|---|---|---|---|---|",
     ]
     for name in ("vq_only", "vq_only_compute", "digit", "digit_masked"):
@@ -79,7 +82,10 @@ def short(result: dict[str, Any]) -> list[str]:
         accuracy = next(value for key, value in by_class.items() if key.startswith("class accuracy"))
         figures = [f"{each[key]:.1f}" for each in (free, by_class) for key in (distance, other)]
         lines.append(f"| {NAMES[name]} | {' | '.join(figures)} | {accuracy:.0%} |")
-    lines.append(f"| VQGAN reconstruction, {floor['codes']} codes (the floor) | {floor[distance]:.1f} | {floor[other]:.1f} | | | |")
+    lines.append(
+        f"| VQGAN reconstruction, {floor['codes']} codes (the floor) | {floor[distance]:.1f} |"
+        f" {floor[other]:.1f} | | | |"
+    )
     return lines
 
 
@@ -90,29 +96,43 @@ def page(result: dict[str, Any], parts: dict[str, Any]) -> str:
     lines = [
         "# The paper's comparison on CIFAR-10",
         "",
-        "Written by `experiments/cifar10/report.py` from `bench/results/cifar10.json`; do not edit by hand. The whole"
-        " experiment: `experiments/cifar10.sh all DATA`.",
+        (
+            "Written by `experiments/cifar10/report.py` from `bench/results/cifar10.json`; do not edit by"
+            " hand. The whole experiment: `experiments/cifar10.sh all DATA`."
+        ),
         "",
-        f"Machine: {result['machine']}. {result['samples']:,} samples a figure, seeds {result['seeds']}, classes in turn;"
-        f" reference: {result['reference']}. One training run each, seed 0, so differences of a few per cent may be chance."
-        " A Fréchet distance is named after its features; none of them is FID.",
+        (
+            f"Machine: {result['machine']}. {result['samples']:,} samples a figure, seeds {result['seeds']},"
+            f" classes in turn; reference: {result['reference']}. One training run each, seed 0, so"
+            " differences of a few per cent may be chance. A Fréchet distance is named after its features;"
+            " none of them is FID."
+        ),
         "",
-        f"- **{distance}**: an independent CIFAR-10 classifier, {parts['classifier']['test_accuracy']:.1%} accurate on the test"
-        " pictures. The pictures are JPEG copies of about 900 bytes; on them this network stayed below the 93 % that was asked for.",
+        (
+            f"- **{distance}**: an independent CIFAR-10 classifier,"
+            f" {parts['classifier']['test_accuracy']:.1%} accurate on the test pictures. The pictures are"
+            " JPEG copies of about 900 bytes; on them this network stayed below the 93 % that was asked for."
+        ),
         f"- **{other}**: SqueezeNet 1.1, trained on ImageNet, at 32 px.",
         "",
         "## Reconstruction: what the VQGAN costs",
         "",
-        f"{result['vqgan']['codes']} codes of {result['vqgan']['vocabulary']:,}: PSNR {result['vqgan']['psnr']:.1f} dB,"
-        f" {distance} **{result['vqgan'][distance]:.2f}** (asked: at most 7 with 64 codes; a short trial before this project: 14.7 on"
-        f" its own classifier), {other} {result['vqgan'][other]:.1f}. Trained for {parts['vqgan']['step']:,} steps of 256"
-        f" (of {parts['vqgan']['steps']:,} planned: the machine's time ended).",
+        (
+            f"{result['vqgan']['codes']} codes of {result['vqgan']['vocabulary']:,}: PSNR"
+            f" {result['vqgan']['psnr']:.1f} dB, {distance} **{result['vqgan'][distance]:.2f}** (asked: at"
+            f" most 7 with 64 codes; a short trial before this project: 14.7 on its own classifier), {other}"
+            f" {result['vqgan'][other]:.1f}. Trained for {parts['vqgan']['step']:,} steps of 256 (of"
+            f" {parts['vqgan']['steps']:,} planned: the machine's time ended)."
+        ),
         "",
         "## Generation",
         "",
-        "Every system draws with every setting of one grid, the same for all of its stages; its best by the first distance is"
-        f" shown. Grid: {', '.join(_setting(each) for each in result['settings'])}. The best top-p is the lowest that was measured,"
-        " for every system: still lower ones may be better for all.",
+        (
+            "Every system draws with every setting of one grid, the same for all of its stages; its best by"
+            f" the first distance is shown. Grid: {', '.join(_setting(each) for each in result['settings'])}."
+            " The best top-p is the lowest that was measured, for every system: still lower ones may be"
+            " better for all."
+        ),
     ]
     for title, (kind, guidance) in CASES.items():
         best = {
@@ -137,7 +157,8 @@ def page(result: dict[str, Any], parts: dict[str, Any]) -> str:
                 ]
                 accuracy = next((f"{v:.1%}" for k, v in each.items() if k.startswith("class accuracy")), "")
                 lines.append(
-                    f"| {NAMES[name]} | {each[distance]:.2f} | {' | '.join(against)} | {accuracy} | {_setting(each)} |"
+                    f"| {NAMES[name]} | {each[distance]:.2f} | {' | '.join(against)} | {accuracy} |"
+                    f" {_setting(each)} |"
                 )
     lines += [
         "",
@@ -154,8 +175,16 @@ def page(result: dict[str, Any], parts: dict[str, Any]) -> str:
         for name, entry in result["systems"].items():
             if kind in entry:
                 values = entry[kind]
-                found = [next((v for k, v in values.items() if k.startswith(start)), 0.0)
-                         for start in (distance, other, "precision-classifier", "recall-classifier", "IS-classifier")]  # fmt: skip
+                found = [
+                    next((v for k, v in values.items() if k.startswith(start)), 0.0)
+                    for start in (
+                        distance,
+                        other,
+                        "precision-classifier",
+                        "recall-classifier",
+                        "IS-classifier",
+                    )
+                ]
                 shown = " | ".join(f"{value:.2f}" for value in found)
                 lines.append(f"| {kind} | {NAMES[name]} | {shown} |")
     return (
@@ -183,24 +212,41 @@ def _reading(result: dict[str, Any], distance: str, other: str) -> list[str]:
         "",
         "| asked | measured | |",
         "|---|---|---|",
-        f"| unconditional: DiGIT ahead by 25 % | {ahead('unconditional', 1.0, 'digit', 'vq_only')} against the same size and steps,"
-        f" {ahead('unconditional', 1.0, 'digit', 'vq_only_compute')} against the same compute | the paper's claim shows |",
-        f"| conditional: ahead by 10 % | no guidance: {ahead('conditional', 1.0, 'digit', 'vq_only')} and"
-        f" {ahead('conditional', 1.0, 'digit', 'vq_only_compute')} (masked renderer:"
-        f" {ahead('conditional', 1.0, 'digit_masked', 'vq_only')} and {ahead('conditional', 1.0, 'digit_masked', 'vq_only_compute')});"
-        f" guidance 2: {ahead('conditional', 2.0, 'digit', 'vq_only')} and {ahead('conditional', 2.0, 'digit', 'vq_only_compute')};"
-        f" on {other}: {elsewhere('vq_only')} and {elsewhere('vq_only_compute')} | depends on the features, see below |",
+        (
+            f"| unconditional: DiGIT ahead by 25 % | {ahead('unconditional', 1.0, 'digit', 'vq_only')}"
+            f" against the same size and steps, {ahead('unconditional', 1.0, 'digit', 'vq_only_compute')}"
+            " against the same compute | the paper's claim shows |"
+        ),
+        (
+            f"| conditional: ahead by 10 % | no guidance: {ahead('conditional', 1.0, 'digit', 'vq_only')} and"
+            f" {ahead('conditional', 1.0, 'digit', 'vq_only_compute')} (masked renderer:"
+            f" {ahead('conditional', 1.0, 'digit_masked', 'vq_only')} and"
+            f" {ahead('conditional', 1.0, 'digit_masked', 'vq_only_compute')}); guidance 2:"
+            f" {ahead('conditional', 2.0, 'digit', 'vq_only')} and"
+            f" {ahead('conditional', 2.0, 'digit', 'vq_only_compute')}; on {other}: {elsewhere('vq_only')}"
+            f" and {elsewhere('vq_only_compute')} | depends on the features, see below |"
+        ),
         f"| reconstruction at most 7 with 64 codes | {result['vqgan'][distance]:.2f} | met |",
         f"| requested class recognised in 75 % | {accuracy:.1%} (guidance 2) | met |",
         "",
-        "Where it does not agree with the paper: with labels, on the classifier's own features, the VQ-only prior is not behind by"
-        " the margin that was asked for, and with guidance it is ahead. Labels and guidance push a prior towards what a classifier"
-        " recognises, and this distance is taken on just that; on SqueezeNet's features the same pictures are far worse than"
-        " DiGIT's. In DiGIT only the prior sees the label, the renderer does not. Without labels both networks agree with the paper.",
-        "The VQGAN's discriminator and perceptual loss read an ImageNet network (EfficientNet-lite0), which is neither of the two"
-        " judges. Its second discriminator, on pixels, stopped saying anything early (its loss stays at log 2).",
+        (
+            "Where it does not agree with the paper: with labels, on the classifier's own features, the"
+            " VQ-only prior is not behind by the margin that was asked for, and with guidance it is ahead."
+            " Labels and guidance push a prior towards what a classifier recognises, and this distance is"
+            " taken on just that; on SqueezeNet's features the same pictures are far worse than DiGIT's. In"
+            " DiGIT only the prior sees the label, the renderer does not. Without labels both networks agree"
+            " with the paper."
+        ),
+        (
+            "The VQGAN's discriminator and perceptual loss read an ImageNet network (EfficientNet-lite0),"
+            " which is neither of the two judges. Its second discriminator, on pixels, stopped saying"
+            " anything early (its loss stays at log 2)."
+        ),
         "",
-        "Not tried for want of machine time: longer training, top-p below 0.9, more than one seed, guidance on a finer grid, a stronger classifier.",
+        (
+            "Not tried for want of machine time: longer training, top-p below 0.9, more than one seed,"
+            " guidance on a finer grid, a stronger classifier."
+        ),
     ]
 
 
@@ -219,36 +265,55 @@ def _encoders(result: dict[str, Any], parts: dict[str, Any], distance: str) -> l
         "",
         "## Which encoder",
         "",
-        "Three encoders without labels, K = 1024 over 64 tokens each; 20 nearest neighbours on the mean token, test pictures.",
+        (
+            "Three encoders without labels, K = 1024 over 64 tokens each; 20 nearest neighbours on the mean"
+            " token, test pictures."
+        ),
         "",
         "| encoder | neighbours | unconditional | conditional, guidance 2 |",
         "|---|---|---|---|",
-        f"| ViT/4 at 32 px, own self-supervision (MoCo v3 + iBOT), {encoders['own_steps']:,} steps of 512"
-        f" | {encoders['own_neighbours']:.1%} | not trained further | |",
-        f"| `vits14-saliency` enlarged to 112 px, 10 of 12 blocks | {encoders['large_neighbours']:.1%} | {large[0][distance]:.2f}"
-        f" | {large[1][distance]:.2f} |",
-        f"| **ViT/4 at 32 px that predicts the tokens of the row above** (5.6M parameters) | {encoders['distilled_neighbours']:.1%}"
-        f" | **{own[0][distance]:.2f}** | **{own[1][distance]:.2f}** |",
+        (
+            f"| ViT/4 at 32 px, own self-supervision (MoCo v3 + iBOT), {encoders['own_steps']:,} steps of 512"
+            f" | {encoders['own_neighbours']:.1%} | not trained further | |"
+        ),
+        (
+            f"| `vits14-saliency` enlarged to 112 px, 10 of 12 blocks | {encoders['large_neighbours']:.1%} |"
+            f" {large[0][distance]:.2f} | {large[1][distance]:.2f} |"
+        ),
+        (
+            "| **ViT/4 at 32 px that predicts the tokens of the row above** (5.6M parameters) |"
+            f" {encoders['distilled_neighbours']:.1%} | **{own[0][distance]:.2f}** |"
+            f" **{own[1][distance]:.2f}** |"
+        ),
         "",
-        f"The native-size student won: {_ahead(own[0][distance], large[0][distance], 'digit')} without labels and"
-        f" {_ahead(own[1][distance], large[1][distance], 'digit')} with, at a third of the parameters and of the input. Self-supervision"
-        " from scratch needs more than the four minutes it had. Known flaw of this run: the tokenizer standardises pixels by 0.5 and"
-        " 0.5, the student was trained with CIFAR-10's mean and deviation (`digit fit --encoder-mean --encoder-std` now says so); the"
-        " bundled model keeps what it was trained with.",
+        (
+            f"The native-size student won: {_ahead(own[0][distance], large[0][distance], 'digit')} without"
+            f" labels and {_ahead(own[1][distance], large[1][distance], 'digit')} with, at a third of the"
+            " parameters and of the input. Self-supervision from scratch needs more than the four minutes it"
+            " had. Known flaw of this run: the tokenizer standardises pixels by 0.5 and 0.5, the student was"
+            " trained with CIFAR-10's mean and deviation (`digit fit --encoder-mean --encoder-std` now says"
+            " so); the bundled model keeps what it was trained with."
+        ),
     ]
 
 
 def _paper() -> list[str]:
     return [
         "",
-        "Sixteen random codes of it, a row each, with the nearest patches of 512 pictures (`codebook.png` of `digit fit`):",
+        (
+            "Sixteen random codes of it, a row each, with the nearest patches of 512 pictures (`codebook.png`"
+            " of `digit fit`):"
+        ),
         "",
         "<img src='images/codebook.png' width='50%'>",
         "",
         "## The paper's figures",
         "",
-        "ImageNet 256 px, FID: VQGAN codes 24.38, DiGIT 9.13 (400 epochs) and 9.04 (masked) without labels; 18.65 and 4.79 / 4.62 with."
-        " Models of 219M parameters; these here have 10.5M (prior) and 7.1M (renderer). Only the order can be compared.",
+        (
+            "ImageNet 256 px, FID: VQGAN codes 24.38, DiGIT 9.13 (400 epochs) and 9.04 (masked) without"
+            " labels; 18.65 and 4.79 / 4.62 with. Models of 219M parameters; these here have 10.5M (prior)"
+            " and 7.1M (renderer). Only the order can be compared."
+        ),
     ]
 
 

@@ -1,9 +1,10 @@
 """The paper's comparison on CIFAR-10: VQ codes alone against discriminative codes, measured by one command.
 
-    python experiments/cifar10/reproduction.py --runs runs/cifar10 --data DATA --out bench/results/cifar10.json
+    python experiments/cifar10/reproduction.py --runs runs/cifar10 --data DATA \
+        --out bench/results/cifar10.json
 
-Every system draws the same number of pictures with every setting of one small grid, used for all of its stages
-alike; its best setting is reported. Reference: the test pictures. report.py turns the result into
+Every system draws the same number of pictures with every setting of one small grid, used for all of its
+stages alike; its best setting is reported. Reference: the test pictures. report.py turns the result into
 docs/reproduction.md.
 """
 
@@ -177,7 +178,7 @@ class Bench:
             SamplerConfig(**setting, guidance=guidance), config, config, config, 8, 4.5
         )
         labels = list(range(pipeline.prior.config.classes)) if conditional else None
-        return pipeline(labels, num_images=self.options.samples, batch_size=self.options.batch)
+        return pipeline(labels, num_images=self.options.samples, batch_size=self.options.batch, autocast=True)
 
     def best(self, name: str, pipeline: DigitPipeline, conditional: bool) -> dict[str, Any]:
         """Try the grid on the first network's distance; measure the winner on everything."""

@@ -97,7 +97,7 @@ class ViT(nn.Module):
 
 
 def vit_optimizer(lr: float, steps: int) -> OptimizerConfig:
-    """How every ViT here is trained: peak learning rate `lr`, a twentieth of `steps` warm-up, then a cosine."""
+    """How every ViT here is trained: a warm-up of a twentieth of `steps` to `lr`, then a cosine."""
     return OptimizerConfig(
         lr=lr,
         betas=(0.9, 0.95),

@@ -1,0 +1,33 @@
+"""Every script in bench/ runs in its small form, so that none rots between measurements."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted((ROOT / "bench").glob("*.py"))
+
+
+def test_there_are_scripts():
+    assert {"kmeans", "memory"} <= {script.stem for script in SCRIPTS}
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
+def test_smoke(script, tmp_path):
+    before = {path: path.stat().st_mtime_ns for path in (ROOT / "bench").rglob("*") if path.suffix != ".pyc"}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        [sys.executable, script, "--smoke"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+    after = {path: path.stat().st_mtime_ns for path in (ROOT / "bench").rglob("*") if path.suffix != ".pyc"}
+    assert after == before, "a smoke run must not replace measured results"
