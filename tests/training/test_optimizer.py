@@ -74,3 +74,18 @@ def test_one_update_is_that_of_adamw_by_hand():
 def test_settings_that_cannot_be_meant(wrong):
     with pytest.raises(DigitError, match="optimizer"):
         OptimizerConfig(**wrong)
+
+
+def test_sgd_is_nesterovs_momentum_with_decay():
+    torch.manual_seed(0)
+    module = torch.nn.Linear(3, 2)
+    twin = torch.nn.Linear(3, 2)
+    twin.load_state_dict(module.state_dict())
+    ours = build(module, OptimizerConfig(kind="sgd", lr=0.1, betas=(0.9, 0.0), weight_decay=0.01))
+    reference = torch.optim.SGD(twin.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=0.01)
+    for _ in range(3):
+        for each, optimizer in ((module, ours), (twin, reference)):
+            optimizer.zero_grad()
+            each(torch.ones(1, 3)).square().sum().backward()
+            optimizer.step()
+    assert torch.equal(module.weight, twin.weight)
