@@ -1,4 +1,4 @@
-"""The experiments: their stages learn, their arithmetic holds, the published page is what the result file gives."""
+"""The experiments: their stages learn, and the published page is what the result file gives."""
 
 from pathlib import Path
 
