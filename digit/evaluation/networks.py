@@ -161,7 +161,7 @@ def _open_inception(weights: str | Path) -> Network:
     if not weights or not Path(weights).is_file():
         raise DigitError(
             f"{weights or 'the file of InceptionV3'} is not here: download {_INCEPTION_FILE} from"
-            " torch-fidelity's releases (v0.2.0) and name it by --weights"
+            " torch-fidelity's releases (v0.2.0) and name it by --feature-weights"
         )
     path = Path(weights)
     official = path.suffix == ".pth" and sha256_file(path).startswith(_INCEPTION_SHA256)

@@ -17,8 +17,6 @@ from digit.data.images import open_images
 from digit.data.loader import stream
 from digit.errors import DigitError
 
-Source = str | Path | Tensor | Iterable[Tensor]  # uint8 tensors are n 3 h w
-
 
 @dataclass(frozen=True, eq=False)
 class Pictures:
@@ -32,8 +30,13 @@ class Pictures:
     size: int | None = None  # px; None if only the pictures will tell
 
 
+Source = str | Path | Tensor | Iterable[Tensor] | Pictures  # uint8 tensors are n 3 h w
+
+
 def open_pictures(source: Source, *, size: int | None = None, batch_size: int = 256) -> Pictures:
     """A set as batches of uint8 pixels; files are rendered at `size` px, or the first's short side."""
+    if isinstance(source, Pictures):
+        return source
     if isinstance(source, Tensor):
         side = source.shape[-1] if source.ndim == 4 else None
         return Pictures("the tensor of pictures", source.split(batch_size), len(source), size=side)

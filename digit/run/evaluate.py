@@ -14,6 +14,7 @@ from digit.errors import DigitError
 from digit.evaluation.images import ALL, report
 from digit.evaluation.images import evaluate_images as measure_images
 from digit.evaluation.networks import open_network
+from digit.evaluation.pictures import Pictures
 from digit.files import make_folder, read_json, write_json_atomic
 from digit.run.device import choose_device
 from digit.run.progress import progress
@@ -49,10 +50,9 @@ def evaluate_images(
     if out is not None:
         make_folder(out.parent)
     drawn: Any = samples
-    labels = None
     if (Path(samples) / "samples.json").is_file():
-        drawn, labels = _written_by_sample(Path(samples), batch, size, few)
-    with progress("evaluate", 0) as advance:
+        drawn = _written_by_sample(Path(samples), batch, size)
+    with progress("evaluate", None) as advance:
         done = 0
 
         def tell(now: int, total: int | None) -> None:
@@ -67,7 +67,6 @@ def evaluate_images(
                 networks,
                 batch_size=batch,
                 device=where,
-                labels=labels,
                 metrics=ALL,
                 size=size,
                 few=few,
@@ -80,19 +79,13 @@ def evaluate_images(
     return result
 
 
-def _written_by_sample(
-    folder: Path, batch: int, size: int | None, few: bool
-) -> tuple[Iterator[Tensor], Tensor | None]:
-    """The pictures that samples.json lists (the grid is none of them) and their labels."""
+def _written_by_sample(folder: Path, batch: int, size: int | None) -> Pictures:
+    """The pictures that samples.json lists (the grid is none of them), with the names of their classes."""
     rows = read_json(folder / "samples.json")["samples"]
-    if len(rows) < 2048 and not few:
-        raise DigitError(
-            f"{folder} holds {len(rows)} pictures, and fewer than 2048 give distances that mean little: "
-            "draw more, or pass --few"
-        )
-    labels = (
-        None if any(row["label"] is None for row in rows) else torch.tensor([row["label"] for row in rows])
-    )
+    names = sorted({row["class"] for row in rows if row.get("class")})
+    labels = None
+    if names and all(row.get("class") for row in rows):
+        labels = torch.tensor([names.index(row["class"]) for row in rows])
 
     def pictures() -> Iterator[Tensor]:
         for start in range(0, len(rows), batch):
@@ -105,4 +98,6 @@ def _written_by_sample(
                 part.append(torch.from_numpy(render(image, size or image.size[0])))
             yield torch.stack(part)
 
-    return pictures(), labels
+    first = decode((folder / rows[0]["file"]).read_bytes()) if (folder / rows[0]["file"]).is_file() else None
+    side = size or (first.size[0] if first else None)
+    return Pictures(str(folder), pictures(), len(rows), labels, tuple(names), side)

@@ -10,8 +10,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yield `advance(count)`: a bar on a terminal, else a plain line every ten seconds, on standard error."""
+def progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
+    """Yield `advance(count)`: a bar on a terminal, else a plain line every ten seconds, on standard error.
+
+    `total` None: nobody knows how many there will be, so there is a count but no time left.
+    """
     if sys.stderr.isatty():
         columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
@@ -27,8 +30,10 @@ def progress(title: str, total: int) -> Iterator[Callable[[int], None]]:
         now = time.monotonic()
         if now - spoken >= 10:
             spoken = now
-            left = (now - started) / max(done, 1) * (total - done)
-            print(f"{title}: {done}/{total}, {left:.0f} s left", file=sys.stderr, flush=True)
+            state = f"{done} done"
+            if total is not None:
+                state = f"{done}/{total}, {(now - started) / max(done, 1) * (total - done):.0f} s left"
+            print(f"{title}: {state}", file=sys.stderr, flush=True)
 
     yield advance
 

@@ -98,6 +98,24 @@ def test_ways_to_sample(chain, run, tmp_path, options):
     assert code == 0, err
 
 
+def test_class_accuracy_only_where_the_network_knows_the_classes(chain, run, tmp_path):
+    from digit.evaluation.classifier import Classifier, ClassifierConfig
+    from digit.weights.artifact import save
+
+    config = ClassifierConfig(classes=3, width=4, image_size=16)
+    save(Classifier(config), tmp_path / "knows", classes=["red", "blue", "green"])
+    save(Classifier(config), tmp_path / "other", classes=["cat", "dog", "horse"])
+    run("sample", chain.root / "model", "--num", 12, "--out", tmp_path / "s")
+    networks = [f"classifier:{tmp_path / name}" for name in ("knows", "other")]
+    sets = ("--samples", tmp_path / "s", "--reference", chain.images)
+    code, out, err = run("evaluate", "images", *sets, "--features", *networks, "--few", "--json")
+    assert code == 0, err
+    result = json.loads(out)
+    with_accuracy = [name for name in result["values"] if name.startswith("class accuracy")]
+    assert len(with_accuracy) == 1
+    assert with_accuracy[0].endswith(result["features"][0]["name"])
+
+
 def test_evaluate_the_samples_and_compare_with_themselves(chain, run, tmp_path):
     from digit.evaluation.classifier import Classifier, ClassifierConfig
     from digit.weights.artifact import save
