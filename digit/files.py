@@ -1,8 +1,4 @@
-"""Files that are whole or absent: written under a temporary name, flushed to the disk, then renamed.
-
-Measured elsewhere: of 200 processes killed while saving in place 189 left a file that does not load; with
-this order, none.
-"""
+"""Files that are whole or absent: written under a temporary name, flushed to the disk, then renamed."""
 
 import contextlib
 import hashlib

@@ -58,6 +58,9 @@ def collected(runs: Path) -> dict[str, Any]:
         "vqgan": read_json(runs / "vqgan" / "status.json"),
         "encoders": {
             "own_steps": own["step"],
+            "own_seconds": read_json(runs / "ssl" / "status.json")["seconds"],
+            "distilled_steps": read_json(runs / "distilled" / "status.json")["step"],
+            "distilled_seconds": read_json(runs / "distilled" / "status.json")["seconds"],
             "own_neighbours": own["values"]["knn_block"],
             "large_neighbours": distilled["knn_teacher"],
             "distilled_neighbours": distilled["knn_student"],
@@ -188,12 +191,14 @@ def page(result: dict[str, Any], parts: dict[str, Any]) -> str:
                 shown = " | ".join(f"{value:.2f}" for value in found)
                 lines.append(f"| {kind} | {NAMES[name]} | {shown} |")
     return (
-        "\n".join(lines + _reading(result, distance, other) + _encoders(result, parts, distance) + _paper())
+        "\n".join(
+            lines + _reading(result, parts, distance, other) + _encoders(result, parts, distance) + _paper()
+        )
         + "\n"
     )
 
 
-def _reading(result: dict[str, Any], distance: str, other: str) -> list[str]:
+def _reading(result: dict[str, Any], parts: dict[str, Any], distance: str, other: str) -> list[str]:
     systems = result["systems"]
 
     def ahead(kind: str, guidance: float, system: str, rival: str) -> str:
@@ -205,7 +210,14 @@ def _reading(result: dict[str, Any], distance: str, other: str) -> list[str]:
     def elsewhere(rival: str) -> str:
         return _ahead(systems["digit"]["conditional"][other], systems[rival]["conditional"][other], "digit")
 
-    accuracy = next(v for k, v in systems["digit"]["conditional"].items() if k.startswith("class accuracy"))
+    def recognised(guidance: float) -> float:
+        best = _best(systems["digit"]["conditional"], distance, guidance)
+        assert best is not None
+        return next(value for key, value in best.items() if key.startswith("class accuracy"))
+
+    accuracy, plain, judge = recognised(2.0), recognised(1.0), parts["classifier"]["test_accuracy"]
+    free = {name: entry["unconditional"][other] for name, entry in systems.items()}
+    masked = _ahead(free["digit_masked"], free["vq_only_compute"], "digit_masked")
     return [
         "",
         "## Reading",
@@ -215,7 +227,7 @@ def _reading(result: dict[str, Any], distance: str, other: str) -> list[str]:
         (
             f"| unconditional: DiGIT ahead by 25 % | {ahead('unconditional', 1.0, 'digit', 'vq_only')}"
             f" against the same size and steps, {ahead('unconditional', 1.0, 'digit', 'vq_only_compute')}"
-            " against the same compute | the paper's claim shows |"
+            " against the same compute | met on these features |"
         ),
         (
             f"| conditional: ahead by 10 % | no guidance: {ahead('conditional', 1.0, 'digit', 'vq_only')} and"
@@ -223,20 +235,49 @@ def _reading(result: dict[str, Any], distance: str, other: str) -> list[str]:
             f" {ahead('conditional', 1.0, 'digit_masked', 'vq_only')} and"
             f" {ahead('conditional', 1.0, 'digit_masked', 'vq_only_compute')}); guidance 2:"
             f" {ahead('conditional', 2.0, 'digit', 'vq_only')} and"
-            f" {ahead('conditional', 2.0, 'digit', 'vq_only_compute')}; on {other}: {elsewhere('vq_only')}"
-            f" and {elsewhere('vq_only_compute')} | depends on the features, see below |"
+            f" {ahead('conditional', 2.0, 'digit', 'vq_only_compute')}; on {other}, at guidance 2"
+            f" only: {elsewhere('vq_only')}"
+            f" and {elsewhere('vq_only_compute')} | **not met**, see below |"
         ),
         f"| reconstruction at most 7 with 64 codes | {result['vqgan'][distance]:.2f} | met |",
-        f"| requested class recognised in 75 % | {accuracy:.1%} (guidance 2) | met |",
+        (
+            f"| requested class recognised in 75 % | {accuracy:.1%} at guidance 2, {plain:.1%}"
+            " without | met with guidance only |"
+        ),
+        f"| classifier at least 93 % accurate | {judge:.1%} | **not met**; the cause was not found |",
         "",
         (
-            "Where it does not agree with the paper: with labels, on the classifier's own features, the"
-            " VQ-only prior is not behind by the margin that was asked for, and with guidance it is ahead."
-            " Labels and guidance push a prior towards what a classifier recognises, and this distance is"
-            " taken on just that; on SqueezeNet's features the same pictures are far worse than DiGIT's. In"
-            " DiGIT only the prior sees the label, the renderer does not. Without labels both networks agree"
-            " with the paper."
+            "Where it does not agree with the paper: with labels, on the classifier's own"
+            " features, DiGIT is not"
+            " ahead by the margin that was asked for; at equal compute it is behind without"
+            " guidance, and with"
+            " guidance far behind. On SqueezeNet's features the order is the other way round, but those were"
+            " measured at each system's best setting by the classifier alone, which is guidance 2 everywhere:"
+            " nothing is known of them without guidance. A possible reason, not tested: labels"
+            " and guidance push"
+            " a prior towards what a classifier recognises, which is what the first distance looks at, and in"
+            " DiGIT the renderer never sees the label."
         ),
+        "",
+        (
+            "Without labels the autoregressive renderer is ahead on both networks; the masked"
+            " one on the first,"
+            f" and on SqueezeNet's features {masked} at equal compute, which may be chance."
+        ),
+        "",
+        (
+            "The scale of a distance depends on its network, so the 7 that was asked for and the"
+            " trial's 14.7,"
+            " both of another classifier, are rough guides. Settings were chosen by the distance to the same"
+            " test pictures that it is reported on, for every system alike."
+        ),
+        "",
+        (
+            "Everything on this page was measured with the weights as trained. The bundled model"
+            " stores them in 8"
+            " bits; its own distances were not measured."
+        ),
+        "",
         (
             "The VQGAN's discriminator and perceptual loss read an ImageNet network (EfficientNet-lite0),"
             " which is neither of the two judges. Its second discriminator, on pixels, stopped saying"
@@ -289,8 +330,14 @@ def _encoders(result: dict[str, Any], parts: dict[str, Any], distance: str) -> l
         (
             f"The native-size student won: {_ahead(own[0][distance], large[0][distance], 'digit')} without"
             f" labels and {_ahead(own[1][distance], large[1][distance], 'digit')} with, at a third of the"
-            " parameters and of the input. Self-supervision from scratch needs more than the four minutes it"
-            " had. Known flaw of this run: the tokenizer standardises pixels by 0.5 and 0.5, the student was"
+            " parameters and of the input. These are one run each, and the budgets were not equal:"
+            f" self-supervision from scratch had {encoders['own_steps']:,} steps in"
+            f" {encoders['own_seconds']:.0f} s of a GPU shared with other trainings, the student"
+            f" {encoders['distilled_steps']:,} in {encoders['distilled_seconds']:.0f} s, so the"
+            " first row says"
+            " what little time gives, not what the objective can; no pictures were generated"
+            " from it. Known flaw of this run: the tokenizer standardises pixels by 0.5 and 0.5,"
+            " the student was"
             " trained with CIFAR-10's mean and deviation (`digit fit --encoder-mean --encoder-std` now says"
             " so); the bundled model keeps what it was trained with."
         ),
@@ -308,6 +355,12 @@ def _paper() -> list[str]:
         "<img src='images/codebook.png' width='50%'>",
         "",
         "## The paper's figures",
+        "",
+        (
+            "The run behind this page took the parts of `experiments/cifar10.sh` one by one on leased"
+            " machines, with VQGAN_STEPS=8500, LIMIT=505 for the VQGAN and the four settings named above;"
+            " `all` in one go was not run."
+        ),
         "",
         (
             "ImageNet 256 px, FID: VQGAN codes 24.38, DiGIT 9.13 (400 epochs) and 9.04 (masked) without"
