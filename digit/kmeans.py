@@ -160,17 +160,25 @@ def fit(
 
 @torch.no_grad()
 def assign(
-    features: Float[Tensor, "... d"], centroids: Float[Tensor, "k d"], *, chunk: int | None = None
+    features: Float[Tensor, "... d"],
+    centroids: Float[Tensor, "k d"],
+    *,
+    squares: Float[Tensor, " k"] | None = None,
+    half: bool = False,
+    chunk: int | None = None,
 ) -> Int[Tensor, "..."]:
     """The nearest centroid of each feature by squared Euclidean distance; the lowest index on ties.
 
     Exact float32 also inside autocast and where TF32 is allowed. `chunk` is the number of vectors at once.
+    `squares` takes the place of |c|^2. `half` computes |x|^2 - 2 x.c + |c|^2 in float16, as the published
+    training does: near neighbours then swap, since float16 resolves these sums to 1 or 2.
     """
     flat = features.flatten(0, -2) if features.ndim > 1 else features[None]
     centroids = centroids.float()
-    squares = centroids.square().sum(1)
+    squares = centroids.square().sum(1) if squares is None else squares.float()
+    nearest = _nearest_half if half else _nearest
     with _exact(features.device):
-        parts = [_nearest(part.float(), centroids, squares)[0] for part in _chunks(flat, centroids, chunk)]
+        parts = [nearest(part.float(), centroids, squares)[0] for part in _chunks(flat, centroids, chunk)]
     codes = torch.cat(parts) if parts else flat.new_empty(0, dtype=torch.int64)
     return codes.view(features.shape[:-1])
 
@@ -198,6 +206,13 @@ def _pass(vectors: Tensor, centroids: Tensor, chunk: int | None) -> tuple[Tensor
 def _nearest(vectors: Tensor, centroids: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
     """Index of the nearest centroid, and |c|^2 - 2 x.c for it: |x|^2 is the same for all centroids."""
     values, index = torch.addmm(squares, vectors, centroids.T, alpha=-2).min(dim=1)
+    return index, values
+
+
+def _nearest_half(vectors: Tensor, centroids: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+    vectors, centroids, squares = vectors.half(), centroids.half(), squares.half()
+    distances = vectors.square().sum(1, keepdim=True) - 2 * (vectors @ centroids.T) + squares
+    values, index = distances.min(dim=1)
     return index, values
 
 

@@ -14,6 +14,7 @@ from digit.errors import DigitError
 from digit.nn.batch import CodeBatch
 from digit.nn.sampling import SamplerConfig, decode, uniforms
 from digit.nn.transformer import Transformer, TransformerConfig, embedding, projection
+from digit.nn.vocabulary import Specials, with_end
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class PriorConfig:
     label_dropout: float = 0.0  # share of images trained without their label, which guidance needs
     label_smoothing: float = 0.1  # share of the target spread over all codes
     tied: bool = False  # one table for reading and for predicting codes
+    specials: Specials = 0  # symbols scored beside the codes, never drawn: five in imported models
 
     def __post_init__(self) -> None:
         """Fail at construction with the field's name."""
@@ -39,6 +41,10 @@ class PriorConfig:
         if not 0 <= self.label_dropout < 1 or not 0 <= self.label_smoothing < 1:
             raise DigitError(
                 f"label dropout and label smoothing are shares from 0 to below 1, this prior has {self}"
+            )
+        if self.tied and self.specials:
+            raise DigitError(
+                "a tied table has no rows for special symbols: set tied to false or specials to 0"
             )
 
 
@@ -59,7 +65,7 @@ class Prior(nn.Module):
                 config.width, config.layers, config.heads, norm=config.norm, dropout=config.dropout
             )
         )
-        self.projection = None if config.tied else projection(config.width, config.codes)
+        self.projection = None if config.tied else projection(config.width, config.specials + config.codes)
 
     def forward(
         self, codes: Int[Tensor, "b n"], labels: Int[Tensor, " b"] | None = None
@@ -71,17 +77,33 @@ class Prior(nn.Module):
         self, codes: Int[Tensor, "b n"], labels: Int[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b n k"]:
         """Logits of every code given those before it. Labels in [0, classes), -1 or None for no label."""
-        return self.head(self.transformer(self.embed(codes[:, :-1], labels)))
+        scores = self.head(self.transformer(self.embed(codes[:, :-1], labels)))
+        return scores[..., self.config.specials :]
+
+    def vocabulary_logits(
+        self, codes: Int[Tensor, "b n"], labels: Int[Tensor, " b"] | None = None
+    ) -> Float[Tensor, "b n+1 v"]:
+        """What the reference calls logits: specials first, then codes, and after the last code once more."""
+        return self.head(self.transformer(self.embed(codes, labels)))
 
     def loss(self, batch: CodeBatch) -> Float[Tensor, ""]:
-        """Cross-entropy in nats a code, with label smoothing; in training some labels are dropped."""
+        """Cross-entropy in nats a code, with label smoothing; in training some labels are dropped.
+
+        With specials it is the reference's: over its whole vocabulary, the end after the last code included.
+        """
         labels = batch.labels if self.config.classes else None
         if self.training and self.config.label_dropout > 0 and labels is not None:
             dropped = torch.rand(labels.shape, device=labels.device) < self.config.label_dropout
             labels = labels.masked_fill(dropped, -1)
-        logits = self.logits(batch.codes, labels)
+        if self.config.specials:
+            logits, targets = (
+                self.vocabulary_logits(batch.codes, labels),
+                with_end(batch.codes, self.config.specials),
+            )
+        else:
+            logits, targets = self.logits(batch.codes, labels), batch.codes
         return F.cross_entropy(
-            logits.flatten(0, 1), batch.codes.flatten(), label_smoothing=self.config.label_smoothing
+            logits.flatten(0, 1), targets.flatten(), label_smoothing=self.config.label_smoothing
         )
 
     def states(
@@ -106,8 +128,8 @@ class Prior(nn.Module):
         x = self.code_embedding(codes) * self.scale + self.position_embedding.weight[position + 1]
         return x.unsqueeze(1)
 
-    def head(self, hidden: Float[Tensor, "*b d"]) -> Float[Tensor, "*b k"]:
-        """Hidden states to logits over codes."""
+    def head(self, hidden: Float[Tensor, "*b d"]) -> Float[Tensor, "*b v"]:
+        """Hidden states to logits over the specials, if any, and the codes."""
         if self.projection is None:
             return F.linear(hidden, self.code_embedding.weight)
         return self.projection(hidden)
@@ -146,6 +168,7 @@ class Prior(nn.Module):
                     config=config,
                     embed_code=self.embed_code,
                     head=self.head,
+                    specials=self.config.specials,
                     null_prefix=null_prefix,
                     progress=progress,
                     use_cache=use_cache,

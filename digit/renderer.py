@@ -14,6 +14,7 @@ from digit.errors import DigitError
 from digit.nn.batch import CodeBatch
 from digit.nn.sampling import SamplerConfig, decode, uniforms
 from digit.nn.transformer import Transformer, TransformerConfig, embedding, projection
+from digit.nn.vocabulary import Specials, with_end
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,7 @@ class RendererConfig:
     norm: Literal["post", "pre"] = "pre"  # where the LayerNorms sit
     dropout: float = 0.1  # share of zeroed values in training
     label_smoothing: float = 0.1  # share of the target spread over all VQ codes
+    specials: Specials = 0  # symbols scored beside the VQ codes, never drawn: five in imported models
 
     def __post_init__(self) -> None:
         """Fail at construction with the fields."""
@@ -53,14 +55,15 @@ class Renderer(nn.Module):
         self.position_embedding = embedding(config.length, config.width)
         self.start_embedding = embedding(1, config.width)
         self.vq_embedding = embedding(config.vq_codes, config.width)
-        # The start, then all VQ codes but the last.
-        self.vq_position_embedding = embedding(config.vq_length, config.width)
+        # The start, then all VQ codes but the last; that one too where the end is predicted after it.
+        rows = config.vq_length + (config.specials > 0)
+        self.vq_position_embedding = embedding(rows, config.width)
         self.transformer = Transformer(
             TransformerConfig(
                 config.width, config.layers, config.heads, norm=config.norm, dropout=config.dropout
             )
         )
-        self.projection = projection(config.width, config.vq_codes)
+        self.projection = projection(config.width, config.specials + config.vq_codes)
 
     def forward(self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]) -> Float[Tensor, "b m v"]:
         """The logits."""
@@ -68,16 +71,38 @@ class Renderer(nn.Module):
 
     def logits(self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]) -> Float[Tensor, "b m v"]:
         """Logits of every VQ code given the codes and the VQ codes before it."""
-        positions = self.vq_position_embedding.weight[1 : vq_codes.shape[1]]
-        read = self.vq_embedding(vq_codes[:, :-1]) * self.scale + positions
-        x = torch.cat((self.embed(codes), read), dim=1)
-        return self.head(self.transformer(x)[:, codes.shape[1] :])
+        return self.head(self._hidden(codes, vq_codes[:, :-1]))[..., self.config.specials :]
+
+    def vocabulary_logits(
+        self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]
+    ) -> Float[Tensor, "b m+1 v"]:
+        """What the reference calls logits: specials first, then VQ codes; the last row predicts the end.
+
+        Raises DigitError for a renderer without specials, which has no position after the last VQ code.
+        """
+        if not self.config.specials:
+            raise DigitError("this renderer has no special symbols, only imported ones do: use logits")
+        return self.head(self._hidden(codes, vq_codes))
+
+    def _hidden(self, codes: Int[Tensor, "b n"], read: Int[Tensor, "b r"]) -> Float[Tensor, "b r+1 d"]:
+        positions = self.vq_position_embedding.weight[1 : 1 + read.shape[1]]
+        x = torch.cat((self.embed(codes), self.vq_embedding(read) * self.scale + positions), dim=1)
+        return self.transformer(x)[:, codes.shape[1] :]
 
     def loss(self, batch: CodeBatch) -> Float[Tensor, ""]:
-        """Cross-entropy in nats a VQ code, with label smoothing."""
+        """Cross-entropy in nats a VQ code, with label smoothing.
+
+        With specials it is the reference's: over its whole vocabulary, with the end after the last VQ code.
+        """
         assert batch.vq_codes is not None, "a renderer trains on codes with VQ codes"
-        logits = self.logits(batch.codes, batch.vq_codes).flatten(0, 1)
-        return F.cross_entropy(logits, batch.vq_codes.flatten(), label_smoothing=self.config.label_smoothing)
+        if self.config.specials:
+            logits = self.vocabulary_logits(batch.codes, batch.vq_codes)
+            targets = with_end(batch.vq_codes, self.config.specials)
+        else:
+            logits, targets = self.logits(batch.codes, batch.vq_codes), batch.vq_codes
+        return F.cross_entropy(
+            logits.flatten(0, 1), targets.flatten(), label_smoothing=self.config.label_smoothing
+        )
 
     def embed(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b n+1 d"]:
         """The codes and the start symbol as the transformer reads them."""
@@ -91,7 +116,7 @@ class Renderer(nn.Module):
         return x.unsqueeze(1)
 
     def head(self, hidden: Float[Tensor, "*b d"]) -> Float[Tensor, "*b v"]:
-        """Hidden states to logits over VQ codes."""
+        """Hidden states to logits over the specials, if any, and the VQ codes."""
         return self.projection(hidden)
 
     def sample(
@@ -125,6 +150,7 @@ class Renderer(nn.Module):
                     config=config,
                     embed_code=self.embed_code,
                     head=self.head,
+                    specials=self.config.specials,
                     progress=progress,
                     use_cache=use_cache,
                     autocast=autocast,

@@ -50,7 +50,7 @@ class MaskedRenderer(nn.Module):
             config.width, config.layers, config.heads, norm=config.norm, dropout=config.dropout, causal=False
         )
         self.transformer = Transformer(blocks)
-        self.projection = projection(config.width, config.vq_codes)
+        self.projection = projection(config.width, config.specials + config.vq_codes)
 
     @property
     def mask(self) -> int:
@@ -63,24 +63,38 @@ class MaskedRenderer(nn.Module):
 
     def logits(self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]) -> Float[Tensor, "b m v"]:
         """Logits of every VQ code given the codes and the VQ codes that are not `mask`."""
+        return self.projection(self.hidden(codes, vq_codes)[:, 1:])[..., self.config.specials :]
+
+    def vocabulary_logits(
+        self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]
+    ) -> Float[Tensor, "b m+1 v"]:
+        """What the reference calls logits: specials, then VQ codes; the first row is the separator's."""
         return self.projection(self.hidden(codes, vq_codes))
 
-    def hidden(self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]) -> Float[Tensor, "b m d"]:
-        """The hidden states at the VQ codes."""
+    def hidden(self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]) -> Float[Tensor, "b m+1 d"]:
+        """The hidden states at the separator and the VQ codes."""
         tables = (self.code_embedding(codes), self.separator_embedding.weight.expand(len(codes), 1, -1))
         x = torch.cat((*tables, self.vq_embedding(vq_codes)), dim=1) * self.scale
         positions = torch.cat((self.position_embedding.weight, self.vq_position_embedding.weight))
-        return self.transformer(x + positions)[:, codes.shape[1] + 1 :]
+        return self.transformer(x + positions)[:, codes.shape[1] :]
 
     def loss(self, batch: CodeBatch) -> Float[Tensor, ""]:
-        """Cross-entropy in nats a masked VQ code, with label smoothing; masks come from torch's generator."""
+        """Cross-entropy in nats a masked VQ code, with label smoothing; masks come from torch's generator.
+
+        With specials its softmax runs over the reference's whole vocabulary, as there.
+        """
         assert batch.vq_codes is not None, "a renderer trains on codes with VQ codes"
         targets = batch.vq_codes
-        masked = self.draw_masks(targets)
-        logits = self.logits(batch.codes, targets.masked_fill(masked, self.mask))
+        return self.masked_loss(batch.codes, targets, self.draw_masks(targets))
+
+    def masked_loss(
+        self, codes: Int[Tensor, "b n"], targets: Int[Tensor, "b m"], masked: Bool[Tensor, "b m"]
+    ) -> Float[Tensor, ""]:
+        """The loss under given masks."""
+        logits = self.vocabulary_logits(codes, targets.masked_fill(masked, self.mask))[:, 1:]
         losses = F.cross_entropy(
             logits.flatten(0, 1),
-            targets.flatten(),
+            targets.flatten() + self.config.specials,
             label_smoothing=self.config.label_smoothing,
             reduction="none",
         )
@@ -145,9 +159,9 @@ class MaskedRenderer(nn.Module):
         vq_codes = torch.full((b, m), self.mask, device=codes.device)
         masked = torch.arange(m, device=codes.device).expand(b, m)  # positions, equally many an image
         for step, left in enumerate(masked_after(m, steps)):
-            hidden = self.hidden(codes, vq_codes)
+            hidden = self.hidden(codes, vq_codes)[:, 1:]
             hidden = hidden.gather(1, masked.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
-            logits = self.projection(hidden)
+            logits = self.projection(hidden)[..., self.config.specials :]
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             drawn = draw(logits, numbers[:, step, 0].gather(1, masked), config)
             vq_codes = vq_codes.scatter(1, masked, drawn)

@@ -1,6 +1,7 @@
 """pixels -> codes: the encoder's features, each named by its nearest centroid (DiGIT, section 3.2)."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +19,9 @@ class TokenizerConfig:
 
     encoder: EncoderConfig  # whose features are clustered
     codes: int  # K, the number of centroids
+    # exact: float32 with the centroids' own norms. The others repeat the published code on an imported
+    # checkpoint: stored takes the norms that lie in it, half computes in float16 besides, as training did.
+    distance: Literal["exact", "stored", "half"] = "exact"
 
 
 class Tokenizer(nn.Module):
@@ -34,6 +38,7 @@ class Tokenizer(nn.Module):
     """
 
     centroids: Tensor
+    squares: Tensor | None
 
     def __init__(
         self,
@@ -56,6 +61,8 @@ class Tokenizer(nn.Module):
             )
         table = torch.zeros(shape) if centroids is None else centroids.detach().float().clone()
         self.register_buffer("centroids", table)
+        stored = None if config.distance == "exact" else table.square().sum(1)
+        self.register_buffer("squares", stored)
 
     @property
     def grid(self) -> int:
@@ -74,8 +81,9 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def encode(self, pixels: Float[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
-        """The codes of square pictures of any size in [0, 1]: the nearest centroid in exact float32."""
-        return assign(self.encoder(pixels), self.centroids)
+        """The codes of square pictures of any size in [0, 1]: the nearest centroid, by `config.distance`."""
+        half = self.config.distance == "half"
+        return assign(self.encoder(pixels), self.centroids, squares=self.squares, half=half)
 
     def vectors(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
         """The centroids that codes stand for."""

@@ -23,6 +23,9 @@ class SamplerConfig:
     temperature: float = 1.0  # divides the logits; 0 takes the largest
     top_k: int = 0  # codes kept, exactly this many; 0 keeps all
     top_p: float = 1.0  # probability kept, the crossing code included; 1 keeps all
+    # Whose probability top_p cuts: the codes' alone, or with that of special symbols, though they are never
+    # drawn, as in fairseq (search.py, _sample_topp). The two differ for imported models only, and little.
+    top_p_of: Literal["codes", "vocabulary"] = "codes"
     guidance: float = 1.0  # logits = null + guidance x (conditional - null); 1 leaves the null out
     guidance_schedule: Literal["constant", "linear"] = "constant"  # linear: from 1 at the first code
 
@@ -36,6 +39,12 @@ class SamplerConfig:
             raise DigitError(f"top-k is {self.top_k}: give the number of codes to keep, or 0 for all")
         if not 0 < self.top_p <= 1:
             raise DigitError(f"top-p is {self.top_p}: give a probability above 0, up to 1 for all codes")
+        if self.top_p_of not in ("codes", "vocabulary"):
+            raise DigitError(f"top-p is of {self.top_p_of!r}: give codes or vocabulary")
+        if self.top_p_of == "vocabulary" and self.top_k and self.top_p < 1:
+            raise DigitError(
+                "top-p of the whole vocabulary goes without top-k, as in fairseq: give one of them"
+            )
         if not 0 <= self.guidance < float("inf"):
             raise DigitError(f"guidance is {self.guidance}: give a number from 0 up, where 1 is none")
         if self.guidance_schedule not in ("constant", "linear"):
@@ -48,12 +57,15 @@ class SamplerConfig:
         return 1 + (self.guidance - 1) * position / max(1, length - 1)
 
 
-def filter_logits(logits: Float[Tensor, "... v"], config: SamplerConfig) -> Float[Tensor, "... v"]:
+def filter_logits(
+    logits: Float[Tensor, "... v"], config: SamplerConfig, *, specials: Float[Tensor, "... s"] | None = None
+) -> Float[Tensor, "... v"]:
     """The logits with -inf outside the kept codes: top-k first, then top-p of what it left.
 
     Exactly k codes stay whatever the ties; of equal logits the lowest code goes first. Top-p keeps codes in
     falling order until their probability reaches p (equal is reached), the one that reaches it included.
-    Temperature is the caller's.
+    Temperature is the caller's. `specials` are the logits of symbols that are no codes, for top_p_of
+    "vocabulary": if the codes have less than p between them, all are kept.
     """
     codes = logits.shape[-1]
     if config.top_p >= 1 and not 0 < config.top_k < codes:
@@ -64,6 +76,9 @@ def filter_logits(logits: Float[Tensor, "... v"], config: SamplerConfig) -> Floa
         largest = logits.sort(dim=-1, descending=True).values
     if config.top_p < 1:
         mass = largest.softmax(-1).cumsum(-1, dtype=torch.float64)
+        if specials is not None and config.top_p_of == "vocabulary":
+            share = (logits.logsumexp(-1) - specials.logsumexp(-1)).to(torch.float64).sigmoid()
+            mass = mass * share.unsqueeze(-1)
         kept = (mass < config.top_p).sum(-1, keepdim=True).add_(1).clamp_(max=largest.shape[-1])
         smallest = largest.gather(-1, kept - 1)
     else:
@@ -75,22 +90,29 @@ def filter_logits(logits: Float[Tensor, "... v"], config: SamplerConfig) -> Floa
 
 
 def draw(
-    logits: Float[Tensor, "*b v"], uniform: Float[Tensor, "*b"], config: SamplerConfig
+    logits: Float[Tensor, "*b v"], uniform: Float[Tensor, "*b"], config: SamplerConfig, *, specials: int = 0
 ) -> Int[Tensor, "*b"]:
     """One code a row: where the cumulative probability of the kept codes passes the row's number in [0, 1).
 
     Cumulated in order of code and not of probability: there, rounding that swaps two near ties would change
-    the code for all numbers between them, and images would depend on the batch size.
+    the code for all numbers between them, and images would depend on the batch size. The first `specials`
+    logits are of symbols that are not drawn; codes count from the next.
     """
     if logits.numel() > PART and len(logits) > 1:
         halves = zip(logits.tensor_split(2), uniform.tensor_split(2), strict=True)
-        return torch.cat([draw(half, numbers, config) for half, numbers in halves])
+        return torch.cat([draw(half, numbers, config, specials=specials) for half, numbers in halves])
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if config.temperature == 0:
-        return logits.argmax(-1)
+        return logits[..., specials:].argmax(-1)
     if config.temperature != 1:
         logits = logits / config.temperature
-    mass = filter_logits(logits, config).softmax(-1).to(torch.float64).cumsum_(-1)
+    others = logits[..., :specials] if specials else None
+    mass = (
+        filter_logits(logits[..., specials:], config, specials=others)
+        .softmax(-1)
+        .to(torch.float64)
+        .cumsum_(-1)
+    )
     total = mass[..., -1:]
     # Strictly below the total, so that rounding never reaches a code of no probability at the end.
     below = total.nextafter(torch.zeros_like(total))
@@ -135,6 +157,7 @@ def decode(
     config: SamplerConfig,
     embed_code: Callable[[Int[Tensor, " b"], int], Float[Tensor, "b 1 d"]],
     head: Callable[[Float[Tensor, "r d"]], Float[Tensor, "r v"]],
+    specials: int = 0,
     null_prefix: Float[Tensor, "b p d"] | None = None,
     progress: Callable[[int], None] | None = None,
     use_cache: bool = True,
@@ -143,8 +166,9 @@ def decode(
     """Draw n codes a row, each from the logits given the embedded prefix and the codes before it.
 
     `embed_code(codes, position)` embeds the codes of one position, counted from 0, as the next input; `head`
-    turns the hidden states of a position into logits over codes. Null rows ride in the same batch.
-    `progress` hears how many codes each step drew. Raises DigitError for guidance without a null prefix.
+    turns the hidden states of a position into logits over `specials` symbols and the codes. Null rows ride in
+    the same batch. `progress` hears how many codes each step drew. Raises DigitError for guidance without a
+    null prefix.
     """
     guided = config.guidance != 1
     if guided and null_prefix is None:
@@ -160,7 +184,7 @@ def decode(
             if guided:
                 conditional, null = logits.float().chunk(2)
                 logits = null + config.guidance_at(position, length) * (conditional - null)
-            drawn = draw(logits, uniforms[:, position], config)
+            drawn = draw(logits, uniforms[:, position], config, specials=specials)
             codes[:, position] = drawn
             if progress is not None:
                 progress(rows)

@@ -22,6 +22,7 @@ from digit.weights.storage import StoredAs, fingerprint, pack, unpack
 
 FORMAT = 1  # raised when an older digit could no longer read what is written
 CONFIG, MODEL = "config.json", "model.safetensors"
+LOW_PRECISION = ("prior", "renderer", "renderer_masked")  # kinds whose weights may be bfloat16 or float16
 
 
 def save(
@@ -42,9 +43,8 @@ def save(
     """
     path, kind = Path(path), kind_of(module)
     config: Any = module.config
-    tensors = {name.replace("_orig_mod.", ""): tensor for name, tensor in module.state_dict().items()}
-    settings = to_dict(config)
-    id = id or fingerprint(json.dumps([kind, settings], sort_keys=True), tensors)
+    tensors, settings = _tensors(module), to_dict(config)
+    id = id or identity(module)
     # Buffers stay exact: centroids and codebooks decide which code is the nearest.
     exact = set(tensors) - {name.replace("_orig_mod.", "") for name, _ in module.named_parameters()}
     try:
@@ -69,8 +69,24 @@ def save(
     return id
 
 
-def load(path: str | Path, *, kind: str | None = None, device: str | torch.device = "cpu") -> nn.Module:
+def identity(module: nn.Module) -> str:
+    """The id that `module` has as an artifact: the sha256 of its kind, settings and float32 weights."""
+    config: Any = module.config
+    header = json.dumps([kind_of(module), to_dict(config)], sort_keys=True)
+    return fingerprint(header, _tensors(module))
+
+
+def load(
+    path: str | Path,
+    *,
+    kind: str | None = None,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype | None = None,
+) -> nn.Module:
     """The module of an artifact, in eval mode on `device`; `.artifact` is its config.json as a dictionary.
+
+    `dtype` is that of the weights, float32 if left out; only priors and renderers take another, since nearest
+    neighbours need float32.
 
     DigitError, one sentence, when the folder or a file is absent or damaged, when it is not of `kind`, when
     settings or tensors do not fit, or when a newer digit wrote it.
@@ -80,6 +96,10 @@ def load(path: str | Path, *, kind: str | None = None, device: str | torch.devic
     if kind is not None and artifact["kind"] != kind:
         raise DigitError(f"{path} is a {artifact['kind']}, where a {kind} is needed")
     stage_type, config_type = classes_of(artifact["kind"])
+    if dtype not in (None, torch.float32) and artifact["kind"] not in LOW_PRECISION:
+        raise DigitError(
+            f"{path} is a {artifact['kind']}, which works in float32 only: load it without a dtype"
+        )
     config = from_dict(config_type, artifact["config"], where=str(path / CONFIG))
     if not (path / MODEL).is_file():
         raise DigitError(f"{path / MODEL} does not exist: copy the whole folder")
@@ -93,7 +113,7 @@ def load(path: str | Path, *, kind: str | None = None, device: str | torch.devic
     _check(tensors, module.state_dict(), path / MODEL)
     module.load_state_dict(tensors)
     module.artifact = artifact
-    return module.to(device).eval()
+    return module.to(device, dtype).eval()
 
 
 def artifact_of(module: nn.Module) -> dict[str, Any]:
@@ -131,6 +151,11 @@ def describe(path: str | Path) -> dict[str, Any]:
         if not isinstance(artifact.get(name), expected):
             raise DigitError(f"{path / CONFIG} lacks {name}, or it is not a {expected.__name__}")
     return artifact
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    """By the names they have outside of torch.compile."""
+    return {name.replace("_orig_mod.", ""): tensor for name, tensor in module.state_dict().items()}
 
 
 def _check(given: dict[str, Tensor], needed: dict[str, Tensor], path: Path) -> None:
