@@ -1,10 +1,12 @@
-"""Pictures that tests make for themselves."""
+"""Pictures that tests make for themselves, and where the files of the reference are."""
 
 import zipfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+FIXTURES = Path(__file__).parent / "fixtures"  # see its manifest.json
 
 
 def make_pictures(path: Path, count: int = 48, size: int = 16) -> Path:

@@ -12,12 +12,14 @@ import tyro
 
 from digit.errors import DigitError
 from digit.run.compose import compose
+from digit.run.convert import convert
 from digit.run.evaluate import evaluate_images
 from digit.run.fit import fit
 from digit.run.info import info
 from digit.run.sample import sample
 from digit.run.tokenize import tokenize
 from digit.run.train import train_prior, train_renderer, train_vqgan
+from digit.run.train_recipe import verbs
 
 VERBS = {
     "fit": fit,
@@ -25,7 +27,9 @@ VERBS = {
     "train vqgan": train_vqgan,
     "train prior": train_prior,
     "train renderer": train_renderer,
+    **verbs(),
     "compose": compose,
+    "convert": convert,
     "sample": sample,
     "evaluate images": evaluate_images,
     "info": info,
@@ -35,7 +39,8 @@ DESCRIPTION = """Image generation on discriminative tokens (DiGIT, arXiv:2410.12
 
 The way of the data, each step a verb: fit (features -> codebook), train vqgan, tokenize (pictures -> codes),
 train prior, train renderer, compose (stages -> one model), sample (labels, seeds -> pictures),
-evaluate images. `digit sample` alone draws with the bundled model.
+evaluate images. `digit sample` alone draws with the bundled model. train base, large, renderer_ar and so on
+are the published runs (`digit train --help` lists them).
 Every verb takes --json: the result on standard output for machines, everything else on standard error.
 Exit codes: 0 done, 2 bad input (one sentence says what to do), 130 interrupted (what is written is whole;
 repeat to go on)."""
@@ -54,14 +59,16 @@ def run(arguments: list[str]) -> int:
     if arguments and any(verb.startswith(arguments[0] + " ") for verb in VERBS):
         group = arguments[0]
         members = [verb for verb in VERBS if verb.startswith(group + " ")]
-        if len(arguments) < 2 or f"{group} {arguments[1]}" not in VERBS:
+        joined = len(arguments) > 1 and f"{group} {arguments[1]}" in VERBS
+        if not joined and group not in VERBS:
             asked = len(arguments) > 1 and arguments[1] in ("-h", "--help")
             print(
                 f"usage: digit {{{','.join(members)}}} [-h] [OPTIONS]",
                 file=sys.stdout if asked else sys.stderr,
             )
             return 0 if asked else 2
-        arguments = [f"{group} {arguments[1]}", *arguments[2:]]
+        if joined:
+            arguments = [f"{group} {arguments[1]}", *arguments[2:]]
     try:
         result = tyro.extras.subcommand_cli_from_dict(
             VERBS, prog="digit", description=DESCRIPTION, args=arguments, config=(tyro.conf.OmitArgPrefixes,)
