@@ -1,9 +1,9 @@
 """pixels <-> VQ codes: convolutions around a codebook (DiGIT, section 3.3; VQGAN, arXiv:2012.09841).
 
-The default is the network the authors render with, MaskGIT's: its file loads key by key.
+The default is the network the authors render with, MaskGIT's (arXiv:2202.04200); `family="taming"` is that of
+taming-transformers. Files of both load key by key.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from digit.errors import DigitError
+from digit.nn.autoencoder import BlockStyle, Decoder, Encoder, Family, Shortcut
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,12 @@ class VQGANConfig:
     codes: int = 1024  # VQ codes in the codebook
     code_dim: int = 256  # channels of a code's vector
     attention: bool = False  # one attention layer at the lowest resolution
-    shortcut: Literal["branch", "input"] = "branch"  # what a channel change projects, see _ResidualBlock
+    shortcut: Shortcut = "branch"  # what a channel change projects: the block's branch (MaskGIT) or its input
     normalized_codes: bool = False  # code vectors and latents on the unit sphere: nearest by cosine
     codebook: Literal["ema", "gradient"] = "ema"  # how training moves the codebook
+    family: Family = "maskgit"  # whose convolutions; taming: biases, strides, a projection around the codes
+    latent_channels: int | None = None  # taming: channels between convolutions and projection; None: code_dim
+    attention_levels: tuple[int, ...] = ()  # levels, 0 at full resolution, with attention after each block
 
     @property
     def downsampling(self) -> int:
@@ -45,21 +49,29 @@ class VQGANConfig:
 class VQGAN(nn.Module):
     """Encoder, codebook and decoder; training lives in `VQGANLoss`.
 
-    Raises DigitError where the image size is not a multiple of the downsampling.
+    Raises DigitError where settings do not fit together, such as an image size that is not a multiple of the
+    downsampling.
     """
 
     def __init__(self, config: VQGANConfig) -> None:
         """Random weights."""
         super().__init__()
-        if config.image_size % config.downsampling:
-            raise DigitError(
-                f"image_size {config.image_size} is not a multiple of {config.downsampling}, which "
-                f"{len(config.multipliers)} multipliers give: change image_size or multipliers"
-            )
+        _check(config)
         self.config = config
-        self.encoder = _Encoder(config)
-        self.decoder = _Decoder(config)
+        taming = config.family == "taming"
+        latents = config.latent_channels or config.code_dim
+        channels = [config.width, *(config.width * multiplier for multiplier in config.multipliers)]
+        style = BlockStyle(config.family, config.shortcut, config.attention, config.attention_levels)
+        blocks = config.blocks if config.decoder_blocks is None else config.decoder_blocks
+        self.encoder = Encoder(channels, blocks=config.blocks, latents=latents, style=style)
+        self.decoder = Decoder(channels, blocks=blocks, latents=latents, style=style)
+        self.quant_conv = nn.Conv2d(latents, config.code_dim, 1) if taming else nn.Identity()
+        self.post_quant_conv = nn.Conv2d(config.code_dim, latents, 1) if taming else nn.Identity()
         self.quantize = Quantizer(config)
+        # What the convolutions call black and white; taming's read and write pixels in [-1, 1].
+        self.black, self.white = (-1, 1) if taming else (0, 1)
+        grey = (self.black + self.white) / 2
+        nn.init.constant_(self.decoder.conv_out.get_parameter("bias"), grey)  # training starts there
 
     @property
     def grid(self) -> int:
@@ -72,7 +84,7 @@ class VQGAN(nn.Module):
         return self.grid**2
 
     def encode(self, pixels: Float[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
-        """VQ codes in raster order. Sides may be any multiple of the downsampling."""
+        """VQ codes of pixels in [0, 1], in raster order. Sides may be any multiple of the downsampling."""
         return self.quantize(self.latents(pixels))[0]
 
     def decode(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b 3 h w"]:
@@ -84,17 +96,20 @@ class VQGAN(nn.Module):
         return self.decode_latents(latents).clamp(0, 1)
 
     def latents(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d gh gw"]:
-        """The encoder's output before quantisation, float32."""
+        """What is quantised of pixels in [0, 1], float32."""
         side = self.config.downsampling
         if pixels.shape[2] % side or pixels.shape[3] % side:
             raise DigitError(
                 f"pictures are {pixels.shape[3]}x{pixels.shape[2]}: sides must be multiples of {side}"
             )
-        return self.encoder(pixels).float()
+        latents = self.encoder(self.black + (self.white - self.black) * pixels)
+        with torch.autocast(pixels.device.type, enabled=False):  # as for the encoder's last convolution
+            return self.quant_conv(latents.float())
 
     def decode_latents(self, latents: Float[Tensor, "b d gh gw"]) -> Float[Tensor, "b 3 h w"]:
-        """Pixels, not clamped, of quantised latents, float32."""
-        return self.decoder.conv_out(self.decoder(latents)).float()
+        """Pixels, black at 0 and white at 1 but not clamped, of quantised latents, float32."""
+        pixels = self.decoder.conv_out(self.decoder(self.post_quant_conv(latents))).float()
+        return (pixels - self.black) / (self.white - self.black)
 
 
 class Quantizer(nn.Module):
@@ -139,127 +154,21 @@ class Quantizer(nn.Module):
             return distances.argmin(-1)
 
 
-class _Encoder(nn.Module):
-    def __init__(self, config: VQGANConfig) -> None:
-        super().__init__()
-        widths = [config.width * multiplier for multiplier in config.multipliers]
-        self.conv_in = nn.Conv2d(3, config.width, 3, padding=1, bias=False)
-        self.down = nn.ModuleList()
-        channels = config.width
-        for width in widths:
-            self.down.append(_Level(channels, width, config.blocks, config))
-            channels = width
-        self.mid = _Middle(channels, config)
-        self.norm_out = _norm(channels)
-        self.conv_out = nn.Conv2d(channels, config.code_dim, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv_in(x)
-        for i, level in enumerate(self.down):
-            x = level(x if i == 0 else F.avg_pool2d(x, 2))
-        x = F.silu(self.norm_out(self.mid(x)))
-        with torch.autocast(
-            x.device.type, enabled=False
-        ):  # latents may lie closer together than bfloat16 resolves
-            return self.conv_out(x.float())
-
-
-class _Decoder(nn.Module):
-    """Up to the last convolution, `conv_out`, which the adversarial loss balances by from outside."""
-
-    def __init__(self, config: VQGANConfig) -> None:
-        super().__init__()
-        widths = [config.width * multiplier for multiplier in config.multipliers]
-        blocks = config.blocks if config.decoder_blocks is None else config.decoder_blocks
-        channels = widths[-1]
-        self.conv_in = nn.Conv2d(config.code_dim, channels, 3, padding=1)
-        self.mid = _Middle(channels, config)
-        levels = []
-        for i in reversed(range(len(widths))):
-            levels.append(_Level(channels, widths[i], blocks, config, upsample=i > 0))
-            channels = widths[i]
-        self.up = nn.ModuleList(reversed(levels))  # the file counts from full resolution
-        self.norm_out = _norm(channels)
-        self.conv_out = nn.Conv2d(channels, 3, 3, padding=1)
-        nn.init.constant_(self.conv_out.get_parameter("bias"), 0.5)  # training starts at grey
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.mid(self.conv_in(x))
-        for i in reversed(range(len(self.up))):
-            x = self.up[i](x)
-        return F.silu(self.norm_out(x))
-
-
-class _Level(nn.Module):
-    def __init__(
-        self, inputs: int, outputs: int, blocks: int, config: VQGANConfig, *, upsample: bool = False
-    ) -> None:
-        super().__init__()
-        self.block = nn.Sequential(
-            *(_ResidualBlock(outputs if i else inputs, outputs, config.shortcut) for i in range(blocks))
+def _check(config: VQGANConfig) -> None:
+    """DigitError where settings contradict each other."""
+    levels = len(config.multipliers)
+    if config.image_size % config.downsampling:
+        raise DigitError(
+            f"image_size {config.image_size} is not a multiple of {config.downsampling}, which "
+            f"{levels} multipliers give: change image_size or multipliers"
         )
-        self.upsample = _Upsample(outputs) if upsample else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.upsample(self.block(x))
-
-
-class _ResidualBlock(nn.Module):
-    def __init__(self, inputs: int, outputs: int, shortcut: str) -> None:
-        super().__init__()
-        self.norm1 = _norm(inputs)
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
-        self.norm2 = _norm(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1, bias=False)
-        self.from_branch = shortcut == "branch"
-        if inputs != outputs:
-            self.nin_shortcut = nn.Conv2d(outputs if self.from_branch else inputs, outputs, 1, bias=False)
-        self.changes = inputs != outputs
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
-        if self.changes:
-            # MaskGIT's port projects the branch and drops x where the channels change; its weights need that.
-            x = self.nin_shortcut(h if self.from_branch else x)
-        return x + h
-
-
-class _Middle(nn.Module):
-    def __init__(self, channels: int, config: VQGANConfig) -> None:
-        super().__init__()
-        self.block_1 = _ResidualBlock(channels, channels, config.shortcut)
-        self.attn_1 = _Attention(channels) if config.attention else nn.Identity()
-        self.block_2 = _ResidualBlock(channels, channels, config.shortcut)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.block_2(self.attn_1(self.block_1(x)))
-
-
-class _Attention(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.heads = math.gcd(4, channels)
-        self.norm = _norm(channels)
-        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
-        self.proj_out = nn.Conv2d(channels, channels, 1)
-        nn.init.zeros_(self.proj_out.weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        rows = self.qkv(self.norm(x)).flatten(2).unflatten(1, (3, self.heads, -1)).transpose(-1, -2)
-        q, k, v = rows.unbind(1)
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        return x + self.proj_out(mixed.transpose(-1, -2).reshape(x.shape))
-
-
-class _Upsample(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
-
-
-def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(math.gcd(32, channels), channels, eps=1e-6)
+    outside = [level for level in config.attention_levels if not 0 <= level < levels]
+    if outside:
+        raise DigitError(f"attention_levels name level {outside[0]}: this VQGAN has levels 0 to {levels - 1}")
+    if config.family == "taming" and config.shortcut == "branch":
+        raise DigitError("taming's blocks project their input where channels change: set shortcut to input")
+    if config.family == "maskgit" and config.latent_channels not in (None, config.code_dim):
+        raise DigitError(
+            f"latent_channels {config.latent_channels} beside code_dim {config.code_dim} need the projection "
+            "that only taming has: set family to taming, or leave latent_channels out"
+        )

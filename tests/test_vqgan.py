@@ -1,12 +1,18 @@
-"""The VQGAN: the official network's shape and quirks, codes and pixels, safety under autocast."""
+"""The VQGAN: shapes of the published networks, codes and pixels, safety under autocast, taming's training."""
+
+from typing import NamedTuple
 
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import nn
+import vqgan_oracle
+from torch import Tensor, nn
 
 from digit.errors import DigitError
 from digit.vqgan import VQGAN, VQGANConfig
+from digit.vqgan_loss import VQGANLoss, VQGANLossConfig
+
+TAMING = {"family": "taming", "shortcut": "input", "attention": True, "decoder_blocks": 3, "blocks": 2}
 
 
 def small(**changes) -> VQGAN:
@@ -21,6 +27,8 @@ def test_default_is_the_official_network():
     tensors = vqgan.state_dict()
     assert sum(tensor.numel() for tensor in tensors.values()) == 54_515_587
     assert len(tensors) == 168
+    expected = vqgan_oracle.layout(128, (1, 1, 2, 2, 4), codes=1024, code_dim=256, taming=False)
+    assert {name: tuple(tensor.shape) for name, tensor in tensors.items()} == expected
     assert vqgan.grid == 16 and vqgan.length == 256
     assert tensors["encoder.down.2.block.0.nin_shortcut.weight"].shape == (256, 256, 1, 1)
     assert tensors["decoder.up.1.block.0.nin_shortcut.weight"].shape == (128, 128, 1, 1)
@@ -32,18 +40,16 @@ def test_default_is_the_official_network():
     assert groups == {32}
 
 
-def test_branch_shortcut_drops_the_input_where_channels_change():
-    block = small().encoder.down[1].block[0]
-    x = torch.randn(2, 8, 4, 4)
-    h = block.conv2(F.silu(block.norm2(block.conv1(F.silu(block.norm1(x))))))
-    torch.testing.assert_close(block(x), h + block.nin_shortcut(h))
-
-
-def test_input_shortcut_projects_the_input():
-    block = small(shortcut="input").encoder.down[1].block[0]
-    x = torch.randn(2, 8, 4, 4)
-    h = block.conv2(F.silu(block.norm2(block.conv1(F.silu(block.norm1(x))))))
-    torch.testing.assert_close(block(x), block.nin_shortcut(x) + h)
+def test_taming_of_16384_codes():
+    """The names and shapes of vqgan_imagenet_f16_16384 without its discriminator: 343 tensors."""
+    with torch.device("meta"):
+        vqgan = VQGAN(VQGANConfig(codes=16384, attention_levels=(4,), **TAMING))
+    shapes = {name: tuple(tensor.shape) for name, tensor in vqgan.state_dict().items()}
+    assert shapes == vqgan_oracle.layout(
+        128, (1, 1, 2, 2, 4), codes=16384, code_dim=256, taming=True, attention_levels=(4,)
+    )
+    assert len(shapes) == 343
+    assert sum(tensor.numel() for tensor in vqgan.state_dict().values()) == 76_073_859
 
 
 @pytest.mark.parametrize("normalized", [False, True])
@@ -65,7 +71,15 @@ def test_nearest_code_against_float64(normalized):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"attention": True, "decoder_blocks": 2}, {"normalized_codes": True}]
+    "changes",
+    [
+        {},
+        {"attention": True, "decoder_blocks": 2},
+        {"attention_levels": (0,), "shortcut": "input"},
+        {"normalized_codes": True},
+        TAMING,
+        TAMING | {"latent_channels": 6, "attention_levels": (0, 1), "normalized_codes": True},
+    ],
 )
 def test_codes_become_the_pixels_of_their_latents(changes):
     vqgan = small(**changes)
@@ -79,6 +93,53 @@ def test_codes_become_the_pixels_of_their_latents(changes):
     assert out.shape == pixels.shape and out.min() >= 0 and out.max() <= 1
 
 
+def test_taming_sees_and_draws_pixels_from_minus_one_to_one():
+    """Outside they are in [0, 1]: the mean of the two ends is grey."""
+    vqgan = small(**TAMING)
+    seen = []
+    vqgan.encoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    pixels = torch.rand(1, 3, 16, 16)
+    vqgan.encode(pixels)
+    torch.testing.assert_close(seen[0], 2 * pixels - 1)
+    nn.init.zeros_(vqgan.decoder.conv_out.weight)
+    latents = torch.randn(1, 4, 8, 8)
+    for value, level in ((-1.0, 0.0), (0.0, 0.5), (1.0, 1.0), (3.0, 2.0)):
+        nn.init.constant_(vqgan.decoder.conv_out.bias, value)
+        assert vqgan.decode_latents(latents).unique().tolist() == [level]
+
+
+@pytest.mark.parametrize("changes", [{}, TAMING])
+def test_training_starts_at_grey(changes):
+    vqgan = small(**changes)
+    nn.init.zeros_(vqgan.decoder.conv_out.weight)
+    assert vqgan.decode_latents(torch.randn(1, 4, 8, 8)).unique().tolist() == [0.5]
+
+
+class Pictures(NamedTuple):
+    pixels: Tensor
+
+
+def test_taming_learns_in_a_step_of_both_sides():
+    vqgan = small(**TAMING, latent_channels=6)
+    stage = VQGANLoss(vqgan, VQGANLossConfig(discriminator_width=8, discriminator_ahead=0)).train()
+    batch = Pictures(F.interpolate(torch.rand(4, 3, 4, 4), size=16, mode="bilinear"))
+    optimizer = torch.optim.AdamW([p for p in stage.parameters() if p.requires_grad], lr=1e-3)
+    losses = []
+    for _ in range(4):
+        optimizer.zero_grad()
+        loss = stage.loss(batch)
+        loss.backward()
+        losses.append(stage.metrics["l1"].item())
+        for name, parameter in stage.named_parameters():
+            if parameter.requires_grad:
+                assert parameter.grad is not None and parameter.grad.isfinite().all(), name
+        optimizer.step()
+    assert "adversarial_patches" in stage.metrics
+    assert losses[-1] < losses[0]
+    for part in (vqgan.quant_conv, vqgan.post_quant_conv, vqgan.encoder.down[0].downsample.conv):
+        assert part.weight.grad.abs().sum() > 0
+
+
 def test_codes_run_in_raster_order():
     vqgan = small()
     nn.init.normal_(vqgan.quantize.embedding.weight)
@@ -87,15 +148,17 @@ def test_codes_run_in_raster_order():
     assert codes[0, 8 * 3 + 5] == vqgan.quantize.nearest(latents[0, :, 3, 5])
 
 
-def test_codes_under_autocast_use_float32_distances():
-    vqgan = small(codes=500)
+@pytest.mark.parametrize("changes", [{}, TAMING])
+def test_codes_under_autocast_use_float32_distances(changes):
+    vqgan = small(codes=500, **changes)
     nn.init.normal_(vqgan.quantize.embedding.weight)
     latents = torch.randn(2, 4, 8, 8)
     exact = vqgan.quantize(latents)[0]
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(vqgan.quantize(latents)[0], exact)
-        pixels = vqgan.decode(vqgan.encode(torch.rand(1, 3, 16, 16)))
-    assert pixels.dtype == torch.float32
+        latents = vqgan.latents(torch.rand(1, 3, 16, 16))
+        pixels = vqgan.decode(vqgan.quantize(latents)[0])
+    assert latents.dtype == pixels.dtype == torch.float32
 
 
 def test_encode_takes_any_multiple_of_the_downsampling():
@@ -108,6 +171,9 @@ def test_encode_takes_any_multiple_of_the_downsampling():
         (lambda: small(image_size=17), "image_size 17"),
         (lambda: small().encode(torch.rand(1, 3, 16, 15)), "15x16"),
         (lambda: small().decode(torch.zeros(1, 63, dtype=torch.int64)), "64 VQ codes"),
+        (lambda: small(attention_levels=(0, 2)), "level 2: this VQGAN has levels 0 to 1"),
+        (lambda: small(family="taming"), "set shortcut to input"),
+        (lambda: small(latent_channels=5), "set family to taming"),
     ],
 )
 def test_wrong_sizes_are_refused(action, message):
