@@ -1,7 +1,8 @@
 """labels, seeds -> pixels: prior, renderer and VQGAN composed; the tokenizer travels along."""
 
+import difflib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
 from pathlib import Path
@@ -21,7 +22,7 @@ from digit.renderer import Renderer
 from digit.renderer_masked import MaskedRenderer
 from digit.tokenizer import Tokenizer
 from digit.vqgan import VQGAN
-from digit.weights.artifact import artifact_of, load, save
+from digit.weights.artifact import artifact_of, describe, load, save
 from digit.weights.config import from_dict
 
 BUNDLED = "cifar10"  # the model that comes with the package
@@ -145,16 +146,7 @@ class DigitPipeline:
                 extra=there.get("extra"),
                 id=there["id"],
             )
-        write_json_atomic(
-            folder / "config.json",
-            {
-                "kind": "pipeline",
-                "format": 1,
-                "classes": self.classes,
-                "sampling": asdict(self.sampling),
-                "parts": {name: artifact_of(module)["id"] for name, module in self._parts().items()},
-            },
-        )
+        finish(folder, list(self._parts()), classes=self.classes, sampling=self.sampling)
 
     def label_ids(self, labels: Sequence[int | str]) -> list[int]:
         """Class names or numbers as numbers.
@@ -169,9 +161,7 @@ class DigitPipeline:
         for label in labels:
             if isinstance(label, str) and not label.lstrip("-").isdigit():
                 if label not in self.classes:
-                    raise DigitError(
-                        f"unknown label {label!r}: choose from {', '.join(self.classes) or 'numbers'}"
-                    )
+                    raise DigitError(f"unknown label {label!r}: choose {_likely(label, self.classes)}")
                 ids.append(self.classes.index(label))
             elif not 0 <= int(label) < count:
                 raise DigitError(f"label {label} is out of range: choose 0 to {count - 1}")
@@ -332,18 +322,55 @@ def _check_together(pipeline: DigitPipeline) -> None:
             f"the prior's {prior.length} codes of {prior.codes} are not the VQGAN's "
             f"{pipeline.vqgan.length} of {vqgan.codes}: add a renderer"
         )
-    identities = {
-        name: artifact["id"]
-        for name, module in pipeline._parts().items()
-        if (artifact := getattr(module, "artifact", None))
-    }
-    for name, module in pipeline._parts().items():
-        for wanted, identity in (getattr(module, "artifact", None) or {}).get("lineage", {}).items():
-            if wanted in identities and identities[wanted] != identity:
+    made = {name: getattr(module, "artifact", None) for name, module in pipeline._parts().items()}
+    _check_lineage({name: artifact for name, artifact in made.items() if artifact})
+
+
+def _check_lineage(artifacts: Mapping[str, dict[str, Any]]) -> None:
+    for name, artifact in artifacts.items():
+        for wanted, identity in artifact.get("lineage", {}).items():
+            if wanted in artifacts and artifacts[wanted]["id"] != identity:
                 raise LineageError(
                     f"the {name} was trained with the {wanted} {identity[:12]}, not with "
-                    f"{identities[wanted][:12]}: compose stages of one lineage"
+                    f"{artifacts[wanted]['id'][:12]}: compose stages of one lineage"
                 )
+
+
+def finish(
+    path: str | Path, parts: Sequence[str], *, classes: Sequence[str], sampling: PipelineSampling
+) -> None:
+    """Make a pipeline of a folder whose parts are saved in it already, each under its name: its config.json.
+
+    For models too large to hold all parts in memory at once; the tensors are not read again.
+
+    Raises:
+        DigitError: a part that is no whole artifact, or no prior or VQGAN among them.
+        LineageError: the parts were not made from each other.
+    """
+    folder = Path(path)
+    artifacts = {name: describe(folder / name) for name in PARTS if name in parts}
+    if set(artifacts) != set(parts) or not {"prior", "vqgan"} <= set(artifacts):
+        raise DigitError(f"{folder} has the parts {', '.join(parts)}: a pipeline needs a prior and a vqgan")
+    _check_lineage(artifacts)
+    write_json_atomic(
+        folder / "config.json",
+        {
+            "kind": "pipeline",
+            "format": 1,
+            "classes": list(classes),
+            "sampling": asdict(sampling),
+            "parts": {name: artifact["id"] for name, artifact in artifacts.items()},
+        },
+    )
+
+
+def _likely(label: str, classes: Sequence[str]) -> str:
+    """The classes to choose from, or the most similar ones where there are many."""
+    if len(classes) <= 20:
+        return f"from {', '.join(classes) or 'numbers'}"
+    names = {name.lower(): name for name in classes}
+    near = [names[name] for name in difflib.get_close_matches(label.lower(), names, n=3, cutoff=0.5)]
+    return f"{' or '.join(near)}, or a number" if near else f"a number from 0 to {len(classes) - 1}"
 
 
 def locate(path_or_name: str | Path | None) -> Path:

@@ -13,6 +13,7 @@ import tyro
 from digit.errors import DigitError
 from digit.run.compose import compose
 from digit.run.convert import convert
+from digit.run.convert_official import convert_official
 from digit.run.evaluate import evaluate_images
 from digit.run.fit import fit
 from digit.run.info import info
@@ -30,6 +31,7 @@ VERBS = {
     **verbs(),
     "compose": compose,
     "convert": convert,
+    "convert official": convert_official,
     "sample": sample,
     "evaluate images": evaluate_images,
     "info": info,

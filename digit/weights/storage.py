@@ -38,6 +38,19 @@ def pack(tensors: Mapping[str, Tensor], stored_as: StoredAs, *, exact: set[str])
     return packed
 
 
+def lossless(tensors: Mapping[str, Tensor]) -> StoredAs:
+    """float16 if every value comes back from it exactly, as of tensors once rounded to it; else float32.
+
+    Give the tensors that are rounded when stored, a module's parameters: its buffers stay float32 anyway.
+    """
+    exact = all(
+        torch.equal(tensor.detach().half().to(tensor.dtype), tensor.detach())
+        for tensor in tensors.values()
+        if tensor.is_floating_point()
+    )
+    return "float16" if exact else "float32"
+
+
 def unpack(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The float32 tensors that were packed, rounded as the storage rounds."""
     whole: dict[str, Tensor] = {}
