@@ -12,9 +12,11 @@ from PIL import Image
 
 from digit.errors import DigitError
 from digit.files import atomic_path, make_folder, write_json_atomic
-from digit.pipeline import DigitPipeline
+from digit.pipeline import DigitPipeline, Pictures
 from digit.run.device import choose_device
 from digit.run.progress import progress
+
+GRID = 256  # pictures that grid.png shows at most
 
 
 def sample(
@@ -40,9 +42,10 @@ def sample(
     batch: int = 64,
     device: str | None = None,
 ) -> dict[str, Any]:
-    """Draw pictures: one 000000.png a seed, grid.png and samples.json.
+    """Draw pictures: one 000000.png a seed, grid.png (of the first 256) and samples.json.
 
-    A seed always gives the same picture, whatever the batch. Settings left out are the model's own.
+    A seed always gives the same picture, whatever the batch, and memory holds one batch. Settings left out
+    are the model's own.
 
     Args:
         model: a folder, a bundled model's name, or owner/name on the hub; the bundled one if left out.
@@ -79,43 +82,37 @@ def sample(
     make_folder(out)
     chosen: Any = None
     if labels:
-        chosen = list(labels)
+        chosen = pipeline.label_ids(labels)  # all of them, before the first picture
     elif not unconditional and pipeline.prior.config.classes:
         chosen = list(range(pipeline.prior.config.classes))
+    settings: dict[str, Any] = {
+        "renderer": renderer,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "guidance": guidance,
+        "guidance_schedule": guidance_schedule,
+        "renderer_temperature": renderer_temperature,
+        "renderer_top_k": renderer_top_k,
+        "renderer_top_p": renderer_top_p,
+        "steps": steps,
+        "noise": noise,
+    }
+    rows: list[dict[str, Any]] = []
+    shown: list[torch.Tensor] = []
     with progress("sample", pipeline.work(len(wanted))) as advance:
-        drawn = pipeline(
-            chosen,
-            seeds=wanted,
-            renderer=renderer,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            guidance=guidance,
-            guidance_schedule=guidance_schedule,
-            renderer_temperature=renderer_temperature,
-            renderer_top_k=renderer_top_k,
-            renderer_top_p=renderer_top_p,
-            steps=steps,
-            noise=noise,
-            batch_size=batch,
-            progress=advance,
-        )
-    (out / "samples.json").unlink(missing_ok=True)  # an older list must not describe a mixture
-    rows = []
-    for i, (seed, image) in enumerate(zip(drawn.seeds, drawn.images, strict=True)):
-        name = f"{seed:06d}.png"
-        with atomic_path(out / name) as temporary:
-            image.save(temporary, "png")
-        row: dict[str, Any] = {"file": name, "seed": seed, "label": None}
-        if drawn.labels is not None:
-            label = drawn.labels[i]
-            row |= {"label": label, "class": pipeline.classes[label] if pipeline.classes else None}
-        if codes:
-            row |= {"codes": drawn.codes[i].tolist(), "vq_codes": drawn.vq_codes[i].tolist()}
-        rows.append(row)
+        for start in range(0, len(wanted), batch):
+            part = wanted[start : start + batch]
+            names = chosen and [chosen[i % len(chosen)] for i in range(start, start + len(part))]
+            drawn = pipeline(names, seeds=part, batch_size=batch, progress=advance, **settings)
+            if not rows:
+                (out / "samples.json").unlink(missing_ok=True)  # an older list must not describe a mixture
+            rows += _write(drawn, out, pipeline.classes, codes)
+            shown.append(drawn.pixels[: max(0, GRID - start)])
+    pixels = torch.cat(shown)
     with atomic_path(out / "grid.png") as temporary:
-        in_turn = pipeline.prior.config.classes if not labels and drawn.labels is not None else 0
-        grid(drawn.pixels, columns=in_turn if 1 < in_turn <= 16 else None).save(temporary, "png")
+        in_turn = pipeline.prior.config.classes if chosen and not labels else 0
+        grid(pixels, columns=in_turn if 1 < in_turn <= 16 else None).save(temporary, "png")
     write_json_atomic(
         out / "samples.json", {"model": model or "bundled", "settings": drawn.settings, "samples": rows}
     )
@@ -125,6 +122,23 @@ def sample(
         "list": out / "samples.json",
         "settings": drawn.settings,
     }
+
+
+def _write(drawn: Pictures, out: Path, classes: list[str], codes: bool) -> list[dict[str, Any]]:
+    """Write a batch of pictures; its rows of the list."""
+    rows = []
+    for i, (seed, image) in enumerate(zip(drawn.seeds, drawn.images, strict=True)):
+        name = f"{seed:06d}.png"
+        with atomic_path(out / name) as temporary:
+            image.save(temporary, "png")
+        row: dict[str, Any] = {"file": name, "seed": seed, "label": None}
+        if drawn.labels is not None:
+            label = drawn.labels[i]
+            row |= {"label": label, "class": classes[label] if classes else None}
+        if codes:
+            row |= {"codes": drawn.codes[i].tolist(), "vq_codes": drawn.vq_codes[i].tolist()}
+        rows.append(row)
+    return rows
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -16,7 +16,7 @@ from digit.files import (
     write_json_atomic,
     write_safetensors_atomic,
 )
-from digit.weights.config import from_dict, to_dict
+from digit.weights.config import changed, from_dict, to_dict
 from digit.weights.kinds import classes_of, kind_of
 from digit.weights.storage import StoredAs, fingerprint, pack, unpack
 
@@ -70,10 +70,12 @@ def save(
 
 
 def identity(module: nn.Module) -> str:
-    """The id that `module` has as an artifact: the sha256 of its kind, settings and float32 weights."""
+    """The id that `module` has as an artifact: the sha256 of its kind, settings and float32 weights.
+
+    Settings at their defaults are left out, so that a setting which comes later changes no id.
+    """
     config: Any = module.config
-    header = json.dumps([kind_of(module), to_dict(config)], sort_keys=True)
-    return fingerprint(header, _tensors(module))
+    return fingerprint(json.dumps([kind_of(module), changed(config)], sort_keys=True), _tensors(module))
 
 
 def load(

@@ -18,6 +18,18 @@ def to_dict(config: Any) -> dict[str, Any]:
     return json.loads(json.dumps(dataclasses.asdict(config), allow_nan=False, default=str))
 
 
+def changed(config: Any) -> dict[str, Any]:
+    """The settings that are not at their defaults, in settings inside settings too, as JSON has them."""
+    values, kept = to_dict(config), {}
+    for field in dataclasses.fields(config):
+        inner, default = getattr(config, field.name), field.default
+        if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        if default is dataclasses.MISSING or inner != default:
+            kept[field.name] = changed(inner) if dataclasses.is_dataclass(inner) else values[field.name]
+    return kept
+
+
 def from_dict(kind: type[Settings], value: Any, *, where: str) -> Settings:
     """The dataclass `kind` from what JSON gave; DigitError, naming `where`, where it does not fit."""
     _refuse_unknown(kind, value, where)

@@ -299,3 +299,33 @@ def test_the_same_chain_from_a_folder_of_odd_pictures(chain, run, tmp_path):
     codes = Codes(tmp_path / "codes")
     assert codes.labels is None
     assert np.asarray(codes.array("vq_codes")).max() < 16
+
+
+def test_sample_writes_batch_by_batch(chain, run, tmp_path, monkeypatch):
+    """The same pictures in pieces; the pieces are on the disk before the next is drawn; labels go on in turn."""
+    from digit.pipeline import DigitPipeline
+
+    model = (chain.root / "model", "--device", "cpu", "--seeds", "3-9")
+    run("sample", *model, "--out", tmp_path / "whole")
+    seen, draw = [], DigitPipeline.__call__
+
+    def watched(*arguments, **settings):
+        seen.append(len(list((tmp_path / "pieces").glob("0*.png"))))
+        return draw(*arguments, **settings)
+
+    monkeypatch.setattr(DigitPipeline, "__call__", watched)
+    code, _, _ = run("sample", *model, "--out", tmp_path / "pieces", "--batch", 3)
+    assert code == 0
+    assert seen == [0, 3, 6]
+    for path in (tmp_path / "whole").glob("*.png"):
+        assert path.read_bytes() == (tmp_path / "pieces" / path.name).read_bytes(), path.name
+    lists = [json.loads((tmp_path / name / "samples.json").read_text()) for name in ("whole", "pieces")]
+    assert lists[0] == lists[1]
+
+
+def test_an_unknown_label_stops_before_the_first_picture(chain, run, tmp_path):
+    call = ("--labels", "red", "green", "purple", "--num", 9, "--batch", 1, "--out", tmp_path / "s")
+    code, _, errors = run("sample", chain.root / "model", *call)
+    assert code == 2
+    assert "purple" in errors
+    assert not list((tmp_path / "s").glob("*.png"))

@@ -185,3 +185,18 @@ def test_every_kind_knows_its_settings():
         assert config.__name__.endswith("Config")
     with pytest.raises(DigitError, match="no artifact kind"):
         kinds.classes_of("horse")
+
+
+def test_a_setting_that_comes_later_changes_no_id():
+    @dataclass(frozen=True)
+    class LaterConfig(PriorConfig):
+        later: int = 7
+        inside: InnerConfig = field(default_factory=InnerConfig)
+
+    before = Prior(PriorConfig(width=4, inner=InnerConfig(size=5)))
+    after = Prior(LaterConfig(width=4, inner=InnerConfig(size=5)))
+    after.load_state_dict(before.state_dict())
+    assert artifact.identity(after) == artifact.identity(before)
+    other = Prior(LaterConfig(width=4, inner=InnerConfig(size=5), later=8))
+    other.load_state_dict(before.state_dict())
+    assert artifact.identity(other) != artifact.identity(before)
