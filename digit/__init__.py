@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from digit.run.sample import sample
     from digit.run.tokenize import tokenize
     from digit.run.train import train_prior, train_renderer, train_vqgan
+    from digit.run.train_recipe import train_recipe
     from digit.weights.artifact import load, save
 
 _PLACES = {
@@ -37,6 +38,7 @@ _PLACES = {
     "sample": "run.sample",
     "tokenize": "run.tokenize",
     "train_prior": "run.train",
+    "train_recipe": "run.train_recipe",
     "train_renderer": "run.train",
     "train_vqgan": "run.train",
     "load": "weights.artifact",
@@ -59,6 +61,7 @@ __all__ = [
     "save",
     "tokenize",
     "train_prior",
+    "train_recipe",
     "train_renderer",
     "train_vqgan",
 ]

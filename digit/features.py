@@ -176,19 +176,35 @@ def _build(config: EncoderConfig, weights: Path | None, *, pretrained: bool) -> 
     return vit
 
 
+def resize_positions(
+    table: Float[Tensor, "1 n d"],
+    before: tuple[int, int],
+    after: tuple[int, int],
+    rule: Literal["timm", "reference"],
+) -> Float[Tensor, "1 m d"]:
+    """A position table of `before` rows and columns of patches at `after`, bicubic, in float32.
+
+    "reference" is what the published code does, and DINO, iBOT and DINOv2 without registers: no antialiasing,
+    source steps of G / (g + 0.1) from G to g patches. "timm", as DINOv2's own code for models with registers,
+    antialiases and steps by G / g: other features. A table that fits already stays as it is.
+    """
+    if after == before:
+        return table
+    picture = table.float().unflatten(1, before).permute(0, 3, 1, 2)
+    if rule == "reference":
+        factor = [(new + 0.1) / old for new, old in zip(after, before, strict=True)]
+        picture = F.interpolate(picture, scale_factor=factor, mode="bicubic", align_corners=False)
+    else:
+        picture = F.interpolate(picture, size=after, mode="bicubic", antialias=True, align_corners=False)
+    return picture.permute(0, 2, 3, 1).flatten(1, 2)
+
+
 @torch.no_grad()
 def _resize_positions(vit: Any, image_size: int) -> None:
-    """Resize a ViT's learned positions in place as the published code does.
-
-    Bicubic without antialiasing, at source steps of G / (g + 0.1) for a table of G x G and a grid of g x g.
-    timm (and DINOv2's own code for models with registers) antialiases and steps by G / g: other features.
-    """
+    """Resize a ViT's learned positions in place by the rule of the published code."""
     before, prefix = vit.patch_embed.grid_size, 0 if vit.no_embed_class else vit.num_prefix_tokens
-    table = vit.pos_embed[:, prefix:].float().unflatten(1, before).permute(0, 3, 1, 2)
+    table = vit.pos_embed[:, prefix:]
     vit.set_input_size(img_size=(image_size, image_size))
     after = vit.patch_embed.grid_size
-    if after == before:
-        return
-    factor = [(new + 0.1) / old for new, old in zip(after, before, strict=True)]
-    resized = F.interpolate(table, scale_factor=factor, mode="bicubic", align_corners=False)
-    vit.pos_embed[:, prefix:] = resized.permute(0, 2, 3, 1).flatten(1, 2)
+    if after != before:
+        vit.pos_embed[:, prefix:] = resize_positions(table, before, after, "reference")

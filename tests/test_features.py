@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from digit.errors import DigitError
-from digit.features import Encoder, EncoderConfig, encoder_config
+from digit.features import Encoder, EncoderConfig, encoder_config, resize_positions
 from digit.nn.backbone import timm
 
 SMALL = {"patch_size": 4, "embed_dim": 24, "depth": 5, "num_heads": 3}
@@ -113,6 +113,18 @@ def test_reference_rule_steps_by_37_over_16_1(tmp_path, name):
     torch.testing.assert_close(got[prefix:], expected, rtol=1e-4, atol=1e-5)
     other = Encoder(EncoderConfig(name, 224, arguments=REGISTERS), path).vit.pos_embed[0]
     assert (other - got).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("rule", ["timm", "reference"])
+def test_both_rules_keep_constants_and_tables_that_fit(rule):
+    table = torch.randn(1, 25, 3)
+    assert torch.equal(resize_positions(table, (5, 5), (5, 5), rule), table)
+    constant = resize_positions(torch.full((1, 25, 3), 0.5), (5, 5), (3, 4), rule)
+    torch.testing.assert_close(constant, torch.full((1, 12, 3), 0.5))
+    half = resize_positions(table.half(), (5, 5), (3, 3), rule)
+    assert half.dtype == torch.float32
+    timm_own = timm.layers.resample_abs_pos_embed(table, [3, 3], [5, 5], num_prefix_tokens=0)
+    assert torch.equal(resize_positions(table, (5, 5), (3, 3), rule), timm_own) == (rule == "timm")
 
 
 def test_the_state_dict_refills_an_encoder_without_the_file(tmp_path):

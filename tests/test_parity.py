@@ -7,12 +7,12 @@ them one can come.
 import json
 from dataclasses import replace
 from functools import cache
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
+from tests_support import FIXTURES
 
 from digit.evaluation.linear_probe import pooled_states
 from digit.kmeans import assign
@@ -27,7 +27,6 @@ from digit.weights.fairseq import BLOCK, convert_checkpoint, probed_prior
 from digit.weights.fairseq_copies import tokenizer_copy, vqgan_copy
 from digit.weights.foreign import read
 
-FIXTURES = Path(__file__).parent / "fixtures"
 TOLERANCE = json.loads((FIXTURES / "manifest.json").read_text())["tolerances"]
 
 

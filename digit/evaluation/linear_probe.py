@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from digit.data.order import order
 from digit.errors import DigitError
+from digit.prior import Prior
 
 
 class FeatureBatch(NamedTuple):
@@ -50,12 +51,15 @@ class ProbeConfig:
         3.0,
         10.0,
     )  # of each head, in units of the optimizer's
+    start: float = 0.0  # standard deviation of the weights before training; 0.01 in the reference
 
 
 class Probe(nn.Module):
     """A stage: heads share each batch and nothing else, so one run is a sweep over layers and learning rates.
 
-    Train with AdamW (lr 1e-3, no weight decay, cosine) on a few dozen epochs of cached features.
+    Train with AdamW (lr 1e-3, no weight decay, cosine) on a few dozen epochs of cached features. The
+    reference's heads are those with learning_rates (1.0,): one nn.Linear a layer, its weights transposed, on
+    the rows of `pooled_states`.
     """
 
     mean: Tensor
@@ -68,6 +72,8 @@ class Probe(nn.Module):
         heads = (config.layers, len(config.learning_rates))
         # A convex problem: zero is as good a start as any, and needs no seed.
         self.weight = nn.Parameter(torch.zeros(*heads, config.width, config.classes))
+        if config.start:
+            nn.init.normal_(self.weight, std=config.start)
         self.bias = nn.Parameter(torch.zeros(*heads, config.classes))
         self.register_buffer("mean", torch.zeros(config.layers, config.width))
         self.register_buffer("scale", torch.ones(config.layers, config.width))
@@ -99,6 +105,24 @@ class Probe(nn.Module):
         labels = batch.labels[:, None, None].expand(-1, layers, rates)
         losses = F.cross_entropy(logits.float().reshape(-1, classes), labels.reshape(-1), reduction="sum")
         return losses / len(batch.labels)
+
+
+@torch.no_grad()
+def pooled_states(
+    prior: Prior, codes: Int[Tensor, "b n"], labels: Int[Tensor, " b"] | None = None
+) -> Float[Tensor, "b l d"]:
+    """What the reference's linear probe reads: a prior's states, averaged over the start and all n codes.
+
+    Row i is what block i reads (row 0: the embeddings), the last row what the last block gives: layers + 1
+    rows. The reference has heads for all rows but the last one (fairseq's inner_states[0 .. layers - 1]). The
+    prior is run as in evaluation, whatever its mode; its labels are unknown unless given, as there. float32.
+    """
+    training = prior.training
+    prior.eval()
+    try:
+        return torch.stack([state.float().mean(1) for state in prior.states(codes, labels)], 1)
+    finally:
+        prior.train(training)
 
 
 @torch.inference_mode()

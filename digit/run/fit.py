@@ -11,12 +11,12 @@ from digit.data.images import open_images
 from digit.data.loader import Report, stream
 from digit.errors import DigitError
 from digit.evaluation.codebook import codebook_report, patch_picture
-from digit.features import Encoder, encoder_config
+from digit.features import Encoder, EncoderConfig, encoder_config
 from digit.files import atomic_path, make_folder, write_json_atomic
 from digit.run.device import autocast, choose_device
 from digit.run.progress import progress, say
 from digit.tokenizer import Tokenizer, TokenizerConfig
-from digit.weights.artifact import save
+from digit.weights.artifact import load, save
 
 
 @torch.inference_mode()
@@ -51,7 +51,8 @@ def fit(
     Args:
         images: folder of class folders, flat folder, zip, or tar shards (shards-{000..127}.tar).
         out: the artifact to write: config.json, model.safetensors, report.json, codebook.png.
-        encoder: dinov2-s|b|l, dinov2-s|b|l-reg, ibot-b, mocov3-b, mae-b, or any timm ViT by name.
+        encoder: dinov2-s|b|l, dinov2-s|b|l-reg, ibot-b, mocov3-b, mae-b, any timm ViT by name, or the
+            folder of an encoder that `digit convert` made.
         encoder_weights: local safetensors of the encoder; without it timm fetches the published weights.
         encoder_arguments: timm arguments of a ViT of your own, as `patch_size 4 embed_dim 256 depth 9`.
         encoder_size: side in pixels at which the encoder sees a picture.
@@ -73,13 +74,20 @@ def fit(
     """
     where = choose_device(device)
     source = open_images(images, under=under)
-    scale = {
-        name: value for name, value in (("mean", encoder_mean), ("std", encoder_std)) if value is not None
-    }
-    config = encoder_config(
-        encoder, image_size=encoder_size, block=block, norm=norm, arguments=dict(encoder_arguments), **scale
+    network, lineage = _encoder(
+        encoder,
+        encoder_weights,
+        {
+            "image_size": encoder_size,
+            "mean": encoder_mean,
+            "std": encoder_std,
+            "arguments": dict(encoder_arguments) or None,
+        },
+        block=block,
+        norm=norm,
     )
-    network = Encoder(config, weights=encoder_weights, pretrained=encoder_weights is None).to(where).eval()
+    config = network.config
+    network = network.to(where)
     side = size or config.image_size
     vectors = len(source) * network.tokens * (1 + mirror)
     if clusters > vectors:
@@ -135,7 +143,12 @@ def fit(
     identity = save(
         tokenizer,
         out,
-        extra={"size": side, "encoder": encoder, "source": source.fingerprint},
+        lineage=lineage,
+        extra={
+            "size": side,
+            "encoder": config.name if lineage else encoder,
+            "source": source.fingerprint,
+        },
         classes=source.classes,
     )
     with atomic_path(out / "codebook.png") as temporary:
@@ -146,6 +159,31 @@ def fit(
     if report.skipped:
         report.write(out / "skipped.json")
     return {"tokenizer": out, "id": identity, **summary}
+
+
+def _encoder(
+    name: str, weights: Path | None, settings: dict[str, Any], *, block: int, norm: bool
+) -> tuple[Encoder, dict[str, str]]:
+    """The encoder of a name, or of an artifact's folder with the id of the artifact as lineage."""
+    given = {setting: value for setting, value in settings.items() if value is not None}
+    if not Path(name).is_dir():
+        config = encoder_config(name, **{"block": block, "norm": norm, **given})
+        return Encoder(config, weights=weights, pretrained=weights is None), {}
+    network: Any = load(name, kind="encoder")
+    default = EncoderConfig("", 1)
+    if given or weights is not None:
+        raise DigitError(
+            f"the encoder {name} has its own weights and settings: leave out the other --encoder options"
+        )
+    for option, mine, usual, its in (
+        ("block", block, default.block, network.config.block),
+        ("norm", norm, default.norm, network.config.norm),
+    ):
+        if mine not in (usual, its):
+            raise DigitError(
+                f"the encoder {name} was made for {option} {its}, not {mine}: convert its file again"
+            )
+    return network, {"encoder": network.artifact["id"]}
 
 
 def _first_pictures(source: Any, size: int, count: int, threads: int | None) -> torch.Tensor:

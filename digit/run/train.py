@@ -118,7 +118,7 @@ def train_vqgan(
     def on_save(trained: VQGANLoss, state: Path | None) -> None:
         save(trained.vqgan, out, lineage={}, extra={"source": source.fingerprint, "losses": losses.__dict__})
 
-    return _run(stage, data, training, out, where, evaluate, picture, on_save, title="vqgan")
+    return run_stage(stage, data, training, out, where, evaluate, picture, on_save, title="vqgan")
 
 
 def train_prior(
@@ -184,7 +184,7 @@ def train_prior(
     second: Any = None if vqgan is None else load(vqgan, kind="vqgan", device=where)
     first: Any = None if renderer is None else load(renderer, kind="renderer", device=where)
     if first is not None:
-        _same_lineage(artifact_of(first)["lineage"], lineage, f"{renderer}")
+        same_lineage(artifact_of(first)["lineage"], lineage, f"{renderer}")
 
     def picture(trained: Prior, step: int) -> Image.Image:
         seeds = list(range(64))
@@ -200,7 +200,7 @@ def train_prior(
         save(trained, out, lineage=lineage, classes=opened.classes if classes else [])
 
     evaluate = _held_out(held_out, (over,), lineage, where, training)
-    return _run(stage, data, training, out, where, evaluate, picture, on_save, title="prior")
+    return run_stage(stage, data, training, out, where, evaluate, picture, on_save, title="prior")
 
 
 def train_renderer(
@@ -255,7 +255,7 @@ def train_renderer(
     lineage = opened.lineage(*names)
     decoder: Any = None if vqgan is None else load(vqgan, kind="vqgan", device=where)
     if decoder is not None:
-        _same_lineage({"vqgan": artifact_of(decoder)["id"]}, lineage, f"{vqgan}")
+        same_lineage({"vqgan": artifact_of(decoder)["id"]}, lineage, f"{vqgan}")
     shown = [torch.from_numpy(opened.array(name)[:16, 0].astype(np.int64)).to(where) for name in names]
 
     def picture(trained: Renderer | MaskedRenderer, step: int) -> Image.Image:
@@ -268,10 +268,10 @@ def train_renderer(
         save(trained, out, lineage=lineage, classes=opened.classes)
 
     evaluate = _held_out(held_out, names, lineage, where, training)
-    return _run(stage, data, training, out, where, evaluate, picture, on_save, title="renderer")
+    return run_stage(stage, data, training, out, where, evaluate, picture, on_save, title="renderer")
 
 
-def _run(
+def run_stage(
     stage: nn.Module,
     data: Callable[[int], Any],
     training: TrainConfig,
@@ -283,6 +283,7 @@ def _run(
     *,
     title: str,
 ) -> dict[str, Any]:
+    """Train a stage by the one loop; what the verb prints: place, size, updates done and whether all are."""
     train(
         stage,
         data,
@@ -353,7 +354,8 @@ def _heads(width: int, heads: int | None) -> int:
     return heads if heads is not None else max(1, width // 64)
 
 
-def _same_lineage(there: dict[str, str], here: dict[str, str], who: str) -> None:
+def same_lineage(there: dict[str, str], here: dict[str, str], who: str) -> None:
+    """LineageError, naming `who`, where its lineage `there` and that of codes, `here`, contradict."""
     for name, identity in here.items():
         if there.get(name, identity) != identity:
             raise LineageError(

@@ -1,5 +1,6 @@
 """The settings of a training run."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -12,8 +13,8 @@ class TrainConfig:
     """How a stage is trained, whatever the stage."""
 
     steps: int  # updates in all
-    batch: int  # samples per update
-    micro_batch: int | None = None  # samples per forward pass, accumulated; None: the whole batch
+    batch: int  # samples per update, of all processes together
+    micro_batch: int | None = None  # samples per forward pass of a process, accumulated; None: all at once
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     clip: float | None = 1.0  # norm of the whole gradient, at most; None: not clipped
     ema: float | None = None  # decay of the averaged weights per update; None: no average
@@ -45,3 +46,21 @@ class TrainConfig:
             raise DigitError(f"training: clip is {self.clip}, it must be above 0 (or left out)")
         if self.ema is not None and not 0 <= self.ema < 1:
             raise DigitError(f"training: ema is {self.ema}, it must be in [0, 1)")
+
+
+def accumulation(config: TrainConfig, processes: int = 1) -> int:
+    """Forward passes per update in each of `processes` processes that share the global batch evenly.
+
+    Where micro_batch does not divide a process's samples the last pass is smaller and counts by its share, so
+    that the gradient is the mean over the global batch whatever the micro-batch.
+
+    Raises:
+        DigitError: the global batch does not divide by the number of processes.
+    """
+    if processes < 1 or config.batch % processes:
+        raise DigitError(
+            f"training: batch {config.batch} does not divide among {processes} processes: "
+            "choose a multiple of them"
+        )
+    samples = config.batch // processes
+    return math.ceil(samples / min(config.micro_batch or samples, samples))

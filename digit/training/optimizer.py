@@ -14,10 +14,12 @@ from digit.errors import DigitError
 class OptimizerConfig:
     """An optimizer with a schedule; the defaults are the published stage-1 run."""
 
-    kind: Literal["adamw", "sgd"] = "adamw"  # sgd: Nesterov momentum betas[0], decay times the learning rate
+    kind: Literal["adamw", "sgd"] = "adamw"  # sgd: momentum betas[0], decay times the learning rate
     lr: float = 3e-4  # peak learning rate
     betas: tuple[float, float] = (0.9, 0.98)  # decay of the two moments, per update
     eps: float = 1e-8  # added to the root of the second moment
+    epsilon: Literal["corrected", "reference"] = "corrected"  # eps after or before the correction for bias
+    nesterov: bool = True  # sgd: look ahead along the momentum; the published linear probe does not
     weight_decay: float = 0.01  # decoupled, times the learning rate
     decay_all: bool = True  # biases, norms and embeddings decay too, as in the reference; else matrices only
     schedule: Literal["inverse_sqrt", "cosine", "constant"] = "inverse_sqrt"  # after the warm-up
@@ -33,6 +35,8 @@ class OptimizerConfig:
             )
         if not all(0 <= beta < 1 for beta in self.betas):
             raise DigitError(f"optimizer: betas {self.betas} must both be in [0, 1)")
+        if self.kind == "sgd" and self.nesterov and self.betas[0] == 0:
+            raise DigitError("optimizer: Nesterov's method needs momentum, give betas[0] > 0 or no nesterov")
         if self.warmup < 0 or (self.schedule == "inverse_sqrt" and self.warmup == 0):
             raise DigitError(f"optimizer: warmup {self.warmup} must be >= 0, and >= 1 with inverse_sqrt")
 
@@ -41,16 +45,39 @@ def learning_rate(step: int, config: OptimizerConfig, total: int) -> float:
     """The learning rate of the update that follows `step` finished ones, of `total`.
 
     Linear from `warmup_from` to `lr` over the warm-up, then lr * sqrt(warmup / step), half a cosine to
-    `min_lr` at `total`, or constant.
+    `min_lr` at `total`, or constant. From `total` on, where no update is, the cosine stays at `min_lr`, while
+    the reference would begin a second period at a tenth of `lr`.
     """
     if step < config.warmup:
         return config.warmup_from + step * (config.lr - config.warmup_from) / config.warmup
     if config.schedule == "inverse_sqrt":
         return config.lr * math.sqrt(config.warmup / step)
     if config.schedule == "cosine":
-        done = min(1.0, (step - config.warmup) / max(1, total - config.warmup))
-        return config.min_lr + (config.lr - config.min_lr) * 0.5 * (1 + math.cos(math.pi * done))
+        period = max(1, total - config.warmup)
+        done = min(step - config.warmup, period)
+        # Near the end the cosine is all rounding: the reference's order of operations gives its very numbers.
+        return config.min_lr + 0.5 * (config.lr - config.min_lr) * (1 + math.cos(math.pi * done / period))
     return config.lr
+
+
+def epsilon(step: int, config: OptimizerConfig) -> float:
+    """The eps that torch's AdamW must have at the update that follows `step` finished ones.
+
+    With "reference" the update is lr * sqrt(1 - b2^t) / (1 - b1^t) * m / (sqrt(v) + eps), t = step + 1, as in
+    fairseq 0.12.2 without apex. That is torch's, which adds eps to sqrt(v / (1 - b2^t)), with eps divided by
+    sqrt(1 - b2^t). It holds for parameters that have had a gradient in every update.
+    """
+    if config.epsilon == "corrected":
+        return config.eps
+    return config.eps / math.sqrt(1 - config.betas[1] ** (step + 1))
+
+
+def prepare(optimizer: torch.optim.Optimizer, config: OptimizerConfig, *, step: int, total: int) -> None:
+    """Set what the update after `step` finished ones, of `total`, needs; a function of the step alone."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate(step, config, total)
+        if config.kind == "adamw":
+            group["eps"] = epsilon(step, config)
 
 
 def build(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
@@ -67,5 +94,7 @@ def build(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     ]
     fused = all(parameter.is_cuda for parameter in trainable) or None
     if config.kind == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.betas[0], nesterov=True, fused=fused)
+        return torch.optim.SGD(
+            groups, lr=config.lr, momentum=config.betas[0], nesterov=config.nesterov, fused=fused
+        )
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)

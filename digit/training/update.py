@@ -15,7 +15,7 @@ from digit.training import checkpoint
 from digit.training.average import WeightAverage
 from digit.training.batches import rows, split
 from digit.training.config import TrainConfig
-from digit.training.optimizer import build, learning_rate
+from digit.training.optimizer import OptimizerConfig, build, learning_rate, prepare
 
 # Settings whose change makes a resumed run another run; the others (how long, how often) may change freely.
 TRAJECTORY = ("batch", "micro_batch", "optimizer", "clip", "ema", "precision", "seed")
@@ -62,8 +62,7 @@ class Updater:
         if self.device.type == "cuda":
             index = torch.cuda.current_device() if self.device.index is None else self.device.index
             torch.cuda.default_generators[index].manual_seed(seed)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.step, self.config.optimizer, self.config.steps)
+        prepare(self.optimizer, self.config.optimizer, step=self.step, total=self.config.steps)
         self.optimizer.zero_grad(set_to_none=True)
         parts: list[Tensor] = []
         for part, share in split(batch, self.config.micro_batch):
@@ -182,6 +181,8 @@ class Updater:
             list(found.state[key]) for key in ("duties", "losses", "norms")
         )
         before, now = found.state["config"], asdict(self.config)
+        # An older state lacks settings that have come since: it was trained with their defaults.
+        before["optimizer"] = asdict(OptimizerConfig()) | before["optimizer"]
         now["optimizer"]["betas"] = list(now["optimizer"]["betas"])  # as JSON has it
         return [
             f"{name} is {now[name]} from here, it was {before.get(name)}"

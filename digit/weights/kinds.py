@@ -6,6 +6,8 @@ from torch import nn
 
 from digit.errors import DigitError
 from digit.evaluation.classifier import Classifier, ClassifierConfig
+from digit.evaluation.linear_probe import Probe, ProbeConfig
+from digit.features import Encoder, EncoderConfig
 from digit.prior import Prior, PriorConfig
 from digit.renderer import Renderer, RendererConfig
 from digit.renderer_masked import MaskedConfig, MaskedRenderer
@@ -13,12 +15,14 @@ from digit.tokenizer import Tokenizer, TokenizerConfig
 from digit.vqgan import VQGAN, VQGANConfig
 
 KINDS: dict[str, tuple[type[Any], type[Any]]] = {
+    "encoder": (Encoder, EncoderConfig),
     "tokenizer": (Tokenizer, TokenizerConfig),
     "vqgan": (VQGAN, VQGANConfig),
     "prior": (Prior, PriorConfig),
     "renderer": (Renderer, RendererConfig),
     "renderer_masked": (MaskedRenderer, MaskedConfig),
     "classifier": (Classifier, ClassifierConfig),
+    "probe": (Probe, ProbeConfig),
 }
 
 

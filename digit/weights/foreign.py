@@ -1,0 +1,196 @@
+"""Files that others wrote, read without running anything in them: PyTorch, NumPy and safetensors files.
+
+The one place of digit that opens pickles. torch's restricted reader builds tensors, plain containers and the
+inert classes below; it never imports or calls what a file names.
+"""
+
+import contextlib
+import pickle
+import re
+import struct
+import tokenize
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from digit.errors import DigitError
+from digit.files import read_safetensors
+
+
+class Inert:
+    """Takes the place of an object that is no weight: keeps what its pickle says and does nothing."""
+
+    arguments: tuple[Any, ...]
+    state: Any = None
+
+    def __new__(cls, *arguments: Any) -> "Inert":
+        """An object that remembers `arguments`, in place of calling anything with them."""
+        self = super().__new__(cls)
+        self.arguments = arguments
+        return self
+
+    def __init__(self, *arguments: Any) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        """Keep the state as it is: its names do not become attributes."""
+        self.state = state
+
+
+# What published checkpoints hold beside weights: options, callbacks, the best loss as a NumPy number.
+_INERT: list[Any] = [
+    (type(name.rpartition(".")[2], (Inert,), {}), name)
+    for name in (
+        "argparse.Namespace",
+        "pytorch_lightning.callbacks.model_checkpoint.ModelCheckpoint",
+        "lightning.pytorch.callbacks.model_checkpoint.ModelCheckpoint",
+        "numpy.core.multiarray.scalar",
+        "numpy._core.multiarray.scalar",
+        "numpy.dtype",
+    )
+]
+
+# Damaged bytes send torch's reader, a pickle interpreter written in Python, anywhere: it pops from empty
+# stacks, adds to numbers, looks up absent keys, asks for impossible sizes. All of these mean one thing here.
+_DAMAGED = (
+    pickle.UnpicklingError,
+    zipfile.BadZipFile,
+    struct.error,
+    tokenize.TokenError,
+    SyntaxError,
+    EOFError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+    AssertionError,
+    ArithmeticError,
+    MemoryError,
+)
+
+
+def read(path: Path) -> Any:
+    """The content of a foreign file, on the CPU, recognised by its first bytes and not by its name.
+
+    torch.save's files give what was saved, with `Inert` objects in place of options and callbacks; tensors of
+    zip files are mapped from the disk, not copied. A .npy file gives a Tensor, a safetensors file a
+    dictionary. Source of the restrictions: torch.load with weights_only, numpy.load without pickles.
+
+    Raises:
+        DigitError: no such file, none of these kinds, damaged, or it names something that would have to run.
+    """
+    path = Path(path)
+    head = _head(path)
+    with warnings.catch_warnings():
+        # torch and NumPy warn about odd files that they then read, or that are refused below in one sentence.
+        warnings.simplefilter("ignore")
+        if head.startswith(b"PK"):
+            _check_zip(path)
+            return _read_torch(path, mmap=True)
+        if head[257:262] == b"ustar":
+            raise DigitError(
+                f"{path} is a tar archive: unpack it if it holds a weights file; if PyTorch before 0.2 wrote "
+                "it, no safe reader exists: load it there and save it with a newer PyTorch"
+            )
+        if head.startswith(b"\x80"):
+            return _read_torch(path, mmap=False)
+        if head.startswith(b"\x93NUMPY"):
+            return _read_numpy(path)
+        if head[8:9] == b"{":
+            try:
+                return read_safetensors(path)
+            except _DAMAGED as error:
+                raise _damaged(path, "safetensors", error) from None
+    if head.startswith(b"version https://git-lfs"):
+        raise DigitError(f"{path} only points to a file that Git LFS keeps: run `git lfs pull` beside it")
+    raise DigitError(
+        f"{path} is no PyTorch, NumPy or safetensors file: give a .pt, .pth, .ckpt, .npy or .safetensors file"
+    )
+
+
+def _head(path: Path) -> bytes:
+    if path.is_dir():
+        raise DigitError(f"{path} is a folder: give the file with the weights in it")
+    if not path.is_file():
+        raise DigitError(f"{path} does not exist: check the path")
+    try:
+        with path.open("rb") as file:
+            head = file.read(512)
+    except OSError as error:
+        raise DigitError(f"{path} cannot be read ({error}): check its permissions") from None
+    if not head:
+        raise DigitError(f"{path} is empty: download or copy it again")
+    return head
+
+
+def _check_zip(path: Path) -> None:
+    """Refuse zip files that torch.save did not write, before torch reads them."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except _DAMAGED as error:
+        raise _damaged(path, "PyTorch", error) from None
+    names = [entry.filename.rpartition("/")[2] for entry in entries]
+    if "constants.pkl" in names:
+        raise DigitError(
+            f"{path} is a TorchScript program, which would have to run: give saved weights instead"
+        )
+    if "data.pkl" not in names:
+        raise DigitError(
+            f"{path} is a zip archive that torch.save did not write: unpack it and give a file of it"
+        )
+    # torch.save never compresses, and a mapped tensor would be the compressed bytes.
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+        raise DigitError(
+            f"{path} was compressed after torch.save wrote it: give the file as it was published"
+        )
+
+
+def _read_torch(path: Path, *, mmap: bool) -> Any:
+    with contextlib.ExitStack() as stack:
+        source: Any = path
+        if path.name.endswith(
+            ".safetensors"
+        ):  # torch would believe the name; an open file has none to believe
+            source, mmap = stack.enter_context(path.open("rb")), False
+        stack.enter_context(torch.serialization.safe_globals(_INERT))
+        try:
+            return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
+        except _DAMAGED as error:
+            named = re.search(r"GLOBAL (\S+) (was not an allowed|whose module)", str(error))
+            if named is None or not isinstance(error, pickle.UnpicklingError):
+                raise _damaged(path, "PyTorch", error) from None
+    name = named[1] if "." in named[1] else f"builtins.{named[1]}"  # torch leaves that module out
+    raise DigitError(
+        f"{path} names {_shown(name)}, which is no weight; it was not run: use a file that holds only "
+        "tensors, such as a state dict that its author saves alone"
+    )
+
+
+def _read_numpy(path: Path) -> Tensor:
+    try:
+        # Mapping checks the announced size against the file before any memory is taken.
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
+    except _DAMAGED as error:
+        raise _damaged(path, "NumPy", error) from None
+
+
+def _damaged(path: Path, kind: str, error: BaseException) -> DigitError:
+    what = _shown((str(error).strip() or type(error).__name__).splitlines()[-1])
+    return DigitError(
+        f"{path} is damaged, or holds more than numbers ({what}); nothing in it was run: download or copy "
+        f"it again, or give another {kind} file"
+    )
+
+
+def _shown(text: str) -> str:
+    """Text out of a file, short and without control characters, which a terminal would obey."""
+    return repr(text[:160])[1:-1]
