@@ -178,3 +178,24 @@ def test_reservoir_is_uniform():
     expected = 600 * 20 / 60
     # Chi-square of 59 degrees of freedom (scaled by 1 - 20/60, no replacement): mean plus 3.5 sigma is 97.
     assert ((hits - expected) ** 2 / (expected * (1 - 20 / 60))).sum() < 97
+
+
+def test_half_distances_are_those_of_the_published_code():
+    """|x|^2 of one to two thousand: float16 resolves it to 1 or 2, so near neighbours swap."""
+    generator = torch.Generator().manual_seed(0)
+    centroids = 1.3 * torch.randn(256, 768, generator=generator)
+    features = centroids[torch.arange(512) % 256] + 1.3 * torch.randn(512, 768, generator=generator)
+    features += 2 * centroids[torch.arange(512) * 7 % 256]  # between two centroids or more
+    x, c = features.half(), centroids.half()
+    expected = (x.square().sum(1, keepdim=True) - 2 * (x @ c.T) + centroids.square().sum(1).half()).argmin(1)
+    half = assign(features, centroids, half=True)
+    assert torch.equal(half, expected)
+    halfway = (centroids[:128] + centroids[128:]) / 2  # as far from two centroids, but for rounding
+    swapped = assign(halfway, centroids, half=True) != assign(halfway, centroids)
+    assert swapped.sum() > 0
+
+
+def test_norms_may_come_from_elsewhere():
+    features, centroids = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [0.9, 0.0]])
+    assert assign(features, centroids).item() == 0
+    assert assign(features, centroids, squares=torch.tensor([9.0, 0.81])).item() == 1

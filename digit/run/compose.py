@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from digit.data.imagenet import imagenet_ids, imagenet_names
 from digit.errors import DigitError
 from digit.files import read_json
 from digit.pipeline import DigitPipeline, PipelineSampling
@@ -50,6 +51,8 @@ def compose(
     }
     second: Any = load(vqgan, kind="vqgan")
     classes = artifact_of(first).get("classes") or []
+    if classes == imagenet_ids():  # folder names: people would rather say the class's own
+        classes = imagenet_names()
     pipeline = DigitPipeline(first, second, **parts, classes=classes, sampling=settings)
     pipeline.save_pretrained(out, stored_as=stored_as)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())

@@ -21,7 +21,7 @@ from digit.evaluation.linear_probe import (
 from digit.prior import Prior
 from digit.run.device import choose_device
 from digit.run.recipes import linear_probe
-from digit.run.train import run_stage, same_lineage
+from digit.run.train import run_stage, same_lineage, seeded
 from digit.training.config import TrainConfig
 from digit.weights.artifact import artifact_of, load, save
 
@@ -65,7 +65,8 @@ def train_linear_probe(
     layers = frozen.config.layers + last_block
     classes, width = len(opened.classes), frozen.config.width
     shape = ProbeConfig(width, classes, layers=layers, learning_rates=learning_rates, start=start)
-    stage = Probe(shape)
+    with seeded(training.seed):
+        stage = Probe(shape)
     source = CodeData(opened, batch_size=training.batch, arrays=(over,), seed=training.seed, device=where)
     size = training.micro_batch or training.batch
     bf16 = training.precision == "bf16" or (training.precision == "auto" and where.type == "cuda")

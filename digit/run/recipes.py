@@ -6,6 +6,9 @@ every step; bf16 instead of float16 with loss scaling; a model has no rows for s
 drawn (see tests/run/test_recipes.py for the exact difference). Batches are global: the mean gradient over
 them does not depend on the number of GPUs.
 
+GPU-hours are those of one H200, from the speed of one micro-batch at full size (bench/recipes.py, its figures
+in bench/results/recipes.json); no published run was repeated in full.
+
 FID and IS are on 50,000 ImageNet pictures of 256 x 256 against its validation set, with an autoregressive
 renderer where none is named. Every field can be changed: `digit train base --help`.
 """
@@ -56,7 +59,7 @@ def base() -> Recipe:
 
     digit train base --codes CODES --out RUN [--held-out VALIDATION_CODES] [--compile]
 
-    GPU-hours: see bench/results/recipes.json. Published: FID 9.66, IS 69.15 (figure 3a); with the masked
+    GPU-hours: 54 with --compile, 68 without. Published: FID 9.66, IS 69.15 (figure 3a); with the masked
     renderer FID 9.04, IS 75.04 (table 3). Sampled at temperature 1 with top-k 200.
     """
     return Recipe("prior", PriorConfig(codes=8192, length=256, width=1024, layers=16, heads=16), STAGE_1)
@@ -67,7 +70,7 @@ def base_400() -> Recipe:
 
     digit train base_400 --codes CODES --out RUN
 
-    GPU-hours: see bench/results/recipes.json. Published: FID 9.13, IS 73.85 (table 3). Its settings are not
+    GPU-hours: 107 with --compile, 136 without. Published: FID 9.13, IS 73.85 (table 3). Its settings are not
     published: those of 200 epochs with twice the updates.
     """
     return replace(base(), training=replace(STAGE_1, steps=250_000))
@@ -78,7 +81,7 @@ def base_cond() -> Recipe:
 
     digit train base_cond --codes CODES --out RUN
 
-    GPU-hours: see bench/results/recipes.json. Published: FID 4.79, IS 142.87 (table 4, which says 200 epochs;
+    GPU-hours: 54 with --compile, 68 without. Published: FID 4.79, IS 142.87 (table 4, which says 200 epochs;
     the authors' README says 400); with the masked renderer FID 4.62, IS 146.19. No guidance; top-k 300.
     """
     return replace(base(), model=replace(base().model, classes=CLASSES))
@@ -89,7 +92,7 @@ def base_cond_400() -> Recipe:
 
     digit train base_cond_400 --codes CODES --out RUN
 
-    GPU-hours: see bench/results/recipes.json. Published: weights, and FID 4.79, IS 142.87 if the authors'
+    GPU-hours: 107 with --compile, 136 without. Published: weights, and FID 4.79, IS 142.87 if the authors'
     README is right about the epochs (table 4 says 200). Its settings are not published: those of 200 epochs
     with twice the updates.
     """
@@ -101,7 +104,7 @@ def large() -> Recipe:
 
     digit train large --codes CODES --out RUN
 
-    GPU-hours: see bench/results/recipes.json. Published: FID 4.59, IS 141.29 (table 3), top-k 400.
+    GPU-hours: 164 with --compile, 187 without. Published: FID 4.59, IS 141.29 (table 3), top-k 400.
     Layers, width and K are those of the released weights. Not published: the heads (16 or 24; 24 gives each
     64 channels, as in base), learning rate, batch and dropout (those of base). Its renderer's size is not
     published either: `digit train renderer_ar` takes K from the codes; --width 1536 --layers 24 --heads 24
@@ -123,7 +126,7 @@ def large_cond() -> Recipe:
 
     digit train large_cond --codes CODES --out RUN
 
-    GPU-hours: see bench/results/recipes.json. Published: FID 3.39, IS 205.96 (table 4). What is not published
+    GPU-hours: 188 without --compile. Published: FID 3.39, IS 205.96 (table 4). What is not published
     is chosen as for `large`.
     """
     return replace(large(), model=replace(large().model, classes=CLASSES))
@@ -134,7 +137,7 @@ def renderer_ar() -> Recipe:
 
     digit train renderer_ar --codes CODES --out RUN
 
-    GPU-hours: see bench/results/recipes.json. Published: with the priors above, such as FID 9.13 after
+    GPU-hours: 213 with --compile, 265 without. Published: with the priors above, such as FID 9.13 after
     base_400 (table 3); on the codes of the validation pictures themselves FID 1.92, IS 184.40. Top-p 0.8.
     """
     shape = RendererConfig(
@@ -148,7 +151,7 @@ def renderer_masked() -> Recipe:
 
     digit train renderer_masked --codes CODES --out RUN
 
-    GPU-hours: see bench/results/recipes.json. Published: FID 9.04, IS 75.04 after base (table 3), FID 4.62,
+    GPU-hours: 114 with --compile, 138 without. Published: FID 9.04, IS 75.04 after base (table 3), FID 4.62,
     IS 146.19 after base_cond (table 4), in 8 steps. Its loss is the mean over the masks of one micro-batch.
     """
     shape = MaskedConfig(
@@ -162,7 +165,7 @@ def vq_only() -> Recipe:
 
     digit train vq_only --codes CODES --out RUN
 
-    GPU-hours: see bench/results/recipes.json. Published: FID 24.38, IS 30.93 (table 3, which says 214M). The
+    GPU-hours: 52 with --compile, 65 without. Published: FID 24.38, IS 30.93 (table 3, which says 214M). The
     authors' script draws without top-k or top-p, probably by mistake (--sampling-topp 300).
     """
     shape = PriorConfig(codes=1024, length=256, width=1024, layers=16, heads=16, norm="pre")
@@ -174,7 +177,7 @@ def linear_probe() -> Recipe:
 
     digit train linear_probe --prior PRIOR --codes CODES --held-out VALIDATION_CODES --out RUN
 
-    GPU-hours: see bench/results/recipes.json. Published: top-1 71.7 % on base, 80.3 % on large (table 2);
+    GPU-hours: 8. Published: top-1 71.7 % on base, 80.3 % on large (table 2);
     which layer gives it is not published (figure 3b shows all). The reference has a head for the input of
     each block, and so never reads the last block's output; ours reads that too (--no-last-block: not).
     It trains on random resized crops, here the views that `digit tokenize` was told to store, and validates
@@ -193,7 +196,7 @@ def ablation_39m() -> Recipe:
 
     digit train ablation_39m --codes CODES --out RUN
 
-    GPU-hours: see bench/results/recipes.json. Published (figure 4a and its table), FID / IS / top-1 of the
+    GPU-hours: 7 with --compile, 10 without. Published (figure 4a and its table), FID / IS / top-1 of the
     prior: MAE 45.51 / 18.39 / 31.40, MoCo v3 20.38 / 45.02 / 59.22, iBOT 16.81 / 57.88 / 61.10.
     Not published: shape, K and learning rate. Of the plain shapes near 39M, width 384 with 18 layers (38.6M)
     is nearer than width 512 with 9 (37.3M) or 10 (40.4M). These encoders' patches, 16 pixels wide, give 196

@@ -1,5 +1,6 @@
 """`digit train vqgan|prior|renderer`: data, a stage, the one loop; the run's folder is the artifact too."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -98,7 +99,8 @@ def train_vqgan(
     index = np.linspace(0, len(unseen) - 1, min(len(unseen), 2048)).astype(np.int64)
     pixels = load_pixels(unseen, index, size, threads=threads, report=Report())[1]
     network = perceptual_network(losses, perceptual_weights)
-    stage = VQGANLoss(VQGAN(model), losses, network)
+    with seeded(training.seed):
+        stage = VQGANLoss(VQGAN(model), losses, network)
 
     def evaluate(trained: VQGANLoss, step: int) -> Iterator[tuple[str, float]]:
         error, used = 0.0, set()
@@ -178,7 +180,8 @@ def train_prior(
         label_smoothing=label_smoothing,
         tied=tied,
     )
-    stage = Prior(config)
+    with seeded(training.seed):
+        stage = Prior(config)
     data = CodeData(opened, batch_size=training.batch, arrays=(over,), seed=training.seed, device=where)
     lineage = opened.lineage(over)
     second: Any = None if vqgan is None else load(vqgan, kind="vqgan", device=where)
@@ -250,7 +253,8 @@ def train_renderer(
         dropout=dropout,
         label_smoothing=label_smoothing,
     )
-    stage = MaskedRenderer(MaskedConfig(**shape.__dict__)) if masked else Renderer(shape)
+    with seeded(training.seed):
+        stage = MaskedRenderer(MaskedConfig(**shape.__dict__)) if masked else Renderer(shape)
     data = CodeData(opened, batch_size=training.batch, arrays=names, seed=training.seed, device=where)
     lineage = opened.lineage(*names)
     decoder: Any = None if vqgan is None else load(vqgan, kind="vqgan", device=where)
@@ -305,6 +309,14 @@ def run_stage(
         "finished": status.finished,
         "seconds": status.seconds,
     }
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, first weights are those of `seed`; outside, randomness goes on as if nothing had happened."""
+    with torch.random.fork_rng([]):
+        torch.default_generator.manual_seed(seed)
+        yield
 
 
 def _held_out(

@@ -7,8 +7,6 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from digit.data.codes import Codes
 from digit.errors import DigitError
 from digit.evaluation.linear_probe import ProbeConfig
@@ -69,9 +67,7 @@ def train_recipe(name: str, *, codes: str | Path, out: str | Path, **changes: An
     for option, parameter in inspect.signature(train).parameters.items():
         if parameter.default is parameter.empty and option not in {*settings, "codes", "out"}:
             raise DigitError(f"recipe {name} needs {option}: give {option}=...")
-    with torch.random.fork_rng([]):
-        torch.default_generator.manual_seed(training.seed)  # the first weights too are the recipe's
-        return train(codes=Path(codes), out=Path(out), training=training, **settings)
+    return train(codes=Path(codes), out=Path(out), training=training, **settings)
 
 
 def verbs() -> dict[str, Callable[..., dict[str, Any]]]:

@@ -15,7 +15,9 @@ from digit.nn.vocabulary import END, MASK
 from digit.prior import Prior, PriorConfig
 from digit.renderer import Renderer, RendererConfig
 from digit.renderer_masked import MaskedConfig, MaskedRenderer
-from digit.weights.layout import Layout, check_layout
+from digit.weights.layout import Layout, check_layout, without_prefix
+from digit.weights.vit import read_vit
+from digit.weights.vqgan_files import convert_vqgan
 
 SPECIALS = 5  # <s>, <pad>, </s>, <unk>, <n>; code k has id 5 + k
 FIRST = 2  # row of the first position in their position tables
@@ -137,7 +139,8 @@ def read_facts(content: Any, *, where: str) -> Facts:
         raise DigitError(
             f"{where} has {positions} rows of positions, too few for {length} codes: it is damaged"
         )
-    criterion = content["cfg"].get("criterion") or {}
+    # A probe's run smooths nothing; what its prior was trained with is not in the file.
+    criterion = {} if kind == "probe" else content["cfg"].get("criterion") or {}
     return Facts(
         kind=kind,
         width=width,
@@ -227,6 +230,10 @@ def checked(content: Any, *, where: str) -> tuple[Facts, dict[str, Tensor]]:
     )
     own = {name: value for name, value in state.items() if not name.startswith(copies)}
     check_layout(own, decoder_layout(facts), where=where)
+    if facts.kind in _WITH_TOKENIZER:
+        read_vit(without_prefix(state, ENCODER), where=f"{where}, {ENCODER}*")
+    if facts.kind in _WITH_VQGAN:
+        convert_vqgan(without_prefix(state, VQGAN_COPY), where=f"{where}, {VQGAN_COPY}*")
     return facts, state
 
 

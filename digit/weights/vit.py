@@ -64,14 +64,7 @@ def convert_vit(
         DigitError: no such ViT; tensors missing, unknown or of a wrong shape (all are listed), not finite;
             a number of heads that is unknown or does not divide the width; an impossible block or size.
     """
-    found = _find(content)
-    if found is None:
-        raise DigitError(
-            f"{where} holds no ViT of DINOv2, iBOT, MoCo v3 or MAE: check that it is the right file"
-        )
-    family, prefix, given = found
-    kept = {name: value for name, value in given.items() if not _is_dropped(name, family, prefix)}
-    tensors = _checked(kept, prefix, where)
+    family, tensors = read_vit(content, where=where)
     sizes = measure(tensors)
     name, arguments = timm_name(sizes, _heads(sizes, family, heads, where))
     positions = tensors["pos_embed"].float()
@@ -106,6 +99,22 @@ def convert_vit(
     # The pruned ViT has no later blocks and, if it is not applied, no final norm.
     encoder.vit.load_state_dict({name: tensors[name] for name in encoder.vit.state_dict()})
     return encoder
+
+
+def read_vit(content: Any, *, where: str) -> tuple[str, dict[str, Tensor]]:
+    """The family of a ViT and its tensors by their bare names, each of them checked.
+
+    Raises:
+        DigitError: no ViT; tensors missing, unknown, of a wrong shape (all are listed) or not finite.
+    """
+    found = _find(content)
+    if found is None:
+        raise DigitError(
+            f"{where} holds no ViT of DINOv2, iBOT, MoCo v3 or MAE: check that it is the right file"
+        )
+    family, prefix, given = found
+    kept = {name: value for name, value in given.items() if not _is_dropped(name, family, prefix)}
+    return family, _checked(kept, prefix, where)
 
 
 def _find(content: Any) -> tuple[str, str, Mapping[str, Any]] | None:

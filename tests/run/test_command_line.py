@@ -302,7 +302,7 @@ def test_the_same_chain_from_a_folder_of_odd_pictures(chain, run, tmp_path):
 
 
 def test_sample_writes_batch_by_batch(chain, run, tmp_path, monkeypatch):
-    """The same pictures in pieces; the pieces are on the disk before the next is drawn; labels go on in turn."""
+    """The same pictures in pieces, each on the disk before the next is drawn; labels go on in turn."""
     from digit.pipeline import DigitPipeline
 
     model = (chain.root / "model", "--device", "cpu", "--seeds", "3-9")

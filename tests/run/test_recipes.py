@@ -1,8 +1,10 @@
 """Published runs: their sizes and schedules to the digit, and each kind of them run small."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from digit.prior import Prior
 from digit.renderer import Renderer
 from digit.renderer_masked import MaskedRenderer
 from digit.run.recipes import IMAGES, RECIPES
+from digit.run.train import train_prior
 from digit.run.train_recipe import train_recipe
 from digit.training.config import accumulation
 from digit.training.optimizer import learning_rate
@@ -288,3 +291,30 @@ def test_the_probe_refuses_codes_of_another_shape_or_tokenizer(chain, tmp_path):
     (other / "config.json").write_text(json.dumps(value | {"lineage": {}}))
     with pytest.raises(DigitError, match="16 codes a picture out of 8, the prior"):
         train_recipe("linear_probe", prior=other, codes=chain.root / "codes", out=tmp_path / "x")
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_hours_in_the_help_are_the_measured_ones(name):
+    file = Path(__file__).parents[2] / "bench" / "results" / "recipes.json"
+    measured, training = json.loads(file.read_text())["recipes"][name], RECIPES[name]().training
+    for way in ("compiled", "eager"):
+        if "hours" in measured[way]:
+            seconds = training.steps * training.batch / measured[way]["images_per_second"]
+            assert measured[way]["hours"] == pytest.approx(seconds / 3600, rel=1e-6)
+    hours = [round(measured[way]["hours"]) for way in ("compiled", "eager") if "hours" in measured[way]]
+    said = re.search(r"GPU-hours: (\d+)(?: with --compile, (\d+))?", RECIPES[name].__doc__ or "")
+    assert said is not None
+    assert {int(number) for number in said.groups() if number} == set(hours)
+
+
+def test_the_seed_is_that_of_the_first_weights_too(chain, tmp_path):
+    """Whatever was drawn before: two runs of one seed are one run, also where the caller drew numbers."""
+    ids = []
+    for i, seed in enumerate((3, 3, 4)):
+        torch.manual_seed(i)
+        training = replace(chain.short, steps=1, seed=seed)
+        before = torch.random.get_rng_state()
+        train_prior(chain.root / "codes", tmp_path / str(i), **{**chain.small, "training": training})
+        assert torch.equal(torch.random.get_rng_state(), before)
+        ids.append(describe(tmp_path / str(i))["id"])
+    assert ids[0] == ids[1] != ids[2]

@@ -417,3 +417,21 @@ def test_fit_takes_the_folder_of_an_encoder(tmp_path):
     ):
         with pytest.raises(DigitError, match=words):
             fit(images, tmp_path / "other", **{**options, **wrong})
+
+
+def test_the_published_base_encoder_at_full_size():
+    """DINOv2-B/14 with registers, random weights: 256 tokens after ten of its twelve blocks."""
+    generator = torch.Generator().manual_seed(0)
+    made = {}
+    for name, shape in vit_layout(768, 12, positions=257, registers=4).items():
+        scale = 0.02 if name.endswith(("token", "tokens", "embed")) else shape[-1] ** -0.5
+        made[name] = torch.randn(shape, generator=generator) * scale
+        if name.endswith((".gamma", "norm1.weight", "norm2.weight", "norm.weight")):
+            made[name] = 1 + 0.1 * torch.randn(shape, generator=generator)
+    encoder = convert_vit(made, where="x")
+    assert encoder.config.name == "vit_base_patch14_reg4_dinov2"
+    pixels = torch.rand(1, 3, 224, 224, generator=generator)
+    expected = oracle(made, pixels, blocks=10, heads=12)
+    features = encoder(pixels)
+    assert features.shape == (1, 256, 768)
+    torch.testing.assert_close(features.double(), expected, rtol=0, atol=2e-4)
