@@ -187,6 +187,7 @@ class DigitPipeline:
         renderer_top_p: float | None = None,
         steps: int | None = None,
         noise: float | None = None,
+        prefix: Int[Tensor, "b p"] | None = None,
         batch_size: int = 64,
         autocast: bool | None = None,
         progress: Callable[[int], None] | None = None,
@@ -208,12 +209,15 @@ class DigitPipeline:
             renderer_top_p: as above, for the autoregressive renderer.
             steps: of the masked renderer.
             noise: of the masked renderer: weight of the Gumbel noise on its confidence, 0 by the last step.
+            prefix: the first p codes of each picture, as `encode` gives them; the prior draws the others.
+                With all of them it draws none: the pictures are what the codes say, rendered.
             batch_size: pictures at once.
             autocast: bfloat16 products; by default on a GPU only. A seed's picture may differ in details.
             progress: called with the number of finished code positions times pictures; see `work`.
 
         Raises:
-            DigitError: an unknown label, an option out of range, or a renderer that the model lacks.
+            DigitError: an unknown label, an option out of range, or a renderer that the model lacks,
+                or a prefix that is not of its prior.
         """
         given, ids = _resolve(labels, num_images, seeds, self)
         base = self.sampling.prior if ids is not None else self.sampling.prior_unconditional
@@ -244,13 +248,18 @@ class DigitPipeline:
                 f"this model has no {renderer} renderer: choose from {', '.join(self.renderers) or 'none'}"
             )
 
+        if prefix is not None and len(prefix) != len(given):
+            raise DigitError(
+                f"{len(given)} seeds came with {len(prefix)} rows of a prefix: give one row a seed"
+            )
         label_tensor = None if ids is None else torch.tensor(ids, device=self.device)
         all_codes, all_vq, all_pixels = [], [], []
         for start in range(0, len(given), batch_size):
             part = given[start : start + batch_size]
             rows = None if label_tensor is None else label_tensor[start : start + batch_size]
             how: dict[str, Any] = {"batch_size": batch_size, "autocast": autocast, "progress": progress}
-            codes = self.prior.sample(part, rows, prior, **how)
+            head = None if prefix is None else prefix[start : start + batch_size]
+            codes = self.prior.sample(part, rows, prior, prefix=head, **how)
             if chosen is None:
                 vq_codes = codes
             elif chosen == "masked":
@@ -268,8 +277,29 @@ class DigitPipeline:
             settings[chosen] = asdict(masked if chosen == "masked" else ar)
         if chosen == "masked":
             settings[chosen] |= {"steps": passes, "noise": gumbel}
+        if prefix is not None:
+            settings["prefix"] = prefix.shape[1]
         images = [Image.fromarray(np.ascontiguousarray(row)) for row in pixels.permute(0, 2, 3, 1).numpy()]
         return Pictures(images, pixels, torch.cat(all_codes), torch.cat(all_vq), given, ids, settings)
+
+    @torch.no_grad()
+    def encode(self, pixels: Float[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
+        """The codes that the prior models of pixels in [0, 1], square, of the VQGAN's side; on the CPU.
+
+        The tokenizer's, or the VQGAN's own where there is no renderer. As in `digit tokenize`, networks run
+        in bfloat16 on a GPU.
+
+        Raises:
+            DigitError: the model has no tokenizer.
+        """
+        if self.renderers and self.tokenizer is None:
+            raise DigitError(
+                "this model has no tokenizer to encode pictures with: compose it again with --tokenizer"
+            )
+        reader = self.tokenizer if self.tokenizer is not None and self.renderers else self.vqgan
+        reader.eval()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            return reader.encode(pixels.to(self.device)).cpu()
 
     @property
     def renderers(self) -> list[str]:
@@ -277,9 +307,10 @@ class DigitPipeline:
         found = {"autoregressive": self.renderer, "masked": self.renderer_masked}
         return [name for name, module in found.items() if module is not None]
 
-    def work(self, num_images: int) -> int:
+    def work(self, num_images: int, *, prefix: int = 0) -> int:
         """How many units `progress` will count for `num_images` pictures: the codes to be drawn."""
-        return num_images * (self.prior.config.length + (self.vqgan.length if self.renderers else 0))
+        drawn = self.prior.config.length - prefix
+        return num_images * (drawn + (self.vqgan.length if self.renderers else 0))
 
 
 PARTS = ("prior", "renderer", "renderer_masked", "vqgan", "tokenizer")

@@ -140,6 +140,7 @@ class Prior(nn.Module):
         labels: Int[Tensor, " b"] | None = None,
         config: SamplerConfig | None = None,
         *,
+        prefix: Int[Tensor, "b p"] | None = None,
         batch_size: int = 64,
         progress: Callable[[int], None] | None = None,
         use_cache: bool = True,
@@ -147,29 +148,36 @@ class Prior(nn.Module):
     ) -> Int[Tensor, "b n"]:
         """Draw the codes of an image a seed, on the prior's device; row i depends on seed and label i alone.
 
-        `progress` hears how many codes each step drew. Raises DigitError for labels the prior does not know,
-        and for guidance or missing labels where it never saw an image without its label.
+        With a `prefix` the first p codes of each image are given and the others drawn, each with the number
+        that its position always has: the first codes of a sample as prefix give that sample again. A prefix
+        of all codes costs nothing. `progress` hears how many codes each step drew. Raises DigitError for
+        labels the prior does not know, for guidance or missing labels where it never saw an image without
+        its label, and for a prefix that is not of this prior.
         """
         config = config or SamplerConfig()
         device = self.code_embedding.weight.device
         labels = self._check(len(seeds), labels, config).to(device)
+        if prefix is None:
+            prefix = torch.empty(len(seeds), 0, dtype=torch.int64)
+        self._check_prefix(len(seeds), prefix)
         batches = []
         for start in range(0, len(seeds), batch_size):
             batch = labels[start : start + batch_size]
             with torch.no_grad():
-                nothing = torch.empty(len(batch), 0, dtype=torch.int64, device=device)
-                prefix = self.embed(nothing, batch)
-                null_prefix = self.embed(nothing) if config.guidance != 1 else None
+                given = prefix[start : start + batch_size].to(device)
+                read = self.embed(given, batch)
+                null_read = self.embed(given) if config.guidance != 1 else None
             batches.append(
                 decode(
                     self.transformer,
-                    prefix,
+                    read,
                     uniforms=uniforms(seeds[start : start + batch_size], self.config.length, stream="prior"),
                     config=config,
                     embed_code=self.embed_code,
                     head=self.head,
                     specials=self.config.specials,
-                    null_prefix=null_prefix,
+                    null_prefix=null_read,
+                    given=given,
                     progress=progress,
                     use_cache=use_cache,
                     autocast=autocast,
@@ -206,3 +214,17 @@ class Prior(nn.Module):
                     "this prior was trained with a label for every image: give a label for every seed"
                 )
         return labels
+
+    def _check_prefix(self, count: int, prefix: Int[Tensor, "m p"]) -> None:
+        config = self.config
+        if len(prefix) != count:
+            raise DigitError(f"{count} seeds came with {len(prefix)} rows of a prefix: give one row a seed")
+        if prefix.shape[1] > config.length:
+            raise DigitError(
+                f"the prefix has {prefix.shape[1]} codes, an image of this prior {config.length}: shorten it"
+            )
+        if prefix.numel() and not 0 <= int(prefix.min()) <= int(prefix.max()) < config.codes:
+            raise DigitError(
+                f"codes of the prefix run from {int(prefix.min())} to {int(prefix.max())}, the prior knows "
+                f"{config.codes}: encode with the tokenizer that it was trained with"
+            )

@@ -29,8 +29,8 @@ from digit.training.optimizer import OptimizerConfig
 from digit.weights import artifact
 
 
-def main() -> None:
-    """Train, measure on pictures never trained on, save."""
+def main(arguments: list[str] | None = None) -> None:
+    """Train, measure on pictures never trained on, save; `arguments` are the command line's if left out."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -43,8 +43,9 @@ def main() -> None:
     add("--lr", type=float, default=0.2, help="peak learning rate")
     add("--width", type=int, default=64, help="channels of the first layer")
     add("--seed", type=int, default=0)
+    add("--limit", type=float, help="seconds after which the run saves itself and stops")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     device = torch.device(options.device)
     images, test = open_images(options.images), open_images(options.test)
     if images.labels is None or test.labels is None or images.classes != test.classes:
@@ -83,6 +84,7 @@ def main() -> None:
         seed=options.seed,
         evaluate_every=max(1, options.steps // 4),
         save_every=options.steps,
+        wall_clock_limit=options.limit,
     )
     torch.manual_seed(options.seed)  # the initial weights
     stage = train(Classifier(settings), data, config, options.out, evaluate=evaluate, device=device)

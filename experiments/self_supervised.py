@@ -7,7 +7,8 @@ Cost on an H200: the minutes asked for, and about one more for loading and compi
 out/result.json has the measurements: `knn_block` is the accuracy of 20 nearest neighbours on the mean of the
 patch features that a tokenizer reads (block -3 and the final norm); no label is used in training.
 Makes out/encoder.safetensors, which timm loads strictly, and out/encoder.json with how to do that. The same
-command resumes an interrupted run.
+command resumes an interrupted run. --recipe trains one published objective alone: mae, mocov3, dino or ibot
+(cifar10/objectives.py); the default is our mixture of MoCo v3 and iBOT.
 
 Named self_supervised.py because a script called ssl.py would hide Python's own module ssl.
 """
@@ -18,11 +19,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch._dynamo
 from cifar10.neighbours import embed, knn_accuracy, labelled_pixels
-from cifar10.self_supervision import SelfSupervision, SelfSupervisionConfig
+from cifar10.objectives import RECIPES, Stage, stage_of
+from cifar10.self_supervision import SelfSupervision
 from cifar10.vit import ViTConfig, vit_optimizer
 from torch import Tensor, nn
 
@@ -44,9 +47,11 @@ def main() -> None:
         images, size=vit.image_size, batch_size=options.batch, seed=options.seed, device=device, flip=False
     )
     torch.manual_seed(options.seed)  # the initial weights
-    stage = SelfSupervision(settings(options, vit))
-    steps = plan(options, stage, data, device)
-    stage.config = replace(stage.config, steps=steps)
+    stage = stage_of(options.recipe, vit, steps=options.steps or 1, **changes(options))
+    steps = options.steps or planned_steps(
+        options.out, 60 * options.minutes, stage, data, device=device, compile=options.compile
+    )
+    set_steps(stage, steps)
     config = TrainConfig(
         steps=steps,
         batch=options.batch,
@@ -80,12 +85,13 @@ def parse() -> argparse.Namespace:
     length = parser.add_mutually_exclusive_group(required=True)
     length.add_argument("--steps", type=int, help="updates")
     length.add_argument("--minutes", type=float, help="of training, measured at the start")
-    add("--objective", choices=("mocov3", "dino"), default="mocov3", help="the global term")
-    add("--pool", choices=("mean", "cls"), default="mean", help="tokens that the global term reads")
-    add("--patch-weight", type=float, default=0.5, help="of the patch term")
-    add("--visible-weight", type=float, default=0.5, help="of visible patches in the patch term")
-    add("--spread-weight", type=float, default=0.0, help="of KoLeo")
-    add("--crops", type=int, default=4, help="small views of a picture")
+    add("--recipe", choices=RECIPES, default="mixed", help="a published objective, or our mixture")
+    add("--objective", choices=("mocov3", "dino"), help="the global term, in place of the recipe's")
+    add("--pool", choices=("mean", "cls"), help="tokens that the global term reads, likewise")
+    add("--patch-weight", type=float, help="of the patch term, likewise")
+    add("--visible-weight", type=float, help="of visible patches in the patch term, likewise")
+    add("--spread-weight", type=float, help="of KoLeo, likewise")
+    add("--crops", type=int, help="small views of a picture, likewise")
     add("--batch", type=int, default=512, help="pictures per update")
     add("--lr", type=float, default=1e-3, help="peak learning rate")
     add("--width", type=int, default=256, help="channels, a multiple of 64")
@@ -99,35 +105,42 @@ def parse() -> argparse.Namespace:
     return options
 
 
-def settings(options: argparse.Namespace, vit: ViTConfig) -> SelfSupervisionConfig:
-    """The stage's settings from the command line, before the number of steps is known."""
-    return SelfSupervisionConfig(
-        steps=options.steps or 1,
-        vit=vit,
-        crops=options.crops,
-        objective=options.objective,
-        pool=options.pool,
-        patch_weight=options.patch_weight,
-        visible_weight=options.visible_weight,
-        spread_weight=options.spread_weight,
-    )
+def changes(options: argparse.Namespace) -> dict[str, Any]:
+    """Settings of the command line that stand in place of the recipe's."""
+    names = ("objective", "pool", "patch_weight", "visible_weight", "spread_weight", "crops")
+    given = {name: getattr(options, name) for name in names if getattr(options, name) is not None}
+    if options.recipe == "mae" and given:
+        raise DigitError(f"--recipe mae has no --{next(iter(given)).replace('_', '-')}: leave it out")
+    return given
 
 
-def plan(options: argparse.Namespace, stage: SelfSupervision, data: PixelData, device: torch.device) -> int:
-    """Updates in all: as asked, or as many as fit the minutes (written down for a resumed run)."""
-    if options.steps is not None:
-        return options.steps
-    written = options.out / "plan.json"
+def set_steps(stage: Stage, steps: int) -> None:
+    """Tell the slow average, where there is one, how long the training is."""
+    if isinstance(stage, SelfSupervision):
+        stage.config = replace(stage.config, steps=steps)
+
+
+def planned_steps(
+    out: Path,
+    seconds: float,
+    stage: Stage,
+    data: Callable[[int], PixelBatch],
+    *,
+    device: torch.device,
+    compile: bool = False,
+) -> int:
+    """As many updates as fit into `seconds`, measured once and written down for a resumed run."""
+    written = out / "plan.json"
     if written.exists():
         return int(read_json(written)["steps"])
     state = {name: tensor.clone() for name, tensor in stage.state_dict().items()}
-    if options.compile:
+    if compile and isinstance(stage, SelfSupervision):
         stage.compile_parts()
     with torch._dynamo.config.patch(suppress_errors=True):  # as the loop: what does not compile runs as it is
-        seconds = seconds_per_step(stage.to(device).train(), data, device)
+        each = seconds_per_step(stage.to(device).train(), data, device)
     stage.load_state_dict(state)
-    steps = max(20, int(60 * options.minutes / seconds))
-    write_json_atomic(written, {"steps": steps, "seconds_per_step": seconds, "minutes": options.minutes})
+    steps = max(20, int(seconds / each))
+    write_json_atomic(written, {"steps": steps, "seconds_per_step": each, "minutes": seconds / 60})
     return steps
 
 
@@ -164,17 +177,17 @@ class Neighbours:
 
     def __call__(self, stage: nn.Module, step: int) -> Iterator[tuple[str, float]]:
         """Accuracies in [0, 1], and the share of the tokens' variance that lies within pictures."""
-        assert isinstance(stage, SelfSupervision)
+        assert isinstance(stage, Stage)
         values = dict(self._measure(stage))
         write_json_atomic(self.out / "result.json", {"step": step, "values": values})
         yield from values.items()
 
-    def _measure(self, stage: SelfSupervision) -> Iterator[tuple[str, float]]:
+    def _measure(self, stage: Stage) -> Iterator[tuple[str, float]]:
         within = between = 0.0
 
         def network(pixels: Tensor) -> Tensor:
             nonlocal within, between
-            block, last = (tokens.float() for tokens in stage.teacher.features(pixels, (-3, -1)))
+            block, last = (tokens.float() for tokens in stage.encoder.features(pixels, (-3, -1)))
             patches, mean = block[:, 1:], block[:, 1:].mean(1)
             within += float((patches - mean[:, None]).square().mean()) * len(pixels)
             between += float((mean - mean.mean(0)).square().mean()) * len(pixels)
@@ -191,10 +204,10 @@ class Neighbours:
 
 
 def export(stage: nn.Module, out: Path) -> None:
-    """The slow average's ViT under timm's names, and how to build the module that takes it."""
-    assert isinstance(stage, SelfSupervision)
+    """The encoder under timm's names, and how to build the module that takes it."""
+    assert isinstance(stage, Stage)
     config = stage.config.vit
-    write_safetensors_atomic(out / "encoder.safetensors", stage.teacher.vit.state_dict())
+    write_safetensors_atomic(out / "encoder.safetensors", stage.encoder.vit.state_dict())
     described = {
         "name": config.name,
         "image_size": config.image_size,

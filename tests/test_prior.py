@@ -132,6 +132,49 @@ def test_temperature_0_is_the_likeliest_continuation():
     assert torch.equal(prior.logits(codes, labels).argmax(-1), codes)
 
 
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+def test_the_first_codes_of_a_sample_give_that_sample_again(use_cache, guidance):
+    prior = make()
+    labels = torch.tensor([0, 1, 2, -1] * 3)
+    sampler = SamplerConfig(top_p=0.95, guidance=guidance, guidance_schedule="linear")
+    whole = prior.sample(range(12), labels, sampler)
+    for known in range(7):
+        again = prior.sample(
+            range(12), labels, sampler, prefix=whole[:, :known], batch_size=5, use_cache=use_cache
+        )
+        assert torch.equal(again, whole), known
+
+
+def test_a_prefix_is_kept_and_read():
+    prior = make()
+    given = torch.randint(13, (200, 3))
+    drawn = prior.sample(range(200), prefix=given)
+    assert torch.equal(drawn[:, :3], given)
+    plain = prior.sample(range(200))
+    same = torch.equal(prior.sample(range(200), prefix=plain[:, :3]), plain)
+    assert same and not torch.equal(drawn[:, 3:], plain[:, 3:])  # one seed, another prefix
+    likeliest = prior.sample(range(200), None, SamplerConfig(temperature=0.0), prefix=given)
+    assert torch.equal(prior.logits(likeliest).argmax(-1)[:, 3:], likeliest[:, 3:])
+
+
+def test_a_prefix_is_read_in_one_pass(monkeypatch):
+    prior, read, heard = make(), [], []
+    forward = prior.transformer.forward
+
+    def watched(x, cache=None):
+        read.append(x.shape[1])
+        return forward(x, cache)
+
+    monkeypatch.setattr(prior.transformer, "forward", watched)
+    given = torch.zeros(3, 4, dtype=torch.int64)
+    prior.sample(range(3), prefix=given, progress=heard.append)
+    assert read == [5, 1] and heard == [3, 3]  # the start and four codes, then the fifth
+    read.clear()
+    whole = torch.zeros(3, 6, dtype=torch.int64)
+    assert torch.equal(prior.sample(range(3), prefix=whole), whole) and not read
+
+
 def test_progress_hears_every_code():
     heard = []
     make().sample(range(5), torch.zeros(5, dtype=torch.int64), batch_size=2, progress=heard.append)
@@ -153,6 +196,14 @@ def test_what_sampling_refuses():
     ):
         with pytest.raises(DigitError, match=message):
             prior.sample(seeds, given)
+    for prefix, message in (
+        (torch.zeros(3, 2, dtype=torch.int64), "2 seeds came with 3 rows"),
+        (torch.zeros(2, 7, dtype=torch.int64), "has 7 codes, an image of this prior 6"),
+        (torch.full((2, 1), 13), "from 13 to 13, the prior knows 13"),
+        (torch.full((2, 1), -1), "from -1"),
+    ):
+        with pytest.raises(DigitError, match=message):
+            prior.sample([1, 2], prefix=prefix)
     guided = SamplerConfig(guidance=2.0)
     with pytest.raises(DigitError, match="label dropout"):
         make(replace(TINY, label_dropout=0.0)).sample([1, 2], labels, guided)

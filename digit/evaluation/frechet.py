@@ -1,13 +1,28 @@
 """features -> Fréchet distance: how far apart two sets of pictures are, as Gaussians of their features."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.distributed
 from jaxtyping import Float
 from torch import Tensor
 
 from digit.errors import DigitError
 from digit.files import read_safetensors, write_safetensors_atomic
+
+
+@dataclass(frozen=True, eq=False)
+class Gaussian:
+    """A mean and a covariance alone, in float64, as files of published statistics hold them."""
+
+    mean: Float[Tensor, " d"]
+    covariance: Float[Tensor, "d d"]
+
+    @property
+    def width(self) -> int:
+        """Features per picture."""
+        return len(self.mean)
 
 
 class Moments:
@@ -41,6 +56,17 @@ class Moments:
         both.n = self.n + other.n
         both.sum = self.sum + other.sum.to(self.sum.device)
         both.outer = self.outer + other.outer.to(self.sum.device)
+        return both
+
+    def over_ranks(self) -> "Moments":
+        """The moments of all processes' sets together; of this one's alone where no processes are joined."""
+        both = Moments(self.width, device=self.sum.device)
+        both.n, both.sum, both.outer = self.n, self.sum.clone(), self.outer.clone()
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            count = torch.tensor(self.n, device=self.sum.device)
+            for part in (count, both.sum, both.outer):
+                torch.distributed.all_reduce(part)
+            both.n = int(count)
         return both
 
     @property
@@ -86,16 +112,16 @@ class Moments:
         return moments
 
 
-def frechet_distance(a: Moments, b: Moments) -> float:
+def frechet_distance(a: Moments | Gaussian, b: Moments | Gaussian) -> float:
     """|mean_a - mean_b|^2 + tr(A + B - 2 sqrt(A B)) of two Gaussians (Dowson and Landau 1982), at least 0.
 
     Exact for singular covariances too: with A = L L^T, the eigenvalues of A B are those of the symmetric L^T
-    B L, so they are real and no matrix square root is taken. Raises DigitError on different widths or fewer
-    than two pictures.
+    B L, so they are real and no matrix square root is taken. On the device of `a`. Raises DigitError on
+    different widths or fewer than two pictures.
     """
     _check_widths(a, b)
-    mean_a, mean_b = a.mean, b.mean.to(a.sum.device)
-    cov_a, cov_b = a.covariance, b.covariance.to(a.sum.device)
+    mean_a, cov_a = a.mean, a.covariance
+    mean_b, cov_b = b.mean.to(mean_a.device), b.covariance.to(mean_a.device)
     root = _root(cov_a)
     eigenvalues = torch.linalg.eigvalsh(root.T @ cov_b @ root)
     overlap = eigenvalues.clamp_min(0).sqrt().sum()
@@ -112,7 +138,7 @@ def _root(covariance: Tensor) -> Tensor:
     return vectors * values.clamp_min(0).sqrt()
 
 
-def _check_widths(a: Moments, b: Moments) -> None:
+def _check_widths(a: Moments | Gaussian, b: Moments | Gaussian) -> None:
     if a.width != b.width:
         raise DigitError(
             f"features of widths {a.width} and {b.width} cannot be compared: use one network for both"

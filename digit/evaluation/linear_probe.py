@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +12,10 @@ from torch import Tensor, nn
 from digit.data.order import order
 from digit.errors import DigitError
 from digit.prior import Prior
+from digit.tokenizer import Tokenizer
+
+Pool = Literal["all", "codes"]  # the start and all codes, as the reference; the codes alone
+RATES = (0.1, 0.3, 1.0, 3.0, 10.0)  # of heads trained beside each other, in units of the optimizer's
 
 
 class FeatureBatch(NamedTuple):
@@ -22,16 +26,29 @@ class FeatureBatch(NamedTuple):
 
 
 class FeatureData:
-    """`data(step)` over cached features: a pure function of (seed, step), as for pictures."""
+    """`data(step)` over cached features: a pure function of (seed, step), as for pictures.
+
+    Features may lie in a memory map; `rows` are those to train on, all if left out.
+    """
 
     def __init__(
-        self, features: Float[Tensor, "n l d"], labels: Int[Tensor, " n"], *, batch_size: int, seed: int = 0
+        self,
+        features: Float[Tensor, "n l d"],
+        labels: Int[Tensor, " n"],
+        *,
+        batch_size: int,
+        seed: int = 0,
+        rows: Int[Tensor, " m"] | None = None,
     ) -> None:
         self.features, self.labels, self.batch_size, self.seed = features, labels, batch_size, seed
+        self.rows = None if rows is None else rows.cpu()
 
     def __call__(self, step: int) -> FeatureBatch:
         """The batch of step `step`, on the features' device."""
-        chosen = torch.from_numpy(order(self.seed, step, self.batch_size, len(self.labels)))
+        count = len(self.labels) if self.rows is None else len(self.rows)
+        chosen = torch.from_numpy(order(self.seed, step, self.batch_size, count))
+        if self.rows is not None:
+            chosen = self.rows[chosen]
         return FeatureBatch(
             self.features[chosen.to(self.features.device)], self.labels[chosen.to(self.labels.device)]
         )
@@ -44,13 +61,7 @@ class ProbeConfig:
     width: int  # features per picture
     classes: int  # labels are 0 .. classes - 1
     layers: int = 1  # layers read, each by heads of its own
-    learning_rates: tuple[float, ...] = (
-        0.1,
-        0.3,
-        1.0,
-        3.0,
-        10.0,
-    )  # of each head, in units of the optimizer's
+    learning_rates: tuple[float, ...] = RATES  # of each head, in units of the optimizer's
     start: float = 0.0  # standard deviation of the weights before training; 0.01 in the reference
 
 
@@ -84,9 +95,15 @@ class Probe(nn.Module):
 
         Without this call features are read as they are, which is the paper's protocol.
         """
-        deviation, mean = torch.std_mean(features.float(), 0)
+        # In pieces: the features may be more than memory holds, and float64 makes one pass exact enough.
+        total = square = torch.zeros(self.mean.shape, dtype=torch.float64, device=features.device)
+        for part in features.split(1024):
+            part = part.double()
+            total, square = total + part.sum(0), square + part.square().sum(0)
+        mean = total / len(features)
+        variance = (square - len(features) * mean.square()).clamp_min(0) / max(1, len(features) - 1)
         self.mean.copy_(mean)
-        self.scale.copy_(1 / deviation.clamp_min(1e-6))
+        self.scale.copy_(1 / variance.sqrt().clamp_min(1e-6))
 
     def logits(self, features: Float[Tensor, "b l d"]) -> Float[Tensor, "b l r c"]:
         """Class logits of every layer's heads, one for each learning rate."""
@@ -109,20 +126,31 @@ class Probe(nn.Module):
 
 @torch.no_grad()
 def pooled_states(
-    prior: Prior, codes: Int[Tensor, "b n"], labels: Int[Tensor, " b"] | None = None
+    prior: Prior,
+    codes: Int[Tensor, "b n"],
+    labels: Int[Tensor, " b"] | None = None,
+    *,
+    pool: Pool = "all",
 ) -> Float[Tensor, "b l d"]:
     """What the reference's linear probe reads: a prior's states, averaged over the start and all n codes.
 
     Row i is what block i reads (row 0: the embeddings), the last row what the last block gives: layers + 1
     rows. The reference has heads for all rows but the last one (fairseq's inner_states[0 .. layers - 1]). The
-    prior is run as in evaluation, whatever its mode; its labels are unknown unless given, as there. float32.
+    prior is run as in evaluation, whatever its mode; its labels are unknown unless given, as there. With
+    `pool` "codes" the start is left out of the average. float32.
     """
-    training = prior.training
+    training, first = prior.training, int(pool == "codes")
     prior.eval()
     try:
-        return torch.stack([state.float().mean(1) for state in prior.states(codes, labels)], 1)
+        return torch.stack([state[:, first:].float().mean(1) for state in prior.states(codes, labels)], 1)
     finally:
         prior.train(training)
+
+
+@torch.no_grad()
+def pooled_features(tokenizer: Tokenizer, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 d"]:
+    """What a tokenizer's encoder says of a picture before quantisation: its patches' mean, float32."""
+    return tokenizer.features(pixels).float().mean(1, keepdim=True)
 
 
 @torch.inference_mode()
@@ -132,9 +160,10 @@ def head_accuracies(
     """Share of pictures, in [0, 1], that each head labels rightly, by layer and learning rate."""
     if len(labels) == 0:
         raise DigitError("a probe needs held-out pictures: give some that it was not trained on")
-    right = torch.zeros(features.shape[1], len(probe.config.learning_rates), device=features.device)
+    where = probe.weight.device
+    right = torch.zeros(features.shape[1], len(probe.config.learning_rates), device=where)
     for part, truth in zip(features.split(batch_size), labels.split(batch_size), strict=True):
-        right += (probe.logits(part).argmax(-1) == truth.to(part.device)[:, None, None]).sum(0)
+        right += (probe.logits(part.to(where)).argmax(-1) == truth.to(where)[:, None, None]).sum(0)
     return right / len(labels)
 
 
@@ -145,11 +174,16 @@ def probe_results(
 ) -> Iterator[tuple[str, float]]:
     """Yield ("top-1 layer i", share) and ("learning rate layer i", rate) of each layer's best head.
 
-    The head is chosen on `held_out` and scored on `test`. Without `test` it is scored where it was chosen, as
-    papers do, which is slightly optimistic.
+    Then ("best layer", i) and ("top-1 best layer", share). Heads and layer are chosen on `held_out` and
+    scored on `test`. Without `test` they are scored where they were chosen, as papers do, which is slightly
+    optimistic.
     """
     chosen = head_accuracies(probe, *held_out)
     scored = chosen if test is None else head_accuracies(probe, *test)
-    for layer, head in enumerate(chosen.argmax(1).tolist()):
+    heads = chosen.argmax(1).tolist()
+    for layer, head in enumerate(heads):
         yield f"top-1 layer {layer}", float(scored[layer, head])
         yield f"learning rate layer {layer}", probe.config.learning_rates[head]
+    best = int(chosen.max(1).values.argmax())
+    yield "best layer", float(best)
+    yield "top-1 best layer", float(scored[best, heads[best]])

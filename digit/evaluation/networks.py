@@ -2,9 +2,7 @@
 
 import contextlib
 import hashlib
-import importlib
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,14 +14,15 @@ from torch import Tensor, nn
 
 from digit.errors import DigitError
 from digit.evaluation.classifier import Classifier
+from digit.evaluation.inception_file import read_inception
 from digit.evaluation.squeezenet import SqueezeNet
-from digit.files import read_safetensors, sha256_file
+from digit.features import encoder_config, resize_positions
+from digit.files import read_safetensors
 from digit.nn.backbone import create, timm
 from digit.weights.artifact import describe, load
 
 INCEPTION = "inceptionv3"  # the name of FID's network; with any other weights the name carries their hash
-_INCEPTION_SHA256 = "6726825d"  # how the sha256 of torch-fidelity's file begins
-_INCEPTION_FILE = f"weights-inception-2015-12-05-{_INCEPTION_SHA256}.pth"
+_OFFICIAL = {"FD": "FID", "sFD": "sFID", "KD": "KID", "KD deviation": "KID deviation"}
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
 
 
@@ -32,6 +31,10 @@ class Outputs(NamedTuple):
 
     features: Float[Tensor, "b d"]
     probabilities: Float[Tensor, "b c"] | None  # None if it classifies nothing
+    spatial: Float[Tensor, "b s"] | None = None  # for sFID; InceptionV3 alone has them
+
+
+Forward = Callable[[Tensor], tuple[Any, ...]]  # pixels in [0, 1] -> features, logits, maybe spatial
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,18 +44,20 @@ class Network:
     name: str  # such as squeezenet1_1-1f0c2a77: the family and the start of `sha256`
     sha256: str  # over the weights, as 64 hexadecimal digits
     module: nn.Module
-    forward: Callable[[Tensor], tuple[Tensor, Tensor | None]]  # pixels in [0, 1] -> features, logits
+    forward: Forward
     classes: tuple[str, ...] = ()  # names of the classes, in the order of the probabilities; () if unknown
 
-    def outputs(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Outputs:
+    def outputs(self, pixels: Shaped[Tensor, "b 3 h w"], *, tf32: bool = False) -> Outputs:
         """Features and probabilities of uint8 pixels, or float ones in [0, 1], on the module's device.
 
-        Convolutions run in full float32 (no TF32), or in bfloat16 if the caller has autocast on.
+        Convolutions run in full float32, with `tf32` in TensorFloat32 on GPUs that have it, or in bfloat16 if
+        the caller has autocast on.
         """
         pixels = pixels / 255 if pixels.dtype == torch.uint8 else pixels.float()
-        with torch.inference_mode(), _no_tf32():
-            features, logits = self.forward(pixels)
-            return Outputs(features.float(), None if logits is None else logits.float().softmax(1))
+        with torch.inference_mode(), _arithmetic(tf32):
+            features, logits, *spatial = self.forward(pixels)
+            probabilities = None if logits is None else logits.float().softmax(1)
+            return Outputs(features.float(), probabilities, spatial[0].float() if spatial else None)
 
     def features(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """The features alone."""
@@ -63,33 +68,38 @@ class Network:
         return self.outputs(pixels).probabilities
 
     def metric(self, kind: str) -> str:
-        """A metric's name on these features: FD is called FID on FID's own network only, else FD-<name>."""
-        if self.name == INCEPTION:
-            return "FID" if kind == "FD" else kind
-        return f"{kind}-{self.name}"
+        """A metric's name on these features: FID, sFID, KID on FID's own network only, else FD-<name>, ..."""
+        return _OFFICIAL.get(kind, kind) if self.name == INCEPTION else f"{kind}-{self.name}"
 
 
 def open_network(
-    spec: str, *, weights: str | Path | None = None, device: str | torch.device = "cpu"
+    spec: str, *, inception_weights: Path | None = None, device: str | torch.device = "cpu"
 ) -> Network:
     """The network that `spec` names, frozen, on `device`.
 
-    classifier:DIR (a classifier's artifact), inception (FID's InceptionV3, `weights` its file), timm:NAME
-    (`weights` a safetensors file, or None to download them), squeezenet:FILE.safetensors. Raises DigitError
-    on anything else, and when weights are missing or do not fit.
+    inception (FID's InceptionV3, from the file `inception_weights` or fetched), dinov2-s|b|l (class token at
+    224 px; FD-DINOv2 of arXiv:2306.04675 is dinov2-l), timm:NAME, classifier:FOLDER (a classifier's
+    artifact), squeezenet:FILE.safetensors. dinov2-l=FILE and timm:NAME=FILE take weights from a safetensors
+    file in place of downloading them. Raises DigitError on anything else, and when weights are missing or do
+    not fit.
     """
     kind, _, rest = spec.partition(":")
+    name, _, file = (rest if kind == "timm" else spec).partition("=")
+    weights = Path(file) if file else None
     if kind == "classifier" and rest:
         network = _open_classifier(Path(rest))
-    elif kind == "inception":
-        network = _open_inception(weights or rest)
-    elif kind == "timm" and rest:
-        network = _open_timm(rest, None if weights is None else Path(weights))
-    elif kind == "squeezenet" and (weights or rest):
-        network = _open_squeezenet(Path(weights or rest))
+    elif spec == "inception":
+        network = _open_inception(inception_weights)
+    elif kind == "timm" and name:
+        network = _open_timm(name, weights)
+    elif name in ("dinov2-s", "dinov2-b", "dinov2-l"):
+        network = _open_dinov2(name, weights)
+    elif kind == "squeezenet" and rest:
+        network = _open_squeezenet(Path(rest))
     else:
         raise DigitError(
-            f"no network {spec!r}: give classifier:DIR, inception, timm:NAME or squeezenet:FILE.safetensors"
+            f"no network {spec!r}: give inception, dinov2-l, timm:NAME, classifier:FOLDER or "
+            "squeezenet:FILE.safetensors"
         )
     network.module.to(device)
     return network
@@ -107,20 +117,19 @@ def classifier_network(classifier: Classifier, *, classes: Sequence[str] = ()) -
 
 def weights_sha256(module: nn.Module) -> str:
     """sha256 over the names and values of a module's floating-point tensors, whatever file they came from."""
+    return _tensors_sha256(module.state_dict())
+
+
+def _tensors_sha256(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         if tensor.is_floating_point():
             digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
-def _network(
-    family: str,
-    module: nn.Module,
-    forward: Callable[[Tensor], tuple[Tensor, Tensor | None]],
-    classes: Sequence[str] = (),
-) -> Network:
+def _network(family: str, module: nn.Module, forward: Forward, classes: Sequence[str] = ()) -> Network:
     module.eval().requires_grad_(False)
     sha256 = weights_sha256(module)
     return Network(f"{family}-{sha256[:8]}", sha256, module, forward, tuple(classes))
@@ -157,48 +166,37 @@ def _open_timm(name: str, weights: Path | None) -> Network:
     return _network(name, module, forward, _imagenet_classes(module.num_classes))
 
 
-def _open_inception(weights: str | Path) -> Network:
-    if not weights or not Path(weights).is_file():
-        raise DigitError(
-            f"{weights or 'the file of InceptionV3'} is not here: download {_INCEPTION_FILE} from"
-            " torch-fidelity's releases (v0.2.0) and name it by --feature-weights"
-        )
-    path = Path(weights)
-    official = path.suffix == ".pth" and sha256_file(path).startswith(_INCEPTION_SHA256)
-    if path.suffix != ".safetensors" and not official:
-        raise DigitError(
-            f"{path} is not {_INCEPTION_FILE} (its sha256 differs): download it again, or give safetensors"
-        )
-    state = torch.load(path, map_location="cpu", weights_only=True) if official else read_safetensors(path)
-    module = _inception(state, path)
+def _open_dinov2(name: str, weights: Path | None) -> Network:
+    config = encoder_config(name)
+    vit: Any = create(config.name, weights=weights, pretrained=weights is None, num_classes=0)
+    before, prefix = vit.patch_embed.grid_size, vit.num_prefix_tokens
+    learned = vit.pos_embed[:, prefix:].detach().clone()
+    vit.set_input_size(img_size=(config.image_size, config.image_size))
+    with torch.no_grad():
+        # As DINOv2's own code resizes positions from 518 px, which timm does not.
+        vit.pos_embed[:, prefix:] = resize_positions(learned, before, vit.patch_embed.grid_size, "reference")
+    side = (config.image_size, config.image_size)
 
-    def forward(pixels: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(pixels: Tensor) -> tuple[Tensor, None]:
+        return vit.forward_features(_standardise(pixels, side, config.mean, config.std))[:, 0], None
+
+    return _network(name, vit, forward)
+
+
+def _open_inception(weights: Path | None) -> Network:
+    file = read_inception(weights)
+    # Channels last is faster, measured on CPUs; results agree to rounding.
+    module: Any = file.module
+    module.to(memory_format=torch.channels_last)
+
+    def forward(pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         # The published network reads bytes; pictures that were bytes come back exactly.
-        return module((pixels * 255).round().clamp(0, 255).to(torch.uint8))
+        pooled, spatial, logits = module((pixels * 255).round().clamp(0, 255))
+        return pooled, logits, spatial
 
-    network = _network(INCEPTION, module, forward)
-    if official:
-        return Network(INCEPTION, network.sha256, module, forward)
-    return network
-
-
-def _inception(state: dict[str, Tensor], path: Path) -> nn.Module:
-    try:
-        extractor = importlib.import_module("torch_fidelity.feature_extractor_inceptionv3")
-    except ImportError:
-        raise DigitError("FID needs torch-fidelity: pip install torch-fidelity") from None
-    # Its constructor reads a pickle without restraint, so it gets a file of tensors that were read safely.
-    with tempfile.TemporaryDirectory() as folder:
-        safe = Path(folder) / "inception.pth"
-        torch.save(state, safe)
-        try:
-            return extractor.FeatureExtractorInceptionV3(
-                "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(safe)
-            )
-        except RuntimeError as error:
-            raise DigitError(
-                f"{path} does not hold this InceptionV3's tensors ({error}): download it again"
-            ) from None
+    # The published file's own hash, which others publish too; of any other file the hash of its tensors.
+    sha256 = file.sha256 if file.official else _tensors_sha256(file.tensors)
+    return Network(INCEPTION if file.official else f"{INCEPTION}-{sha256[:8]}", sha256, module, forward)
 
 
 def _load(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
@@ -221,10 +219,10 @@ def _imagenet_classes(number: int) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _no_tf32() -> Iterator[None]:
+def _arithmetic(tf32: bool) -> Iterator[None]:
     # TF32 keeps 10 bits: enough to move a published distance in its second decimal.
     before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = tf32
     try:
         yield
     finally:

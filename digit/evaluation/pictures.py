@@ -1,21 +1,21 @@
 """Where measured pictures come from: a folder, zip or tar shards, an .npz as of ADM, tensors."""
 
-import zipfile
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Int
+from PIL import Image
 from torch import Tensor
 
 from digit.data.decode import BrokenImage, decode
-from digit.data.images import open_images
+from digit.data.images import ImageSource, open_images
 from digit.data.loader import stream
 from digit.errors import DigitError
+from digit.evaluation.frechet import Gaussian
+from digit.evaluation.npz import Npz, open_npz
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,13 +28,21 @@ class Pictures:
     labels: Int[Tensor, " n"] | None = None
     classes: tuple[str, ...] = ()  # names of the labels; () if unknown
     size: int | None = None  # px; None if only the pictures will tell
+    pooled: Gaussian | None = None  # statistics of FID's features that came with the file
+    spatial: Gaussian | None = None  # and of sFID's
 
 
 Source = str | Path | Tensor | Iterable[Tensor] | Pictures  # uint8 tensors are n 3 h w
 
 
-def open_pictures(source: Source, *, size: int | None = None, batch_size: int = 256) -> Pictures:
-    """A set as batches of uint8 pixels; files are rendered at `size` px, or the first's short side."""
+def open_pictures(
+    source: Source, *, size: int | None = None, batch_size: int = 256, bilinear: bool = False
+) -> Pictures:
+    """A set as batches of uint8 pixels; files are rendered at `size` px, or the first's short side.
+
+    `bilinear` renders as torchvision's Resize and CenterCrop do, otherwise bicubic. DigitError if there are
+    no pictures; one that cannot be read raises DigitError when its batch is due.
+    """
     if isinstance(source, Pictures):
         return source
     if isinstance(source, Tensor):
@@ -48,53 +56,69 @@ def open_pictures(source: Source, *, size: int | None = None, batch_size: int = 
         side = first.shape[-1] if first.ndim == 4 else None
         return Pictures("the stream of pictures", chain([first], batches), size=side)
     if Path(source).suffix == ".npz":
-        return _open_npz(Path(source), batch_size)
-    images = open_images(source)
+        return _from_npz(open_npz(source), batch_size)
+    return of_images(open_images(source), size=size, batch_size=batch_size, bilinear=bilinear)
+
+
+def of_images(
+    images: ImageSource, *, size: int | None = None, batch_size: int = 256, bilinear: bool = False
+) -> Pictures:
+    """Files that were opened already, as `open_pictures` renders them."""
     if size is None:
         try:
             size = min(decode(images.read(0)).size)
         except BrokenImage as error:
             raise DigitError(
-                f"{images.names[0]} in {source} cannot be read ({error}): repair or remove it"
+                f"{images.names[0]} in {images.path} cannot be read ({error}): repair or remove it"
             ) from None
-    batches = (pixels[:, 0] for _, pixels in stream(images, size, batch_size=batch_size, strict=True))
+    prepared = _prepared(images, size) if bilinear else images
+    batches = (pixels[:, 0] for _, pixels in stream(prepared, size, batch_size=batch_size, strict=True))
     labels = None if images.labels is None else torch.from_numpy(images.labels)
-    return Pictures(str(source), batches, len(images), labels, tuple(images.classes), size)
+    return Pictures(str(images.path), batches, len(images), labels, tuple(images.classes), size)
 
 
-def _open_npz(path: Path, batch_size: int) -> Pictures:
-    """ADM's format: `arr_0` bytes n h w 3, labels `arr_1` if there are any; streamed: 50,000 are 10 GB."""
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as file:
-            shape, dtype = _npy_header(file)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+def without_statistics(pictures: Pictures) -> Pictures:
+    """The set, whose own features are to be measured; DigitError if it brings statistics alone."""
+    if pictures.n == 0 and pictures.pooled is not None:
         raise DigitError(
-            f"{path} has no readable array arr_0 ({error}): give pictures as arr_0, uint8 n h w 3"
-        ) from None
-    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
-        raise DigitError(f"arr_0 of {path} is {dtype} {shape}: give pictures as uint8 n h w 3")
-    n, height, width, _ = shape
-
-    def batches() -> Iterator[Tensor]:
-        with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as file:
-            _npy_header(file)
-            for start in range(0, n, batch_size):
-                count = min(batch_size, n - start)
-                data = file.read(count * height * width * 3)
-                if len(data) != count * height * width * 3:
-                    raise DigitError(f"{path} ends after {start} of {n} pictures: make or copy it again")
-                array = np.frombuffer(data, np.uint8).reshape(count, height, width, 3)
-                yield torch.from_numpy(array.transpose(0, 3, 1, 2).copy())
-
-    with np.load(path, allow_pickle=False) as arrays:
-        labels = torch.from_numpy(arrays["arr_1"].astype(np.int64)) if "arr_1" in arrays else None
-    return Pictures(str(path), batches(), n, labels, size=min(height, width))
+            f"{pictures.name} holds statistics and no pictures, which are needed here: give them"
+        )
+    return replace(pictures, pooled=None, spatial=None)
 
 
-def _npy_header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, fortran, dtype = read(file)
-    if fortran:
-        raise ValueError("its axes are in Fortran's order")
-    return shape, dtype
+def bilinear_square(image: Image.Image, size: int) -> Image.Image:
+    """A square as by torchvision's Resize(size) and CenterCrop(size) of a picture, bilinear, antialiased."""
+    width, height = image.size
+    if width < height:
+        wide, high = size, int(size * height / width)
+    else:
+        wide, high = int(size * width / height), size
+    if wide * high > 64_000_000:
+        raise BrokenImage(f"{width} x {height} px would be {wide} x {high} px at {size} px")
+    if (wide, high) != (width, height):
+        image = image.resize((wide, high), Image.Resampling.BILINEAR)
+    left, top = round((wide - size) / 2), round((high - size) / 2)
+    return image.crop((left, top, left + size, top + size))
+
+
+def _prepared(images: ImageSource, size: int) -> ImageSource:
+    """The pictures as squares of the right size, which the loader leaves as they are."""
+
+    def read(i: int) -> bytes:
+        square = bilinear_square(decode(images.read(i)), size)
+        return f"P6 {size} {size} 255\n".encode() + square.tobytes()  # PPM: no work to write or read
+
+    return replace(images, _read=read)
+
+
+def _from_npz(file: Npz, batch_size: int) -> Pictures:
+    batches = file.batches(batch_size) if file.n else ()
+    return Pictures(
+        str(file.path),
+        batches,
+        file.n,
+        file.labels,
+        size=file.side or None,
+        pooled=file.pooled,
+        spatial=file.spatial,
+    )

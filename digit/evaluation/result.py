@@ -1,6 +1,6 @@
 """What every measurement writes: one form of JSON, so that results can be read, kept and set side by side."""
 
-import importlib.metadata
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import torch
 
 from digit.errors import DigitError
 from digit.files import read_json, write_json_atomic
+from digit.weights.artifact import version
 
 FORMAT = 1
 
@@ -49,7 +50,7 @@ def result(
         "seed": seed,
         "settings": dict(settings or {}),
         "made_by": {
-            "digit": importlib.metadata.version("digit-image"),
+            "digit": version(),
             "torch": torch.__version__,
             "device": device,
         },
@@ -58,8 +59,8 @@ def result(
 
 
 def write_result(path: Path, value: Mapping[str, Any]) -> None:
-    """Write a result as JSON, whole or not at all; not-a-number values are written as null."""
-    values = {name: number if number == number else None for name, number in value["values"].items()}
+    """Write a result as JSON, whole or not at all; values that are not finite are written as null."""
+    values = {name: number if math.isfinite(number) else None for name, number in value["values"].items()}
     write_json_atomic(path, {**value, "values": values})
 
 
@@ -76,4 +77,43 @@ def read_result(path: Path) -> dict[str, Any]:
         )
     if value.get("format") != FORMAT:
         raise DigitError(f"{path} was written by another version of digit (format {value.get('format')})")
+    parts = {"measurement": str, "protocol": str, "counts": dict, "features": list}
+    lacking = [name for name, kind in parts.items() if not isinstance(value.get(name), kind)]
+    if not all(number is None or isinstance(number, int | float) for number in value["values"].values()):
+        lacking.append("numbers as values")
+    if lacking or not all(isinstance(row, dict) for row in value["features"]):
+        raise DigitError(f"{path} lacks {', '.join(lacking) or 'features'} of a result: measure it again")
     return value
+
+
+def differences(
+    a: Mapping[str, Any], b: Mapping[str, Any], *, names: tuple[str, str] = ("a", "b")
+) -> dict[str, dict[str, float | None]]:
+    """By name: both results' values and b - a; None where one has no such value, or it is not a number.
+
+    Counts, seeds and settings may differ: that is what one compares. Raises DigitError, naming the files by
+    `names`, if the measurement, the protocol or the features are not the same, or no value is in both.
+    """
+    for part in ("measurement", "protocol", "features"):
+        if a[part] != b[part]:
+            here, there = _short(a[part]), _short(b[part])
+            differ = f"{here} and {there}" if here != there else f"both {here}, but not in all details"
+            raise DigitError(
+                f"{names[0]} and {names[1]} cannot be compared, their {part} differ ({differ}): measure both "
+                "alike"
+            )
+    if not set(a["values"]) & set(b["values"]):
+        raise DigitError(f"{names[0]} and {names[1]} have no value in common: measure both alike")
+    rows: dict[str, dict[str, float | None]] = {}
+    for name in {**a["values"], **b["values"]}:
+        here, there = a["values"].get(name), b["values"].get(name)
+        difference = None if here is None or there is None else there - here
+        rows[name] = {"a": here, "b": there, "difference": difference}
+    return rows
+
+
+def _short(value: Any) -> str:
+    """What of a part a sentence has room for: the name of a protocol, names and hashes of features."""
+    if isinstance(value, str):
+        return repr(value.partition(": ")[0][:60])
+    return ", ".join(f"{row.get('name')} {str(row.get('sha256'))[:8]}" for row in value) or "none"

@@ -159,6 +159,7 @@ def decode(
     head: Callable[[Float[Tensor, "r d"]], Float[Tensor, "r v"]],
     specials: int = 0,
     null_prefix: Float[Tensor, "b p d"] | None = None,
+    given: Int[Tensor, "b g"] | None = None,
     progress: Callable[[int], None] | None = None,
     use_cache: bool = True,
     autocast: bool | None = None,
@@ -167,19 +168,25 @@ def decode(
 
     `embed_code(codes, position)` embeds the codes of one position, counted from 0, as the next input; `head`
     turns the hidden states of a position into logits over `specials` symbols and the codes. Null rows ride in
-    the same batch. `progress` hears how many codes each step drew. Raises DigitError for guidance without a
+    the same batch. `given` are the codes of the first g positions, with which the embedded prefixes already
+    end: they are read in one pass and stand first in the result, and each later position keeps its own
+    uniform number. `progress` hears how many codes each step drew. Raises DigitError for guidance without a
     null prefix.
     """
     guided = config.guidance != 1
     if guided and null_prefix is None:
         raise DigitError(f"guidance {config.guidance} needs an unconditional prefix: sample with guidance 1")
     rows, length = uniforms.shape
+    first = 0 if given is None else given.shape[1]
     with inference(transformer, autocast=autocast) as dtype:
         uniforms = uniforms.to(prefix.device)
         x = torch.cat((prefix, null_prefix)) if guided and null_prefix is not None else prefix
-        cache = transformer.cache(len(x), x.shape[1] + length - 1, dtype=dtype) if use_cache else None
+        room = x.shape[1] + length - first - 1
+        cache = transformer.cache(len(x), room, dtype=dtype) if use_cache else None
         codes = torch.empty(rows, length, dtype=torch.int64, device=prefix.device)
-        for position in range(length):
+        if given is not None:
+            codes[:, :first] = given
+        for position in range(first, length):
             logits = head(transformer(x, cache)[:, -1])
             if guided:
                 conditional, null = logits.float().chunk(2)

@@ -11,13 +11,21 @@ from typing import Any
 import tyro
 
 from digit.errors import DigitError
+from digit.run.compare import compare_results
 from digit.run.compose import compose
 from digit.run.convert import convert
 from digit.run.convert_official import convert_official
 from digit.run.evaluate import evaluate_images
+from digit.run.evaluate_probe import evaluate_probe
 from digit.run.fit import fit
 from digit.run.info import info
+from digit.run.prefix import evaluate_prefix
+from digit.run.projection import evaluate_projection
+from digit.run.reconstruction import evaluate_reconstruction
 from digit.run.sample import sample
+from digit.run.selftest import selftest
+from digit.run.stability import evaluate_stability
+from digit.run.sweep import evaluate_sweep
 from digit.run.tokenize import tokenize
 from digit.run.train import train_prior, train_renderer, train_vqgan
 from digit.run.train_recipe import verbs
@@ -34,6 +42,14 @@ VERBS = {
     "convert official": convert_official,
     "sample": sample,
     "evaluate images": evaluate_images,
+    "evaluate probe": evaluate_probe,
+    "evaluate reconstruction": evaluate_reconstruction,
+    "evaluate stability": evaluate_stability,
+    "evaluate projection": evaluate_projection,
+    "evaluate compare": compare_results,
+    "evaluate selftest": selftest,
+    "evaluate prefix": evaluate_prefix,
+    "evaluate sweep": evaluate_sweep,
     "info": info,
 }
 

@@ -61,7 +61,7 @@ def train_linear_probe(
     frozen: Any = load(prior, kind="prior", device=where)
     origin = artifact_of(frozen)
     over = "vq_codes" if "vqgan" in origin["lineage"] else "codes"
-    _check(opened, frozen, over, origin["lineage"], prior)
+    check_codes(opened, frozen, over, origin["lineage"], prior)
     layers = frozen.config.layers + last_block
     classes, width = len(opened.classes), frozen.config.width
     shape = ProbeConfig(width, classes, layers=layers, learning_rates=learning_rates, start=start)
@@ -86,7 +86,7 @@ def train_linear_probe(
     evaluate = None
     if held_out is not None:
         unseen = Codes(held_out)
-        _check(unseen, frozen, over, origin["lineage"], prior)
+        check_codes(unseen, frozen, over, origin["lineage"], prior)
         if unseen.classes != opened.classes:
             raise DigitError(f"{held_out} has other classes than {codes}: give codes of the same classes")
         evaluate = _accuracies(unseen, over, features, where, size)
@@ -113,7 +113,7 @@ def _accuracies(
     return evaluate
 
 
-def _check(codes: Codes, prior: Prior, over: str, lineage: dict[str, str], path: Path) -> None:
+def check_codes(codes: Codes, prior: Prior, over: str, lineage: dict[str, str], path: Path) -> None:
     """DigitError where codes have no labels or are not those that the prior reads."""
     if codes.labels is None:
         raise DigitError(f"{codes.path} has no labels: tokenize pictures in class folders for a linear probe")

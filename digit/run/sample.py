@@ -1,19 +1,20 @@
 """`digit sample`: labels and seeds -> pictures, a grid and samples.json."""
 
-import math
 import re
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import numpy as np
 import torch
 import tyro
-from PIL import Image
 
 from digit.errors import DigitError
+from digit.evaluation.npz import NpzWriter
 from digit.files import atomic_path, make_folder, write_json_atomic
 from digit.pipeline import DigitPipeline, Pictures
+from digit.run.complete import complete
 from digit.run.device import choose_device
+from digit.run.grid import grid
 from digit.run.progress import progress
 
 GRID = 256  # pictures that grid.png shows at most
@@ -26,7 +27,10 @@ def sample(
     seeds: str | None = None,
     labels: tuple[str, ...] | None = None,
     unconditional: bool = False,
+    prefix_from: Path | None = None,
+    prefix: int | None = None,
     out: Path = Path("samples"),
+    npz: Path | None = None,
     renderer: Literal["autoregressive", "masked"] | None = None,
     temperature: float | None = None,
     top_k: int | None = None,
@@ -45,15 +49,22 @@ def sample(
     """Draw pictures: one 000000.png a seed, grid.png (of the first 256) and samples.json.
 
     A seed always gives the same picture, whatever the batch, and memory holds one batch. Settings left out
-    are the model's own.
+    are the model's own. With --prefix-from, the prior completes pictures of yours: it is given the first
+    --prefix codes of each and draws the rest once a seed; a strip a picture shows the original, the picture
+    from all of its codes, and the completions.
 
     Args:
         model: a folder, a bundled model's name, or owner/name on the hub; the bundled one if left out.
-        num: how many pictures; seeds count from 0. 16 if neither this nor --seeds is given.
+        num: how many pictures; seeds count from 0. 16 if neither this nor --seeds is given, and 8 of each
+            picture to complete.
         seeds: which ones, as 0-63 or 1,5,9-12.
         labels: class names or numbers, taken in turn; all classes in turn if left out.
         unconditional: draw without a class.
+        prefix_from: a picture, or a folder, zip or tar of them, to complete; their class is that of
+            --labels, or of their folder where the model knows it.
+        prefix: how many codes of each picture to keep, in raster order.
         out: folder for the pictures.
+        npz: a file for all of them as well (arr_0 uint8 n h w 3, labels arr_1), as ADM's evaluation reads it.
         renderer: the autoregressive or the masked one.
         temperature: of the prior; 0 takes the likeliest code.
         top_k: keep the k likeliest codes of the prior; 0 keeps all.
@@ -69,13 +80,18 @@ def sample(
         batch: pictures at once.
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """
-    wanted = parse_seeds(seeds) if seeds is not None else list(range(16 if num is None else num))
+    if (prefix_from is None) != (prefix is None):
+        raise DigitError("--prefix-from and --prefix go together: which pictures, and how many codes of each")
+    default = 16 if prefix_from is None else 8
+    wanted = parse_seeds(seeds) if seeds is not None else list(range(default if num is None else num))
     if seeds is not None and num is not None:
         raise DigitError("--num and --seeds say the same thing twice: give one of them")
     if not wanted:
         raise DigitError(f"--num {num}: draw at least one picture")
     if unconditional and labels:
         raise DigitError("--unconditional and --labels exclude each other: give one of them")
+    if npz is not None and (npz.suffix != ".npz" or prefix_from is not None):
+        raise DigitError(f"--npz {npz}: name a file that ends in .npz, and give no --prefix-from")
     if batch < 1:
         raise DigitError(f"--batch {batch}: draw at least one picture at once")
     pipeline = DigitPipeline.from_pretrained(model, device=choose_device(device))
@@ -83,7 +99,7 @@ def sample(
     chosen: Any = None
     if labels:
         chosen = pipeline.label_ids(labels)  # all of them, before the first picture
-    elif not unconditional and pipeline.prior.config.classes:
+    elif not unconditional and pipeline.prior.config.classes and prefix_from is None:
         chosen = list(range(pipeline.prior.config.classes))
     settings: dict[str, Any] = {
         "renderer": renderer,
@@ -98,9 +114,32 @@ def sample(
         "steps": steps,
         "noise": noise,
     }
+    if prefix_from is not None and prefix is not None:
+        completed = complete(
+            pipeline,
+            prefix_from,
+            out,
+            known=prefix,
+            seeds=wanted,
+            labels=chosen,
+            by_folder=not unconditional,
+            settings=settings,
+            codes=codes,
+            batch=batch,
+        )
+        write_json_atomic(out / "samples.json", {"model": model or "bundled", **completed})
+        return {
+            "pictures": len(completed["samples"]),
+            "strips": len(completed["strips"]),
+            "grid": out / "grid.png",
+            "list": out / "samples.json",
+            "settings": completed["settings"],
+        }
     rows: list[dict[str, Any]] = []
     shown: list[torch.Tensor] = []
-    with progress("sample", pipeline.work(len(wanted))) as advance:
+    with ExitStack() as stack:
+        advance = stack.enter_context(progress("sample", pipeline.work(len(wanted))))
+        file = None if npz is None else stack.enter_context(NpzWriter(npz, len(wanted)))
         for start in range(0, len(wanted), batch):
             part = wanted[start : start + batch]
             names = chosen and [chosen[i % len(chosen)] for i in range(start, start + len(part))]
@@ -108,6 +147,8 @@ def sample(
             if not rows:
                 (out / "samples.json").unlink(missing_ok=True)  # an older list must not describe a mixture
             rows += _write(drawn, out, pipeline.classes, codes)
+            if file is not None:
+                file.add(drawn.pixels, drawn.labels)
             shown.append(drawn.pixels[: max(0, GRID - start)])
     pixels = torch.cat(shown)
     with atomic_path(out / "grid.png") as temporary:
@@ -156,20 +197,3 @@ def parse_seeds(text: str) -> list[int]:
     if len(set(seeds)) < len(seeds):
         raise DigitError(f"--seeds {text}: a seed stands there twice; each names one picture")
     return seeds
-
-
-def grid(pixels: torch.Tensor, *, columns: int | None = None, gap: int = 2) -> Image.Image:
-    """uint8 pixels (n, 3, h, w) as one picture, row by row; small ones are enlarged for people to see."""
-    count, _, height, width = pixels.shape
-    across = columns or math.ceil(math.sqrt(count))
-    down = math.ceil(count / across)
-    zoom = max(1, 96 // height)
-    tile = np.full(
-        (down * (height * zoom + gap) + gap, across * (width * zoom + gap) + gap, 3), 255, np.uint8
-    )
-    for i, picture in enumerate(pixels.permute(0, 2, 3, 1).cpu().numpy()):
-        top = gap + (i // across) * (height * zoom + gap)
-        left = gap + (i % across) * (width * zoom + gap)
-        large = picture.repeat(zoom, axis=0).repeat(zoom, axis=1)
-        tile[top : top + height * zoom, left : left + width * zoom] = large
-    return Image.fromarray(tile)

@@ -59,7 +59,7 @@ def save(
             "lineage": lineage or {},
             "classes": classes or [],
             "stored_as": stored_as,
-            "made_by": {"digit": _version(), "torch": torch.__version__},
+            "made_by": {"digit": version(), "torch": torch.__version__},
             "files": {MODEL: sha256_file(path / MODEL)},
             "extra": extra or {},
         }
@@ -178,7 +178,8 @@ def _check(given: dict[str, Tensor], needed: dict[str, Tensor], path: Path) -> N
         raise DigitError(f"{path} does not fit its settings: tensors {'; '.join(problems)}")
 
 
-def _version() -> str:
+def version() -> str:
+    """The version of this package, or a word that it is not installed."""
     try:
         return importlib.metadata.version("digit-image")
     except importlib.metadata.PackageNotFoundError:

@@ -23,6 +23,7 @@ from digit.data.loader import Report, load_pixels
 from digit.evaluation.images import Measured, compare, measure
 from digit.evaluation.networks import Network, open_network
 from digit.evaluation.pictures import open_pictures
+from digit.evaluation.protocols import Metric
 from digit.files import read_json, write_json_atomic
 from digit.nn.sampling import SamplerConfig
 from digit.pipeline import DigitPipeline, to_uint8
@@ -31,6 +32,7 @@ from digit.weights.artifact import load
 
 SETTINGS = [{"temperature": 1.0}, {"temperature": 0.9}, {"top_p": 0.95}, {"top_p": 0.9}, {"top_p": 0.8}]
 GUIDANCE = [1.0, 2.0]
+METRICS: tuple[Metric, ...] = ("fd", "is", "precision_recall", "class_accuracy")
 
 
 def main() -> None:
@@ -209,7 +211,7 @@ class Bench:
             self.networks, self.measure(drawn.pixels, self.networks), self.reference, strict=True
         ):
             given = labels if network is first else None
-            values.update(compare(network, here, there, labels=given))
+            values.update(compare(network, here, there, labels=given, metrics=METRICS))
         kind = "conditional" if conditional else "unconditional"
         grid(drawn.pixels[:100], columns=10).save(self.options.out.parent / f"cifar10-{name}-{kind}.png")
         return {"setting": setting, **values, "tries": tries}

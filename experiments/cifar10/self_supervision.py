@@ -71,6 +71,11 @@ class SelfSupervision(nn.Module):
         self.augment = augment
         self._compiled = False
 
+    @property
+    def encoder(self) -> ViT:
+        """What is exported and measured."""
+        return self.teacher
+
     def compile_parts(self) -> None:
         """Compile the networks and the augmentations, once; their shapes never change."""
         if not self._compiled:
@@ -95,7 +100,8 @@ class SelfSupervision(nn.Module):
         with torch.no_grad():
             second = replace(config.view, solarize=0.2)
             views = torch.cat((self.augment(pixels, config.view), self.augment(pixels, second)))
-            mask = self._mask(b)
+            # Nobody predicts a masked patch where there is no patch term.
+            mask = self._mask(b) if config.patch_weight else None
             teacher_tokens = self.teacher(views)
             teacher_global = self.teacher_head(self._pool(teacher_tokens)).float().chunk(2)
         tokens = self.student(views, mask)
@@ -110,7 +116,7 @@ class SelfSupervision(nn.Module):
                 total = total + config.spread_weight * (
                     spread(pooled[:b].float()) + spread(pooled[b:].float())
                 )
-        if config.patch_weight:
+        if mask is not None:
             part = slice(b // 2, b + b // 2)  # the masked ones: see _mask
             total = total + config.patch_weight * self._patch(tokens[part], teacher_tokens[part], mask[part])
         return total

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from digit.errors import DigitError
-from digit.evaluation.frechet import Moments, frechet_distance
+from digit.evaluation.frechet import Gaussian, Moments, frechet_distance
 from digit.nn.backbone import timm  # noqa: F401  lets torch-fidelity import torchvision
 
 
@@ -41,6 +41,26 @@ def test_merged_parts_and_any_batch_size_are_the_whole_to_1e_9():
     expected = frechet_distance(whole, other)
     assert frechet_distance(merged, other) == pytest.approx(expected, rel=1e-9)
     assert frechet_distance(singly, other) == pytest.approx(expected, rel=1e-9)
+
+
+def test_published_statistics_stand_in_for_moments():
+    a, b = of(correlated(300, 8, 0)), of(correlated(200, 8, 1))
+    published = Gaussian(b.mean, b.covariance)
+    assert frechet_distance(a, published) == frechet_distance(a, b)
+    with pytest.raises(DigitError, match="widths 3 and 8"):
+        frechet_distance(of(torch.randn(9, 3)), published)
+
+
+def test_ranks_add_up(monkeypatch):
+    parts = [of(correlated(60, 5, 0)), of(correlated(40, 5, 1))]
+    assert parts[0].over_ranks().n == 60  # no processes are joined: its own
+    for name, answer in (("is_available", True), ("is_initialized", True)):
+        monkeypatch.setattr(torch.distributed, name, lambda answer=answer: answer)
+    others = iter([torch.tensor(parts[1].n), parts[1].sum, parts[1].outer])
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(next(others)))
+    joined, merged = parts[0].over_ranks(), parts[0].merge(parts[1])
+    assert (joined.n, parts[0].n) == (100, 60)
+    torch.testing.assert_close(joined.covariance, merged.covariance)
 
 
 def test_axis_aligned_gaussians_have_the_closed_form():

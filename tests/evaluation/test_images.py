@@ -7,11 +7,12 @@ import torch
 from PIL import Image
 
 from digit.errors import DigitError
-from digit.evaluation import images
+from digit.evaluation import protocols
 from digit.evaluation.classifier import Classifier, ClassifierConfig
 from digit.evaluation.images import evaluate_images, measure, report
-from digit.evaluation.networks import Network, classifier_network
-from digit.evaluation.pictures import open_pictures
+from digit.evaluation.networks import INCEPTION, Network, classifier_network
+from digit.evaluation.pictures import bilinear_square, open_pictures
+from digit.evaluation.protocols import ADM, ALL, DIGIT_PAPER, OWN
 from digit.nn.backbone import timm  # noqa: F401  lets torch-fidelity import torchvision
 
 
@@ -37,10 +38,12 @@ def write_folder(path: Path, pixels: torch.Tensor, folders: list[str] | None = N
 
 def test_torch_fidelity_agrees_on_all_of_it(network):
     from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+    from torch_fidelity.metric_isc import isc_features_to_metric
+    from torch_fidelity.metric_kid import kid_features_to_metric
     from torch_fidelity.metric_prc import calculate_precision_recall_full
 
     fake, real = pictures(60, 0), pictures(60, 1) // 2
-    values = dict(evaluate_images(fake, real, [network], few=True, batch_size=7))
+    values = dict(evaluate_images(fake, real, [network], few=True, batch_size=7, metrics=ALL))
     a, b = network.features(fake).clone(), network.features(real).clone()
     fid = fid_statistics_to_metric(
         fid_features_to_statistics(a.double()), fid_features_to_statistics(b.double()), verbose=False
@@ -48,6 +51,10 @@ def test_torch_fidelity_agrees_on_all_of_it(network):
     assert values[f"FD-{network.name}"] == pytest.approx(fid["frechet_inception_distance"], rel=1e-4)
     shares = calculate_precision_recall_full(a, b, neighborhood=3)
     assert (values[f"precision-{network.name}"], values[f"recall-{network.name}"]) == pytest.approx(shares)
+    kid = kid_features_to_metric(a, b, kid_subset_size=60, verbose=False)
+    assert values[f"KD-{network.name}"] == pytest.approx(kid["kernel_inception_distance_mean"], rel=1e-3)
+    score = isc_features_to_metric(network.probabilities(fake).clone().log())
+    assert values[f"IS-{network.name}"] == pytest.approx(score["inception_score_mean"], rel=1e-5)
     assert values["n_samples"] == values["n_reference"] == 60
 
 
@@ -113,19 +120,162 @@ def test_only_the_metrics_asked_for(network):
 def test_few_pictures_are_refused(network, monkeypatch):
     with pytest.raises(DigitError, match="tensor of pictures has 9 pictures, too few"):
         next(evaluate_images(pictures(9, 0), pictures(9, 1), [network]))
-    monkeypatch.setattr(images, "FEWEST", 10)
+    monkeypatch.setattr(protocols, "FEWEST", 10)
     with pytest.raises(DigitError, match="stream of pictures has 9 pictures, too few"):
         next(evaluate_images(iter([pictures(9, 0)]), pictures(10, 1), [network]))
     assert dict(evaluate_images(pictures(10, 0), pictures(10, 1), [network]))["n_samples"] == 10
 
 
-def test_the_report_is_json_and_names_the_features(network):
+def test_the_report_is_a_result_and_names_the_features(network):
     text = json.dumps(report(evaluate_images(pictures(9, 0), pictures(8, 1), [network], few=True), [network]))
     value = json.loads(text)
-    assert (value["n_samples"], value["n_reference"]) == (9, 8)
+    assert (value["kind"], value["measurement"]) == ("result", "images")
+    assert value["counts"] == {"samples": 9, "reference": 8}
     assert value["features"] == [{"name": network.name, "sha256": network.sha256}]
     assert value["values"][f"FD-{network.name}"] >= 0
-    assert "bicubic" in value["protocol"]
+    assert value["protocol"].startswith("own: ")
+
+
+def test_features_are_kept_only_when_a_metric_needs_them(network):
+    assert measure(open_pictures(pictures(9, 0)), [network])[0].features is None
+    assert {"precision_recall", "kd"}.isdisjoint(OWN.metrics)
+    names = set(dict(evaluate_images(pictures(9, 0), pictures(9, 1), [network], few=True)))
+    assert names == {
+        "n_samples",
+        "n_reference",
+        *(f"{m}-{network.name}" for m in ("FD", "IS", "IS deviation")),
+    }
+
+
+@pytest.fixture
+def inception() -> Network:
+    """Has InceptionV3's name and gives mean colours, corners and logits, so that protocols take no time."""
+    module = torch.nn.Linear(3, 12, bias=False)
+    torch.manual_seed(0)
+    torch.nn.init.normal_(module.weight, std=4)
+
+    def forward(pixels: torch.Tensor):
+        means = pixels.mean((2, 3))
+        return means, module(means), pixels[:, :, :2, :2].permute(0, 2, 3, 1).flatten(1)
+
+    return Network(INCEPTION, "f" * 64, module.requires_grad_(False), forward)
+
+
+def rows(pixels: torch.Tensor) -> np.ndarray:
+    return pixels.permute(0, 2, 3, 1).numpy()
+
+
+def test_adm_reads_a_references_statistics_and_pictures(inception, tmp_path):
+    fake, real, few_real = pictures(60, 0), pictures(200, 1) // 2, pictures(20, 2) // 2
+    whole = measure(open_pictures(real), [inception], spatial=True)[0]
+    statistics = {
+        "mu": whole.moments.mean,
+        "sigma": whole.moments.covariance,
+        "mu_s": whole.spatial.mean,
+        "sigma_s": whole.spatial.covariance,
+    }
+    statistics = {name: value.numpy() for name, value in statistics.items()}
+    np.savez(tmp_path / "reference.npz", arr_0=rows(few_real), **statistics)
+    np.savez(tmp_path / "statistics.npz", **statistics)
+    np.savez(tmp_path / "samples.npz", arr_0=rows(fake), arr_1=np.zeros(60, dtype=np.int64))
+    sets = tmp_path / "samples.npz", tmp_path / "reference.npz"
+    values = dict(evaluate_images(*sets, [inception], protocol=ADM, few=True))
+    direct = dict(evaluate_images(fake, real, [inception], few=True))
+    assert values["FID"] == pytest.approx(direct["FID"], rel=1e-9)
+    assert values["sFID"] == pytest.approx(direct["sFID"], rel=1e-9)
+    assert (values["n_samples"], values["n_reference"]) == (60, 20)
+    features, manifold = (inception.features(part).clone() for part in (fake, few_real))
+    from torch_fidelity.metric_prc import calculate_precision_recall_full
+
+    shares = calculate_precision_recall_full(features, manifold, neighborhood=3)
+    assert (values["precision"], values["recall"]) == pytest.approx(shares)
+    assert "class accuracy" not in values  # labels are no outputs of InceptionV3
+    # A file of statistics alone gives the same distances, also outside of the protocol.
+    for protocol in (ADM, OWN):
+        alone = dict(
+            evaluate_images(sets[0], tmp_path / "statistics.npz", [inception], protocol=protocol, few=True)
+        )
+        assert (alone["FID"], alone["sFID"], alone["n_reference"]) == (values["FID"], values["sFID"], 0)
+        assert "precision" not in alone
+    # Outside of it, the pictures count where there are some.
+    own = dict(evaluate_images(*sets, [inception], few=True))
+    assert own["FID"] == pytest.approx(dict(evaluate_images(fake, few_real, [inception], few=True))["FID"])
+
+
+def test_adm_scores_consecutive_pictures_in_their_order(inception, monkeypatch):
+    from torch_fidelity.metric_isc import isc_features_to_metric
+
+    fake = pictures(60, 0)
+    fake[:30] //= 4
+    monkeypatch.setattr("digit.evaluation.images.inception_score", seen := _Seen())
+    dict(evaluate_images(fake, pictures(20, 1), [inception], protocol=ADM, few=True, metrics=["is"]))
+    assert seen.options == {"splits": 10, "split_size": 5000, "seed": None}
+    theirs = isc_features_to_metric(inception.probabilities(fake).clone().log(), splits=2, shuffle=False)
+    from digit.evaluation.inception_score import inception_score
+
+    ours = inception_score(inception.probabilities(fake), split_size=30, seed=None)
+    assert ours == pytest.approx((theirs["inception_score_mean"], theirs["inception_score_std"]), rel=1e-4)
+
+
+class _Seen:
+    def __call__(self, probabilities: torch.Tensor, **options: object) -> tuple[float, float]:
+        self.options = options
+        return 1.0, 0.0
+
+
+def test_protocols_refuse_what_they_are_not_made_for(inception, network, tmp_path):
+    fake = pictures(9, 0)
+    np.savez(tmp_path / "both.npz", arr_0=rows(fake), mu=np.zeros(3), sigma=np.eye(3))
+    np.savez(tmp_path / "alone.npz", mu=np.zeros(3), sigma=np.eye(3))
+    np.savez(tmp_path / "odd.npz", mu=np.zeros(3), sigma=np.eye(4))
+    cases = (
+        ((fake, fake, [network]), {"protocol": ADM, "few": True}, "adm is of FID's InceptionV3"),
+        ((tmp_path / "both.npz", fake, [inception]), {"protocol": ADM, "few": True}, "as references do"),
+        ((tmp_path / "alone.npz", fake, [inception]), {"few": True}, "statistics and no pictures"),
+        ((fake, tmp_path / "alone.npz", [network]), {"few": True}, "statistics of FID's InceptionV3"),
+        ((fake, tmp_path / "odd.npz", [inception]), {"few": True}, "mu and sigma of .*odd.npz"),
+        ((fake, fake, [inception]), {"protocol": DIGIT_PAPER, "few": True}, "takes 256 px samples"),
+        ((pictures(9, 0, 256), fake, [inception]), {"protocol": DIGIT_PAPER}, "takes 50000: give as many"),
+    )
+    for arguments, options, message in cases:
+        with pytest.raises(DigitError, match=message):
+            dict(evaluate_images(*arguments, **options))
+
+
+def test_the_papers_reference_is_resized_as_torchvision_does(inception, tmp_path):
+    from torchvision.transforms import CenterCrop, Compose, Resize
+
+    photos = pictures(3, 0, 300)[:, :, :290]
+    folder = write_folder(tmp_path / "photos", photos)
+    transform = Compose([Resize(256), CenterCrop(256)])
+    expected = torch.stack(
+        [
+            torch.from_numpy(np.array(transform(Image.open(path)))).permute(2, 0, 1)
+            for path in sorted(folder.iterdir())
+        ]
+    )
+    found = torch.cat(list(open_pictures(folder, size=256, bilinear=True).batches))
+    assert torch.equal(found, expected)
+    fake = pictures(3, 5, 256)
+    values = dict(evaluate_images(fake, folder, [inception], protocol=DIGIT_PAPER, few=True))
+    direct = dict(evaluate_images(fake, expected, [inception], few=True, metrics=["fd", "is"]))
+    assert values == direct
+    image = Image.new("RGB", (5, 256))
+    assert bilinear_square(image, 5).size == (5, 5)
+
+
+def test_tf32_is_only_used_when_asked(network):
+    seen = []
+
+    def forward(pixels: torch.Tensor):
+        seen.append(torch.backends.cudnn.allow_tf32)
+        return pixels.mean((2, 3)), None
+
+    plain = Network("plain", "0" * 64, torch.nn.Identity(), forward)
+    before = torch.backends.cudnn.allow_tf32
+    for precision in ("fp32", "tf32"):
+        measure(open_pictures(pictures(2, 0)), [plain], precision=precision)
+    assert (seen, torch.backends.cudnn.allow_tf32) == ([False, True], before)
 
 
 def test_bf16_is_near_fp32(network):
@@ -145,7 +295,7 @@ def test_what_is_no_set_of_pictures_is_refused(network, tmp_path):
     (tmp_path / "broken" / "0000.png").write_bytes(b"no picture")
     for source, message in (
         (tmp_path / "wrong.npz", "uint8 n h w 3"),
-        (tmp_path / "other.npz", "arr_0"),
+        (tmp_path / "other.npz", "mu and sigma"),
         (tmp_path / "text.npz", "arr_0"),
         (tmp_path / "none.npz", "none.npz"),
         (tmp_path / "broken", "0000.png"),

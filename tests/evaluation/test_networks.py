@@ -1,4 +1,6 @@
 import hashlib
+import io
+import urllib.error
 
 import pytest
 import torch
@@ -6,11 +8,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from digit.errors import DigitError
-from digit.evaluation import networks
+from digit.evaluation import inception_file, networks
 from digit.evaluation.classifier import Classifier, ClassifierConfig
 from digit.evaluation.networks import classifier_network, open_network, weights_sha256
+from digit.evaluation.selftest import random_tensors, smooth_pictures
 from digit.evaluation.squeezenet import SqueezeNet
-from digit.nn.backbone import timm
+from digit.features import resize_positions
+from digit.nn.backbone import create, timm
 from digit.weights.artifact import save
 
 
@@ -25,7 +29,7 @@ def test_a_classifier_is_read_from_its_artifact(tmp_path):
     assert network.classes == ("cat", "dog", "owl")
     assert network.name == f"classifier-{network.sha256[:8]}"
     assert network.sha256 == classifier_network(classifier()).sha256
-    features, probabilities = network.outputs(torch.rand(2, 3, 32, 32))
+    features, probabilities, _ = network.outputs(torch.rand(2, 3, 32, 32))
     assert features.shape == (2, 32)
     torch.testing.assert_close(probabilities.sum(1), torch.ones(2))
 
@@ -33,7 +37,7 @@ def test_a_classifier_is_read_from_its_artifact(tmp_path):
 def test_bytes_and_floats_are_the_same_pictures_and_batches_do_not_matter():
     network = classifier_network(classifier())
     pixels = torch.randint(256, (5, 3, 32, 32), dtype=torch.uint8)
-    features, probabilities = network.outputs(pixels)
+    features, probabilities, _ = network.outputs(pixels)
     torch.testing.assert_close(network.features(pixels / 255), features, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(network.features(pixels[2:3]), features[2:3], rtol=1e-5, atol=1e-5)
     assert torch.equal(network.probabilities(pixels), probabilities)
@@ -53,10 +57,10 @@ def test_squeezenet_and_timm_networks_from_files(tmp_path):
     squeezenet = open_network(f"squeezenet:{tmp_path / 'squeezenet.safetensors'}")
     lite = timm.create_model("test_efficientnet", pretrained=False)
     save_file(lite.state_dict(), tmp_path / "lite.safetensors")
-    other = open_network("timm:test_efficientnet", weights=tmp_path / "lite.safetensors")
+    other = open_network(f"timm:test_efficientnet={tmp_path / 'lite.safetensors'}")
     pixels = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
     for network, width, classes in ((squeezenet, 512, 5), (other, lite.num_features, 1000)):
-        features, probabilities = network.outputs(pixels)
+        features, probabilities, _ = network.outputs(pixels)
         assert features.shape == (2, width)
         assert probabilities is not None
         assert probabilities.shape == (2, classes)
@@ -67,30 +71,83 @@ def test_squeezenet_and_timm_networks_from_files(tmp_path):
 def test_only_fids_own_inception_gives_fid(tmp_path, monkeypatch):
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    monkeypatch.setattr(nn.Module, "load_state_dict", lambda self, state: None)
-    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: {})
-    stub = FeatureExtractorInceptionV3("stub", ["2048"], feature_extractor_weights_path="unread")
-    monkeypatch.undo()
-    save_file(stub.state_dict(), tmp_path / "stub.safetensors")
-    torch.save(stub.state_dict(), tmp_path / "stub.pth")
+    tensors = random_tensors()
+    torch.save(tensors, tmp_path / "stub.pth")
+    theirs = FeatureExtractorInceptionV3(
+        "stub", ["2048", "logits_unbiased"], feature_extractor_weights_path=str(tmp_path / "stub.pth")
+    )
+    spatial = []
+    theirs.Mixed_6d.branch1x1.register_forward_hook(lambda module, given, out: spatial.append(out[:, :7]))
 
-    network = open_network("inception", weights=tmp_path / "stub.safetensors")
+    network = open_network("inception", inception_weights=tmp_path / "stub.pth")
     assert network.metric("FD") == f"FD-inceptionv3-{network.sha256[:8]}"
-    pixels = torch.randint(256, (1, 3, 32, 32), dtype=torch.uint8)
-    features, probabilities = network.outputs(pixels)
-    assert probabilities is not None
-    assert probabilities.shape == (1, 1008)
-    stub.features_list = ["2048"]
-    torch.testing.assert_close(features, stub(pixels)[0], rtol=1e-4, atol=1e-5)
+    assert network.sha256 == weights_sha256(theirs)
+    pixels = smooth_pictures(1, 40)[:, :, :36]
+    features, probabilities, places = network.outputs(pixels)
+    pooled, logits = theirs(pixels)
+    torch.testing.assert_close(features, pooled, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(probabilities, logits.softmax(1), rtol=1e-3, atol=1e-6)
+    # ADM's statistics have the places of a map first, then its channels.
+    torch.testing.assert_close(
+        places.unflatten(1, (17, 17, 7)), spatial[0].permute(0, 2, 3, 1), rtol=1e-4, atol=1e-5
+    )
 
-    with pytest.raises(DigitError, match="sha256 differs"):
-        open_network("inception", weights=tmp_path / "stub.pth")
     # The published file has this start of a sha256; a stub cannot, so the stub's is taken for it here.
     official = hashlib.sha256((tmp_path / "stub.pth").read_bytes()).hexdigest()
-    monkeypatch.setattr(networks, "_INCEPTION_SHA256", official[:8])
-    network = open_network(f"inception:{tmp_path / 'stub.pth'}")
-    assert (network.metric("FD"), network.metric("IS")) == ("FID", "IS")
-    torch.testing.assert_close(network.features(pixels), features)
+    monkeypatch.setattr(inception_file, "SHA256", official[:8])
+    network = open_network("inception", inception_weights=tmp_path / "stub.pth")
+    assert network.sha256 == official
+    names = [network.metric(kind) for kind in ("FD", "sFD", "KD", "IS", "precision")]
+    assert names == ["FID", "sFID", "KID", "IS", "precision"]
+
+
+def test_inception_comes_from_the_cache_or_is_fetched_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr(inception_file, "SHA256", hashlib.sha256(b"published").hexdigest()[:8])
+    place = tmp_path / "checkpoints" / inception_file.NAME
+    answers = [urllib.error.URLError("no route"), TimeoutError("slow"), io.BytesIO(b"other")]
+
+    def urlopen(address, timeout):
+        assert address == inception_file.ADDRESS
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(inception_file.urllib.request, "urlopen", urlopen)
+    for words in ("no route.*--inception-weights", "slow", "another file than published"):
+        with pytest.raises(DigitError, match=words):
+            open_network("inception")
+        assert not place.exists()
+        assert not list(tmp_path.rglob(".tmp-*"))
+    answers.append(io.BytesIO(b"published"))
+    for _ in range(2):  # the second time nothing is fetched
+        with pytest.raises(DigitError, match="is no PyTorch"):
+            open_network("inception")
+    assert place.read_bytes() == b"published"
+
+
+def test_dinov2_reads_the_class_token_at_its_own_positions(tmp_path, monkeypatch):
+    class Tiny:
+        name, image_size = "vit_tiny_patch16_224", 32
+        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+
+    monkeypatch.setattr(networks, "encoder_config", lambda name: Tiny)
+    shape = {"depth": 1, "embed_dim": 12, "num_heads": 2}
+    monkeypatch.setattr(
+        networks, "create", lambda *given, **options: create(*given, img_size=64, **options, **shape)
+    )
+    torch.manual_seed(0)
+    vit = timm.create_model(Tiny.name, img_size=64, num_classes=0, **shape)
+    save_file(vit.state_dict(), tmp_path / "vit.safetensors")
+    network = open_network(f"dinov2-l={tmp_path / 'vit.safetensors'}")
+    positions = resize_positions(vit.pos_embed[:, 1:].detach(), (4, 4), (2, 2), "reference")
+    vit.set_input_size(img_size=(32, 32))
+    vit.pos_embed.data[:, 1:] = positions
+    pixels = torch.rand(2, 3, 32, 32)
+    torch.testing.assert_close(network.features(pixels), vit.eval().forward_features(pixels)[:, 0])
+    assert network.metric("FD").startswith("FD-dinov2-l-")
+    assert network.probabilities(pixels) is None
 
 
 def test_what_cannot_be_opened_is_explained(tmp_path):
@@ -98,16 +155,19 @@ def test_what_cannot_be_opened_is_explained(tmp_path):
         ("resnet", "no network 'resnet'"),
         ("timm:", "no network"),
         ("timm:no_such_network", "no_such_network"),
-        ("inception", "weights-inception-2015-12-05-6726825d.pth"),
+        ("inception=x.pth", "no network"),
         (f"classifier:{tmp_path / 'none'}", "none"),
         (f"squeezenet:{tmp_path / 'none.safetensors'}", "does not exist"),
     ):
         with pytest.raises(DigitError, match=message):
             open_network(spec)
     save_file({"features.0.weight": torch.zeros(1)}, tmp_path / "other.safetensors")
-    for spec in (
-        f"squeezenet:{tmp_path / 'other.safetensors'}",
-        f"inception:{tmp_path / 'other.safetensors'}",
-    ):
-        with pytest.raises(DigitError, match=r"other\.safetensors"):
-            open_network(spec)
+    with pytest.raises(DigitError, match=r"other\.safetensors"):
+        open_network(f"squeezenet:{tmp_path / 'other.safetensors'}")
+    with pytest.raises(DigitError, match=r"other\.safetensors holds no InceptionV3"):
+        open_network("inception", inception_weights=tmp_path / "other.safetensors")
+    with pytest.raises(DigitError, match="does not exist: download"):
+        open_network("inception", inception_weights=tmp_path / "none.pth")
+    save_file({"Conv2d_1a_3x3.conv.weight": torch.zeros(32, 3, 3, 3)}, tmp_path / "short.safetensors")
+    with pytest.raises(DigitError, match=r"short.* missing: fc\.weight"):
+        open_network("inception", inception_weights=tmp_path / "short.safetensors")

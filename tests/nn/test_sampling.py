@@ -163,6 +163,18 @@ def test_guidance_schedules():
     assert SamplerConfig(guidance=5.0).guidance_at(0, 5) == 5
 
 
+def test_given_codes_stand_first_and_later_positions_keep_their_numbers():
+    toy = Toy()
+    whole = toy.decode(range(6))
+    torch.manual_seed(1)
+    start = torch.randn(1, 3, 8, dtype=torch.float64).expand(6, -1, -1)
+    for known in (0, 1, 5, 9):
+        read = torch.cat((start, *[toy.embed(whole[:, i], i) for i in range(known)]), dim=1)
+        heard = []
+        again = toy.decode(range(6), prefix=read, given=whole[:, :known], progress=heard.append)
+        assert torch.equal(again, whole) and heard == [6] * (9 - known)
+
+
 def test_progress_hears_every_code():
     heard = []
     Toy().decode(range(4), progress=heard.append)

@@ -133,12 +133,14 @@ def test_evaluate_the_samples_and_compare_with_themselves(chain, run, tmp_path):
     code, out, _ = run(*call, "--reference", chain.images, "--few", "--out", tmp_path / "r.json", "--json")
     assert code == 0
     result = json.loads(out)
-    assert result["n_samples"] == 24  # grid.png is none of them
-    assert result["n_reference"] == 48
+    assert result["counts"] == {"samples": 24, "reference": 48}  # grid.png is none of them
     names = " ".join(result["values"])
     assert "FD-classifier" in names
     assert "class accuracy" in names
     assert json.loads((tmp_path / "r.json").read_text()) == result
+    code, out, _ = run("info", tmp_path / "r.json", "--json")
+    assert code == 0
+    assert json.loads(out) == result
 
 
 @pytest.mark.parametrize("name", ["tokenizer", "vqgan", "prior", "model", "codes"])

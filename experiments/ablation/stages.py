@@ -1,0 +1,115 @@
+"""Codes -> priors and renderers of equal training, and how long a step of each takes."""
+
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from ablation.pictures import CodeBatches, Sets
+from ablation.plan import PriorPlan, Scale
+from torch import nn
+
+from digit.prior import Prior, PriorConfig
+from digit.renderer_masked import MaskedConfig, MaskedRenderer
+from digit.training.config import TrainConfig
+from digit.training.loop import train
+from digit.training.optimizer import OptimizerConfig
+from digit.training.status import read_status
+
+
+def prior_of(codes: int, length: int, size: str, scale: Scale) -> Prior:
+    """A prior without labels, as in the paper's ablations, its weights drawn from seed 0."""
+    width, layers = getattr(scale, size)
+    torch.manual_seed(0)
+    shape = {"width": width, "layers": layers, "heads": max(1, width // 64), "norm": "pre"}
+    return Prior(PriorConfig(codes, length, **shape))
+
+
+def renderer_of(codes: int, length: int, sets: Sets, scale: Scale) -> MaskedRenderer:
+    """A masked renderer: eight passes draw all VQ codes of a picture."""
+    width, layers = scale.renderer
+    torch.manual_seed(0)
+    vq = {"vq_codes": sets.vqgan.config.codes, "vq_length": sets.vqgan.length}
+    shape = {"width": width, "layers": layers, "heads": max(1, width // 64)}
+    return MaskedRenderer(MaskedConfig(codes, length, **vq, **shape))
+
+
+def optimizer_config(steps: int) -> OptimizerConfig:
+    """A constant rate and averaged weights: a run may be measured on the way and then go on."""
+    return OptimizerConfig(
+        lr=6e-4,
+        betas=(0.9, 0.95),
+        weight_decay=0.1,
+        decay_all=False,
+        schedule="constant",
+        warmup=max(1, min(300, steps // 10)),
+    )
+
+
+def trained(
+    stage: nn.Module, data: Any, out: Path, *, steps: int, total: int, limit: float, batch: int
+) -> bool:
+    """Train to `steps` of `total`; whether it came that far in `limit` seconds. Leaves averaged weights."""
+    if limit <= 0:
+        return False
+    config = TrainConfig(
+        steps=steps,
+        batch=batch,
+        optimizer=optimizer_config(total),
+        ema=0.999,
+        save_every=1000,
+        keep=1,
+        wall_clock_limit=limit,
+    )
+    train(stage, data, config, out, device=data.codes.device, title=out.name)
+    status = read_status(out)
+    return status is not None and status.finished
+
+
+def equal_steps(
+    sets: Sets, plans: list[PriorPlan], scale: Scale, *, seconds: float, overhead: float
+) -> dict[str, Any]:
+    """The same number of steps for every prior and renderer, so that all of them fit into `seconds`.
+
+    Timed on random codes, one training at a time; `overhead` seconds a row go to sampling and probes.
+    """
+    length = sets.vqgan.length
+    tokenizers = {plan.tokenizer for plan in plans}
+    vq_codes = sets.train_vq[:512, :1]
+    codes = torch.randint(scale.codes[0], (len(vq_codes), 1, length), device=vq_codes.device).short()
+    each: dict[str, float] = {}
+    for size in {plan.size for plan in plans}:
+        stage = prior_of(max(t.codes for t in tokenizers), length, size, scale)
+        each[size] = seconds_per_step(stage, CodeBatches(codes, scale.batch))
+    data = CodeBatches(codes, scale.batch, vq_codes)
+    each["renderer"] = seconds_per_step(renderer_of(scale.codes[1], length, sets, scale), data)
+    whole = sum(each[plan.size] for plan in plans if plan.share == 1)
+    whole += each["renderer"] * sum(tokenizer.encoder != "vq" for tokenizer in tokenizers)
+    spare = max(0.2 * seconds, seconds - overhead * len(plans))
+    steps = max(20, round(spare / whole / 20) * 20)
+    return {"steps": steps, "seconds_per_step": each, "seconds": seconds}
+
+
+def seconds_per_step(stage: Any, data: Any) -> float:
+    """Of one update, on throw-away weights."""
+    device = data.codes.device
+    stage.to(device).train()
+    optimizer = torch.optim.AdamW(stage.parameters(), lr=1e-5)
+    warm, timed = (5, 25) if device.type == "cuda" else (1, 2)
+    start = 0.0
+    for step in range(warm + timed):
+        if step == warm:
+            _wait(device)
+            start = time.perf_counter()
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
+            loss = stage.loss(data(step))
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    _wait(device)
+    return (time.perf_counter() - start) / timed
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
