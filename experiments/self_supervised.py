@@ -15,7 +15,6 @@ Named self_supervised.py because a script called ssl.py would hide Python's own 
 
 import argparse
 import contextlib
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +26,7 @@ from cifar10.neighbours import embed, knn_accuracy, labelled_pixels
 from cifar10.objectives import RECIPES, Stage, stage_of
 from cifar10.self_supervision import SelfSupervision
 from cifar10.vit import ViTConfig, vit_optimizer
+from pace import seconds_per_step
 from torch import Tensor, nn
 
 from digit.data.images import open_images
@@ -142,29 +142,6 @@ def planned_steps(
     steps = max(20, int(seconds / each))
     write_json_atomic(written, {"steps": steps, "seconds_per_step": each, "minutes": seconds / 60})
     return steps
-
-
-def seconds_per_step(stage: nn.Module, data: Callable[[int], PixelBatch], device: torch.device) -> float:
-    """Measured on throw-away updates, after those that compile."""
-    optimizer = torch.optim.AdamW([p for p in stage.parameters() if p.requires_grad], lr=1e-5)
-    warm, timed = (5, 30) if device.type == "cuda" else (1, 2)
-    start = 0.0
-    for step in range(warm + timed):
-        if step == warm:
-            _wait(device)
-            start = time.perf_counter()
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            loss = stage.loss(data(step))
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    _wait(device)
-    return (time.perf_counter() - start) / timed
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 class Neighbours:

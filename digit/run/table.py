@@ -9,7 +9,7 @@ from rich.table import Table
 def print_table(
     title: str,
     columns: Sequence[str],
-    rows: Mapping[str, Sequence[str | float | None]],
+    rows: Mapping[str, Sequence[str | float | int | None]],
     *,
     dim: Collection[str] = (),
 ) -> None:
@@ -25,7 +25,7 @@ def print_table(
     console.print(table)
 
 
-def _shown(cell: str | float | None) -> str:
+def _shown(cell: str | float | int | None) -> str:
     if cell is None:
         return "-"
-    return cell if isinstance(cell, str) else f"{cell:.4g}"
+    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)

@@ -1,12 +1,12 @@
 """Codes -> priors and renderers of equal training, and how long a step of each takes."""
 
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from ablation.pictures import CodeBatches, Sets
 from ablation.plan import PriorPlan, Scale
+from pace import seconds_per_step
 from torch import nn
 
 from digit.prior import Prior, PriorConfig
@@ -80,9 +80,9 @@ def equal_steps(
     each: dict[str, float] = {}
     for size in {plan.size for plan in plans}:
         stage = prior_of(max(t.codes for t in tokenizers), length, size, scale)
-        each[size] = seconds_per_step(stage, CodeBatches(codes, scale.batch))
+        each[size] = _seconds(stage, CodeBatches(codes, scale.batch))
     data = CodeBatches(codes, scale.batch, vq_codes)
-    each["renderer"] = seconds_per_step(renderer_of(scale.codes[1], length, sets, scale), data)
+    each["renderer"] = _seconds(renderer_of(scale.codes[1], length, sets, scale), data)
     whole = sum(each[plan.size] for plan in plans if plan.share == 1)
     whole += each["renderer"] * sum(tokenizer.encoder != "vq" for tokenizer in tokenizers)
     spare = max(0.2 * seconds, seconds - overhead * len(plans))
@@ -90,26 +90,6 @@ def equal_steps(
     return {"steps": steps, "seconds_per_step": each, "seconds": seconds}
 
 
-def seconds_per_step(stage: Any, data: Any) -> float:
-    """Of one update, on throw-away weights."""
+def _seconds(stage: Any, data: Any) -> float:
     device = data.codes.device
-    stage.to(device).train()
-    optimizer = torch.optim.AdamW(stage.parameters(), lr=1e-5)
-    warm, timed = (5, 25) if device.type == "cuda" else (1, 2)
-    start = 0.0
-    for step in range(warm + timed):
-        if step == warm:
-            _wait(device)
-            start = time.perf_counter()
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=device.type == "cuda"):
-            loss = stage.loss(data(step))
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    _wait(device)
-    return (time.perf_counter() - start) / timed
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    return seconds_per_step(stage.to(device).train(), data, device)
