@@ -16,7 +16,7 @@ FORMAT = 1
 
 def result(
     measurement: str,
-    values: Iterable[tuple[str, float]],
+    values: Iterable[tuple[str, float | int]],
     *,
     protocol: str,
     counts: Mapping[str, int],

@@ -115,10 +115,10 @@ def stability(
     yield from decoded.values()
     known = _vocabulary(tokenizer)
     use = codebook_report(codes, known or 1 + max(int(part.max()) for part in codes))
-    yield "used codes", use["used"]
+    yield "used codes", float(use["used"])
     yield "entropy, bits", use["entropy_bits"]
     if known:
-        yield "codes", known
+        yield "codes", float(known)
         yield "usage", use["usage"]
 
 

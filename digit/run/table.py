@@ -28,4 +28,6 @@ def print_table(
 def _shown(cell: str | float | int | None) -> str:
     if cell is None:
         return "-"
-    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+    if isinstance(cell, float):
+        return f"{cell:.0f}" if cell.is_integer() else f"{cell:.4g}"
+    return str(cell)
