@@ -57,8 +57,9 @@ DESCRIPTION = """Image generation on discriminative tokens (DiGIT, arXiv:2410.12
 
 The way of the data, each step a verb: fit (features -> codebook), train vqgan, tokenize (pictures -> codes),
 train prior, train renderer, compose (stages -> one model), sample (labels, seeds -> pictures),
-evaluate images. `digit sample` alone draws with the bundled model. train base, large, renderer_ar and so on
-are the published runs (`digit train --help` lists them).
+evaluate images. `digit sample` alone draws with the bundled model. convert reads published files, convert
+official fetches a whole published model. train base, large, renderer_ar and so on are the published runs
+(`digit train --help` lists them); the other evaluate verbs are the paper's tables and figures.
 Every verb takes --json: the result on standard output for machines, everything else on standard error.
 Exit codes: 0 done, 2 bad input (one sentence says what to do), 130 interrupted (what is written is whole;
 repeat to go on)."""
