@@ -240,18 +240,7 @@ def checked(content: Any, *, where: str) -> tuple[Facts, dict[str, Tensor]]:
 def _prior(facts: Facts, state: dict[str, Tensor]) -> Prior:
     table, outputs = state["decoder.embed_tokens.weight"], SPECIALS + facts.codes
     classes = facts.classes if facts.kind == "prior" else 0
-    config = PriorConfig(
-        codes=facts.codes,
-        length=facts.length,
-        classes=classes,
-        width=facts.width,
-        layers=facts.layers,
-        heads=facts.heads,
-        norm=facts.norm,
-        dropout=facts.dropout,
-        label_smoothing=facts.label_smoothing,
-        specials=SPECIALS,
-    )
+    config = PriorConfig(classes=classes, **_shape(facts))
     tensors = {
         "start_embedding.weight": torch.cat((table[outputs : outputs + classes], table[END : END + 1])),
         "code_embedding.weight": table[SPECIALS:outputs],
@@ -290,19 +279,13 @@ def _probe(facts: Facts, state: dict[str, Tensor]) -> Probe:
 
 
 def _renderer_config(kind: type, facts: Facts) -> Any:
-    return kind(
-        codes=facts.codes,
-        length=facts.length,
-        vq_codes=facts.vq_codes,
-        vq_length=facts.vq_length,
-        width=facts.width,
-        layers=facts.layers,
-        heads=facts.heads,
-        norm=facts.norm,
-        dropout=facts.dropout,
-        label_smoothing=facts.label_smoothing,
-        specials=SPECIALS,
-    )
+    return kind(vq_codes=facts.vq_codes, vq_length=facts.vq_length, **_shape(facts))
+
+
+def _shape(facts: Facts) -> dict[str, Any]:
+    """The settings that priors and renderers share."""
+    names = ("codes", "length", "width", "layers", "heads", "norm", "dropout", "label_smoothing")
+    return {name: getattr(facts, name) for name in names} | {"specials": SPECIALS}
 
 
 def _blocks(facts: Facts, state: dict[str, Tensor]) -> dict[str, Tensor]:
