@@ -1,6 +1,6 @@
 """Prefixes of real codes -> distances: how long a prefix a prior needs (DiGIT, figure 4b)."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,19 +56,20 @@ def prefix_distances(
     *,
     batch_size: int = 64,
     device: str = "cpu",
+    done: Collection[tuple[str, int]] = (),
 ) -> Iterator[Point]:
     """Yield Fréchet distance and inception score of each model's completions for each length of the prefix.
 
     `reference` is what `measure` said of the reference with the same networks. Lengths beyond a model's
-    codes are left out for that model. Raises DigitError if no model has as many codes, or a length is
-    negative.
+    codes are left out for that model, and so are those `done`, by the model's name. Raises DigitError if no
+    model has as many codes, or a length is negative.
     """
     completers = list(completers)
     check_prefixes(prefixes, [completer.codes.shape[1] for completer in completers])
     for completer in completers:
         count, length = completer.codes.shape
         for known in sorted(set(prefixes)):
-            if known > length:
+            if known > length or (completer.name, known) in done:
                 continue
             pictures = Pictures(completer.name, _completions(completer, known, batch_size), count, size=None)
             found = measure(pictures, networks, device=device)
@@ -88,6 +89,11 @@ def named(points: Iterable[Point]) -> Iterator[tuple[str, float]]:
 def as_rows(points: Iterable[Point]) -> list[dict[str, Any]]:
     """The points as JSON."""
     return [{**vars(point), "share": point.share} for point in points]
+
+
+def of_rows(rows: Iterable[Mapping[str, Any]]) -> list[Point]:
+    """The points that `as_rows` made JSON of."""
+    return [Point(row["model"], row["prefix"], row["length"], dict(row["values"])) for row in rows]
 
 
 def check_prefixes(prefixes: Sequence[int], lengths: Sequence[int]) -> None:

@@ -1,6 +1,7 @@
 """`digit evaluate prefix`: distance against the length of a real prefix, models side by side (figure 4b)."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,11 +23,12 @@ from digit.evaluation.prefix import (
     as_rows,
     check_prefixes,
     named,
+    of_rows,
     prefix_distances,
 )
 from digit.evaluation.prefix_plot import draw_prefix
 from digit.evaluation.protocols import OWN, check_number
-from digit.evaluation.result import result, write_result
+from digit.evaluation.result import read_result, result, write_result
 from digit.files import make_folder
 from digit.nn.sampling import SamplerConfig
 from digit.pipeline import PARTS, DigitPipeline
@@ -61,7 +63,8 @@ def evaluate_prefix(
     """Give each prior the first codes of real pictures, and measure what it makes of them: figure 4b.
 
     A prior that needs a shorter prefix for the same distance models its codes better. Classes are those of
-    the pictures' folders, where a prior knows them. Settings left out are each model's own.
+    the pictures' folders, where a prior knows them. Settings left out are each model's own. Repeated with the
+    same --out, points that are done stay, and other prefixes or models add theirs.
 
     Args:
         models: folders or bundled models, side by side; one without a renderer is the VQ-only baseline.
@@ -110,53 +113,108 @@ def evaluate_prefix(
             f"--guidance {guidance} needs pictures in folders of a known class: give such, or leave it out"
         )
 
-    with progress("encode", len(source)) as advance:
-        codes, real = _encode(source, pipelines, side, batch, advance, networks, where)
-    other = None
-    if reference is not None:
-        other = without_statistics(open_pictures(reference, size=side, batch_size=batch))
-        real = measure(other, networks, device=where)
-        check_number(reference, other.n or 0, OWN, few=few, reference=True)
-    used: dict[str, Any] = {}
-    known = {
-        name: [n for n in set(prefix) if n <= pipe.prior.config.length] for name, pipe in pipelines.items()
+    described_by = {
+        "protocol": PROTOCOL,
+        "features": [{"name": network.name, "sha256": network.sha256} for network in networks],
+        "device": torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu",
     }
-    units = sum(len(source) * pipe.work(1, prefix=n) for name, pipe in pipelines.items() for n in known[name])
-    with progress("complete", units) as advance:
-        completers = []
-        for name, pipeline in pipelines.items():
-            how = {**settings, "batch_size": batch, "progress": advance}
-            # A baseline without classes or a renderer may stand beside a model that has both.
-            how["guidance"] = guidance if labels[name] else None
-            how["renderer"] = renderer if pipeline.renderers else None
-            complete = _completing(pipeline, labels[name], how, used, name)
-            completers.append(Completer(name, codes[name], complete))
-        points = list(
-            prefix_distances(completers, prefix, networks, real, batch_size=batch, device=str(where))
-        )
-    _print(points, len(source))
-    value = result(
-        "prefix",
-        named(points),
-        protocol=PROTOCOL,
-        counts={"samples": len(source), "reference": len(source) if other is None else other.n or 0},
-        features=[{"name": network.name, "sha256": network.sha256} for network in networks],
-        settings={
-            "images": Path(images).name,
-            "under": under,
-            "fingerprint": source.fingerprint,
-            "reference": None if reference is None else Path(reference).name,
-            "models": {name: ids_of(pipeline) for name, pipeline in pipelines.items()},
-            "drawn": used,
-        },
-        device=torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu",
-    )
-    value |= {"points": as_rows(points), "paper": PAPER}
+    asked = {
+        "images": Path(images).name,
+        "under": under,
+        "fingerprint": source.fingerprint,
+        "reference": None if reference is None else Path(reference).name,
+        "asked": {**settings, "guidance": guidance, "renderer": renderer, "unconditional": unconditional},
+    }
+    known = {name: ids_of(pipe) for name, pipe in pipelines.items()}
+    own = {name: asdict(pipe.sampling) for name, pipe in pipelines.items()}
+    before = None
     if written is not None:
-        write_result(written, value)
+        before = _before(written, described_by, asked, {"models": known, "sampling": own}, len(source))
+    points = of_rows(before["points"]) if before else []
+    used: dict[str, Any] = dict(before["settings"]["drawn"]) if before else {}
+    if before:
+        known, own = (
+            {**before["settings"]["models"], **known},
+            {**before["settings"].get("sampling", {}), **own},
+        )
+    counts = {"samples": len(source), "reference": len(source)}
+
+    def value() -> dict[str, Any]:
+        settings_of = {**asked, "models": known, "sampling": own, "drawn": used}
+        told = {**described_by, "counts": counts, "settings": settings_of}
+        ordered = sorted(points, key=lambda point: (list(known).index(point.model), point.prefix))
+        return {**result("prefix", named(ordered), **told), "points": as_rows(ordered), "paper": PAPER}
+
+    done = {(point.model, point.prefix) for point in points}
+    left = {
+        name: [n for n in set(prefix) if n <= pipe.prior.config.length and (name, n) not in done]
+        for name, pipe in pipelines.items()
+    }
+    if before:
+        say(f"{len(points)} points were measured before, {sum(map(len, left.values()))} are left")
+        counts = before["counts"]
+    if any(left.values()):
+        with progress("encode", len(source)) as advance:
+            codes, real = _encode(source, pipelines, side, batch, advance, networks, where)
+        if reference is not None:
+            other = without_statistics(open_pictures(reference, size=side, batch_size=batch))
+            real = measure(other, networks, device=where)
+            check_number(reference, other.n or 0, OWN, few=few, reference=True)
+            counts = {"samples": len(source), "reference": other.n or 0}
+        units = sum(
+            len(source) * pipe.work(1, prefix=n) for name, pipe in pipelines.items() for n in left[name]
+        )
+        with progress("complete", units) as advance:
+            completers = []
+            for name, pipeline in pipelines.items():
+                how = {**settings, "batch_size": batch, "progress": advance}
+                # A baseline without classes or a renderer may stand beside a model that has both.
+                how["guidance"] = guidance if labels[name] else None
+                how["renderer"] = renderer if pipeline.renderers else None
+                complete = _completing(pipeline, labels[name], how, used, name)
+                completers.append(Completer(name, codes[name], complete))
+            for point in prefix_distances(
+                completers, prefix, networks, real, batch_size=batch, device=str(where), done=done
+            ):
+                points.append(point)
+                if written is not None:
+                    write_result(written, value())
+    found = value()
+    _print(of_rows(found["points"]), len(source))
+    if written is not None:
+        write_result(written, found)
         title = f"{len(source)} pictures of {Path(images).name}, first codes given, the prior draws the rest"
-        draw_prefix(points, written.with_suffix(".png"), title=title)
-    return value
+        draw_prefix(of_rows(found["points"]), written.with_suffix(".png"), title=title)
+    return found
+
+
+def _before(
+    written: Path,
+    described_by: dict[str, Any],
+    asked: dict[str, Any],
+    of_models: dict[str, dict[str, Any]],
+    count: int,
+) -> dict[str, Any] | None:
+    """The result of an earlier call with the same --out; DigitError where it measured something else."""
+    if not written.exists():
+        return None
+    before = read_result(written)
+    same = (
+        before["measurement"] == "prefix"
+        and before["features"] == described_by["features"]
+        and before["counts"]["samples"] == count
+        and all(before["settings"].get(name) == given for name, given in asked.items())
+        and all(
+            before["settings"].get(kind, {}).get(name, found) == found
+            for kind, each in of_models.items()
+            for name, found in each.items()
+        )
+    )
+    if not same:
+        raise DigitError(
+            f"{written} holds results of other models, pictures, settings or networks: choose another --out"
+        )
+    return before
 
 
 def open_pipelines(models: Sequence[str], where: torch.device) -> dict[str, DigitPipeline]:
@@ -222,7 +280,7 @@ def _completing(
     return complete
 
 
-def _print(points: list[Point], count: int) -> None:
+def _print(points: Sequence[Point], count: int) -> None:
     metrics = list(
         dict.fromkeys(name for point in points for name in point.values if "deviation" not in name)
     )

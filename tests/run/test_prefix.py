@@ -202,3 +202,40 @@ def test_pictures_are_read_in_any_format(chain, run, tmp_path):
     call = ("--prefix-from", tmp_path / "photo.JPG", "--prefix", 8, "--num", 1, "--out", tmp_path / "s")
     code, _, err = run("sample", chain.root / "model", *call)
     assert code == 0, err
+
+
+def test_points_that_are_done_stay_and_new_ones_join(chain, places, run, tmp_path, monkeypatch):
+    from digit.prior import Prior
+
+    drawn = []
+    whole = Prior.sample
+
+    def counted(self, seeds, *given, **named):
+        drawn.append(named["prefix"].shape[1])
+        return whole(self, seeds, *given, **named)
+
+    monkeypatch.setattr(Prior, "sample", counted)
+    call = ("evaluate", "prefix", "--images", chain.images, "--few", "--num", 12, "--json")
+    call += ("--features", f"classifier:{places / 'net'}")
+    first = ("--models", chain.root / "model", "--prefix", 0, 16)
+    code, _, err = run(*call, *first, "--out", tmp_path / "r")
+    assert code == 0, err
+    assert sorted(drawn) == [0, 16]
+    code, out, err = run(*call, "--models", places / "vq", "--prefix", 8, "--out", tmp_path / "r")
+    assert code == 0, err
+    code, out, err = run(*call, *first, 8, "--out", tmp_path / "r")
+    assert code == 0, err
+    assert sorted(drawn) == [0, 8, 8, 16]  # what was measured is not drawn again
+    points = json.loads(out)["points"]
+    assert [(p["model"], p["prefix"]) for p in points] == [
+        ("model", 0),
+        ("model", 8),
+        ("model", 16),
+        ("vq", 8),
+    ]
+    assert set(json.loads(out)["settings"]["drawn"]) == {"model", "vq"}
+    code, alone, err = run(*call, *first, 8, "--out", tmp_path / "alone")
+    assert code == 0, err
+    assert json.loads(alone)["points"] == points[:3]
+    code, _, err = run(*call, *first, "--top-p", 0.5, "--out", tmp_path / "r")
+    assert code == 2 and "choose another --out" in err
