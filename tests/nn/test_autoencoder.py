@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from digit.nn.autoencoder import BlockStyle, Decoder, Encoder
+from digit.nn.autoencoder import BlockStyle, Decoder, Encoder, _Upsample
 
 TAMING = BlockStyle(family="taming", shortcut="input", attention=True)
 INPUT = BlockStyle(shortcut="input", attention=True)
@@ -100,3 +100,22 @@ def test_norms_have_32_groups_where_channels_allow():
 def test_latents_are_float32_under_autocast(style):
     with torch.autocast("cpu", torch.bfloat16):
         assert encoder(style)(torch.rand(1, 3, 8, 8)).dtype == torch.float32
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # the compiler's own
+def test_gradients_pass_the_doubled_side_when_compiled_in_bfloat16():
+    """The compiler's own gradient of nearest interpolation was zero there."""
+    torch.manual_seed(0)
+    first, last = (nn.Conv2d(8, 8, 3, padding=1) for _ in range(2))
+    network = nn.Sequential(first, _Upsample(8), nn.GroupNorm(8, 8), nn.SiLU(), last)
+    x, weights = torch.rand(2, 8, 4, 4), torch.randn(2, 8, 8, 8)
+    gradients = []
+    for forward in (network, torch.compile(network, dynamic=False)):
+        network.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            made = forward(x)
+        (made.float() * weights).sum().backward()
+        gradients.append(first.weight.grad)
+    eager, compiled = gradients
+    assert eager.abs().max() > 1
+    torch.testing.assert_close(compiled, eager, atol=0.05 * float(eager.abs().max()), rtol=0)
