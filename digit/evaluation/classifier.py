@@ -1,6 +1,7 @@
 """pixels -> features, labels: a small residual network (a ResNet-9) that measures pictures of 32 px."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,7 @@ class ClassifierConfig:
     label_smoothing: float = 0.1  # share of the target spread over all classes
     pad: int = 4  # px of reflected border that the random crop of training moves in
     cutout: int = 8  # px, side of the square that training blanks; 0 = none
+    mix: float = 0.0  # share of training pictures that get a part of another, and its label by area
 
 
 class Classifier(nn.Module):
@@ -88,8 +90,15 @@ class Classifier(nn.Module):
         pixels = (batch.pixels - self.mean) / self.std
         if self.training:
             pixels = augment(pixels, pad=self.config.pad, cutout=self.config.cutout)
-        logits = self.head(self._pool(pixels))
-        return F.cross_entropy(logits.float(), batch.labels, label_smoothing=self.config.label_smoothing)
+        foreign = None
+        if self.training and self.config.mix:
+            pixels, foreign = mix(pixels, self.config.mix)
+        logits = self.head(self._pool(pixels)).float()
+        how: dict[str, Any] = {"label_smoothing": self.config.label_smoothing, "reduction": "none"}
+        losses = F.cross_entropy(logits, batch.labels, **how)
+        if foreign is not None:
+            losses = torch.lerp(losses, F.cross_entropy(logits, batch.labels.flip(0), **how), foreign)
+        return losses.mean()
 
     def _pool(self, standardised: Tensor) -> Tensor:
         # channels_last: the layout in which tensor cores convolve; the weights keep theirs, so saved states
@@ -138,3 +147,24 @@ def augment(pixels: Float[Tensor, "b c h w"], *, pad: int, cutout: int) -> Float
         in_columns = (columns >= left) & (columns < left + cutout)
         moved = moved.masked_fill((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0)
     return moved
+
+
+def mix(
+    pixels: Float[Tensor, "b c h w"], share: float
+) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, " b"]]:
+    """Give a share of the pictures a rectangle of another one; also the part of each that is foreign.
+
+    The other one is that of the batch read backwards. CutMix (arXiv:1905.04899) with its uniform area; the
+    rectangle is cut off at the border. Drawn from torch's generator of the pixels' device.
+    """
+    b, _, h, w = pixels.shape
+    device = pixels.device
+    side = torch.rand(b, 1, device=device).sqrt()
+    inside = []
+    for length in (h, w):
+        places = torch.arange(length, device=device) + 0.5
+        middle = length * torch.rand(b, 1, device=device)
+        inside.append((places - middle).abs() < side * length / 2)
+    chosen = torch.rand(b, 1, 1, device=device) < share
+    patch = inside[0][:, :, None] & inside[1][:, None, :] & chosen
+    return torch.where(patch[:, None], pixels.flip(0), pixels), patch.float().mean((1, 2))

@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from digit.data.pixels import PixelBatch as Batch
 from digit.errors import DigitError
-from digit.evaluation.classifier import Classifier, ClassifierConfig, augment
+from digit.evaluation.classifier import Classifier, ClassifierConfig, augment, mix
 
 TINY = ClassifierConfig(classes=3, width=4)
 
@@ -50,6 +50,29 @@ def test_a_few_steps_learn_colours():
         loss.backward()
         optimizer.step()
     assert (classifier.eval().logits(pixels).argmax(1) == labels).float().mean() > 0.9
+
+
+def test_mixing_gives_the_part_that_is_foreign():
+    torch.manual_seed(0)
+    pixels = torch.arange(64.0).view(64, 1, 1, 1).expand(64, 3, 16, 16)
+    mixed, foreign = mix(pixels, 0.5)
+    other = (mixed != pixels).float().mean((1, 2, 3))
+    torch.testing.assert_close(foreign, other)
+    assert torch.equal(torch.where(mixed == pixels, mixed, pixels.flip(0)), mixed)
+    assert 0.25 < (foreign > 0).float().mean() < 0.75
+    assert foreign.max() > 0.5
+    assert torch.equal(mix(pixels, 0.0)[0], pixels)
+
+
+def test_a_mixed_batch_learns_both_labels():
+    torch.manual_seed(0)
+    classifier = Classifier(ClassifierConfig(classes=2, width=4, image_size=16, pad=0, cutout=0, mix=1.0))
+    pixels, labels = torch.rand(8, 3, 16, 16), torch.arange(8) % 2
+    loss = classifier.loss(Batch(pixels, labels))
+    loss.backward()
+    assert loss.isfinite() and classifier.head.weight.grad is not None
+    plain = classifier.eval().loss(Batch(pixels, labels))  # nothing is mixed when measuring
+    torch.testing.assert_close(plain, classifier.loss(Batch(pixels, labels)))
 
 
 def test_what_it_cannot_train_on_is_refused():
