@@ -127,12 +127,19 @@ class Updater:
     @contextlib.contextmanager
     def measuring(self) -> Iterator[nn.Module]:
         """Inside, the stage is in eval mode, has the averaged weights and makes no gradients."""
-        with self.average.applied() if self.average else contextlib.nullcontext(), torch.no_grad():
+        average = self.average.applied() if self.average else contextlib.nullcontext()
+        with average, self._uncompiled(), torch.no_grad():
             self.stage.eval()
             try:
                 yield self.stage
             finally:
                 self.stage.train()
+
+    def _uncompiled(self) -> contextlib.AbstractContextManager[Any]:
+        """Inside, nothing runs compiled: each other batch size would be compiled for half a minute."""
+        if not self.config.compile:
+            return contextlib.nullcontext()
+        return torch.compiler.set_stance("force_eager")
 
     def take_average(self) -> None:
         """Give the stage the averaged weights for good."""
