@@ -42,6 +42,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--steps", type=int, default=4000, help="updates")
     add("--batch", type=int, default=512, help="pictures per update")
     add("--lr", type=float, default=0.2, help="peak learning rate")
+    add("--clip", type=float, default=1.0, help="norm of the gradient, at most")
     add("--width", type=int, default=64, help="channels of the first layer")
     add("--mix", type=float, default=0.0, help="share of training pictures that get a part of another")
     add("--seconds", type=float, help="as many updates as fit instead of --steps, timed on this device first")
@@ -89,6 +90,7 @@ def main(arguments: list[str] | None = None) -> None:
             schedule="cosine",
             warmup=max(1, steps // 10),
         ),
+        clip=options.clip,
         ema=0.995,
         seed=options.seed,
         evaluate_every=max(1, steps // 4),

@@ -1,0 +1,43 @@
+"""OUT <-> a few files that can be carried: results and logs, and the weights that a later call needs."""
+
+import tarfile
+from pathlib import Path
+
+from digit.errors import DigitError
+from digit.files import atomic_path
+
+# By name of the file: what lies in it, relative to OUT. Weights are stored in 8 bits: below 16 MiB each.
+CONTENTS = {
+    "measurements.tar": ("results", "logs", "done"),
+    "classifier.tar": ("classifier/artifact", "classifier/status.json", "classifier/result.json"),
+    "model_vq.tar": ("model_vq",),
+    "model_vq_compute.tar": ("model_vq_compute",),
+}
+
+
+def pack(out: Path, results: Path) -> None:
+    """Write those files whose contents are there; weights are packed once."""
+    results.mkdir(parents=True, exist_ok=True)
+    for name, contents in CONTENTS.items():
+        there = [out / each for each in contents if (out / each).exists()]
+        whole = [folder for folder in there if folder.is_file() or any(folder.iterdir())]
+        weights = name != "measurements.tar"
+        if not there or len(whole) < len(there) or (weights and (results / name).exists()):
+            continue
+        if weights and not any((out / each / "config.json").exists() for each in contents):
+            continue
+        with atomic_path(results / name) as temporary, tarfile.open(temporary, "w") as archive:
+            for each in there:
+                archive.add(each, each.relative_to(out).as_posix())
+
+
+def unpack(folder: Path, out: Path) -> None:
+    """Put back what `pack` wrote and is not in `out`; DigitError where there is nothing."""
+    found = [folder / name for name in CONTENTS if (folder / name).exists()]
+    if not found:
+        raise DigitError(f"{folder} holds none of {', '.join(CONTENTS)}: give the folder of --results")
+    for path in found:
+        with tarfile.open(path) as archive:
+            for member in archive.getmembers():
+                if not (out / member.name).exists() or member.isdir():
+                    archive.extract(member, out, filter="data")

@@ -1,0 +1,27 @@
+"""OUT/results -> the folder of results that is kept: JSON files, pictures, and the plots drawn from them."""
+
+import shutil
+from pathlib import Path
+
+from measuring.found import Found
+from measuring.plots import draw_all
+
+from digit.errors import DigitError
+from digit.files import atomic_path, make_folder
+from digit.run.progress import say
+
+PICTURES = ("projection-toy.png", "projection-features.png", "reconstruction.png")  # drawn from pictures
+
+
+def publish(results: Path, folder: Path) -> None:
+    """Copy what is there and draw; what the folder holds besides stays."""
+    files = sorted(results.glob("*.json"))
+    if not files:
+        raise DigitError(f"{results} holds no results: run the measurements first, or give --from")
+    make_folder(folder)
+    for path in [*files, *(results / name for name in PICTURES)]:
+        if path.exists():
+            with atomic_path(folder / path.name) as temporary:
+                shutil.copyfile(path, temporary)
+    plots = draw_all(Found(folder), folder)
+    say(f"{folder}: {len(files)} results, {len(plots)} plots")
