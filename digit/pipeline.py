@@ -270,7 +270,7 @@ class DigitPipeline:
                 vq_codes = self.renderer.sample(codes, part, ar, **how)
             all_codes.append(codes.cpu())
             all_vq.append(vq_codes.cpu())
-            all_pixels.append(to_uint8(self.vqgan.decode(vq_codes)).cpu())
+            all_pixels += [to_uint8(self.vqgan.decode(part)).cpu() for part in vq_codes.split(DECODED)]
         pixels = torch.cat(all_pixels)
         settings: dict[str, Any] = {"prior": asdict(prior), "renderer": chosen}
         if chosen:
@@ -313,6 +313,7 @@ class DigitPipeline:
         return num_images * (drawn + (self.vqgan.length if self.renderers else 0))
 
 
+DECODED = 64  # pictures that the VQGAN decodes at once: their activations take far more room than their codes
 PARTS = ("prior", "renderer", "renderer_masked", "vqgan", "tokenizer")
 
 

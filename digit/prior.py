@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from digit.errors import DigitError
 from digit.nn.batch import CodeBatch
-from digit.nn.sampling import SamplerConfig, decode, uniforms
-from digit.nn.transformer import Transformer, TransformerConfig, embedding, projection
+from digit.nn.cross_entropy import cross_entropy
+from digit.nn.decoding import CacheBits, CodeTables, decode
+from digit.nn.sampling import SamplerConfig, uniforms
+from digit.nn.transformer import Transformer, TransformerConfig, embedding, projection, stream
 from digit.nn.vocabulary import Specials, with_end
 
 
@@ -96,14 +98,16 @@ class Prior(nn.Module):
             dropped = torch.rand(labels.shape, device=labels.device) < self.config.label_dropout
             labels = labels.masked_fill(dropped, -1)
         if self.config.specials:
-            logits, targets = (
-                self.vocabulary_logits(batch.codes, labels),
-                with_end(batch.codes, self.config.specials),
-            )
+            read, targets = batch.codes, with_end(batch.codes, self.config.specials)
         else:
-            logits, targets = self.logits(batch.codes, labels), batch.codes
-        return F.cross_entropy(
-            logits.flatten(0, 1), targets.flatten(), label_smoothing=self.config.label_smoothing
+            read, targets = batch.codes[:, :-1], batch.codes
+        hidden = self.transformer(stream(self.embed(read, labels)))
+        table = self.code_embedding if self.projection is None else self.projection
+        return cross_entropy(
+            hidden.flatten(0, 1),
+            table.weight,
+            targets.flatten(),
+            label_smoothing=self.config.label_smoothing,
         )
 
     def states(
@@ -123,16 +127,19 @@ class Prior(nn.Module):
         x = torch.cat((start, self.code_embedding(codes)), dim=1) * self.scale
         return x + self.position_embedding.weight[: x.shape[1]]
 
-    def embed_code(self, codes: Int[Tensor, " b"], position: int) -> Float[Tensor, "b 1 d"]:
-        """The codes of one position, counted from 0, as the transformer reads them."""
-        x = self.code_embedding(codes) * self.scale + self.position_embedding.weight[position + 1]
-        return x.unsqueeze(1)
-
     def head(self, hidden: Float[Tensor, "*b d"]) -> Float[Tensor, "*b v"]:
         """Hidden states to logits over the specials, if any, and the codes."""
         if self.projection is None:
             return F.linear(hidden, self.code_embedding.weight)
         return self.projection(hidden)
+
+    def tables(self) -> CodeTables:
+        """What decoding reads."""
+        head = self.code_embedding if self.projection is None else self.projection
+        positions = self.position_embedding.weight
+        return CodeTables(
+            self.code_embedding.weight, positions, self.scale, head.weight, self.config.specials
+        )
 
     def sample(
         self,
@@ -145,6 +152,7 @@ class Prior(nn.Module):
         progress: Callable[[int], None] | None = None,
         use_cache: bool = True,
         autocast: bool | None = None,
+        cache_bits: CacheBits = 16,
     ) -> Int[Tensor, "b n"]:
         """Draw the codes of an image a seed, on the prior's device; row i depends on seed and label i alone.
 
@@ -173,14 +181,13 @@ class Prior(nn.Module):
                     read,
                     uniforms=uniforms(seeds[start : start + batch_size], self.config.length, stream="prior"),
                     config=config,
-                    embed_code=self.embed_code,
-                    head=self.head,
-                    specials=self.config.specials,
+                    tables=self.tables(),
                     null_prefix=null_read,
                     given=given,
                     progress=progress,
                     use_cache=use_cache,
                     autocast=autocast,
+                    cache_bits=cache_bits,
                 )
             )
         return torch.cat(batches)

@@ -6,14 +6,15 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from digit.errors import DigitError
 from digit.nn.batch import CodeBatch
-from digit.nn.sampling import SamplerConfig, decode, uniforms
-from digit.nn.transformer import Transformer, TransformerConfig, embedding, projection
+from digit.nn.cross_entropy import cross_entropy
+from digit.nn.decoding import CacheBits, CodeTables, decode
+from digit.nn.sampling import SamplerConfig, uniforms
+from digit.nn.transformer import Transformer, TransformerConfig, embedding, projection, stream
 from digit.nn.vocabulary import Specials, with_end
 
 
@@ -87,7 +88,7 @@ class Renderer(nn.Module):
     def _hidden(self, codes: Int[Tensor, "b n"], read: Int[Tensor, "b r"]) -> Float[Tensor, "b r+1 d"]:
         positions = self.vq_position_embedding.weight[1 : 1 + read.shape[1]]
         x = torch.cat((self.embed(codes), self.vq_embedding(read) * self.scale + positions), dim=1)
-        return self.transformer(x)[:, codes.shape[1] :]
+        return self.transformer(stream(x))[:, codes.shape[1] :]
 
     def loss(self, batch: CodeBatch) -> Float[Tensor, ""]:
         """Cross-entropy in nats a VQ code, with label smoothing.
@@ -95,13 +96,14 @@ class Renderer(nn.Module):
         With specials it is the reference's: over its whole vocabulary, with the end after the last VQ code.
         """
         assert batch.vq_codes is not None, "a renderer trains on codes with VQ codes"
+        read, targets = batch.vq_codes[:, :-1], batch.vq_codes
         if self.config.specials:
-            logits = self.vocabulary_logits(batch.codes, batch.vq_codes)
-            targets = with_end(batch.vq_codes, self.config.specials)
-        else:
-            logits, targets = self.logits(batch.codes, batch.vq_codes), batch.vq_codes
-        return F.cross_entropy(
-            logits.flatten(0, 1), targets.flatten(), label_smoothing=self.config.label_smoothing
+            read, targets = batch.vq_codes, with_end(batch.vq_codes, self.config.specials)
+        return cross_entropy(
+            self._hidden(batch.codes, read).flatten(0, 1),
+            self.projection.weight,
+            targets.flatten(),
+            label_smoothing=self.config.label_smoothing,
         )
 
     def embed(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b n+1 d"]:
@@ -110,14 +112,16 @@ class Renderer(nn.Module):
         start = self.start_embedding.weight * self.scale + self.vq_position_embedding.weight[:1]
         return torch.cat((x, start.expand(len(x), 1, -1)), dim=1)
 
-    def embed_code(self, codes: Int[Tensor, " b"], position: int) -> Float[Tensor, "b 1 d"]:
-        """The VQ codes of one position, counted from 0, as the transformer reads them."""
-        x = self.vq_embedding(codes) * self.scale + self.vq_position_embedding.weight[position + 1]
-        return x.unsqueeze(1)
-
     def head(self, hidden: Float[Tensor, "*b d"]) -> Float[Tensor, "*b v"]:
         """Hidden states to logits over the specials, if any, and the VQ codes."""
         return self.projection(hidden)
+
+    def tables(self) -> CodeTables:
+        """What decoding reads."""
+        positions = self.vq_position_embedding.weight
+        return CodeTables(
+            self.vq_embedding.weight, positions, self.scale, self.projection.weight, self.config.specials
+        )
 
     def sample(
         self,
@@ -129,6 +133,7 @@ class Renderer(nn.Module):
         progress: Callable[[int], None] | None = None,
         use_cache: bool = True,
         autocast: bool | None = None,
+        cache_bits: CacheBits = 16,
     ) -> Int[Tensor, "b m"]:
         """Draw the VQ codes of each image, on the renderer's device; row i depends on codes and seed i alone.
 
@@ -148,12 +153,11 @@ class Renderer(nn.Module):
                     prefix,
                     uniforms=uniforms(seeds[rows], self.config.vq_length, stream="renderer"),
                     config=config,
-                    embed_code=self.embed_code,
-                    head=self.head,
-                    specials=self.config.specials,
+                    tables=self.tables(),
                     progress=progress,
                     use_cache=use_cache,
                     autocast=autocast,
+                    cache_bits=cache_bits,
                 )
             )
         return torch.cat(batches)

@@ -3,15 +3,17 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from digit.errors import DigitError
 from digit.nn.batch import CodeBatch
-from digit.nn.sampling import SamplerConfig, draw, inference, uniforms
+from digit.nn.cross_entropy import cross_entropy
+from digit.nn.decoding import has_kernels, inference
+from digit.nn.sampling import SamplerConfig, draw, uniforms
 from digit.nn.transformer import Transformer, TransformerConfig, embedding, projection
 from digit.renderer import RendererConfig, check_codes
 
@@ -73,10 +75,13 @@ class MaskedRenderer(nn.Module):
 
     def hidden(self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]) -> Float[Tensor, "b m+1 d"]:
         """The hidden states at the separator and the VQ codes."""
+        return self.transformer(self.embed(codes, vq_codes))[:, codes.shape[1] :]
+
+    def embed(self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]) -> Float[Tensor, "b n+m+1 d"]:
+        """Codes, separator and VQ codes or masks as the transformer reads them."""
         tables = (self.code_embedding(codes), self.separator_embedding.weight.expand(len(codes), 1, -1))
         x = torch.cat((*tables, self.vq_embedding(vq_codes)), dim=1) * self.scale
-        positions = torch.cat((self.position_embedding.weight, self.vq_position_embedding.weight))
-        return self.transformer(x + positions)[:, codes.shape[1] :]
+        return x + torch.cat((self.position_embedding.weight, self.vq_position_embedding.weight))
 
     def loss(self, batch: CodeBatch) -> Float[Tensor, ""]:
         """Cross-entropy in nats a masked VQ code, with label smoothing; masks come from torch's generator.
@@ -91,16 +96,14 @@ class MaskedRenderer(nn.Module):
         self, codes: Int[Tensor, "b n"], targets: Int[Tensor, "b m"], masked: Bool[Tensor, "b m"]
     ) -> Float[Tensor, ""]:
         """The loss under given masks."""
-        logits = self.vocabulary_logits(codes, targets.masked_fill(masked, self.mask))[:, 1:]
-        losses = F.cross_entropy(
-            logits.flatten(0, 1),
+        hidden = self.hidden(codes, targets.masked_fill(masked, self.mask))[:, 1:]
+        return cross_entropy(
+            hidden.flatten(0, 1),
+            self.projection.weight,
             targets.flatten() + self.config.specials,
             label_smoothing=self.config.label_smoothing,
-            reduction="none",
+            counted=masked.flatten(),
         )
-        # A weighted mean, not a selection: shapes stay fixed, so that the step compiles whole.
-        weights = masked.flatten().to(losses.dtype)
-        return (losses * weights).sum() / weights.sum()
 
     def draw_masks(self, vq_codes: Int[Tensor, "b m"]) -> Bool[Tensor, "b m"]:
         """A random mask an image, of floor(m cos(pi u / 2) + 1) positions with u uniform, at most all."""
@@ -120,11 +123,14 @@ class MaskedRenderer(nn.Module):
         batch_size: int = 64,
         progress: Callable[[int], None] | None = None,
         autocast: bool | None = None,
+        fast: bool | None = None,
     ) -> Int[Tensor, "b m"]:
         """Draw the VQ codes of each image, on the renderer's device; row i depends on codes and seed i alone.
 
-        `progress` hears how many VQ codes each step settled. Raises DigitError for guidance, which a renderer
-        has not, for codes that are not its own, and for steps outside 1 to the number of VQ codes.
+        `progress` hears how many VQ codes each step settled. On a GPU with Triton the passes run on packed
+        weights (`fast_filling`), unless `fast` is False; the result means the same. Raises DigitError for
+        guidance, which a renderer has not, for codes that are not its own, and for steps outside 1 to the
+        number of VQ codes.
         """
         config = config or SamplerConfig()
         steps = self.config.steps if steps is None else steps
@@ -135,43 +141,98 @@ class MaskedRenderer(nn.Module):
         if not 1 <= steps <= self.config.vq_length:
             raise DigitError(f"steps is {steps}: give 1 to {self.config.vq_length}, the number of VQ codes")
         device, m = self.code_embedding.weight.device, self.config.vq_length
+        fast = has_kernels(device) if fast is None else fast
         batches = []
         for start in range(0, len(seeds), batch_size):
             rows = slice(start, start + batch_size)
             drawn = uniforms(seeds[rows], steps * 2 * m, stream="renderer_masked")
             numbers = drawn.view(-1, steps, 2, m).to(device)
             batch = codes[rows].to(device)
-            with inference(self.transformer, autocast=autocast):
-                filled = self._fill(batch, numbers, config=config, noise=noise, progress=progress)
+            with inference(self.transformer, autocast=autocast) as dtype:
+                how = {"config": config, "noise": noise}
+                if fast:
+                    filled = self._fill_fast(batch, numbers, **how, dtype=dtype)
+                    if progress is not None:
+                        progress(filled.numel())
+                else:
+                    filled = self._fill(
+                        batch,
+                        numbers,
+                        noise=noise,
+                        read=self.transformer,
+                        choose=partial(self._choose, config=config),
+                        progress=progress,
+                    )
             batches.append(filled.clone())  # outside of inference mode: a tensor that may also be trained on
         return torch.cat(batches)
 
-    def _fill(
+    def _fill_fast(
         self,
         codes: Int[Tensor, "b n"],
         numbers: Float[Tensor, "b t 2 m"],
         *,
         config: SamplerConfig,
         noise: float,
-        progress: Callable[[int], None] | None,
+        dtype: torch.dtype,
     ) -> Int[Tensor, "b m"]:
+        """What `_fill` gives, by packed weights and one kernel a draw; few images as one captured graph."""
+        from digit.nn.fast_filling import FEW, filler_for
+
+        m = self.config.vq_length
+        filler = filler_for(
+            self.transformer, self.projection.weight, specials=self.config.specials, dtype=dtype
+        )
+        filler.set(config)
+
+        def read(embedded: Tensor) -> Tensor:
+            return filler.packed.read(embedded, last=m)
+
+        def choose(hidden: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+            return filler.choose(hidden, uniform, config)
+
+        def work(codes: Tensor, numbers: Tensor) -> Tensor:
+            return self._fill(codes, numbers, noise=noise, read=read, choose=choose)
+
+        with torch.autocast(codes.device.type, enabled=False):
+            if codes.is_cuda and len(codes) <= FEW:
+                key = (len(codes), numbers.shape[1], config, noise)
+                return filler.replayed(key, work, [codes, numbers])
+            return work(codes, numbers)
+
+    def _fill(
+        self,
+        codes: Int[Tensor, "b n"],
+        numbers: Float[Tensor, "b t 2 m"],
+        *,
+        noise: float,
+        read: Callable[[Tensor], Tensor],
+        choose: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+        progress: Callable[[int], None] | None = None,
+    ) -> Int[Tensor, "b m"]:
+        """The loop: `read` gives the hidden states of embedded positions, `choose` codes and confidences."""
         b, steps, _, m = numbers.shape
         vq_codes = torch.full((b, m), self.mask, device=codes.device)
         masked = torch.arange(m, device=codes.device).expand(b, m)  # positions, equally many an image
         for step, left in enumerate(masked_after(m, steps)):
-            hidden = self.hidden(codes, vq_codes)[:, 1:]
+            hidden = read(self.embed(codes, vq_codes))[:, -m:]
             hidden = hidden.gather(1, masked.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
-            logits = self.projection(hidden)[..., self.config.specials :]
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            drawn = draw(logits, numbers[:, step, 0].gather(1, masked), config)
+            drawn, confidence = choose(hidden, numbers[:, step, 0].gather(1, masked))
             vq_codes = vq_codes.scatter(1, masked, drawn)
             if progress is not None:
                 progress(b * (masked.shape[1] - left))
             if left == 0:
                 break
-            confidence = logits.log_softmax(-1).gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
             weight = noise * (1 - (step + 1) / steps)
             gumbel = -torch.log(-torch.log(numbers[:, step, 1].gather(1, masked)))
             masked = masked.gather(1, (confidence + weight * gumbel).topk(left, dim=1, largest=False).indices)
             vq_codes = vq_codes.scatter(1, masked, self.mask)
         return vq_codes
+
+    def _choose(
+        self, hidden: Float[Tensor, "b m d"], uniform: Float[Tensor, "b m"], config: SamplerConfig
+    ) -> tuple[Int[Tensor, "b m"], Float[Tensor, "b m"]]:
+        """A code a position, and its log-probability before filters and temperature."""
+        logits = self.projection(hidden)[..., self.config.specials :]
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        drawn = draw(logits, uniform, config)
+        return drawn, logits.log_softmax(-1).gather(-1, drawn.unsqueeze(-1)).squeeze(-1)

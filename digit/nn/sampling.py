@@ -1,8 +1,7 @@
-"""logits -> codes: top-k and top-p, one uniform number a code, and the one loop that decodes."""
+"""logits -> codes: top-k and top-p, and one uniform number a code."""
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,7 +10,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from digit.errors import DigitError
-from digit.nn.transformer import Transformer
 
 PART = 2**24  # logits of one draw; more are drawn in parts, which bounds the float64 copies of them
 
@@ -132,71 +130,3 @@ def uniforms(seeds: Sequence[int] | Int[Tensor, " b"], length: int, *, stream: s
         generator.manual_seed(int.from_bytes(digest[:8], "little"))
         torch.rand(length, generator=generator, dtype=torch.float64, out=row)
     return rows
-
-
-@contextmanager
-def inference(transformer: Transformer, *, autocast: bool | None = None) -> Iterator[torch.dtype]:
-    """No gradients, no dropout, bfloat16 if asked (default: on CUDA); gives the dtype of keys and values."""
-    weight, training = next(transformer.parameters()), transformer.training
-    if autocast is None:
-        autocast = weight.device.type == "cuda"
-    transformer.eval()
-    try:
-        with torch.inference_mode(), torch.autocast(weight.device.type, torch.bfloat16, enabled=autocast):
-            yield torch.bfloat16 if autocast else weight.dtype
-    finally:
-        transformer.train(training)
-        torch.clear_autocast_cache()  # an outer autocast would train on copies without gradients
-
-
-def decode(
-    transformer: Transformer,
-    prefix: Float[Tensor, "b p d"],
-    *,
-    uniforms: Float[Tensor, "b n"],
-    config: SamplerConfig,
-    embed_code: Callable[[Int[Tensor, " b"], int], Float[Tensor, "b 1 d"]],
-    head: Callable[[Float[Tensor, "r d"]], Float[Tensor, "r v"]],
-    specials: int = 0,
-    null_prefix: Float[Tensor, "b p d"] | None = None,
-    given: Int[Tensor, "b g"] | None = None,
-    progress: Callable[[int], None] | None = None,
-    use_cache: bool = True,
-    autocast: bool | None = None,
-) -> Int[Tensor, "b n"]:
-    """Draw n codes a row, each from the logits given the embedded prefix and the codes before it.
-
-    `embed_code(codes, position)` embeds the codes of one position, counted from 0, as the next input; `head`
-    turns the hidden states of a position into logits over `specials` symbols and the codes. Null rows ride in
-    the same batch. `given` are the codes of the first g positions, with which the embedded prefixes already
-    end: they are read in one pass and stand first in the result, and each later position keeps its own
-    uniform number. `progress` hears how many codes each step drew. Raises DigitError for guidance without a
-    null prefix.
-    """
-    guided = config.guidance != 1
-    if guided and null_prefix is None:
-        raise DigitError(f"guidance {config.guidance} needs an unconditional prefix: sample with guidance 1")
-    rows, length = uniforms.shape
-    first = 0 if given is None else given.shape[1]
-    with inference(transformer, autocast=autocast) as dtype:
-        uniforms = uniforms.to(prefix.device)
-        x = torch.cat((prefix, null_prefix)) if guided and null_prefix is not None else prefix
-        room = x.shape[1] + length - first - 1
-        cache = transformer.cache(len(x), room, dtype=dtype) if use_cache else None
-        codes = torch.empty(rows, length, dtype=torch.int64, device=prefix.device)
-        if given is not None:
-            codes[:, :first] = given
-        for position in range(first, length):
-            logits = head(transformer(x, cache)[:, -1])
-            if guided:
-                conditional, null = logits.float().chunk(2)
-                logits = null + config.guidance_at(position, length) * (conditional - null)
-            drawn = draw(logits, uniforms[:, position], config, specials=specials)
-            codes[:, position] = drawn
-            if progress is not None:
-                progress(rows)
-            if position + 1 < length:
-                embedded = embed_code(drawn, position)
-                embedded = torch.cat((embedded, embedded)) if guided else embedded
-                x = embedded if use_cache else torch.cat((x, embedded), dim=1)
-    return codes.clone()  # outside of inference mode: a tensor that may also be trained on

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from digit.errors import DigitError
-from digit.nn.sampling import SamplerConfig, decode, draw, filter_logits, inference, uniforms
+from digit.nn.sampling import SamplerConfig, draw, filter_logits, uniforms
 from digit.nn.transformer import Transformer, TransformerConfig
 
 
@@ -88,107 +88,11 @@ def test_numbers_belong_to_their_seed_and_stream():
     assert abs(many.mean() - 0.5) < 0.01 and len(many.unique()) == 8000
 
 
-class Toy:
-    """A decoder over 11 codes with a random table for each part."""
-
-    def __init__(self):
-        torch.manual_seed(0)
-        self.transformer = Transformer(TransformerConfig(8, 2, 2, dropout=0.3)).double()
-        self.table = torch.randn(11, 8, dtype=torch.float64)
-        self.positions = torch.randn(9, 8, dtype=torch.float64)
-
-    def embed(self, codes, position):
-        return (self.table[codes] + self.positions[position]).unsqueeze(1)
-
-    def head(self, hidden):
-        return hidden @ self.table.T
-
-    def decode(self, seeds, *, prefix=None, **arguments):
-        torch.manual_seed(1)
-        prefix = torch.randn(1, 3, 8, dtype=torch.float64) if prefix is None else prefix
-        return decode(
-            self.transformer,
-            prefix.expand(len(seeds), -1, -1),
-            uniforms=uniforms(seeds, 9, stream="toy"),
-            embed_code=self.embed,
-            head=self.head,
-            **{"config": SamplerConfig(), **arguments},
-        )
-
-
-def test_cached_and_uncached_decoding_agree():
-    toy = Toy()
-    for config in (SamplerConfig(), SamplerConfig(top_k=4, top_p=0.9, temperature=1.3)):
-        cached = toy.decode(range(20), config=config)
-        assert torch.equal(cached, toy.decode(range(20), config=config, use_cache=False))
-        assert len(cached.unique(dim=0)) > 10
-
-
-def test_decoding_leaves_the_model_as_it_was():
-    toy = Toy()
-    codes = toy.decode(range(4))
-    assert toy.transformer.training and not codes.is_inference()
-    with pytest.raises(ZeroDivisionError), inference(toy.transformer):
-        raise ZeroDivisionError
-    assert toy.transformer.training and torch.is_grad_enabled()
-
-
-def test_temperature_0_takes_the_likeliest_and_needs_no_numbers():
-    codes = Toy().decode(range(5), config=SamplerConfig(temperature=0.0))
-    assert len(codes.unique(dim=0)) == 1
-
-
-def test_guidance():
-    toy = Toy()
-    prefix, null = torch.randn(2, 1, 3, 8, dtype=torch.float64).unbind(0)
-    rows = {"prefix": prefix, "null_prefix": null.expand(12, -1, -1)}
-    plain = toy.decode(range(12), prefix=prefix)
-    assert torch.equal(toy.decode(range(12), **rows), plain)  # 1 leaves the null out
-    nearly = SamplerConfig(guidance=1 + 1e-9)
-    assert torch.equal(toy.decode(range(12), **rows, config=nearly), plain)
-    none = toy.decode(range(12), **rows, config=SamplerConfig(guidance=0.0))
-    assert torch.equal(none, toy.decode(range(12), prefix=null))
-    strong = SamplerConfig(guidance=3.0)
-    guided = toy.decode(range(12), **rows, config=strong)
-    assert not torch.equal(guided, plain)
-    assert torch.equal(guided, toy.decode(range(12), **rows, config=strong, use_cache=False))
-    with pytest.raises(DigitError, match="unconditional prefix"):
-        toy.decode(range(12), config=strong)
-
-
 def test_guidance_schedules():
     linear = SamplerConfig(guidance=5.0, guidance_schedule="linear")
     assert [linear.guidance_at(position, 5) for position in range(5)] == [1, 2, 3, 4, 5]
     assert linear.guidance_at(0, 1) == 1
     assert SamplerConfig(guidance=5.0).guidance_at(0, 5) == 5
-
-
-def test_given_codes_stand_first_and_later_positions_keep_their_numbers():
-    toy = Toy()
-    whole = toy.decode(range(6))
-    torch.manual_seed(1)
-    start = torch.randn(1, 3, 8, dtype=torch.float64).expand(6, -1, -1)
-    for known in (0, 1, 5, 9):
-        read = torch.cat((start, *[toy.embed(whole[:, i], i) for i in range(known)]), dim=1)
-        heard = []
-        again = toy.decode(range(6), prefix=read, given=whole[:, :known], progress=heard.append)
-        assert torch.equal(again, whole) and heard == [6] * (9 - known)
-
-
-def test_progress_hears_every_code():
-    heard = []
-    Toy().decode(range(4), progress=heard.append)
-    assert heard == [4] * 9
-
-
-def test_bfloat16_decoding():
-    toy = Toy()
-    toy.transformer.float()
-    toy.table, toy.positions = toy.table.float(), toy.positions.float()
-    codes = toy.decode(range(4), prefix=torch.randn(1, 2, 8), autocast=True)
-    plain = toy.decode(range(4), prefix=torch.randn(1, 2, 8), autocast=False)
-    assert codes.shape == plain.shape == (4, 9)
-    assert not torch.is_autocast_enabled("cpu")
 
 
 @pytest.mark.parametrize(

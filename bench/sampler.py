@@ -1,0 +1,513 @@
+"""Sampling speed: prior, both renderers and the whole chain, each beside its limit and a rival.
+
+    python bench/sampler.py [--parts prior renderer masked chain agreement kernels rival] [--llamagen DIR]
+        [--seconds S] [--out F] [--smoke]
+
+Models have the published base shapes and random weights: speed does not depend on them. A row gives images a
+second, the share of the limit, and peak memory. The limit is counted from this machine's own ceilings: the
+larger of reading the weights and computing the products, plus reading the filled part of the caches, for each
+position. The rivals are this package's plain path (eager PyTorch with a growing view of its cache) and, with
+--llamagen, that project's own compiled code at the prior's shape: DIR is its repository, which is not
+part of this one.
+"""
+
+import argparse
+import gc
+import importlib
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from machine import ceilings, describe, median_seconds, peak_gib, wait
+from torch import nn
+
+from digit.files import write_json_atomic
+from digit.nn.sampling import SamplerConfig
+from digit.nn.transformer import TransformerConfig
+from digit.prior import Prior, PriorConfig
+from digit.renderer import Renderer, RendererConfig
+from digit.renderer_masked import MaskedConfig, MaskedRenderer
+from digit.vqgan import VQGAN, VQGANConfig
+
+TOP_K, TOP_P = SamplerConfig(top_k=200), SamplerConfig(top_p=0.8)  # the published settings of the two stages
+PARTS = ("agreement", "prior", "renderer", "masked", "kernels", "chain", "rival")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Shapes and batches."""
+
+    prior: PriorConfig
+    renderer: RendererConfig
+    masked: MaskedConfig
+    vqgan: VQGANConfig
+    batches: tuple[int, ...]
+    masked_batches: tuple[int, ...]
+    chain: int
+
+
+FULL = Scale(
+    PriorConfig(8192, 256),
+    RendererConfig(8192, 256, 1024, 256),
+    MaskedConfig(8192, 256, 1024, 256),
+    VQGANConfig(),
+    (1, 8, 64, 256, 512, 1024, 2048),
+    (1, 8, 64, 128),
+    1024,
+)
+_TINY = {"width": 32, "layers": 1, "heads": 2}
+SMOKE = Scale(
+    PriorConfig(16, 4, **_TINY),
+    RendererConfig(16, 4, 8, 4, **_TINY),
+    MaskedConfig(16, 4, 8, 4, **_TINY, steps=2),
+    VQGANConfig(image_size=8, width=8, multipliers=(1, 1, 2), blocks=1, codes=8, code_dim=4),
+    (1, 2),
+    (2,),
+    2,
+)
+
+
+class Bench:
+    """Models on the device, and rows as they come."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        """Ceilings first."""
+        self.options, self.scale = options, SMOKE if options.smoke else FULL
+        self.device = torch.device("cpu" if options.smoke else options.device)
+        self.started = time.monotonic()
+        self.limits = ceilings(
+            self.device, **({} if self.device.type == "cuda" else {"side": 256, "megabytes": 8})
+        )
+        self.rows: list[dict[str, Any]] = []
+        self.failed: list[str] = []
+        torch.manual_seed(0)
+
+    def go(self) -> None:
+        """Every part that was asked for, a failing one notwithstanding."""
+        for part in self.options.parts:
+            if time.monotonic() - self.started > self.options.seconds:
+                self.failed.append(f"{part}: no time left")
+                continue
+            try:
+                getattr(self, part)()
+            except (RuntimeError, ValueError, AssertionError, ImportError, OSError) as error:
+                # One part that fails must not cost the others' measurements; the exit code tells.
+                self.failed.append(f"{part}: {type(error).__name__}: {str(error)[:800]}")
+                print(self.failed[-1], flush=True)
+            gc.collect()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+            self.write()
+
+    def write(self) -> None:
+        """What is known so far."""
+        result = {
+            "measurement": "sampling speed",
+            **describe(self.device),
+            "ceilings": self.limits,
+            "seconds": time.monotonic() - self.started,
+            "rows": self.rows,
+            "failed": self.failed,
+        }
+        if self.options.out:
+            write_json_atomic(self.options.out, result)
+
+    def row(self, name: str, batch: int, **values: Any) -> None:
+        """Keep and print."""
+        row = {"name": name, "batch": batch, **values}
+        self.rows.append(row)
+        print(json.dumps(row), flush=True)
+
+    def model(self, kind: Callable[[Any], nn.Module], config: Any) -> Any:
+        """Random weights, on the device."""
+        with self.device:
+            return kind(config).eval()
+
+    def timed(self, name: str, batch: int, work: Callable[[], object], *, limit: float, **more: Any) -> float:
+        """Images a second of `work`, after a first call that is timed by itself."""
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        start = time.perf_counter()
+        work()
+        wait(self.device)
+        first = time.perf_counter() - start
+        seconds = median_seconds(work, self.device, repeats=3 if batch > 64 else 5, warm_up=1)
+        rate = batch / seconds
+        self.row(
+            name,
+            batch,
+            images_per_second=rate,
+            milliseconds=1e3 * seconds,
+            share_of_limit=rate / limit,
+            limit_images_per_second=limit,
+            first_call_seconds=first,
+            peak_gib=peak_gib(self.device),
+            **more,
+        )
+        return rate
+
+    def decode_limit(
+        self,
+        config: TransformerConfig,
+        batch: int,
+        *,
+        prefix: int,
+        length: int,
+        rows: int,
+        bytes_each: float = 2,
+    ) -> float:
+        """Images a second of decoding `length` codes behind a prefix, `rows` logits each."""
+        rate, bandwidth = self.limits["matmul_tflops"] * 1e12, self.limits["copy_tb_per_s"] * 1e12
+        weights = 12 * config.layers * config.width**2 + rows * config.width
+        step = max(2 * weights / bandwidth, 2 * weights * batch / rate)
+        positions = sum(prefix + i for i in range(length))
+        caches = 2 * config.layers * config.width * bytes_each * positions * batch / bandwidth
+        filling = 2 * weights * max(0, prefix - 1) * batch / rate
+        return batch / (step * length + caches + filling)
+
+    def prior(self) -> None:
+        """Stage 1, at every batch."""
+        config = self.scale.prior
+        prior = self.model(Prior, config)
+        size = prior.transformer.config
+        for batch in self.scale.batches:
+            limit = self.decode_limit(size, batch, prefix=1, length=config.length, rows=config.codes)
+
+            def work(batch: int = batch, **more: Any) -> None:
+                prior.sample(range(batch), config=TOP_K, batch_size=batch, **more)
+
+            self.timed("prior, top-k 200", batch, work, limit=limit)
+        if self.device.type == "cuda":
+            for batch in self.scale.batches[-2:]:
+                limit = self.decode_limit(
+                    size, batch, prefix=1, length=config.length, rows=config.codes, bytes_each=1
+                )
+                self.timed(
+                    "prior, top-k 200, cache of 8 bits",
+                    batch,
+                    lambda batch=batch: prior.sample(
+                        range(batch), config=TOP_K, batch_size=batch, cache_bits=8
+                    ),
+                    limit=limit,
+                )
+            self.profile("prior", lambda: prior.sample(range(1024), config=TOP_K, batch_size=1024))
+            self.profile("prior, one image", lambda: prior.sample([0], config=TOP_K))
+
+    def renderer(self) -> None:
+        """Stage 2, autoregressive, prefix included."""
+        config = self.scale.renderer
+        renderer = self.model(Renderer, config)
+        codes = torch.randint(config.codes, (max(self.scale.batches), config.length))
+        for batch in (b for b in self.scale.batches if b in (1, 2, 256, 512, 1024)):
+            limit = self.decode_limit(
+                renderer.transformer.config,
+                batch,
+                prefix=config.length + 1,
+                length=config.vq_length,
+                rows=config.vq_codes,
+            )
+            self.timed(
+                "autoregressive renderer, top-p 0.8",
+                batch,
+                lambda batch=batch: renderer.sample(codes[:batch], range(batch), TOP_P, batch_size=batch),
+                limit=limit,
+            )
+            if self.device.type == "cuda" and batch == 1024:
+                self.timed(
+                    "autoregressive renderer, top-p 0.8, cache of 8 bits",
+                    batch,
+                    lambda batch=batch: renderer.sample(
+                        codes[:batch], range(batch), TOP_P, batch_size=batch, cache_bits=8
+                    ),
+                    limit=limit,
+                )
+        if self.device.type == "cuda":
+            self.profile(
+                "autoregressive renderer",
+                lambda: renderer.sample(codes[:512], range(512), TOP_P, batch_size=512),
+            )
+
+    def masked(self) -> None:
+        """Stage 2, masked."""
+        config = self.scale.masked
+        renderer = self.model(MaskedRenderer, config)
+        codes = torch.randint(config.codes, (max(self.scale.masked_batches), config.length))
+        n = config.length + config.vq_length + 1
+        products = 24 * config.layers * config.width**2 * n + 4 * n**2 * config.width * config.layers
+        limit = self.limits["matmul_tflops"] * 1e12 / (products * config.steps)
+        for batch in self.scale.masked_batches:
+            self.timed(
+                f"masked renderer, {config.steps} steps",
+                batch,
+                lambda batch=batch: renderer.sample(codes[:batch], range(batch), batch_size=batch),
+                limit=limit,
+            )
+        if self.device.type == "cuda":
+            self.profile("masked renderer", lambda: renderer.sample(codes[:64], range(64), batch_size=64))
+            self.profile("masked renderer, one image", lambda: renderer.sample(codes[:1], [0]))
+
+    def chain(self) -> None:
+        """Labels to uint8 pixels on the device."""
+        scale, batch = self.scale, self.scale.chain
+        prior, renderer = self.model(Prior, scale.prior), self.model(Renderer, scale.renderer)
+        masked, vqgan = self.model(MaskedRenderer, scale.masked), self.model(VQGAN, scale.vqgan)
+        from digit.pipeline import DigitPipeline
+
+        pipeline = DigitPipeline(prior, vqgan, renderer=renderer, renderer_masked=masked)
+        for name in ("autoregressive", "masked"):
+            how = {"top_k": 200, "renderer": name, "batch_size": batch}
+            how |= {"steps": scale.masked.steps} if name == "masked" else {}
+            self.timed(
+                f"whole chain, {name}, to pictures in memory",
+                batch,
+                lambda how=how: pipeline(seeds=range(batch), **how),
+                limit=float("nan"),
+            )
+
+    def agreement(self) -> None:
+        """Fast against plain: the same codes in float32; how far next-code distributions lie in bfloat16."""
+        from digit.nn.decoding import has_kernels
+
+        if not has_kernels(self.device):
+            self.row("agreement", 0, skipped="no kernels on this device")
+            return
+        config = self.scale.prior
+        prior = self.model(Prior, config)
+        seeds = range(16)
+        exact = prior.sample(seeds, config=TOP_K, autocast=False)
+        from digit.nn.decoding import decode
+        from digit.nn.sampling import uniforms
+
+        with torch.no_grad():
+            start = prior.embed(torch.empty(16, 0, dtype=torch.int64, device=self.device))
+        plain = decode(
+            prior.transformer,
+            start,
+            uniforms=uniforms(seeds, config.length, stream="prior"),
+            config=TOP_K,
+            tables=prior.tables(),
+            autocast=False,
+            fast=False,
+        )
+        self.row(
+            "prior, float32: share of codes equal to the plain path's",
+            16,
+            share=(exact == plain).float().mean().item(),
+        )
+        few = prior.sample([0, 1], config=TOP_K, autocast=False)
+        self.row("the same by the kernels for few rows", 2, share=(few == plain[:2]).float().mean().item())
+        self.distributions(prior, plain, "random weights")
+
+    def distributions(self, prior: Prior, codes: torch.Tensor, what: str) -> None:
+        """Total variation of next-code distributions to float32's, teacher-forced on given codes."""
+        from digit.nn.fast_decoding import FastDecoder, Shape
+        from digit.nn.kernels.draw import Filters
+
+        with torch.no_grad():
+            truth = prior.logits(codes).softmax(-1)
+            with torch.autocast("cuda", torch.bfloat16):
+                cast = prior.logits(codes).float().softmax(-1)
+        self.row(f"total variation to float32, autocast, {what}", len(codes), **spread(truth, cast))
+        kinds = {"few rows": (2, 16), "16 bits": (len(codes), 16), "8 bits": (len(codes), 8)}
+        for name, (rows, bits) in kinds.items():
+            shape = Shape(
+                rows, False, codes.shape[1], codes.shape[1], torch.bfloat16, bits, Filters(*[False] * 5)
+            )
+            with torch.inference_mode():
+                decoder = FastDecoder(prior.transformer, prior.tables(), shape)
+                decoder.filled.zero_()
+                read = prior.embed(codes[:rows, :-1])
+                found = []
+                for position in range(read.shape[1]):
+                    decoder.embedded.copy_(read[:, position])
+                    found.append(decoder.scores(0)[:, : prior.config.codes].float())
+                    decoder.filled += 1
+            made = torch.stack(found, 1).softmax(-1)
+            self.row(f"total variation to float32, fast, {name}, {what}", rows, **spread(truth[:rows], made))
+
+    def kernels(self) -> None:
+        """Forms of the attention kernel and of SDPA, to choose between."""
+        from digit.nn.kernels.attention import attend
+
+        if self.device.type != "cuda":
+            return
+        batch, heads, room, channels = 512, 16, 257, 64
+        keys, values = (
+            torch.randn(batch, heads, room, channels, device=self.device, dtype=torch.bfloat16)
+            for _ in range(2)
+        )
+        qkv = torch.randn(batch, 3 * heads * channels, device=self.device, dtype=torch.bfloat16)
+        mixed = torch.empty(batch, heads * channels, device=self.device, dtype=torch.bfloat16)
+        eights = [each.to(torch.float8_e4m3fn) for each in (keys, values)]
+        scales = tuple(torch.rand(batch, heads, room, device=self.device).half() for _ in range(2))
+        for block, warps in ((16, 1), (32, 1), (32, 2), (64, 1), (64, 2), (64, 4), (128, 4)):
+            for bits, (k, v), s in ((16, (keys, values), None), (8, eights, scales)):
+                row = {}
+                for filled in (32, 128, 255):
+                    at = torch.tensor(filled, device=self.device, dtype=torch.int32)
+                    seconds = repeated(
+                        lambda at=at, k=k, v=v, s=s: attend(
+                            qkv, k, v, mixed, at, scales=s, block=block, warps=warps
+                        )
+                    )
+                    row[f"tb_per_s at {filled}"] = (
+                        2 * batch * heads * filled * channels * bits / 8 / seconds / 1e12
+                    )
+                self.row(f"attention, {bits} bits, block {block}, {warps} warps", batch, **row)
+        del keys, values, eights
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+
+        for n, causal, size in ((513, False, 64), (256, True, 256)):
+            q = torch.randn(size, n, 3, heads, channels, device=self.device, dtype=torch.bfloat16)
+            split = q.permute(2, 0, 3, 1, 4).unbind(0)
+            for backend in (
+                SDPBackend.FLASH_ATTENTION,
+                SDPBackend.CUDNN_ATTENTION,
+                SDPBackend.EFFICIENT_ATTENTION,
+            ):
+                with sdpa_kernel(backend):
+                    seconds = repeated(
+                        lambda split=split, causal=causal: F.scaled_dot_product_attention(
+                            *split, is_causal=causal
+                        )
+                    )
+                self.row(
+                    f"SDPA n={n} causal={causal} {backend.name}",
+                    size,
+                    milliseconds=1e3 * seconds,
+                    tflops=4 * size * n * n * 1024 / seconds / 1e12,
+                )
+        from digit.nn.kernels.linear import few_rows
+
+        for inputs, outputs in ((1024, 3072), (1024, 1024), (1024, 4096), (4096, 1024), (1024, 8192)):
+            matrices = [
+                torch.randn(outputs, inputs, device=self.device, dtype=torch.bfloat16) for _ in range(16)
+            ]
+            x = torch.randn(1, inputs, device=self.device)
+            for elements, warps in ((4096, 4), (8192, 4), (8192, 8), (16384, 8), (32768, 8)):
+
+                def all_of(elements: int = elements, warps: int = warps) -> None:
+                    for matrix in matrices:
+                        few_rows(x, matrix, None, elements=elements, warps=warps, chained=True)
+
+                seconds = repeated(all_of) / 16
+                self.row(
+                    f"few rows {outputs}x{inputs}, {elements} elements, {warps} warps",
+                    1,
+                    microseconds=1e6 * seconds,
+                    tb_per_s=2 * inputs * outputs / seconds / 1e12,
+                )
+
+    def rival(self) -> None:
+        """The plain path of this package, and LlamaGen's code where its folder is given."""
+        config = self.scale.prior
+        prior = self.model(Prior, config)
+        from digit.nn.decoding import decode
+        from digit.nn.sampling import uniforms
+
+        batch = min(64, self.scale.batches[-1])
+        with torch.no_grad():
+            start = prior.embed(torch.empty(batch, 0, dtype=torch.int64, device=self.device))
+
+        def plain() -> None:
+            numbers = uniforms(range(batch), config.length, stream="prior")
+            decode(
+                prior.transformer, start, uniforms=numbers, config=TOP_K, tables=prior.tables(), fast=False
+            )
+
+        self.timed("prior, plain path", batch, plain, limit=float("nan"))
+        if self.options.llamagen is None:
+            return
+        sys.path.insert(0, str(self.options.llamagen))
+        llamagen_gpt = importlib.import_module("autoregressive.models.gpt")
+        llamagen_generate = importlib.import_module("autoregressive.models.generate")
+
+        shape = llamagen_gpt.ModelArgs(
+            n_layer=16,
+            n_head=16,
+            dim=1024,
+            vocab_size=config.codes,
+            block_size=config.length,
+            num_classes=1000,
+            cls_token_num=1,
+        )
+        model = llamagen_gpt.Transformer(shape).to(self.device, torch.bfloat16).eval()
+        for compiled in (False, True):
+            if compiled:
+                model = torch.compile(model, mode="reduce-overhead", fullgraph=True)
+            for batch in (1, 64, 512, 1024) if compiled else (64,):
+                labels = torch.randint(1000, (batch,), device=self.device)
+
+                def work(labels: torch.Tensor = labels, model: Any = model) -> None:
+                    llamagen_generate.generate(
+                        model,
+                        labels,
+                        config.length,
+                        cfg_scale=1.0,
+                        temperature=1.0,
+                        top_k=200,
+                        top_p=1.0,
+                        sample_logits=True,
+                    )
+
+                if time.monotonic() - self.started > self.options.seconds:
+                    self.failed.append(f"LlamaGen at {batch}: no time left")
+                    return
+                self.timed(
+                    "LlamaGen's code" + (", compiled" if compiled else ""), batch, work, limit=float("nan")
+                )
+
+    def profile(self, name: str, work: Callable[[], object]) -> None:
+        """The kernels that take the most time."""
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+            work()
+            wait(self.device)
+        events = [e for e in seen.key_averages() if e.self_device_time_total > 0]
+        total = sum(e.self_device_time_total for e in events)
+        top = sorted(events, key=lambda e: -e.self_device_time_total)[:12]
+        shares = {e.key[:90]: {"share": e.self_device_time_total / total, "calls": e.count} for e in top}
+        self.row(f"profile of {name}", 0, device_milliseconds=total / 1e3, kernels=shares)
+
+
+def spread(truth: torch.Tensor, made: torch.Tensor) -> dict[str, float]:
+    """Total variation a position: mean and largest."""
+    distance = (truth - made).abs().sum(-1) / 2
+    return {"mean": distance.mean().item(), "largest": distance.max().item()}
+
+
+def repeated(work: Callable[[], object], times: int = 20) -> float:
+    """Seconds of one call of many in a graph, where launching costs nothing."""
+    work()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(times):
+            work()
+    return median_seconds(graph.replay, torch.device("cuda"), repeats=5, warm_up=1) / times
+
+
+def main() -> None:
+    """Measure, print, write."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--llamagen", type=Path, help="its repository")
+    parser.add_argument("--seconds", type=float, default=400, help="after which no part begins")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--out", type=Path, help="JSON file for the result")
+    parser.add_argument("--smoke", action="store_true", help="tiny shapes on the CPU")
+    bench = Bench(parser.parse_args())
+    bench.go()
+    if bench.failed:
+        sys.exit("failed: " + "; ".join(bench.failed))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+"""The masked renderer's passes on a GPU: packed weights, one kernel a draw, one graph for few images."""
+
+import weakref
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from digit.nn.kernels.draw import Filters, draw
+from digit.nn.packed import PackedTransformer
+from digit.nn.sampling import SamplerConfig
+from digit.nn.transformer import Transformer
+
+FEW = 8  # images up to which launching costs more than computing, so that a graph of all passes pays
+
+
+@dataclass
+class _Graph:
+    inputs: list[Tensor]
+    output: Tensor
+    graph: torch.cuda.CUDAGraph
+
+
+class FastFiller:
+    """Hidden states and draws of a bidirectional transformer, for any number of images."""
+
+    def __init__(
+        self, transformer: Transformer, head: Float[Tensor, "v d"], *, specials: int, dtype: torch.dtype
+    ) -> None:
+        """Packs the weights."""
+        self.packed = PackedTransformer(transformer, dtype, fused_gelu=dtype == torch.bfloat16)
+        self.specials, self.count = specials, len(head) - specials
+        self.head = F.pad(head.detach().to(dtype), (0, 0, 0, -len(head) % 64)).contiguous()
+        self.settings = torch.ones(3, device=head.device, dtype=torch.float64)
+        self.zero = torch.zeros((), device=head.device, dtype=torch.int32)
+        self._graphs: dict[Hashable, _Graph] = {}
+
+    def choose(
+        self, hidden: Float[Tensor, "b m d"], uniforms: Float[Tensor, "b m"], config: SamplerConfig
+    ) -> tuple[Int[Tensor, "b m"], Float[Tensor, "b m"]]:
+        """A code a position, and its log-probability before filters and temperature."""
+        rows = hidden.reshape(-1, hidden.shape[-1])
+        if rows.is_cuda and rows.dtype != torch.float32:
+            logits = torch.mm(rows, self.head.T, out_dtype=torch.float32)
+        else:
+            logits = F.linear(rows, self.head)
+        codes = torch.empty(len(rows), 1, device=rows.device, dtype=torch.int64)
+        confidence = torch.empty(len(rows), 1, device=rows.device)
+        top_p = config.top_p < 1
+        filters = Filters(
+            greedy=config.temperature == 0,
+            top_k=0 < config.top_k < self.count,
+            top_p=top_p,
+            of_vocabulary=top_p and self.specials > 0 and config.top_p_of == "vocabulary",
+            guided=False,
+        )
+        draw(
+            logits,
+            uniforms.reshape(-1, 1).contiguous(),
+            codes,
+            filters,
+            settings=self.settings,
+            counter=self.zero,
+            count=self.count,
+            specials=self.specials,
+            confidence=confidence,
+        )
+        return codes.view(uniforms.shape), confidence.view(uniforms.shape)
+
+    def set(self, config: SamplerConfig) -> None:
+        """The numbers of the filters, for the draws to come."""
+        numbers = [config.temperature, config.top_p, config.top_k]
+        self.settings.copy_(torch.tensor(numbers, dtype=torch.float64))
+
+    def replayed(self, key: Hashable, work: Callable[..., Tensor], inputs: list[Tensor]) -> Tensor:
+        """What `work(*inputs)` gives, from a graph captured at the first call with this key."""
+        if key not in self._graphs:
+            held = [each.clone() for each in inputs]
+            stream = torch.cuda.Stream(inputs[0].device)
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                work(*held)
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                output = work(*held)
+            self._graphs[key] = _Graph(held, output, graph)
+        found = self._graphs[key]
+        for place, given in zip(found.inputs, inputs, strict=True):
+            place.copy_(given)
+        found.graph.replay()
+        return found.output.clone()
+
+
+_fillers: "weakref.WeakKeyDictionary[Transformer, tuple[tuple, FastFiller]]" = weakref.WeakKeyDictionary()
+
+
+def filler_for(
+    transformer: Transformer, head: Float[Tensor, "v d"], *, specials: int, dtype: torch.dtype
+) -> FastFiller:
+    """The transformer's filler: its last one if no weight has changed."""
+    weights = (*transformer.parameters(), head)
+    state = (dtype, *((w.data_ptr(), -1 if w.is_inference() else w._version) for w in weights))
+    found = _fillers.get(transformer)
+    if found is None or found[0] != state:
+        found = (state, FastFiller(transformer, head, specials=specials, dtype=dtype))
+        _fillers[transformer] = found
+    return found[1]

@@ -1,0 +1,225 @@
+"""One code a row from its logits: guidance, top-k, top-p and the draw in one pass, and its embedding."""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from jaxtyping import Float, Int
+from torch import Tensor
+from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
+
+
+@triton.jit
+def _kept(order, threshold, room):
+    """Mask of what lies above a threshold, and of what equals it the first `room` in order of index."""
+    tied = order == threshold
+    rank = tl.cumsum(tied.to(tl.int32), 0)
+    return (order > threshold) | (tied & (rank <= room))
+
+
+@triton.jit
+def _draw(
+    logits,
+    uniforms,
+    settings,
+    guidance,
+    counter,
+    offset,
+    codes,
+    table,
+    positions,
+    embedded,
+    confidence,
+    rows,
+    stride,
+    length,
+    count,
+    specials,
+    width,
+    last,
+    embedding_scale,
+    block: tl.constexpr,
+    block_s: tl.constexpr,
+    block_d: tl.constexpr,
+    guided: tl.constexpr,
+    greedy: tl.constexpr,
+    top_k: tl.constexpr,
+    top_p: tl.constexpr,
+    of_vocabulary: tl.constexpr,
+    embed: tl.constexpr,
+    confident: tl.constexpr,
+    chained: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64)
+    if chained:
+        gdc_launch_dependents()
+        gdc_wait()
+    position = tl.load(counter) + offset
+    v = tl.arange(0, block)
+    there = v < count
+    low = float("-inf")
+    scores = tl.load(logits + row * stride + specials + v, mask=there, other=low).to(tl.float32)
+    if guided:
+        null = tl.load(logits + (row + rows) * stride + specials + v, mask=there, other=0.0).to(tl.float32)
+        strength = tl.load(guidance + position)
+        scores = tl.where(there, null + strength * (scores - null), low)
+    logged = scores
+    if greedy:
+        best = tl.max(scores, 0)
+        code = tl.min(tl.where(scores == best, v, block), 0)
+    else:
+        temperature = tl.load(settings).to(tl.float32)
+        scores = scores / temperature
+        best = tl.max(scores, 0)
+        weight = tl.where(there, tl.exp(scores - best), 0.0)
+        # The numbers in their order as integers: a threshold is then found bit by bit.
+        bits = scores.to(tl.int32, bitcast=True)
+        order = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+        lowest: tl.constexpr = -2147483648
+        order = tl.where(there, order, lowest)
+        if top_k:
+            wanted = tl.load(settings + 2).to(tl.int32)
+            threshold = tl.full((), lowest, tl.int32)
+            for i in range(32):
+                trial = threshold ^ (tl.full((), 1, tl.int32) << (31 - i))
+                enough = tl.sum((order >= trial).to(tl.int32), 0) >= wanted
+                threshold = tl.where(enough, trial, threshold)
+            room = wanted - tl.sum((order > threshold).to(tl.int32), 0)
+            stays = _kept(order, threshold, room)
+            weight = tl.where(stays, weight, 0.0)
+            order = tl.where(stays, order, lowest)
+        if top_p:
+            mass = weight.to(tl.float64)
+            goal = tl.load(settings + 1) * tl.sum(mass, 0)
+            if of_vocabulary:  # the codes' share of all the probability there is
+                s = tl.arange(0, block_s)
+                known = s < specials
+                others = tl.load(logits + row * stride + s, mask=known, other=low).to(tl.float32)
+                if guided:
+                    null_others = tl.load(logits + (row + rows) * stride + s, mask=known, other=0.0)
+                    null_others = null_others.to(tl.float32)
+                    others = tl.where(known, null_others + strength * (others - null_others), low)
+                others = tl.where(known, tl.exp(others / temperature - best), 0.0).to(tl.float64)
+                goal = tl.load(settings + 1) * (tl.sum(mass, 0) + tl.sum(others, 0))
+            threshold = tl.full((), lowest, tl.int32)
+            for i in range(32):
+                trial = threshold ^ (tl.full((), 1, tl.int32) << (31 - i))
+                enough = tl.sum(tl.where(order >= trial, mass, 0.0), 0) >= goal
+                threshold = tl.where(enough, trial, threshold)
+            above = tl.sum(tl.where(order > threshold, mass, 0.0), 0)
+            each = tl.max(tl.where(order == threshold, mass, 0.0), 0)
+            room = tl.ceil((goal - above) / tl.maximum(each, 1e-300))
+            # More than there are where even all have too little between them.
+            room = tl.minimum(tl.maximum(room, 1.0), 1e6).to(tl.int32)
+            weight = tl.where(_kept(order, threshold, room), weight, 0.0)
+        mass = tl.cumsum(weight.to(tl.float64), 0)
+        total = tl.max(mass, 0)
+        goal = tl.load(uniforms + row * length + position) * total
+        # Strictly below the total, so that rounding never reaches a code of no probability at the end.
+        code = tl.sum(((mass <= goal) & (mass < total)).to(tl.int32), 0)
+    tl.store(codes + row * length + position, code.to(tl.int64))
+    if confident:
+        top = tl.max(logged, 0)
+        spread = tl.sum(tl.where(there, tl.exp(logged - top), 0.0), 0)
+        chosen = tl.sum(tl.where(v == code, logged, 0.0), 0)
+        tl.store(confidence + row * length + position, chosen - top - tl.log(spread))
+    if embed:
+        c = tl.arange(0, block_d)
+        inside = c < width
+        vector = tl.load(table + code.to(tl.int64) * width + c, mask=inside, other=0.0) * embedding_scale
+        after = tl.minimum(position + 1, last).to(tl.int64)  # nothing reads what follows the last code
+        vector += tl.load(positions + after * width + c, mask=inside, other=0.0)
+        vector = vector.to(embedded.dtype.element_ty)
+        tl.store(embedded + row * width + c, vector, mask=inside)
+        if guided:
+            tl.store(embedded + (row + rows) * width + c, vector, mask=inside)
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which parts of the kernel a sampler needs; their numbers lie on the device."""
+
+    greedy: bool
+    top_k: bool
+    top_p: bool
+    of_vocabulary: bool
+    guided: bool
+
+
+def draw(
+    logits: Float[Tensor, "r v"],
+    uniforms: Float[Tensor, "b n"],
+    codes: Int[Tensor, "b n"],
+    filters: Filters,
+    *,
+    settings: Float[Tensor, "3"],
+    counter: Int[Tensor, ""],
+    offset: int = 0,
+    count: int,
+    specials: int = 0,
+    guidance: Float[Tensor, " n"] | None = None,
+    tables: tuple[Tensor, Tensor, float] | None = None,
+    embedded: Float[Tensor, "r d"] | None = None,
+    confidence: Float[Tensor, "b n"] | None = None,
+    chained: bool = False,
+) -> None:
+    """Write the codes of position `counter + offset`, and the input that embeds them.
+
+    Means the same as digit.nn.sampling.draw: masses are float64, ties go to the lowest code.
+
+    Args:
+        logits: b rows, or with guidance 2 b: conditional ones, then those without a label. Columns beyond
+            specials + count are not read.
+        uniforms: a float64 number in [0, 1) for each code.
+        codes: int64, written at the position.
+        filters: what is done.
+        settings: float64: temperature, top-p, top-k.
+        counter: int32, positions drawn before; on the device, so that one graph serves every position.
+        offset: added to the counter.
+        count: codes.
+        specials: logits before those of the codes.
+        guidance: float32, one for each position.
+        tables: embeddings of the codes, of the positions, and the factor of the former.
+        embedded: takes table[code] * factor + positions[position + 1], in both halves when guided.
+        confidence: takes the log-probability of each code at temperature 1, before filters.
+        chained: as in `linear.few_rows`.
+    """
+    rows, length = codes.shape
+    table, positions, factor = tables if tables is not None else (codes, codes, 1.0)
+    width = table.shape[1] if tables is not None else 1
+    block = triton.next_power_of_2(count)
+    _draw[(rows,)](
+        logits,
+        uniforms,
+        settings,
+        codes if guidance is None else guidance,
+        counter,
+        offset,
+        codes,
+        table,
+        positions,
+        codes if embedded is None else embedded,
+        codes if confidence is None else confidence,
+        rows,
+        logits.stride(0),
+        length,
+        count,
+        specials,
+        width,
+        len(positions) - 1,
+        factor,
+        block=block,
+        block_s=triton.next_power_of_2(max(1, specials)),
+        block_d=triton.next_power_of_2(width),
+        guided=filters.guided,
+        greedy=filters.greedy,
+        top_k=filters.top_k,
+        top_p=filters.top_p,
+        of_vocabulary=filters.of_vocabulary,
+        embed=tables is not None,
+        confident=confidence is not None,
+        chained=chained,
+        num_warps=8 if block >= 4096 else 4 if block >= 512 else 1,
+        **({"launch_pdl": True} if chained and torch.version.cuda else {}),
+    )
