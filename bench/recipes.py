@@ -7,9 +7,9 @@ clipping, optimizer), eagerly and compiled, in bf16 on a GPU; codes are on the d
 is many micro-batches and one step of the optimizer, so the hours given here, which count one step for each
 micro-batch, are an upper bound by a per cent or so. A micro-batch that does not fit into memory is halved.
 
-Model FLOPs are the matrix products of loss and gradient, counted by torch on the meta device, with the whole
-square of attention scores also where half is masked; recomputation would not count. A recipe that fails
-leaves its error in its row, and the others go on. After --seconds no compiled measurement is begun any more.
+Model FLOPs are the matrix products of loss and gradient (digit/training/flops.py). A recipe that fails leaves
+its error in its row, and the others go on. After --seconds no compiled measurement is begun any more. How the
+update was made fast, and how fast a plain GPT is beside it: bench/train.py.
 """
 
 import argparse
@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from digit.errors import DigitError
 from digit.evaluation.linear_probe import FeatureBatch, Probe, ProbeConfig, pooled_states
@@ -34,10 +33,10 @@ from digit.prior import Prior, PriorConfig
 from digit.renderer import Renderer
 from digit.renderer_masked import MaskedConfig, MaskedRenderer
 from digit.run.recipes import RECIPES, Recipe, base
+from digit.training.flops import flops_per_sample, peak_flops
 from digit.training.update import Updater
 
 RESULT = Path(__file__).parent / "results" / "recipes.json"
-DENSE_BF16 = {"H100": 989e12, "H200": 989e12}  # FLOP/s of the SXM boards, without sparsity
 # The most telling ones first: time may run out. Those of 400 epochs are the others, run twice as long.
 ORDER = ("base", "large", "renderer_ar", "renderer_masked", "vq_only", "linear_probe", "ablation_39m")
 WARM_UP = 2  # updates before the timed ones; a compiled stage compiles in the first
@@ -96,7 +95,7 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() and not options.smoke else "cpu")
     out = options.out or (None if options.smoke else RESULT)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    limit = next((value for board, value in DENSE_BF16.items() if board in name), None)
+    limit = peak_flops(device)
     rows: dict[str, dict[str, Any]] = {}
     result = {"device": name, "torch": torch.__version__, "dense_bf16_flops": limit, "recipes": rows}
     chosen = sorted(options.only or RECIPES, key=lambda name: (*ORDER, name).index(name))
@@ -198,9 +197,9 @@ def measure(
 def flops_per_image(job: Job) -> float:
     """The matrix products of loss and gradient for one image; nothing is computed."""
     stage, batch = job.build(torch.device("meta"))
-    with FlopCounterMode(display=False) as counter:
-        stage.loss(batch(2)).backward()
-    return counter.get_total_flops() / 2
+    flops = flops_per_sample(stage, batch(2))
+    assert flops is not None
+    return flops
 
 
 def with_hours(found: dict[str, Any], recipe: Recipe) -> dict[str, Any]:

@@ -167,13 +167,18 @@ class CodeData:
         picked = []
         for array in self._arrays:
             if isinstance(array, Tensor):
-                where = torch.from_numpy(rows * self.views + view).to(array.device)
-                part = array.flatten(0, 1)[where]
+                part = array.flatten(0, 1)[_sent(rows * self.views + view, array.device)]
             else:
-                part = torch.from_numpy(array[rows, view]).to(self.device)
+                part = _sent(array[rows, view], self.device)
             picked.append(part.long() & 0xFFFF)
-        labels = None if self._labels is None else self._labels[torch.from_numpy(rows).to(self.device)]
+        labels = None if self._labels is None else self._labels[_sent(rows, self.device)]
         return CodeBatch(picked[0], labels, picked[1] if len(picked) > 1 else None)
+
+
+def _sent(array: np.ndarray, device: torch.device) -> Tensor:
+    """The array on `device`; the caller does not wait until the GPU has done what it was given before."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def write_codes(

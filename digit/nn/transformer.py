@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from digit.errors import DigitError
+from digit.nn.dropout import Dropout
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,7 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Attention and a feed-forward part with exact GELU, each with its residual sum and LayerNorm."""
 
-    def __init__(self, config: TransformerConfig) -> None:
+    def __init__(self, config: TransformerConfig, layer: int = 0) -> None:
         """The feed-forward weights keep torch's own start, as in the reference."""
         super().__init__()
         self.pre = config.norm == "pre"
@@ -111,17 +112,19 @@ class Block(nn.Module):
             nn.Linear(config.mlp * config.width, config.width),
         )
         self.mlp_norm = nn.LayerNorm(config.width, eps=1e-5)
-        self.dropout = nn.Dropout(config.dropout)
+        self.attention_dropout = Dropout(config.dropout, 2 * layer + 1)
+        self.mlp_dropout = Dropout(config.dropout, 2 * layer + 2)
 
     def forward(
         self, x: Float[Tensor, "b n d"], cache: KeyValueCache | None = None, *, layer: int = 0
     ) -> Float[Tensor, "b n d"]:
         """One block; `layer` says which part of the cache is its own."""
         if self.pre:
-            x = x + self.dropout(self.attention(self.attention_norm(x), cache, layer=layer))
-            return x + self.dropout(self.mlp(self.mlp_norm(x)))
-        x = self.attention_norm(x + self.dropout(self.attention(x, cache, layer=layer)))
-        return self.mlp_norm(x + self.dropout(self.mlp(x)))
+            x = x + self.attention_dropout(self.attention(self.attention_norm(x), cache, layer=layer))
+            return x + self.mlp_dropout(self.mlp(self.mlp_norm(x)))
+        # Autocast makes every LayerNorm's output float32: the stream keeps the dtype in which it came.
+        x = self.attention_norm(x + self.attention_dropout(self.attention(x, cache, layer=layer))).to(x.dtype)
+        return self.mlp_norm(x + self.mlp_dropout(self.mlp(x))).to(x.dtype)
 
 
 class Transformer(nn.Module):
@@ -131,8 +134,8 @@ class Transformer(nn.Module):
         """Config-many blocks, freshly drawn."""
         super().__init__()
         self.config = config
-        self.dropout = nn.Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.dropout = Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
         self.norm = nn.LayerNorm(config.width, eps=1e-5) if config.norm == "pre" else nn.Identity()
 
     def forward(
@@ -161,6 +164,16 @@ class Transformer(nn.Module):
         weight = next(self.parameters())
         device, dtype = device or weight.device, dtype or weight.dtype
         return KeyValueCache(self.config, batch, length=length, device=device, dtype=dtype)
+
+
+def stream(x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
+    """x in the dtype of the residual stream: autocast's in training on a GPU, else that of x.
+
+    In float32, the stream is twice the bytes of all that stands between matrix products.
+    """
+    if x.is_cuda and torch.is_grad_enabled() and torch.is_autocast_enabled("cuda"):
+        return x.to(torch.get_autocast_dtype("cuda"))
+    return x
 
 
 def embedding(rows: int, width: int) -> nn.Embedding:

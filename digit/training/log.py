@@ -112,6 +112,12 @@ class Log:
             )
             return
         rate = f"{values['samples_per_second']:,.0f}/s"
+        if "tflops" in values:
+            rate += f"  {values['tflops']:.3g} TFLOP/s"
+        if "mfu" in values:
+            rate += f" (MFU {values['mfu']:.1%})"
+        if values.get("stall", 0.0) >= 0.01:
+            rate += f"  waiting for data {values['stall']:.0%}"
         if self._bar and self._task is not None:
             self._bar.update(self._task, completed=step, note=f"loss {values['loss']:.4f}  {rate}")
         elif time.monotonic() - self._last_line >= PLAIN_INTERVAL or step >= self._steps:

@@ -46,7 +46,9 @@ def train(
 
     data(step) returns a batch on `device`.
 
-    `out` gets state/, log.jsonl, loss.png, status.json and samples/step-*.png. evaluate, picture and on_save
+    `out` gets state/, log.jsonl, loss.png, status.json and samples/step-*.png. Besides loss and learning rate
+    the log has `stall`, the share of the time that was spent waiting in data(), and `tflops` and `mfu`, the
+    speed of the matrix products of loss and gradient (see training/flops.py for what counts). evaluate, picture and on_save
     get the stage in eval mode with the averaged weights, without gradients and without autocast; on_save also
     gets the path of the state just written. At the wall-clock limit the run is saved and returned unfinished:
     see `read_status(out)`.
@@ -101,12 +103,13 @@ class _Run:
     saved: int = -1  # step of the state this process wrote last
     mark: float = 0.0  # time.monotonic() at the last log line
     aside: float = 0.0  # seconds since then that were not training
+    waited: float = 0.0  # seconds since then in `data`
     updates: int = 0  # updates since then
 
     def go(self, data: Callable[[int], Any]) -> None:
         """Update until the last step, the wall-clock limit or a signal."""
         updater, limit = self.updater, self.config.wall_clock_limit
-        self.mark = time.monotonic()
+        self.mark, first = time.monotonic(), True
         self._status("running")
         try:
             self._duties()  # those that an interruption left undone
@@ -116,7 +119,13 @@ class _Run:
                     self._leave("wall-clock limit")
                     return
                 with self.interrupts.at_once():
+                    begun = time.monotonic()
                     batch = data(updater.step)
+                    self.waited += time.monotonic() - begun
+                if first:
+                    with self._timed_aside():
+                        updater.count(batch)
+                    first = False
                 updater.update(batch)
                 self._after_update()
             if self.saved != updater.step:
@@ -147,17 +156,19 @@ class _Run:
         self.updater.read_losses(self._last_good())
         updater, now = self.updater, time.monotonic()
         per_update = max(1e-9, now - self.mark - self.aside) / max(1, self.updates)
+        rate = self.config.batch / per_update
         values = {
             "loss": sum(updater.losses) / len(updater.losses),
             "lr": updater.lr,
             "grad_norm": sum(updater.norms) / len(updater.norms),
-            "samples_per_second": self.config.batch / per_update,
+            "samples_per_second": rate,
+            "stall": self.waited / max(1e-9, now - self.mark - self.aside),
             "seconds": self._seconds(),
             "eta_seconds": (self.config.steps - updater.step) * per_update,
         }
-        self.log.record(updater.step, values | updater.metrics())
+        self.log.record(updater.step, values | updater.speed(rate) | updater.metrics())
         updater.losses, updater.norms = [], []
-        self.mark, self.aside, self.updates = now, 0.0, 0
+        self.mark, self.aside, self.waited, self.updates = now, 0.0, 0.0, 0
 
     def _duties(self) -> None:
         """Measure and draw what is due; each is struck off once it is on the disk."""

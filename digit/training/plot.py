@@ -17,6 +17,9 @@ OWN = {
     "seconds",
     "eta_seconds",
     "memory_gb",
+    "stall",
+    "tflops",
+    "mfu",
     "event",
 }
 

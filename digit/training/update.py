@@ -15,6 +15,7 @@ from digit.training import checkpoint
 from digit.training.average import WeightAverage
 from digit.training.batches import rows, split
 from digit.training.config import TrainConfig
+from digit.training.flops import flops_per_sample, peak_flops
 from digit.training.optimizer import OptimizerConfig, build, learning_rate, prepare
 
 # Settings whose change makes a resumed run another run; the others (how long, how often) may change freely.
@@ -33,6 +34,7 @@ class Updater:
         self.trainable = [parameter for parameter in stage.parameters() if parameter.requires_grad]
         self.names = {parameter: name for name, parameter in stage.named_parameters()}
         self.loss: Any = stage.loss  # or its compiled form
+        self.flops: float | None = None  # per sample, once `count` has been asked and could tell
         self.step = 0  # finished updates
         self.seconds = 0.0  # training time in earlier processes
         self.duties: list[str] = []  # measurements due at this step and not done yet
@@ -42,6 +44,9 @@ class Updater:
         self._pending: list[Tensor] = []  # (loss, norm) still on the device
         bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
         self._autocast = {"device_type": device.type, "dtype": torch.bfloat16, "enabled": bf16}
+        self._peak = peak_flops(device) if bf16 else None
+        # A fused optimizer multiplies by the factor of clipping on its way: one pass over all gradients less.
+        self._clips_itself = bool(self.optimizer.defaults.get("fused"))
 
     @property
     def lr(self) -> float:
@@ -80,12 +85,27 @@ class Updater:
         self.busy = False
 
     def _clip(self) -> Tensor:
-        """The norm of the whole gradient, which is then at most `clip`; it stays on the device."""
+        """The norm of the whole gradient, which then counts as if it were at most `clip`; on the device."""
         gradients = [parameter.grad for parameter in self.trainable if parameter.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
-        if self.config.clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.trainable, self.config.clip, norm)
+        clip: float | None = self.config.clip
+        if clip is not None and self._clips_itself:
+            optimizer: Any = self.optimizer  # divides gradients by its attribute `grad_scale`
+            optimizer.grad_scale = ((norm.float() + 1e-6) / clip).clamp(min=1.0)
+        elif clip is not None:
+            torch.nn.utils.clip_grads_with_norm_(self.trainable, clip, norm)
         return norm
+
+    def count(self, batch: Any) -> None:
+        """Learn from a batch how many floating-point operations a sample takes; nothing is computed."""
+        self.flops = flops_per_sample(self.stage, batch)
+
+    def speed(self, samples_per_second: float) -> dict[str, float]:
+        """TFLOP/s in `tflops`, and as `mfu` its share of the board's bf16 peak where that is known."""
+        if self.flops is None:
+            return {}
+        flops = samples_per_second * self.flops
+        return {"tflops": flops / 1e12} | ({} if self._peak is None else {"mfu": flops / self._peak})
 
     def read_losses(self, last_good: str) -> None:
         """Wait for the device and read its losses; DigitError at the first that is not finite."""

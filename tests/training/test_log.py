@@ -35,10 +35,13 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
         log.record(5, {**LINE, "usage": 0.75})
         log.record(6, LINE)  # too soon after the last
         log.record(6, {"accuracy": 0.5})
+        log.record(10, {**LINE, "tflops": 412.34, "mfu": 0.4169, "stall": 0.025})
     lines = capsys.readouterr().err.splitlines()
     assert lines == [
         "prior 5/10  loss 1.5000  usage 0.75  lr 1.00e-03  1,234/s  0:01:01 left",
         "prior 6/10  accuracy 0.5",
+        "prior 10/10  loss 1.5000  lr 1.00e-03  1,234/s  412 TFLOP/s (MFU 41.7%)  waiting for data 2%  "
+        "0:01:01 left",
     ]
 
 

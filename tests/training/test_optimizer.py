@@ -192,6 +192,27 @@ def test_corrected_epsilon_differs_where_gradients_are_tiny(tmp_path):
     assert difference[-1] < 1e-3 * difference.max()  # gradients far above eps do not care
 
 
+@pytest.mark.parametrize("clip", [0.3, 1e9])
+def test_a_fused_optimizer_clips_on_its_way(clip):
+    """The norm, the gradients after the update and the weights are those of clip_grads_with_norm_."""
+    made = []
+    for fused in (False, True):
+        torch.manual_seed(0)
+        stage = nn.Sequential(nn.Linear(6, 4), nn.Linear(4, 2))
+        stage.loss = lambda batch, stage=stage: stage(batch).square().sum() * 10
+        config = TrainConfig(steps=9, batch=3, clip=clip, optimizer=OptimizerConfig(lr=1e-2, warmup=1))
+        updater = Updater(stage, config, torch.device("cpu"))
+        if fused:
+            updater.optimizer = torch.optim.AdamW(stage.parameters(), lr=1e-2, betas=(0.9, 0.98), fused=True)
+            updater._clips_itself = True
+        for step in range(4):
+            updater.update(torch.randn(3, 6, generator=torch.Generator().manual_seed(step)))
+        updater.read_losses("none")
+        made.append((updater.norms, [p.grad for p in updater.trainable], list(stage.parameters())))
+    torch.testing.assert_close(made[1], made[0], rtol=1e-5, atol=1e-7)
+    assert made[0][0][0] > 0.3
+
+
 def test_epsilon_is_a_function_of_the_step():
     reference = OptimizerConfig(epsilon="reference")
     assert epsilon(0, reference) == pytest.approx(1e-8 / math.sqrt(0.02))

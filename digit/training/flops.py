@@ -1,0 +1,89 @@
+"""How many floating-point operations a stage's loss and gradient take, counted by torch without computing."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree
+from torch.utils.flop_counter import FlopCounterMode
+
+from digit.training.batches import rows, split
+
+# Dense bf16 FLOP/s on the data sheets, without sparsity; the first name that is part of the board's counts.
+BOARDS = {
+    "H100 PCIe": 756e12,
+    "H100 NVL": 835e12,
+    "H100": 989e12,
+    "H200": 989e12,
+    "A100": 312e12,
+}
+
+
+def flops_per_sample(stage: nn.Module, batch: Any) -> float | None:
+    """Floating-point operations of the matrix products and convolutions of one sample's loss and gradient.
+
+    Counted on the meta device with the stage's `loss` as it stands: nothing is computed, and neither weights
+    nor buffers nor random numbers change. A multiplication and an addition are two. Of causal attention half
+    the square counts, as half of it is masked; what is computed again in the backward pass does not count.
+    None where the loss asks for values (as a VQGAN's does), which the meta device has not.
+    """
+    part, _ = split(_to_meta(batch), 2)[0]
+    meta = {
+        name: tensor.detach().to("meta").requires_grad_(tensor.requires_grad)
+        for name, tensor in (*stage.named_parameters(), *stage.named_buffers())
+    }
+    kept = dict(vars(stage))
+    try:
+        with FlopCounterMode(display=False) as counter, _Masked() as masked, torch.random.fork_rng([]):
+            loss = torch.func.functional_call(
+                _Loss(stage), {f"stage.{k}": v for k, v in meta.items()}, (part,)
+            )
+            loss.backward()
+    except RuntimeError:
+        return None
+    finally:
+        vars(stage).clear()
+        vars(stage).update(kept)
+    return (counter.get_total_flops() - 3 * masked.flops) / rows(part)
+
+
+def peak_flops(device: torch.device) -> float | None:
+    """The board's dense bf16 FLOP/s as its data sheet has it; None for boards that are not in the list."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for board, peak in BOARDS.items() if board in name), None)
+
+
+class _Loss(nn.Module):
+    """A stage whose forward is its loss, as functional_call needs it."""
+
+    def __init__(self, stage: nn.Module) -> None:
+        super().__init__()
+        self.stage = stage
+
+    def forward(self, batch: Any) -> Tensor:
+        loss: Any = self.stage.loss
+        return loss(batch)
+
+
+class _Masked(TorchFunctionMode):
+    """Sums what causal attention's forward passes multiply in vain: of queries by keys and weights by values.
+
+    The backward pass has twice as many products.
+    """
+
+    flops = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention and kwargs.get("is_causal"):
+            queries, keys = args[:2]
+            self.flops += 2 * queries.numel() * keys.shape[-2]
+        return func(*args, **kwargs)
+
+
+def _to_meta(value: Any) -> Any:
+    return _pytree.tree_map_only(Tensor, lambda tensor: tensor.to("meta"), value)
