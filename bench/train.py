@@ -75,6 +75,8 @@ SCREENED = (
     Way(clip="torch"),
     Way(attention="cudnn"),
     Way(inductor="descent"),
+    Way(compiled=False),
+    Way(compiled=False, loss="plain"),
     Way(dropout="none"),
     Way(inductor="gemms"),
 )

@@ -14,7 +14,7 @@ from digit.nn.batch import CodeBatch
 from digit.nn.cross_entropy import cross_entropy
 from digit.nn.decoding import has_kernels, inference
 from digit.nn.sampling import SamplerConfig, draw, uniforms
-from digit.nn.transformer import Transformer, TransformerConfig, embedding, projection
+from digit.nn.transformer import Transformer, TransformerConfig, embedding, projection, stream
 from digit.renderer import RendererConfig, check_codes
 
 
@@ -75,7 +75,7 @@ class MaskedRenderer(nn.Module):
 
     def hidden(self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]) -> Float[Tensor, "b m+1 d"]:
         """The hidden states at the separator and the VQ codes."""
-        return self.transformer(self.embed(codes, vq_codes))[:, codes.shape[1] :]
+        return self.transformer(stream(self.embed(codes, vq_codes)))[:, codes.shape[1] :]
 
     def embed(self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]) -> Float[Tensor, "b n+m+1 d"]:
         """Codes, separator and VQ codes or masks as the transformer reads them."""
