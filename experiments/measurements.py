@@ -32,6 +32,7 @@ from measuring.side_by_side import Desk, side_by_side
 from measuring.work import Run, do
 
 from digit.errors import DigitError
+from digit.pipeline import locate
 from digit.run.progress import say
 
 
@@ -54,6 +55,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--images", type=Path, help="training pictures in one folder per class")
     add("--test", type=Path, help="pictures to measure on, in the same folders")
     add("--squeezenet", type=Path, help="file of the second network")
+    add("--model", help="folder or name of the model to measure; the bundled one if left out")
     add("--out", type=Path, required=True, help="folder of the run")
     add("--results", type=Path, help="folder for what is carried away; OUT/carried if left out")
     add("--from", dest="source", type=Path, help="the --results of an earlier call, to go on from")
@@ -84,6 +86,7 @@ def run(options: argparse.Namespace) -> int:
             options.images,
             options.test,
             options.squeezenet,
+            locate(options.model),
             out,
             scale,
             torch.device(options.device),
@@ -128,8 +131,9 @@ def _command(options: argparse.Namespace, name: str, seconds: float) -> list[str
         "--device",
         options.device,
     ]
-    for option in ("images", "test", "squeezenet", "out"):
-        command += [f"--{option}", str(getattr(options, option))]
+    for option in ("images", "test", "squeezenet", "out", "model"):
+        if getattr(options, option) is not None:
+            command += [f"--{option}", str(getattr(options, option))]
     return [*command, *(["--smoke"] if options.smoke else [])]
 
 

@@ -9,7 +9,7 @@ from digit.files import atomic_path
 # By name of the file: what lies in it, relative to OUT. Weights are stored in 8 bits: below 16 MiB each.
 CONTENTS = {
     "measurements.tar": ("results", "logs", "done"),
-    "classifier.tar": ("classifier/artifact", "classifier/status.json", "classifier/result.json"),
+    "classifier.tar": ("classifier/artifact", "results/classifier.json"),
     "model_vq.tar": ("model_vq",),
     "model_vq_compute.tar": ("model_vq_compute",),
 }
@@ -20,11 +20,7 @@ def pack(out: Path, results: Path) -> None:
     results.mkdir(parents=True, exist_ok=True)
     for name, contents in CONTENTS.items():
         there = [out / each for each in contents if (out / each).exists()]
-        whole = [folder for folder in there if folder.is_file() or any(folder.iterdir())]
-        weights = name != "measurements.tar"
-        if not there or len(whole) < len(there) or (weights and (results / name).exists()):
-            continue
-        if weights and not any((out / each / "config.json").exists() for each in contents):
+        if name != "measurements.tar" and (len(there) < len(contents) or (results / name).exists()):
             continue
         with atomic_path(results / name) as temporary, tarfile.open(temporary, "w") as archive:
             for each in there:

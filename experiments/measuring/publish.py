@@ -15,7 +15,7 @@ PICTURES = ("projection-toy.png", "projection-features.png", "reconstruction.png
 
 def publish(results: Path, folder: Path) -> None:
     """Copy what is there and draw; what the folder holds besides stays."""
-    files = sorted(results.glob("*.json"))
+    files = sorted(path for path in results.glob("*.json") if not path.stem.endswith("-sampling"))
     if not files:
         raise DigitError(f"{results} holds no results: run the measurements first, or give --from")
     make_folder(folder)

@@ -93,11 +93,11 @@ SMOKE = Scale(
     batch=8,
     warmup=1,
     compile=False,
-    prefixes=((0, 64), (32,)),
+    prefixes=((0, 16, 8),),
     prefix_checks=(),
     prefix_pictures=4,
-    cell=3,
-    winner=3,
+    cell=4,
+    winner=4,
     grids={
         ("digit", FREE): (whole_grid(top_p=(0.9, 0.8), renderer_top_p=(0.9,)),),
         ("vq", FREE): (prior_grid(top_p=(0.9, 0.8)),),
@@ -106,7 +106,7 @@ SMOKE = Scale(
     },
     probe_epochs=1.0,
     probe_views=1,
-    per_class=2,
+    per_class=4,
     draw=20,
     few=True,
 )

@@ -9,7 +9,7 @@ from measuring.scale import Scale
 
 from digit.evaluation.images import compare, measure
 from digit.evaluation.networks import Network
-from digit.evaluation.pictures import open_pictures
+from digit.evaluation.pictures import Pictures, open_pictures
 from digit.evaluation.protocols import Metric
 from digit.evaluation.result import read_result, result, write_result
 from digit.evaluation.sweep import best
@@ -41,14 +41,14 @@ def draw_winners(
     model: str,
     masked: bool,
     networks: Sequence[Network],
-    reference: str,
+    reference: Pictures,
     scale: Scale,
     device: torch.device,
 ) -> None:
     """Draw, measure on all networks, write; a setting that is best in two ways is drawn once."""
     swept = read_result(sweep)
     pipeline = DigitPipeline.from_pretrained(model, device=device)
-    real = measure(open_pictures(reference, size=32, batch_size=1000), networks, device=device, keep=True)
+    real = measure(reference, networks, device=device, keep=True)
     seeds = range(scale.first_seed, scale.first_seed + scale.winner)
     classes = swept["settings"]["classes"]
     labels = torch.arange(len(seeds)) % classes if classes else None

@@ -21,7 +21,6 @@ from digit.evaluation.networks import open_network
 from digit.evaluation.pictures import of_images
 from digit.evaluation.result import result, write_result
 from digit.files import read_json
-from digit.pipeline import locate
 from digit.run.compose import compose
 from digit.run.evaluate_probe import evaluate_probe
 from digit.run.prefix import evaluate_prefix
@@ -45,6 +44,7 @@ class Run:
     images: Path
     test: Path
     squeezenet: Path
+    bundled: Path  # folder of the model that is measured beside the VQ-only one
     out: Path
     scale: Scale
     device: torch.device
@@ -67,7 +67,12 @@ class Run:
 
     def model(self, system: str) -> str:
         """The model that a system of the plan draws with."""
-        return str(self.out / MODELS[system]) if system in MODELS else str(locate(None))
+        return str(self.out / MODELS[system] if system in MODELS else self.bundled)
+
+    @property
+    def side(self) -> int:
+        """Of the pictures, in pixels."""
+        return int(read_json(self.bundled / "vqgan" / "config.json")["config"]["image_size"])
 
 
 def do(name: str, run: Run) -> None:
@@ -100,7 +105,7 @@ def judge(run: Run) -> None:
     if status is None or not status.finished:
         raise DigitError(f"the classifier in {out} is unfinished: repeat the command")
     network = open_network(run.features[0], device=run.device)
-    test = of_images(open_images(run.test), size=32, batch_size=1000)
+    test = of_images(open_images(run.test), size=run.side, batch_size=1000)
     found = measure(test, [network], device=run.device)[0]
     values = dict(compare(network, found, found, labels=test.labels, metrics=["class_accuracy", "is"]))
     training = {name: value for name, value in read_json(out / "result.json").items() if name != "step"}
@@ -120,7 +125,7 @@ def judge(run: Run) -> None:
 
 def codes(run: Run, which: str) -> None:
     """Both kinds of codes of a set, by the bundled tokenizer and VQGAN, two views of each picture."""
-    model = locate(None)
+    model = run.bundled
     tokenize(
         str(run.images if which == "train" else run.test),
         run.out / f"codes-{which}",
@@ -191,7 +196,7 @@ def _trained(run: Run, name: str, steps: int) -> None:
         raise DigitError(f"the training in {out} is unfinished: repeat the command")
     model = run.out / name.replace("prior", "model")
     if not (model / "config.json").exists():
-        compose(out, locate(None) / "vqgan", model, stored_as="int8")  # stored as the bundled model is
+        compose(out, run.bundled / "vqgan", model, stored_as="int8")  # stored as the bundled model is
     network: Any = load(model / "prior", kind="prior")
     write_result(
         run.results / f"{name}.json",
@@ -277,7 +282,7 @@ def winners(run: Run, system: str, way: str) -> None:
         model=run.model(system),
         masked=system == "masked",
         networks=networks,
-        reference=str(run.test),
+        reference=of_images(open_images(run.test), size=run.side, batch_size=1000),
         scale=run.scale,
         device=run.device,
     )
@@ -285,7 +290,7 @@ def winners(run: Run, system: str, way: str) -> None:
 
 def probe(run: Run) -> None:
     """Table 2, figure 3b: linear heads on every layer of both priors, and on the encoder."""
-    model = locate(None)
+    model = run.bundled
     evaluate_probe(
         (model / "prior", run.out / "model_vq" / "prior"),
         (run.out / "codes-train",),
@@ -307,7 +312,7 @@ def reconstruction(run: Run) -> None:
         how: Any = {"renderer": renderer, **run.scale.how}
         out, where = run.results / f"{name}.json", str(run.device)
         evaluate_reconstruction(
-            str(locate(None)), str(run.test), features=run.features, out=out, device=where, **how
+            str(run.bundled), str(run.test), features=run.features, out=out, device=where, **how
         )
 
 
@@ -316,9 +321,9 @@ def projection(run: Run) -> None:
     evaluate_projection(
         out=run.results / "projection.json",
         images=str(run.test),
-        tokenizer=locate(None) / "tokenizer",
+        tokenizer=run.bundled / "tokenizer",
         per_class=run.scale.per_class,
-        size=32,
+        size=run.side,
         batch=1000,
         device=str(run.device),
     )

@@ -1,0 +1,110 @@
+"""experiments/measurements.py: every part in small, taken up where it stopped, carried away and published."""
+
+import sys
+from pathlib import Path
+
+import measurements
+import pytest
+import torch
+from measuring.parcel import CONTENTS, unpack
+from measuring.plan import Part, parts
+from measuring.scale import FULL, SMOKE
+from measuring.side_by_side import Desk, side_by_side
+from tests_support import make_pictures
+
+from digit.errors import DigitError
+from digit.evaluation.result import read_result
+from digit.evaluation.squeezenet import SqueezeNet
+from digit.files import read_json, write_safetensors_atomic
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def command(chain, tmp_path_factory) -> list[str]:
+    root = tmp_path_factory.mktemp("measurements")
+    file, pictures = root / "squeezenet.safetensors", make_pictures(root / "pictures.zip", count=12)
+    torch.manual_seed(0)
+    write_safetensors_atomic(file, SqueezeNet().state_dict())
+    files = ["--images", str(pictures), "--test", str(pictures), "--squeezenet", str(file)]
+    return [*files, "--model", str(chain.root / "model"), "--smoke", "--device", "cpu", "--workers", "0"]
+
+
+def test_every_part_in_small_then_carried_and_published(command, tmp_path, monkeypatch):
+    out, carried = tmp_path / "run", tmp_path / "carried"
+    assert measurements.main([*command, "--out", str(out), "--results", str(carried)]) == 0
+    done = {path.stem for path in (out / "done").glob("*.json")}
+    assert done == {part.name for part in parts(SMOKE)}
+    files = {path.name: path.stat().st_size for path in carried.iterdir()}
+    assert set(files) == {"measurements.tar", "classifier.tar", "model_vq.tar"}
+    assert set(files) < set(CONTENTS)
+
+    # On another machine only what is not carried is made again: the codes.
+    again, ran = tmp_path / "again", []
+    monkeypatch.setattr(measurements, "do", lambda name, run: ran.append(name))
+    assert measurements.main([*command, "--out", str(again), "--from", str(carried)]) == 0
+    assert ran == ["codes-train", "codes-test"]
+
+    kept = tmp_path / "kept"
+    assert measurements.main(["--out", str(again), "--publish", str(kept)]) == 0
+    for name in ("sweep-digit-free", "prefix-vq-class", "winners-digit-class", "classifier", "probe"):
+        assert read_result(kept / f"{name}.json") == read_result(out / "results" / f"{name}.json")
+    drawn = {path.name for path in kept.glob("*.png")}
+    assert drawn == {
+        *("prefix.png", "sweep-free.png", "sweep-class.png", "sweep-pareto.png", "probe.png"),
+        *("projection-toy.png", "projection-features.png", "reconstruction.png"),
+    }  # the renderer's top-p has one value in the small grid
+
+
+def test_the_parts_follow_from_the_grids():
+    for scale in (FULL, SMOKE):
+        names = [part.name for part in parts(scale)]
+        assert len(names) == len(set(names))
+        assert all(need in names for part in parts(scale) for need in part.needs)
+        assert {tuple(name.split("-")[1:]) for name in names if name.startswith("sweep-")} == set(scale.grids)
+
+
+def sleeper(name: str, seconds: float) -> list[str]:
+    code = {"bad": "raise SystemExit(1)", "sweep-slow": "import time; time.sleep(60)"}.get(name, "pass")
+    return [sys.executable, "-c", code]
+
+
+def test_a_part_that_fails_or_is_late_stops_only_what_needs_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("measuring.side_by_side.START", 0.0)
+    monkeypatch.setattr("measuring.side_by_side.RESERVE", 1.0)
+    import time
+
+    plan = [
+        *(
+            Part("bad", (), 0),
+            Part("good", (), 0),
+            Part("after-bad", ("bad",), 0),
+            Part("after-good", ("good",), 0),
+        ),
+        *(Part("sweep-slow", (), 0), Part("winners-slow", ("sweep-slow",), 0), Part("endless", (), 1e6)),
+    ]
+    landed = []
+    left = side_by_side(
+        plan, Desk(tmp_path), sleeper, workers=3, deadline=time.monotonic() + 3.5, landed=landed.append
+    )
+    assert left == {
+        "bad": "code 1, see logs/bad.log",
+        "after-bad": "bad did not end well",
+        "endless": "no time was left",
+        "sweep-slow": "some cells are left",
+    }
+    # What a stopped sweep has found is used, and used again when the sweep is whole.
+    assert landed == ["good", "after-good", "winners-slow"]
+    desk = Desk(tmp_path)
+    assert desk.done("winners-slow") and set(desk.seconds()) == set(landed)
+    desk.finish("sweep-slow", 1.0)
+    assert not desk.done("winners-slow")
+
+
+def test_options_that_cannot_be_meant(tmp_path, capsys):
+    assert measurements.main(["--out", str(tmp_path)]) == 2
+    assert "--images None: give the file" in capsys.readouterr().err
+    assert measurements.main(["--out", str(tmp_path / "no"), "--publish", str(tmp_path / "kept")]) == 2
+    with pytest.raises(DigitError, match="holds none of"):
+        unpack(tmp_path, tmp_path / "out")
+    assert read_json(ROOT / "bench" / "results" / "measurements" / "projection-photos.json")
