@@ -1,63 +1,302 @@
-"""K-means: our fit against faiss and scikit-learn on the same features, starts and number of iterations.
+"""K-means: a Lloyd iteration against other code on a GPU; on a CPU whole fits beside faiss and scikit-learn.
 
-python bench/kmeans.py [--smoke] [--vectors N] [--width D] [--codes K] [--iterations I] [--device D] [--out F]
+    python bench/kmeans.py [--device D] [--smoke] [--seconds S] [--out F] [--vectors N] [--width D]
+        [--codes K] [--iterations I]
 
-Prints one JSON object: seconds and final inertia of each, and both over ours (above 1: ours is better).
-faiss runs on the CPU, as in the published code; scikit-learn is left out above 10^12 multiply-adds.
+On a GPU: the assignment of N half-precision vectors to K centroids by our kernel (several tile shapes, with
+and without the second best that exact codes need), by a matrix product in pieces with an argmin (eager and
+compiled) and by flash-kmeans where it is installed; the sums of each code's vectors; one whole iteration;
+and what precision costs: codes that differ from float64's, and inertia beside a fit in float32. Rates are
+counted as 2 N K D operations, whatever was done. On a CPU: seconds and final inertia of our fit and theirs
+from one start, and both over ours (above 1: ours is better). Part by part the JSON is written to --out.
 """
 
 import argparse
+import importlib.util
 import json
-import os
-import platform
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-import faiss
 import torch
-from sklearn.cluster import KMeans
+from machine import Report, kernel_times, median_seconds, peak_gib
 from torch import Tensor
 
 from digit import kmeans
+from digit.nn.nearest import Precision, halve, has_kernels, nearest, slack
 
 
-def synthetic(n: int, width: int, seed: int = 0) -> Tensor:
+def synthetic(n: int, width: int, device: torch.device, seed: int = 0) -> Tensor:
     """Vectors like a ViT's normed patch tokens: a few thousand overlapping groups in a decaying spectrum."""
-    generator = torch.Generator().manual_seed(seed)
-    scale = torch.arange(1, width + 1).float() ** -0.5
-    groups = torch.randn(2000, width, generator=generator)
-    member = torch.randint(len(groups), (n,), generator=generator)
-    return (groups[member] + torch.randn(n, width, generator=generator)) * scale
+    generator = torch.Generator(device).manual_seed(seed)
+    scale = torch.arange(1, width + 1, device=device).float() ** -0.5
+    groups = torch.randn(2000, width, generator=generator, device=device)
+    member = torch.randint(len(groups), (n,), generator=generator, device=device)
+    vectors = torch.empty(n, width, device=device)
+    for rows, which in zip(vectors.split(1 << 18), member.split(1 << 18), strict=True):
+        rows.normal_(generator=generator)
+        rows.add_(groups[which]).mul_(scale)
+    return vectors
 
 
-def inertia(vectors: Tensor, centroids: Tensor) -> float:
+def exact_inertia(vectors: Tensor, centroids: Tensor) -> float:
     """Sum of squared distances to the nearest centroid, in float64, by one rule for all."""
     total = 0.0
     for part in vectors.split(4096):
-        nearest = centroids[kmeans.assign(part, centroids)]
-        total += (part.double() - nearest.double()).square().sum().item()
+        near = centroids[kmeans.assign(part, centroids)]
+        total += (part.double() - near.double()).square().sum().item()
     return total
 
 
-def timed(run: Callable[[], Tensor], device: str) -> tuple[float, Tensor]:
-    """Seconds of one run, and its centroids on the CPU."""
-    start = time.perf_counter()
-    centroids = run().float()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    return time.perf_counter() - start, centroids.cpu()
+def start_of(vectors: Tensor, k: int) -> Tensor:
+    """k vectors drawn by a seed."""
+    chosen = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(1))[:k]
+    return vectors[chosen.to(vectors.device)].float()
 
 
-def measure(n: int, width: int, codes: int, iterations: int, device: str) -> dict[str, object]:
+class Assignments:
+    """Ways to find the nearest centroid of every vector, as calls without arguments."""
+
+    def __init__(self, vectors: Tensor, centroids: Tensor) -> None:
+        self.vectors, self.centroids = vectors, centroids
+        self.halves = halve(vectors)
+        self.squares = centroids.square().sum(1)
+
+    def kernel(self, second: bool, **tiles: Any) -> Callable[[], Tensor]:
+        """The fused kernel alone, on vectors that are float16 already."""
+        from digit.nn.kernels.nearest import Tiles, scan
+
+        rounded, halves = self.centroids.half(), self.squares / 2
+        shape = Tiles(**tiles)
+        return lambda: scan(self.halves.values, rounded, halves, second=second, tiles=shape)[0]
+
+    def whole(self, precision: Precision) -> Callable[[], Tensor]:
+        """`nearest` as `fit` calls it, what float16 leaves open computed again in float32."""
+        return lambda: nearest(
+            self.vectors, self.centroids, self.squares, precision=precision, halves=self.halves
+        )
+
+    def pieces(self, rows: int, compiled: bool) -> Callable[[], Tensor]:
+        """A product of `rows` vectors at once and an argmin, as anybody writes it."""
+        vectors = self.vectors if self.vectors.dtype != torch.float32 else self.halves.values
+        table, squares = self.centroids.to(vectors.dtype), self.squares
+
+        def near(part: Tensor) -> Tensor:
+            return (squares - 2 * (part @ table.T)).argmin(1)
+
+        # Several shapes of one function: without this the compiler would take sizes as unknown.
+        step = torch.compile(near, dynamic=False) if compiled else near
+        return lambda: torch.cat([step(part) for part in vectors.split(rows)])
+
+    def flash(self) -> Callable[[], Tensor]:
+        """flash-kmeans's kernel."""
+        from flash_kmeans.assign_euclid_triton import euclid_assign_triton
+
+        vectors = self.vectors if self.vectors.dtype != torch.float32 else self.halves.values
+        x, c = vectors[None], self.centroids.to(vectors.dtype)[None]
+        lengths = self.halves.lengths.square()[None]
+        return lambda: euclid_assign_triton(x, c, lengths)[0]
+
+
+TILES: dict[str, dict[str, Any]] = {
+    "128x256": {},
+    "128x256, loops apart": {"flat": False},
+    "128x256, 4 stages": {"stages": 4},
+    "128x128, 4 warps": {"columns": 128, "warps": 4},
+    "128x128, 8 warps, 4 stages": {"columns": 128, "stages": 4},
+    "64x256, 4 warps": {"rows": 64, "warps": 4},
+    "256x128": {"rows": 256, "columns": 128},
+    "128x256, depth 128": {"depth": 128, "stages": 2},
+}
+WITH_SECOND = ("128x256", "128x256, 4 stages", "128x128, 4 warps", "64x256, 4 warps")
+
+
+def gpu(report: Report, device: torch.device, n: int, width: int, k: int, smoke: bool) -> None:
+    """All parts on a GPU; with `smoke` those of them that a CPU can run."""
+    vectors = synthetic(n, width, device).bfloat16()
+    centroids = start_of(vectors, k)
+    report["sizes"] = {"vectors": n, "width": width, "codes": k, "dtype": str(vectors.dtype)}
+    flash = importlib.util.find_spec("flash_kmeans") is not None
+    if has_kernels(device, width):
+        assignments(report, Assignments(vectors, centroids), flash)
+    report.part("update_ms", "all", lambda: sums(vectors, k))
+    for precision in ("float16", "float32"):
+        report.part(
+            "iteration", f"digit {precision}", lambda p=precision: iteration(vectors, centroids, k, p, report)
+        )
+    if flash:
+        report.part("iteration", "flash-kmeans", lambda: flash_iteration(vectors, centroids, k, report))
+    report.part("precision", "inertia", lambda: inertias(vectors[: max(n // 4, k)], k, 2 if smoke else 5))
+    if device.type == "cuda":
+        report.part(
+            "profile",
+            "fit of two iterations",
+            lambda: kernel_times(lambda: kmeans.fit(vectors, k, start=centroids, iterations=2)),
+        )
+
+
+def assignments(report: Report, ways: Assignments, flash: bool) -> None:
+    """Rates of all ways to assign, and how often each errs."""
+    work = 2 * ways.vectors.numel() * len(ways.centroids)
+    answers: dict[str, Tensor] = {}
+
+    def rate(name: str, build: Callable[[], Callable[[], Tensor]]) -> None:
+        def measure() -> dict[str, Any]:
+            run = build()
+            answers[name] = run()
+            seconds = median_seconds(run, report.device, warm_up=1)
+            return {"ms": 1e3 * seconds, "tflops": work / seconds / 1e12, **report.share(work / seconds)}
+
+        report.part("assign", name, measure)
+
+    for name, tiles in TILES.items():
+        rate(f"digit, {name}", lambda tiles=tiles: ways.kernel(False, **tiles))
+    for name in WITH_SECOND:
+        rate(f"digit with second, {name}", lambda name=name: ways.kernel(True, **TILES[name]))
+    rate("digit float16", lambda: ways.whole("float16"))
+    rate("digit float32", lambda: ways.whole("float32"))
+    rate("pieces, eager", lambda: ways.pieces(1 << 15, False))
+    rate("pieces, compiled", lambda: ways.pieces(1 << 15, True))
+    rate("pieces of 2048, compiled", lambda: ways.pieces(1 << 11, True))
+    if flash:
+        rate("flash-kmeans", ways.flash)
+    report.part(
+        "assign", "float32 products", lambda: plain_float32(ways.vectors, ways.centroids, report.device)
+    )
+    report.part("precision", "codes", lambda: differing(ways, answers))
+
+
+def plain_float32(vectors: Tensor, centroids: Tensor, device: torch.device) -> dict[str, Any]:
+    """Float32 products of an eighth of the vectors: what exact codes cost without a bound."""
+    part = vectors[: len(vectors) // 8].float()
+    squares = centroids.square().sum(1)
+
+    def run() -> None:
+        for rows in part.split(1 << 15):
+            torch.addmm(squares, rows, centroids.T, alpha=-2).argmin(1)
+
+    seconds = 8 * median_seconds(run, device, repeats=3, warm_up=1)
+    work = 2 * len(vectors) * centroids.numel()
+    return {"ms": 1e3 * seconds, "tflops": work / seconds / 1e12}
+
+
+def differing(ways: Assignments, answers: dict[str, Tensor]) -> dict[str, Any]:
+    """Share of codes that float64 does not give, on the first vectors, and of rows that were done again."""
+    from digit.nn.kernels.nearest import scan
+
+    count = min(len(ways.vectors), 1 << 16)
+    table = ways.centroids.double()
+    squares = table.square().sum(1)
+    truth = torch.cat(
+        [(squares - 2 * part.double() @ table.T).argmin(1) for part in ways.vectors[:count].split(4096)]
+    )
+    shares = {name: (codes[:count].long() != truth).float().mean().item() for name, codes in answers.items()}
+    rounded = ways.centroids.half()
+    halves = type(ways.halves)(*(entry[:count] for entry in ways.halves))
+    _, best, second = scan(halves.values, rounded, ways.squares / 2, second=True)
+    open_rows = best - second <= slack(halves, best, second, ways.centroids, rounded, ways.squares)
+    return {"differ": shares, "rows_done_again": open_rows.float().mean().item(), "rows": count}
+
+
+def sums(vectors: Tensor, k: int) -> dict[str, float]:
+    """Milliseconds to add up the vectors of each code, in several ways; the codes are in no order."""
+    codes = torch.randint(k, (len(vectors),), device=vectors.device)
+    ways: dict[str, Callable[[], object]] = {}
+    if has_kernels(vectors.device, vectors.shape[1]):
+        from digit.nn.kernels.segments import segment_sums
+
+        ways["digit"] = lambda: segment_sums(vectors, codes, k)
+
+    def atomics(kind: torch.dtype) -> object:
+        total = torch.zeros(k, vectors.shape[1], dtype=kind, device=vectors.device)
+        for part, its in zip(vectors.split(1 << 18), codes.split(1 << 18), strict=True):
+            total.index_add_(0, its, part.to(kind))
+        return total
+
+    ways["index_add_ float32"] = lambda: atomics(torch.float32)
+    ways["index_add_ float64"] = lambda: atomics(torch.float64)
+    return {name: 1e3 * median_seconds(run, vectors.device) for name, run in ways.items()}
+
+
+def iteration(
+    vectors: Tensor, centroids: Tensor, k: int, precision: Precision, report: Report
+) -> dict[str, Any]:
+    """One iteration of `fit`: the difference of fits of two lengths, preparation and last codes left out."""
+
+    def fitted(count: int) -> float:
+        start = time.perf_counter()
+        kmeans.fit(vectors, k, start=centroids, iterations=count, precision=precision)
+        return time.perf_counter() - start
+
+    fitted(1)
+    if vectors.is_cuda:
+        torch.cuda.reset_peak_memory_stats()
+    short, long = 1, 6
+    few = min(fitted(short) for _ in range(2))
+    many = min(fitted(long) for _ in range(2))
+    seconds = (many - few) / (long - short)
+    work = 2 * vectors.numel() * k
+    return {
+        "ms": 1e3 * seconds,
+        "tflops": work / seconds / 1e12,
+        **report.share(work / seconds),
+        "fit_of_1_s": few,
+        "peak_gib": peak_gib(vectors.device),
+    }
+
+
+def flash_iteration(vectors: Tensor, centroids: Tensor, k: int, report: Report) -> dict[str, Any]:
+    """The same difference for flash-kmeans."""
+    from flash_kmeans import batch_kmeans_Euclid
+
+    x, start = vectors[None], centroids.to(vectors.dtype)[None]
+
+    def fitted(count: int) -> None:
+        batch_kmeans_Euclid(x, k, max_iters=count, tol=-1.0, init_centroids=start.clone())
+
+    few = median_seconds(lambda: fitted(1), vectors.device, repeats=3, warm_up=1)
+    torch.cuda.reset_peak_memory_stats()
+    many = median_seconds(lambda: fitted(6), vectors.device, repeats=3, warm_up=0)
+    seconds = (many - few) / 5
+    work = 2 * vectors.numel() * k
+    return {
+        "ms": 1e3 * seconds,
+        "tflops": work / seconds / 1e12,
+        **report.share(work / seconds),
+        "peak_gib": peak_gib(vectors.device),
+    }
+
+
+def inertias(vectors: Tensor, k: int, iterations: int) -> dict[str, Any]:
+    """Final inertia of a fit with float16 products over that of one with exact codes."""
+    start = start_of(vectors, k)
+    found = {
+        precision: kmeans.fit(vectors, k, start=start, iterations=iterations, precision=precision).inertia[-1]
+        for precision in ("float32", "float16")
+    }
+    again = kmeans.fit(vectors, k, start=start, iterations=iterations).centroids
+    once = kmeans.fit(vectors, k, start=start, iterations=iterations).centroids
+    return {
+        **found,
+        "ratio_minus_1": found["float16"] / found["float32"] - 1,
+        "vectors": len(vectors),
+        "iterations": iterations,
+        "repeated_fit_is_equal": torch.equal(again, once),
+    }
+
+
+def cpu(n: int, width: int, codes: int, iterations: int) -> dict[str, Any]:
     """Fit once with each and report."""
-    vectors = synthetic(n, width)
-    placed = vectors.to(device)
-    start = vectors[torch.randperm(n, generator=torch.Generator().manual_seed(1))[:codes]]
-    kmeans.fit(placed[: 4 * codes], codes, iterations=1)  # warm up
+    import faiss
+    from sklearn.cluster import KMeans
+
+    vectors = synthetic(n, width, torch.device("cpu"))
+    start = start_of(vectors, codes)
+    kmeans.fit(vectors[: 4 * codes], codes, iterations=1)  # warm up
 
     def ours() -> Tensor:
-        return kmeans.fit(placed, codes, iterations=iterations, start=start.to(device)).centroids
+        return kmeans.fit(vectors, codes, iterations=iterations, start=start).centroids
 
     def with_faiss() -> Tensor:
         oracle = faiss.Kmeans(width, codes, niter=iterations, max_points_per_centroid=n)
@@ -73,26 +312,24 @@ def measure(n: int, width: int, codes: int, iterations: int, device: str) -> dic
         del runs["sklearn"]
     results = {}
     for name, run in runs.items():
-        seconds, centroids = timed(run, device if name == "digit" else "cpu")
-        results[name] = {"seconds": seconds, "inertia": inertia(vectors, centroids)}
+        begin = time.perf_counter()
+        centroids = run().float()
+        results[name] = {
+            "seconds": time.perf_counter() - begin,
+            "inertia": exact_inertia(vectors, centroids),
+        }
     base = results["digit"]
-    ratios = {
-        name: {key: result[key] / base[key] for key in ("seconds", "inertia")}
-        for name, result in results.items()
-        if name != "digit"
-    }
-    gpu = torch.cuda.get_device_name() if device.startswith("cuda") else None
     return {
         "vectors": n,
         "width": width,
         "codes": codes,
         "iterations": iterations,
-        "device": gpu or platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "torch": torch.__version__,
         "results": results,
-        "ratios": ratios,
+        "ratios": {
+            name: {key: result[key] / base[key] for key in ("seconds", "inertia")}
+            for name, result in results.items()
+            if name != "digit"
+        },
     }
 
 
@@ -101,19 +338,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--smoke", action="store_true", help="a second of work, to see that it runs")
-    parser.add_argument("--vectors", type=int, default=131_072)
-    parser.add_argument("--width", type=int, default=384)
-    parser.add_argument("--codes", type=int, default=512)
-    parser.add_argument("--iterations", type=int, default=20)
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--smoke", action="store_true", help="seconds of work, to see that it runs")
+    parser.add_argument("--vectors", type=int)
+    parser.add_argument("--width", type=int)
+    parser.add_argument("--codes", type=int)
+    parser.add_argument("--iterations", type=int, default=20, help="of the fits on a CPU")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--seconds", type=float, default=240, help="after these no part is begun any more")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    sizes = (4096, 32, 32, 5) if given.smoke else (given.vectors, given.width, given.codes, given.iterations)
-    text = json.dumps(measure(*sizes, device=given.device), indent=2)
-    print(text)
-    if given.out is not None:
-        given.out.write_text(text + "\n")
+    device = torch.device("cpu" if given.smoke else given.device)
+    report = Report(device, given.out, seconds=given.seconds, smoke=given.smoke)
+    if given.smoke:
+        report.part("cpu", "fits", lambda: cpu(4096, 32, 32, 5))
+        gpu(report, device, 256, 32, 32, smoke=True)
+    elif device.type == "cpu":
+        sizes = given.vectors or 131_072, given.width or 384, given.codes or 512
+        report.part("cpu", "fits", lambda: cpu(*sizes, given.iterations))
+    else:
+        sizes = given.vectors or 1 << 21, given.width or 768, given.codes or 8192
+        gpu(report, device, *sizes, smoke=False)
+    print(json.dumps(report.content, indent=2))
+    raise SystemExit(report.failed)
 
 
 if __name__ == "__main__":

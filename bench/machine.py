@@ -6,11 +6,14 @@ Prints the rate of a large matrix product (bfloat16 on a GPU) and of a large cop
 """
 
 import argparse
+import gc
 import json
 import platform
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -65,6 +68,81 @@ def describe(device: torch.device) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
+
+
+class Report:
+    """A result that grows part by part: each is written once known; one that fails is noted, not fatal."""
+
+    def __init__(
+        self, device: torch.device, out: Path | None, *, seconds: float, smoke: bool = False
+    ) -> None:
+        """`out`: the JSON file; no part begins later than `seconds` from now. Measures the ceilings first."""
+        self.device, self.out = device, out
+        self.failed = 0
+        self.end = time.monotonic() + seconds
+        small = {"side": 256, "megabytes": 8} if smoke or device.type == "cpu" else {}
+        self.content: dict[str, Any] = {**describe(device), "ceilings": ceilings(device, **small)}
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        """Note something at the top."""
+        self.content[key] = value
+
+    def share(self, flops: float) -> dict[str, float]:
+        """A rate in FLOP/s as a share of the matrix product measured here."""
+        return {"share_of_matmul": flops / 1e12 / self.content["ceilings"]["matmul_tflops"]}
+
+    def part(self, section: str, name: str, measure: Callable[[], Any]) -> None:
+        """Measure one part, with the peak of GPU memory where the result is a table."""
+        rows = self.content.setdefault(section, {})
+        if time.monotonic() > self.end:
+            rows[name] = {"left_out": "no time left"}
+            return
+        begin = time.monotonic()
+        if self.device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        try:
+            rows[name] = measure()
+            if isinstance(rows[name], dict) and self.device.type == "cuda":
+                rows[name].setdefault("peak_gib", peak_gib(self.device))
+        except Exception as error:  # compilers and other people's code raise whatever they like
+            self.failed = 1
+            rows[name] = {"error": f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"}
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        taken = time.monotonic() - begin
+        print(
+            f"{section} / {name} ({taken:.1f} s): {json.dumps(rows[name])[:300]}", file=sys.stderr, flush=True
+        )
+        self.write()
+
+    def write(self) -> None:
+        """Replace the file by what is known."""
+        if self.out is not None:
+            self.out.parent.mkdir(parents=True, exist_ok=True)
+            temporary = self.out.with_name(f".{self.out.name}.part")
+            temporary.write_text(json.dumps(self.content, indent=2) + "\n")
+            temporary.replace(self.out)
+
+
+def kernel_times(work: Callable[[], object], *, most: int = 12) -> list[dict[str, Any]]:
+    """The GPU kernels that one call spends most time in, after a call to warm up."""
+    work()
+    torch.cuda.synchronize()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as seen:
+        work()
+        torch.cuda.synchronize()
+    rows = sorted(seen.key_averages(), key=lambda row: -row.self_device_time_total)
+    total = sum(row.self_device_time_total for row in rows)
+    return [
+        {
+            "kernel": row.key[:100],
+            "ms": row.self_device_time_total / 1e3,
+            "share": row.self_device_time_total / max(total, 1e-9),
+            "calls": row.count,
+        }
+        for row in rows[:most]
+    ]
 
 
 def main() -> None:

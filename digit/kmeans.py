@@ -2,8 +2,7 @@
 
 import heapq
 import math
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from digit.errors import DigitError
+from digit.nn.nearest import Halves, Precision, exact_products, halve, has_kernels, nearest, rows_at_once
 
 
 class Reservoir:
@@ -108,21 +108,24 @@ def fit(
     seed: int = 0,
     start: Float[Tensor, "k d"] | None = None,
     device: torch.device | str | None = None,
+    precision: Precision = "float32",
     chunk: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> KMeansResult:
     """Lloyd's K-means with faiss's choices: k random vectors to start from, empty clusters split a large one.
 
-    Distances are exact float32, sums float64. Nothing of size m x k is ever held.
+    Distances are exact float32. Sums do not depend on the order in which a GPU works, so neither do the
+    centroids. Nothing of size m x k is ever held.
 
     Args:
-        vectors: the sample; may stay on the CPU while `device` is a GPU.
+        vectors: the sample; may stay on the CPU while `device` is a GPU. There it is held whole if it fits.
         k: number of centroids.
         iterations: updates at most.
         seed: of the starting vectors.
         start: centroids to start from instead.
         device: where the distances are computed; where the vectors are if left out.
-        chunk: vectors at once; from the memory of a chunk's distances if left out.
+        precision: of the products while centroids still move; the last codes are exact in any case.
+        chunk: vectors at once; from the memory there is if left out.
         progress: called with the number of updates done.
 
     Raises:
@@ -137,18 +140,22 @@ def fit(
         chosen = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))[:k]
         start = vectors[chosen.to(vectors.device)]
     centroids = start.to(place, torch.float32, copy=True)
-    lengths = sum(part.double().square().sum().item() for part in _chunks(vectors, centroids, chunk))
+    sample = _Sample(vectors, place, k, chunk)
     inertia: list[float] = []
     codes: Tensor | None = None
     for done in range(iterations + 1):
         before = codes
-        codes, sums, counts, total = _pass(vectors, centroids, chunk)
-        if not math.isfinite(lengths + total):
+        exact = precision if done < iterations else "float32"
+        codes, sums, counts = sample.sort(centroids, exact)
+        settled = before is not None and torch.equal(codes, before)
+        if settled and exact != "float32":
+            codes, sums, counts = sample.sort(centroids, "float32")
+        inertia.append(max(sample.inertia(centroids, sums, counts), 0.0))
+        if not math.isfinite(inertia[-1]):
             raise DigitError(
                 "a feature is not finite, so K-means has no answer: check the encoder's weights and precision"
             )
-        inertia.append(max(lengths + total, 0.0))
-        if done == iterations or (before is not None and torch.equal(codes, before)):
+        if done == iterations or settled:
             return KMeansResult(centroids, inertia, counts, done)
         centroids = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centroids).float()
         if _split_empty(centroids, counts):
@@ -165,67 +172,101 @@ def assign(
     *,
     squares: Float[Tensor, " k"] | None = None,
     half: bool = False,
+    precision: Precision = "float32",
     chunk: int | None = None,
 ) -> Int[Tensor, "..."]:
     """The nearest centroid of each feature by squared Euclidean distance; the lowest index on ties.
 
-    Exact float32 also inside autocast and where TF32 is allowed. `chunk` is the number of vectors at once.
-    `squares` takes the place of |c|^2. `half` computes |x|^2 - 2 x.c + |c|^2 in float16, as the published
-    training does: near neighbours then swap, since float16 resolves these sums to 1 or 2.
+    Exact float32 also inside autocast and where TF32 is allowed; `precision` float16 rounds features and
+    centroids before their products, which changes a code in some thousands. `chunk` is the number of vectors
+    at once. `squares` takes the place of |c|^2. `half` computes |x|^2 - 2 x.c + |c|^2 in float16, as the
+    published training does: near neighbours then swap, since float16 resolves these sums to 1 or 2.
     """
     flat = features.flatten(0, -2) if features.ndim > 1 else features[None]
     centroids = centroids.float()
     squares = centroids.square().sum(1) if squares is None else squares.float()
-    nearest = _nearest_half if half else _nearest
-    with _exact(features.device):
-        parts = [nearest(part.float(), centroids, squares)[0] for part in _chunks(flat, centroids, chunk)]
-    codes = torch.cat(parts) if parts else flat.new_empty(0, dtype=torch.int64)
+    if half:
+        with exact_products(features.device):
+            parts = [
+                _nearest_half(part, centroids, squares)
+                for part in flat.split(chunk or rows_at_once(centroids))
+                if len(part)
+            ]
+        codes = torch.cat(parts) if parts else flat.new_empty(0, dtype=torch.int64)
+    else:
+        codes = nearest(flat, centroids, squares, precision=precision, chunk=chunk)
     return codes.view(features.shape[:-1])
 
 
-def _pass(vectors: Tensor, centroids: Tensor, chunk: int | None) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Codes of all vectors, per centroid the sum and number of its own, and the inertia less all |x|^2."""
-    k, width = centroids.shape
-    squares = centroids.square().sum(1)
-    sums = torch.zeros(k, width, dtype=torch.float64, device=centroids.device)
-    counts = torch.zeros(k, dtype=torch.int64, device=centroids.device)
-    total = torch.zeros((), dtype=torch.float64, device=centroids.device)
-    codes = []
-    with _exact(centroids.device):
-        for part in _chunks(vectors, centroids, chunk):
-            part = part.to(centroids.device, torch.float32, non_blocking=True)
-            nearest, distances = _nearest(part, centroids, squares)
-            # A GPU adds in no fixed order; in float64 that order does not reach the rounded centroids.
-            sums.index_add_(0, nearest, part.double())
-            counts += torch.bincount(nearest, minlength=k)
-            total += distances.double().sum()
-            codes.append(nearest)
-    return torch.cat(codes), sums, counts, total.item()
-
-
-def _nearest(vectors: Tensor, centroids: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
-    """Index of the nearest centroid, and |c|^2 - 2 x.c for it: |x|^2 is the same for all centroids."""
-    values, index = torch.addmm(squares, vectors, centroids.T, alpha=-2).min(dim=1)
-    return index, values
-
-
-def _nearest_half(vectors: Tensor, centroids: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+def _nearest_half(vectors: Tensor, centroids: Tensor, squares: Tensor) -> Tensor:
     vectors, centroids, squares = vectors.half(), centroids.half(), squares.half()
     distances = vectors.square().sum(1, keepdim=True) - 2 * (vectors @ centroids.T) + squares
-    values, index = distances.min(dim=1)
-    return index, values
+    return distances.argmin(dim=1)
 
 
-def _chunks(vectors: Tensor, centroids: Tensor, chunk: int | None) -> Iterator[Tensor]:
-    """Rows in pieces whose distances to all centroids stay within 16 MiB (CPU) or 1 GiB (GPU)."""
-    if len(vectors) == 0:
-        return iter(())
-    room = 1 << 22 if centroids.device.type == "cpu" else 1 << 28
-    return iter(vectors.split(chunk or max(256, room // len(centroids))))
+class _Sample:
+    """The vectors of one fit: on the device if there is room, else moved piece by piece."""
+
+    def __init__(self, vectors: Tensor, place: torch.device, k: int, chunk: int | None) -> None:
+        self.place, self.k = place, k
+        self.fused = has_kernels(place, vectors.shape[1])
+        # A GPU without the kernels, or a CPU, holds a chunk's distances to all centroids.
+        rows = 1 << 20 if self.fused else rows_at_once(torch.empty(k, 0, device=place))
+        if place != vectors.device and vectors.nbytes < 0.6 * _free_bytes(place):
+            vectors = vectors.to(place)
+        self.parts = vectors.split(chunk or rows)
+        self.halves: list[Halves | None] = [None] * len(self.parts)
+        here = self.fused and vectors.device == place
+        if here and 2 * vectors.numel() < 0.6 * _free_bytes(place):
+            self.halves = [halve(part) for part in self.parts]
+        lengths = torch.zeros((), dtype=torch.float64, device=place)
+        for part in vectors.split(1 << 14):
+            lengths += part.to(place, torch.float64).square().sum()
+        self.lengths = lengths  # sum of all |x|^2
+
+    def sort(self, centroids: Tensor, precision: Precision) -> tuple[Tensor, Tensor, Tensor]:
+        """Codes of all vectors, and per centroid the float64 sum and the number of its own."""
+        squares = centroids.square().sum(1)
+        sums = torch.zeros(centroids.shape, dtype=torch.float64, device=self.place)
+        counts = torch.zeros(self.k, dtype=torch.int64, device=self.place)
+        found = []
+        for part, halves in zip(self.parts, self.halves, strict=True):
+            part = part.to(self.place, non_blocking=True)
+            codes = nearest(part, centroids, squares, precision=precision, halves=halves, chunk=len(part))
+            if self.fused:
+                from digit.nn.kernels.segments import segment_sums  # Triton exists on GPU machines only
+
+                added, number = segment_sums(part, codes, self.k)
+                sums += added
+                counts += number
+            else:
+                # A GPU adds in no fixed order; in float64 that order does not reach the rounded centroids.
+                sums.index_add_(0, codes, part.double())
+                counts += torch.bincount(codes, minlength=self.k)
+            found.append(codes)
+        return torch.cat(found), sums, counts
+
+    def inertia(self, centroids: Tensor, sums: Tensor, counts: Tensor) -> float:
+        """Sum of squared distances: |x|^2 - 2 x.c + |c|^2 with the sums of each centroid's x."""
+        centroids = centroids.double()
+        return (
+            self.lengths - 2 * (centroids * sums).sum() + (centroids.square().sum(1) * counts).sum()
+        ).item()
+
+
+def _free_bytes(device: torch.device) -> float:
+    """Memory of a device that can still be had."""
+    if device.type != "cuda":
+        return math.inf
+    return torch.cuda.mem_get_info(device)[0] + (
+        torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    )
 
 
 def _split_empty(centroids: Tensor, counts: Tensor) -> bool:
     """Give each empty cluster half of the largest one, in place, as faiss does; whether there was any."""
+    if counts.min() > 0:
+        return False
     sizes = counts.tolist()
     empty = [index for index, size in enumerate(sizes) if size == 0]
     largest_first = [(-size, index) for index, size in enumerate(sizes) if size > 0]
@@ -240,15 +281,3 @@ def _split_empty(centroids: Tensor, counts: Tensor) -> bool:
         heapq.heapreplace(largest_first, (negative + half, largest))
         heapq.heappush(largest_first, (-half, index))
     return bool(empty)
-
-
-@contextmanager
-def _exact(device: torch.device) -> Iterator[None]:
-    """Float32 products without TF32 or autocast: half precision changes one code in fifty to a hundred."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.autocast(device.type, enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)

@@ -142,8 +142,8 @@ def scan(
             DEPTH=tiles.depth,
             SECOND=second,
             FLAT=tiles.flat,
-            num_warps=tiles.warps,
-            num_stages=tiles.stages,
+            num_warps=tiles.warps,  # pyright: ignore[reportCallIssue]
+            num_stages=tiles.stages,  # pyright: ignore[reportCallIssue]
         )
     return codes, best, other
 

@@ -1,0 +1,135 @@
+"""vectors -> the nearest centroid of each by squared distance, without the table of all distances.
+
+On a GPU the products are float16 with float32 sums. Their error is bounded (Cauchy-Schwarz on what rounding
+took from both sides), so most rows are proved right by the gap between their two best centroids, and only the
+others are computed again in float32.
+"""
+
+import importlib.util
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Precision = Literal["float32", "float16"]
+
+_MARKED = 2.0**-15  # of a value that carries a column in its last 8 bits
+_SUMMED = 2.0**-23  # of the largest product, lost with each addition: tensor cores cut, they do not round
+_AT_ONCE = 1 << 20  # rows in float16 at once
+
+
+class Halves(NamedTuple):
+    """Vectors rounded to float16."""
+
+    values: Float[Tensor, "m d"]
+    lengths: Float[Tensor, " m"]  # of the vectors
+    losses: Float[Tensor, " m"]  # lengths of what rounding took
+
+
+def has_kernels(device: torch.device, width: int) -> bool:
+    """Whether the fused search runs here: a Hopper GPU or newer, Triton, a width that is a multiple of 8."""
+    return (
+        device.type == "cuda"
+        and width % 8 == 0
+        and torch.cuda.get_device_capability(device) >= (9, 0)
+        and importlib.util.find_spec("triton") is not None
+    )
+
+
+def halve(vectors: Float[Tensor, "m d"]) -> Halves:
+    """Vectors rounded to float16 for `nearest`, which does it itself unless they are used again."""
+    from digit.nn.kernels.nearest import halve as kernel  # Triton exists on GPU machines only
+
+    return Halves(*kernel(vectors.contiguous()))
+
+
+@torch.no_grad()
+def nearest(
+    vectors: Float[Tensor, "m d"],
+    centroids: Float[Tensor, "k d"],
+    squares: Float[Tensor, " k"],
+    *,
+    precision: Precision = "float32",
+    halves: Halves | None = None,
+    chunk: int | None = None,
+) -> Int[Tensor, " m"]:
+    """Index of the smallest |c|^2 - 2 x.c of each row; `squares` holds |c|^2.
+
+    float32 is exact: what float64 would find, except where float32 cannot tell two centroids apart; of equal
+    ones the lowest index. float16 rounds vectors and centroids and adds in float32. `chunk` rows at once.
+    """
+    if len(vectors) == 0:
+        return vectors.new_empty(0, dtype=torch.int64)
+    if not has_kernels(vectors.device, vectors.shape[1]):
+        room = chunk or rows_at_once(centroids)
+        return torch.cat([_plain(part, centroids, squares, precision) for part in vectors.split(room)])
+    rounded = centroids.half()
+    parts = []
+    for start in range(0, len(vectors), chunk or _AT_ONCE):
+        part = slice(start, start + (chunk or _AT_ONCE))
+        here = halve(vectors[part]) if halves is None else Halves(*(entry[part] for entry in halves))
+        parts.append(_screened(vectors[part], here, centroids, rounded, squares, precision))
+    return torch.cat(parts)
+
+
+def rows_at_once(centroids: Float[Tensor, "k d"]) -> int:
+    """Rows whose distances to all centroids stay within 16 MiB (CPU) or 1 GiB (GPU)."""
+    room = 1 << 22 if centroids.device.type == "cpu" else 1 << 28
+    return max(256, room // len(centroids))
+
+
+def _plain(vectors: Tensor, centroids: Tensor, squares: Tensor, precision: Precision) -> Tensor:
+    if precision == "float16":
+        vectors, centroids = vectors.half(), centroids.half()
+    with exact_products(vectors.device):
+        return torch.addmm(squares, vectors.float(), centroids.float().T, alpha=-2).min(dim=1).indices
+
+
+def _screened(
+    vectors: Tensor, halves: Halves, centroids: Tensor, rounded: Tensor, squares: Tensor, precision: Precision
+) -> Tensor:
+    """Codes by float16 products; in float32 again where these cannot be trusted."""
+    from digit.nn.kernels.nearest import scan
+
+    exact = precision == "float32"
+    codes, best, second = scan(halves.values, rounded, squares / 2, second=exact)
+    codes = codes.long()
+    if exact:
+        sure = best - second > slack(halves, best, second, centroids, rounded, squares)
+    else:
+        sure = best.isfinite()  # what overflows float16
+    again = torch.nonzero(~sure).flatten()
+    for rows in again.split(rows_at_once(centroids)):
+        codes[rows] = _plain(vectors[rows], centroids, squares, "float32")
+    return codes
+
+
+def slack(
+    halves: Halves,
+    best: Float[Tensor, " m"],
+    second: Float[Tensor, " m"],
+    centroids: Float[Tensor, "k d"],
+    rounded: Float[Tensor, "k d"],
+    squares: Float[Tensor, " k"],
+) -> Float[Tensor, " m"]:
+    """A gap between `best` and `second`, as `scan` gives them, that no rounding can have made."""
+    kept = rounded.float()
+    largest, lost = kept.norm(dim=1).max(), (centroids - kept).norm(dim=1).max()
+    summed = centroids.shape[1] * _SUMMED * largest
+    product = halves.losses * largest + halves.lengths * (lost + summed)
+    return 2 * (product + 2.0**-20 * squares.max()) + _MARKED * (best.abs() + second.abs())
+
+
+@contextmanager
+def exact_products(device: torch.device) -> Iterator[None]:
+    """Float32 products without TF32 or autocast: half precision changes one code in fifty to a hundred."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.autocast(device.type, enabled=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)

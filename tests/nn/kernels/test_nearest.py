@@ -1,0 +1,118 @@
+"""The fused nearest-centroid search: against float64, at odd sizes, with ties, overflow and bad luck."""
+
+import pytest
+import torch
+
+from digit import kmeans
+from digit.nn import nearest as module
+from digit.nn.kernels.nearest import Tiles, halve, scan
+from digit.nn.nearest import Halves, nearest, slack
+
+SIZES = [
+    (70, 40, 24, Tiles(32, 16, 16, 4, 2)),
+    (33, 33, 40, Tiles(16, 32, 16, 4, 2, False)),
+    (64, 16, 32, Tiles(32, 16, 16)),
+    (5, 2, 8, Tiles(16, 16, 16)),
+    (1, 300, 72, Tiles(16, 256, 64)),
+]
+
+
+pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy of the interpreter
+
+
+@pytest.fixture
+def kernels(monkeypatch):
+    """The path of GPUs on this machine, by Triton's interpreter."""
+    if not torch.cuda.is_available():
+        for place in (module, kmeans):
+            monkeypatch.setattr(place, "has_kernels", lambda device, width: width % 8 == 0)
+    torch.manual_seed(0)
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@pytest.mark.parametrize(("count", "k", "width", "tiles"), SIZES)
+@pytest.mark.parametrize("second", [True, False])
+def test_best_two(kernels, count, k, width, tiles, second):
+    vectors, centroids = (torch.randn(n, width, device=kernels).half() for n in (count, k))
+    squares = centroids.float().square().sum(1)
+    codes, best, other = scan(vectors, centroids, squares / 2, second=second, tiles=tiles)
+    gains = vectors.float() @ centroids.float().T - squares / 2
+    expected = gains.topk(2, dim=1).values
+    torch.testing.assert_close(best, expected[:, 0], rtol=1e-4, atol=1e-3)
+    torch.testing.assert_close(gains.gather(1, codes.long()[:, None])[:, 0], best, rtol=1e-4, atol=1e-3)
+    if second:
+        torch.testing.assert_close(other, expected[:, 1], rtol=1e-4, atol=1e-3)
+
+
+def test_halves(kernels):
+    vectors = torch.randn(37, 40, device=kernels)
+    values, lengths, losses = halve(vectors)
+    assert torch.equal(values, vectors.half())
+    torch.testing.assert_close(lengths, vectors.norm(dim=1))
+    torch.testing.assert_close(losses, (vectors - vectors.half().float()).norm(dim=1))
+    assert halve(vectors.bfloat16())[2].max() == 0
+
+
+def test_codes_are_exact_where_float16_errs(kernels):
+    """Pairs of centroids much closer together than float16 resolves, and vectors near the middle of each."""
+    width = 64
+    ones = torch.randn(20, width, device=kernels)
+    centroids = torch.cat([ones, ones + 1e-2 * torch.randn(20, width, device=kernels)])
+    vectors = (ones + centroids[20:]).repeat(6, 1) / 2 + 5e-3 * torch.randn(120, width, device=kernels)
+    expected = torch.cdist(vectors.double(), centroids.double()).argmin(1)
+    squares = centroids.square().sum(1)
+    assert (nearest(vectors, centroids, squares, precision="float16") != expected).float().mean() > 0.02
+    assert (nearest(vectors, centroids, squares) == expected).float().mean() > 0.97
+    assert torch.equal(
+        nearest(vectors, centroids, squares), module._plain(vectors, centroids, squares, "float32")
+    )
+
+
+def test_the_bound_holds(kernels):
+    """Never is a code taken as sure that float64 does not find, and most are taken as sure."""
+    vectors, centroids = torch.randn(512, 64, device=kernels) * 3, torch.randn(200, 64, device=kernels) * 3
+    rounded = centroids.half()
+    squares = centroids.square().sum(1)
+    halves = Halves(*halve(vectors))
+    codes, best, second = scan(halves.values, rounded, squares / 2, second=True, tiles=Tiles(64, 64, 32))
+    sure = best - second > slack(halves, best, second, centroids, rounded, squares)
+    expected = torch.cdist(vectors.double(), centroids.double()).argmin(1)
+    assert sure.float().mean() > 0.9
+    assert torch.equal(codes[sure].long(), expected[sure])
+    worst = slack(halves, best, second, centroids, rounded, squares) / 2
+    gains = vectors.double() @ centroids.double().T - squares.double() / 2
+    assert ((gains.max(1).values - best).abs() < worst).all()
+
+
+def test_ties_go_to_the_lowest_index_and_overflow_is_done_again(kernels):
+    centroids = torch.randn(12, 16, device=kernels)
+    centroids[7] = centroids[2]
+    vectors = torch.cat([centroids[[7, 2, 5]], 1e6 * centroids[[3, 4]]])
+    squares = centroids.square().sum(1)
+    expected = torch.cdist(vectors.double(), centroids.double()).argmin(1)
+    assert expected[:2].tolist() == [2, 2]
+    for precision in ("float32", "float16"):
+        assert torch.equal(nearest(vectors, centroids, squares, precision=precision), expected)
+
+
+def test_pieces_and_given_halves_change_nothing(kernels):
+    vectors, centroids = torch.randn(50, 24, device=kernels), torch.randn(9, 24, device=kernels)
+    squares = centroids.square().sum(1)
+    whole = nearest(vectors, centroids, squares)
+    assert torch.equal(whole, nearest(vectors, centroids, squares, chunk=17))
+    assert torch.equal(whole, nearest(vectors, centroids, squares, halves=Halves(*halve(vectors)), chunk=17))
+    assert nearest(vectors[:0], centroids, squares).shape == (0,)
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_fit_is_that_of_the_plain_path(kernels, monkeypatch, precision):
+    vectors = torch.randn(400, 16, device=kernels) * torch.linspace(0.3, 2, 16, device=kernels)
+    fused = kmeans.fit(vectors, 12, iterations=4, precision=precision)
+    again = kmeans.fit(vectors, 12, iterations=4, precision=precision, chunk=133)
+    torch.testing.assert_close(again.centroids, fused.centroids, rtol=1e-6, atol=1e-6)
+    for place in (module, kmeans):
+        monkeypatch.setattr(place, "has_kernels", lambda device, width: False)
+    plain = kmeans.fit(vectors, 12, iterations=4, precision=precision)
+    torch.testing.assert_close(fused.centroids, plain.centroids, rtol=1e-5, atol=1e-5)
+    assert fused.inertia == pytest.approx(plain.inertia, rel=1e-6)
+    assert torch.equal(fused.counts, plain.counts)
