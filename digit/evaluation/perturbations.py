@@ -1,8 +1,10 @@
 """pixels -> disturbed pixels: noise (DiGIT, table 1), blur, JPEG, shift, brightness."""
 
+import functools
 import hashlib
 import math
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from typing import Literal
@@ -74,7 +76,7 @@ def perturb(
     if how.kind == "blur" and strength > 0:
         return _blur(pixels, strength)
     if how.kind == "jpeg" and 1 <= strength <= 100:
-        return torch.stack([_jpeg(picture, int(strength)) for picture in pixels])
+        return _jpeg(pixels, int(strength))
     if how.kind == "shift" and 0 <= strength < min(pixels.shape[2:]) and strength == int(strength):
         height, width = pixels.shape[2:]
         padded = F.pad(pixels, (int(strength), 0, int(strength), 0), mode="replicate")
@@ -87,6 +89,7 @@ def perturb(
     )
 
 
+@functools.lru_cache(maxsize=64)  # a batch's: drawn once for all strengths
 def _noise(shape: torch.Size, index: int, seed: int) -> Tensor:
     """Unit noise of picture `index`, drawn on the CPU, so that it is the same on every device."""
     digest = hashlib.sha256(f"{seed}/{index}".encode()).digest()
@@ -104,10 +107,16 @@ def _blur(pixels: Tensor, deviation: float | int) -> Tensor:
     return F.conv2d(rows, kernel[:, :, :, None], groups=3).clamp(0, 1)
 
 
-def _jpeg(picture: Tensor, quality: int) -> Tensor:
-    values = (picture.float() * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+def _jpeg(pixels: Tensor, quality: int) -> Tensor:
+    """Through Pillow and back, on threads: it lets go of the interpreter."""
+    values = (pixels.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    with ThreadPoolExecutor(8) as pool:
+        again = np.stack(list(pool.map(functools.partial(_again, quality=quality), values)))
+    return torch.from_numpy(again).permute(0, 3, 1, 2).to(pixels) / 255
+
+
+def _again(picture: np.ndarray, *, quality: int) -> np.ndarray:
     file = BytesIO()
-    Image.fromarray(values).save(file, "JPEG", quality=quality)
+    Image.fromarray(picture).save(file, "JPEG", quality=quality)
     with Image.open(file) as image:
-        again = torch.from_numpy(np.array(image.convert("RGB")))
-    return again.permute(2, 0, 1).to(picture) / 255
+        return np.array(image.convert("RGB"))

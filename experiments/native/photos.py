@@ -10,10 +10,15 @@ from native.scale import Scale
 from PIL import Image
 
 from digit.errors import DigitError
+from digit.evaluation.squeezenet import SqueezeNet
 from digit.features import Encoder, encoder_config
 from digit.files import atomic_path, read_safetensors, write_safetensors_atomic
+from digit.nn.backbone import create
 
 WEIGHTS = "vits14-saliency.safetensors"
+PERCEPTUAL = "efficientnet-lite0.safetensors"
+JUDGE = "squeezenet1_1.safetensors"
+NETWORK = "tf_efficientnet_lite0"  # whose weights PERCEPTUAL holds
 READ = 9  # index of the block whose output is read: -3 of 12
 
 
@@ -25,7 +30,9 @@ def carry(data: Path, out: Path, megabytes: float) -> None:
     tensors = read_safetensors(weights_file(data))
     kept = {name: tensor for name, tensor in tensors.items() if block_of(name) <= READ}
     write_safetensors_atomic(out / WEIGHTS, kept)
-    room = megabytes * 1e6 - (out / WEIGHTS).stat().st_size
+    for name in (PERCEPTUAL, JUDGE):
+        (out / name).write_bytes(network_file(data, name).read_bytes())
+    room = megabytes * 1e6 - sum((out / name).stat().st_size for name in (WEIGHTS, PERCEPTUAL, JUDGE))
     if room <= 0:
         raise DigitError(f"--megabytes {megabytes:g} is less than the weights: give more")
     zips = photo_zips(data)
@@ -38,25 +45,36 @@ def carry(data: Path, out: Path, megabytes: float) -> None:
             with zipfile.ZipFile(temporary, "w") as copy:
                 for name in chosen:
                     copy.writestr(name, archive.read(name))
-    for path in (out / WEIGHTS, *(out / path.name for path in zips)):
+    for path in sorted(out.iterdir()):
         print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
 
 
 def gather(data: Path, out: Path, scale: Scale) -> None:
-    """One zip of every set's photos: train/SET/..., held-out/SET/...."""
+    """One zip of every set's photos: train/SET/AGAIN/..., held-out/SET/....
+
+    A smaller set's training photos are in it several times, so that each set is about as much of an epoch.
+    """
+    sets = {path: _split(path) for path in photo_zips(data)}
+    most = max(len(seen) for seen, _ in sets.values())
     with atomic_path(out) as temporary, zipfile.ZipFile(temporary, "w") as target:
-        for path in photo_zips(data):
+        for path, (seen, unseen) in sets.items():
             with zipfile.ZipFile(path) as archive:
-                names = sorted(name for name in archive.namelist() if not name.endswith("/"))
-                split = {name.split("/")[0] for name in names} >= {"train", "test"}
-                unseen = [n for n in names if n.startswith("test/")] if split else names[::5]
-                seen = [n for n in names if n.startswith("train/")] if split else [
-                    n for i, n in enumerate(names) if i % 5
-                ]  # fmt: skip
-                unseen = [unseen[i] for i in _spread(len(unseen), min(len(unseen), scale.held_out))]
-                for folder, chosen in (("train", seen), ("held-out", unseen)):
-                    for name in chosen:
-                        target.writestr(f"{folder}/{path.stem}/{name}", archive.read(name))
+                for again in range(max(1, round(most / len(seen)))):
+                    for name in seen:
+                        target.writestr(f"train/{path.stem}/{again}/{name}", archive.read(name))
+                for row in _spread(len(unseen), min(len(unseen), scale.held_out)):
+                    target.writestr(f"held-out/{path.stem}/{unseen[row]}", archive.read(unseen[row]))
+
+
+def _split(path: Path) -> tuple[list[str], list[str]]:
+    """Names to train on and held out: the folder test is, of a zip without it every fifth photo."""
+    with zipfile.ZipFile(path) as archive:
+        names = sorted(name for name in archive.namelist() if not name.endswith("/"))
+    if {name.split("/")[0] for name in names} >= {"train", "test"}:
+        unseen = [name for name in names if name.startswith("test/")]
+    else:
+        unseen = names[::5]
+    return sorted({*names} - {*unseen}), unseen
 
 
 def photo_zips(data: Path) -> list[Path]:
@@ -74,8 +92,16 @@ def weights_file(data: Path) -> Path:
     return data / WEIGHTS
 
 
+def network_file(data: Path, name: str) -> Path:
+    """The weights of a network that looks on or judges, in a folder. DigitError when they are not there."""
+    if not (data / name).is_file():
+        script = {PERCEPTUAL: "efficientnet_lite0.py", JUDGE: "squeezenet.py"}[name]
+        raise DigitError(f"{data / name} does not exist: make it with experiments/{script}")
+    return data / name
+
+
 def make_up(data: Path, scale: Scale) -> Path:
-    """Two zips of noisy discs and a ViT of random weights, for --smoke."""
+    """Two zips of noise and networks of random weights, for --smoke."""
     data.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     for name, folders in (("split", ("train/a", "test/a")), ("flat", ("a", "b"))):
@@ -89,6 +115,8 @@ def make_up(data: Path, scale: Scale) -> Path:
         scale.encoder, scale.encoder_size, arguments={"depth": 12, **scale.arguments}, block=-1
     )
     write_safetensors_atomic(data / WEIGHTS, Encoder(shape).vit.state_dict())
+    write_safetensors_atomic(data / PERCEPTUAL, create(NETWORK).state_dict())
+    write_safetensors_atomic(data / JUDGE, SqueezeNet().state_dict())
     return data
 
 

@@ -8,19 +8,44 @@ from digit.vqgan import VQGANConfig
 
 
 @dataclass(frozen=True)
+class Reconstructive:
+    """A VQGAN to train."""
+
+    model: VQGANConfig
+    steps: int = 30_000  # updates, at most
+    perceptual: bool = True  # a network compares the pictures, and a discriminator of its maps teaches
+
+
+def pyramid(*multipliers: int) -> VQGANConfig:
+    """A VQGAN of equal cost at every level but the last: half the side, twice the channels."""
+    return VQGANConfig(
+        width=32,
+        multipliers=multipliers,
+        code_dim=16,
+        normalized_codes=True,
+        attention=True,
+        shortcut="input",
+    )
+
+
+def vqgans() -> dict[str, Reconstructive]:
+    """The paper's number of codes, the same stopped early, and four times as many codes a picture."""
+    return {
+        "vqgan-early": Reconstructive(pyramid(1, 2, 4, 8, 8), steps=400, perceptual=False),
+        "vqgan": Reconstructive(pyramid(1, 2, 4, 8, 8)),
+        "vqgan-f8": Reconstructive(pyramid(1, 2, 4, 8)),
+    }
+
+
+@dataclass(frozen=True)
 class Scale:
     """Shapes of everything; the default is the experiment, `SMOKE` a run of seconds."""
 
     size: int = 256  # px of the photos
-    held_out: int = 200  # photos of each set, at most
-    vqgan: VQGANConfig = field(
-        default_factory=lambda: VQGANConfig(
-            width=64, code_dim=16, normalized_codes=True, attention=True, shortcut="input"
-        )
-    )
-    early: int = 400  # updates of the blurry VQGAN
-    steps: int = 20_000  # updates of the other, at most
-    batch: int = 32  # photos of an update of a VQGAN
+    held_out: int = 400  # photos of each set, at most
+    vqgans: dict[str, Reconstructive] = field(default_factory=vqgans)
+    batch: int = 24  # photos of an update of a VQGAN
+    adversarial_start: int = 1500  # update
     encoder: str = "vit_small_patch14_dinov2"
     encoder_size: int = 224  # px
     arguments: dict[str, int] = field(default_factory=dict)  # timm's, besides the depth
@@ -33,13 +58,16 @@ class Scale:
     own_batch: int = 128  # photos of an update
 
 
+TINY = VQGANConfig(image_size=16, width=8, multipliers=(1, 1, 2), blocks=1, codes=16, code_dim=4)
 SMOKE = Scale(
     size=16,
     held_out=3,
-    vqgan=VQGANConfig(image_size=16, width=8, multipliers=(1, 1, 2), blocks=1, codes=16, code_dim=4),
-    early=1,
-    steps=2,
+    vqgans={
+        "vqgan-early": Reconstructive(TINY, steps=1, perceptual=False),
+        "vqgan": Reconstructive(TINY, steps=4),
+    },
     batch=4,
+    adversarial_start=2,
     encoder="vit_tiny_patch16_224",
     encoder_size=16,
     arguments={"patch_size": 4, "embed_dim": 32, "num_heads": 2},
