@@ -36,7 +36,7 @@ from digit.renderer_masked import MaskedConfig, MaskedRenderer
 from digit.vqgan import VQGAN, VQGANConfig
 
 TOP_K, TOP_P = SamplerConfig(top_k=200), SamplerConfig(top_p=0.8)  # the published settings of the two stages
-PARTS = ("agreement", "prior", "renderer", "masked", "kernels", "chain", "rival")
+PARTS = ("agreement", "prior", "renderer", "masked", "chain", "rival", "one_image", "kernels")
 
 
 @dataclass(frozen=True)
@@ -346,7 +346,7 @@ class Bench:
         mixed = torch.empty(batch, heads * channels, device=self.device, dtype=torch.bfloat16)
         eights = [each.to(torch.float8_e4m3fn) for each in (keys, values)]
         scales = tuple(torch.rand(batch, heads, room, device=self.device).half() for _ in range(2))
-        for block, warps in ((16, 1), (32, 1), (32, 2), (64, 1), (64, 2), (64, 4), (128, 4)):
+        for block, warps in ((16, 1), (32, 1), (64, 1), (64, 2), (128, 2)):
             for bits, (k, v), s in ((16, (keys, values), None), (8, eights, scales)):
                 row = {}
                 for filled in (32, 128, 255):
@@ -403,6 +403,28 @@ class Bench:
                     microseconds=1e6 * seconds,
                     tb_per_s=2 * inputs * outputs / seconds / 1e12,
                 )
+
+    def one_image(self) -> None:
+        """Forms of the kernels for few rows, to choose between."""
+        if self.device.type != "cuda":
+            return
+        from unittest import mock
+
+        from digit.nn import fast_decoding
+        from digit.nn.kernels import attention, linear
+
+        prior = self.model(Prior, self.scale.prior)
+        for elements in (4096, 8192, 16384):
+            for tile in ((64, 1), (64, 2), (128, 4), (256, 8)):
+                fast_decoding.forget()
+                with (
+                    mock.patch.object(linear, "ELEMENTS", elements),
+                    mock.patch.object(attention, "tile", lambda *_, t=tile: t),
+                ):
+                    prior.sample([0], config=TOP_K)
+                    seconds = median_seconds(lambda: prior.sample([0], config=TOP_K), self.device)
+                self.row(f"one image, {elements} elements, attention {tile}", 1, milliseconds=1e3 * seconds)
+        fast_decoding.forget()
 
     def rival(self) -> None:
         """The plain path of this package, and LlamaGen's code where its folder is given."""

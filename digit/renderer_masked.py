@@ -79,9 +79,13 @@ class MaskedRenderer(nn.Module):
 
     def embed(self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]) -> Float[Tensor, "b n+m+1 d"]:
         """Codes, separator and VQ codes or masks as the transformer reads them."""
-        tables = (self.code_embedding(codes), self.separator_embedding.weight.expand(len(codes), 1, -1))
-        x = torch.cat((*tables, self.vq_embedding(vq_codes)), dim=1) * self.scale
-        return x + torch.cat((self.position_embedding.weight, self.vq_position_embedding.weight))
+        x = self.vq_embedding(vq_codes) * self.scale + self.vq_position_embedding.weight[1:]
+        return torch.cat((self._embed_codes(codes), x), dim=1)
+
+    def _embed_codes(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b n+1 d"]:
+        x = self.code_embedding(codes) * self.scale + self.position_embedding.weight
+        separator = self.separator_embedding.weight * self.scale + self.vq_position_embedding.weight[:1]
+        return torch.cat((x, separator.expand(len(x), 1, -1)), dim=1)
 
     def loss(self, batch: CodeBatch) -> Float[Tensor, ""]:
         """Cross-entropy in nats a masked VQ code, with label smoothing; masks come from torch's generator.
@@ -211,10 +215,13 @@ class MaskedRenderer(nn.Module):
     ) -> Int[Tensor, "b m"]:
         """The loop: `read` gives the hidden states of embedded positions, `choose` codes and confidences."""
         b, steps, _, m = numbers.shape
+        separated = self._embed_codes(codes)
+        table, positions = self.vq_embedding.weight * self.scale, self.vq_position_embedding.weight[1:]
+        gumbel = -torch.log(-torch.log(numbers[:, :, 1]))
         vq_codes = torch.full((b, m), self.mask, device=codes.device)
         masked = torch.arange(m, device=codes.device).expand(b, m)  # positions, equally many an image
         for step, left in enumerate(masked_after(m, steps)):
-            hidden = read(self.embed(codes, vq_codes))[:, -m:]
+            hidden = read(torch.cat((separated, table[vq_codes] + positions), dim=1))[:, -m:]
             hidden = hidden.gather(1, masked.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
             drawn, confidence = choose(hidden, numbers[:, step, 0].gather(1, masked))
             vq_codes = vq_codes.scatter(1, masked, drawn)
@@ -222,9 +229,8 @@ class MaskedRenderer(nn.Module):
                 progress(b * (masked.shape[1] - left))
             if left == 0:
                 break
-            weight = noise * (1 - (step + 1) / steps)
-            gumbel = -torch.log(-torch.log(numbers[:, step, 1].gather(1, masked)))
-            masked = masked.gather(1, (confidence + weight * gumbel).topk(left, dim=1, largest=False).indices)
+            confidence = confidence + noise * (1 - (step + 1) / steps) * gumbel[:, step].gather(1, masked)
+            masked = masked.gather(1, confidence.topk(left, dim=1, largest=False).indices)
             vq_codes = vq_codes.scatter(1, masked, self.mask)
         return vq_codes
 

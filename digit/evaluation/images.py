@@ -34,7 +34,7 @@ def evaluate_images(
     metrics: Sequence[Metric] | None = None,
     size: int | None = None,
     few: bool = False,
-    precision: Precision = "fp32",
+    precision: Precision = "tf32",
     progress: Callable[[int, int | None], None] | None = None,
 ) -> Iterator[tuple[str, float]]:
     """Yield (name, value): the sizes of both sets, then each network's metrics; `report` makes JSON of them.

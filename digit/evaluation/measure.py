@@ -31,7 +31,7 @@ def measure(
     device: str | torch.device = "cpu",
     keep: bool = False,
     spatial: bool = False,
-    precision: Precision = "fp32",
+    precision: Precision = "tf32",
     progress: Callable[[int, int | None], None] | None = None,
 ) -> list[Measured]:
     """One pass of every network, each on `device`.

@@ -45,15 +45,18 @@ class CodeTables:
 @contextmanager
 def inference(transformer: Transformer, *, autocast: bool | None = None) -> Iterator[torch.dtype]:
     """No gradients, no dropout, bfloat16 if asked (default: on CUDA); gives the dtype of keys and values."""
-    weight, training = next(transformer.parameters()), transformer.training
+    weight = next(transformer.parameters())
+    before, training = transformer.training, any(module.training for module in transformer.modules())
     if autocast is None:
         autocast = weight.device.type == "cuda"
-    transformer.eval()
+    if training:
+        transformer.eval()
     try:
         with torch.inference_mode(), torch.autocast(weight.device.type, torch.bfloat16, enabled=autocast):
             yield torch.bfloat16 if autocast else weight.dtype
     finally:
-        transformer.train(training)
+        if training:
+            transformer.train(before)
         torch.clear_autocast_cache()  # an outer autocast would train on copies without gradients
 
 

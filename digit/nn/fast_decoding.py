@@ -285,6 +285,12 @@ def decoder_for(transformer: Transformer, tables: CodeTables, shape: Shape) -> F
     return decoder
 
 
+def forget() -> None:
+    """Give back the memory of all decoders."""
+    _decoders.clear()
+    torch.cuda.empty_cache()
+
+
 def _fitted(config: TransformerConfig, shape: Shape, device: torch.device) -> Shape:
     """The shape with as many rows as memory has room for; before any is cut, other decoders are dropped."""
     if device.type != "cuda":
@@ -293,8 +299,7 @@ def _fitted(config: TransformerConfig, shape: Shape, device: torch.device) -> Sh
     each = cache_bytes(config, streams, shape.room, dtype=shape.dtype, bits=shape.bits)
     each += streams * 64 * config.width * 16  # what one step holds between its products, generously
     if each * shape.rows > _free(device):
-        _decoders.clear()
-        torch.cuda.empty_cache()
+        forget()
     fit = int(_free(device) // each)
     if fit < 1:
         raise DigitError(

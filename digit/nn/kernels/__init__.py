@@ -1,1 +1,1 @@
-"""Triton kernels of decoding on a GPU; each file holds one kernel and the function that launches it."""
+"""Triton kernels; each file holds one and the function that launches it. On a CPU none is imported."""

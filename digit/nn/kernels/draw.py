@@ -1,6 +1,7 @@
 """One code a row from its logits: guidance, top-k, top-p and the draw in one pass, and its embedding."""
 
 from dataclasses import dataclass
+from typing import no_type_check
 
 import torch
 import triton
@@ -11,14 +12,48 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 
 @triton.jit
-def _kept(order, threshold, room):
-    """Mask of what lies above a threshold, and of what equals it the first `room` in order of index."""
-    tied = order == threshold
-    rank = tl.cumsum(tied.to(tl.int32), 0)
-    return (order > threshold) | (tied & (rank <= room))
+@no_type_check
+def _both(first, second, other_first, other_second):
+    return first + other_first, second + other_second
 
 
 @triton.jit
+@no_type_check
+def _threshold(scores, mass, goal, top):
+    """The largest score that, with all above it, has mass of at least `goal`; the least one if none has.
+
+    Halves the range of values until it holds one score, about log2 of their number of rounds; where scores
+    are equal, until no number lies between its ends.
+    """
+    low = tl.min(tl.where(scores == float("-inf"), top, scores), 0)
+    high = top + tl.maximum(tl.abs(top), 1.0) * 1e-6
+    held = tl.sum((scores >= low).to(tl.int32), 0)  # scores from `low` on; `high` has none
+    beyond = tl.zeros_like(held)  # scores from `high` on
+    middle = low + 0.5 * (high - low)
+    while (held - beyond > 1) & (middle > low) & (middle < high):
+        inside = scores >= middle
+        total, count = tl.reduce((tl.where(inside, mass, 0.0), inside.to(tl.int32)), 0, _both)
+        if total >= goal:
+            low = middle
+            held = count
+        else:
+            high = middle
+            beyond = count
+        middle = low + 0.5 * (high - low)
+    return tl.min(tl.where(scores >= low, scores, top), 0)
+
+
+@triton.jit
+@no_type_check
+def _kept(scores, threshold, room):
+    """Mask of what lies above a threshold, and of what equals it the first `room` in order of index."""
+    tied = scores == threshold
+    rank = tl.cumsum(tied.to(tl.int32), 0)
+    return (scores > threshold) | (tied & (rank <= room))
+
+
+@triton.jit
+@no_type_check
 def _draw(
     logits,
     uniforms,
@@ -73,22 +108,14 @@ def _draw(
         scores = scores / temperature
         best = tl.max(scores, 0)
         weight = tl.where(there, tl.exp(scores - best), 0.0)
-        # The numbers in their order as integers: a threshold is then found bit by bit.
-        bits = scores.to(tl.int32, bitcast=True)
-        order = tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
-        lowest: tl.constexpr = -2147483648
-        order = tl.where(there, order, lowest)
         if top_k:
             wanted = tl.load(settings + 2).to(tl.int32)
-            threshold = tl.full((), lowest, tl.int32)
-            for i in range(32):
-                trial = threshold ^ (tl.full((), 1, tl.int32) << (31 - i))
-                enough = tl.sum((order >= trial).to(tl.int32), 0) >= wanted
-                threshold = tl.where(enough, trial, threshold)
-            room = wanted - tl.sum((order > threshold).to(tl.int32), 0)
-            stays = _kept(order, threshold, room)
+            one = tl.where(there, 1.0, 0.0)
+            threshold = _threshold(scores, one, wanted.to(tl.float32), best)
+            room = wanted - tl.sum((scores > threshold).to(tl.int32), 0)
+            stays = _kept(scores, threshold, room)
             weight = tl.where(stays, weight, 0.0)
-            order = tl.where(stays, order, lowest)
+            scores = tl.where(stays, scores, low)
         if top_p:
             mass = weight.to(tl.float64)
             goal = tl.load(settings + 1) * tl.sum(mass, 0)
@@ -102,17 +129,13 @@ def _draw(
                     others = tl.where(known, null_others + strength * (others - null_others), low)
                 others = tl.where(known, tl.exp(others / temperature - best), 0.0).to(tl.float64)
                 goal = tl.load(settings + 1) * (tl.sum(mass, 0) + tl.sum(others, 0))
-            threshold = tl.full((), lowest, tl.int32)
-            for i in range(32):
-                trial = threshold ^ (tl.full((), 1, tl.int32) << (31 - i))
-                enough = tl.sum(tl.where(order >= trial, mass, 0.0), 0) >= goal
-                threshold = tl.where(enough, trial, threshold)
-            above = tl.sum(tl.where(order > threshold, mass, 0.0), 0)
-            each = tl.max(tl.where(order == threshold, mass, 0.0), 0)
+            threshold = _threshold(scores, mass, goal, best)
+            above = tl.sum(tl.where(scores > threshold, mass, 0.0), 0)
+            each = tl.max(tl.where(scores == threshold, mass, 0.0), 0)
             room = tl.ceil((goal - above) / tl.maximum(each, 1e-300))
             # More than there are where even all have too little between them.
             room = tl.minimum(tl.maximum(room, 1.0), 1e6).to(tl.int32)
-            weight = tl.where(_kept(order, threshold, room), weight, 0.0)
+            weight = tl.where(_kept(scores, threshold, room), weight, 0.0)
         mass = tl.cumsum(weight.to(tl.float64), 0)
         total = tl.max(mass, 0)
         goal = tl.load(uniforms + row * length + position) * total

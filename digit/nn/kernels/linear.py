@@ -1,5 +1,7 @@
 """A matrix by very few rows: bound by reading the matrix, so LayerNorm, GELU and residual ride along."""
 
+from typing import no_type_check
+
 import torch
 import triton
 import triton.language as tl
@@ -7,10 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+ELEMENTS = 8192  # of the matrix for one program: the fastest measured on an H100 (bench/sampler.py)
 Norm = tuple[Tensor, Tensor]  # weight and bias of a LayerNorm, float32
 
 
 @triton.jit
+@no_type_check
 def _statistics(value, there, width, eps):
     mean = tl.sum(value, 0) / width
     centred = tl.where(there, value - mean, 0.0)
@@ -18,6 +22,7 @@ def _statistics(value, there, width, eps):
 
 
 @triton.jit
+@no_type_check
 def _few_rows(
     x,
     matrix,
@@ -91,7 +96,7 @@ def few_rows(
     residual_norm: Norm | None = None,
     eps: float = 1e-5,
     chained: bool = False,
-    elements: int = 16384,
+    elements: int | None = None,
     warps: int = 8,
 ) -> Float[Tensor, "r n"]:
     """act(LayerNorm(x) @ matrix.T + bias) + LayerNorm(residual), each part but the product optional.
@@ -103,7 +108,7 @@ def few_rows(
     outputs = matrix.shape[0]
     out = torch.empty(rows, outputs, device=x.device, dtype=torch.float32)
     block_k = triton.next_power_of_2(inputs)
-    block_n = max(1, elements // block_k)
+    block_n = max(1, (elements or ELEMENTS) // block_k)
     nothing = x  # a pointer that is never read
     weight, shift = norm if norm is not None else (nothing, nothing)
     kept_weight, kept_shift = residual_norm if residual_norm is not None else (nothing, nothing)

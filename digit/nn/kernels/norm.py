@@ -1,5 +1,7 @@
 """LayerNorm of rows plus one vector that is the same for all: the bias that a product before it left out."""
 
+from typing import no_type_check
+
 import triton
 import triton.language as tl
 from jaxtyping import Float
@@ -7,6 +9,7 @@ from torch import Tensor
 
 
 @triton.jit
+@no_type_check
 def _norm(x, shift, weight, bias, out, width, eps, block: tl.constexpr, shifted: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     c = tl.arange(0, block)

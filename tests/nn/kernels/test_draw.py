@@ -1,0 +1,81 @@
+from itertools import product
+
+import pytest
+import torch
+
+from digit.nn import sampling
+from digit.nn.kernels.draw import Filters, draw
+from digit.nn.sampling import SamplerConfig
+
+COUNT = 37
+
+
+def kernel(logits, uniforms, config, specials, **more):
+    """Codes of position 1 of 3."""
+    codes = torch.full((len(uniforms), 3), -1)
+    filters = Filters(
+        greedy=config.temperature == 0,
+        top_k=config.top_k > 0,
+        top_p=config.top_p < 1,
+        of_vocabulary=config.top_p_of == "vocabulary",
+        guided=len(logits) > len(uniforms),
+    )
+    numbers = torch.tensor([config.temperature, config.top_p, config.top_k], dtype=torch.float64)
+    counter = torch.tensor(0, dtype=torch.int32)
+    how = {"settings": numbers, "counter": counter, "offset": 1, "count": COUNT, "specials": specials}
+    draw(logits, uniforms, codes, filters, **how, **more)
+    assert torch.equal(codes[:, [0, 2]], torch.full((len(uniforms), 2), -1))
+    return codes[:, 1]
+
+
+SETTINGS = [
+    SamplerConfig(temperature=temperature, top_k=top_k, top_p=top_p)
+    for temperature, top_k, top_p in product((1.0, 0.7), (0, 5), (1.0, 0.8))
+]
+
+
+@pytest.mark.parametrize("rounded", [False, True], ids=["distinct", "ties"])
+@pytest.mark.parametrize("config", [*SETTINGS, SamplerConfig(temperature=0.0)], ids=str)
+def test_draws_what_the_plain_function_draws(config, rounded):
+    torch.manual_seed(0)
+    logits = torch.randn(8, 5 + COUNT) * 2
+    logits = logits.round() if rounded else logits
+    uniforms = torch.rand(8, 3, dtype=torch.float64)
+    wanted = sampling.draw(logits, uniforms[:, 1], config, specials=5)
+    assert torch.equal(kernel(logits, uniforms, config, 5), wanted)
+
+
+@pytest.mark.parametrize("level", [-4.0, 0.0, 9.0])
+def test_top_p_of_the_vocabulary(level):
+    torch.manual_seed(1)
+    config = SamplerConfig(top_p=0.8, top_p_of="vocabulary")
+    logits = torch.randn(8, 5 + COUNT) * 2
+    logits[:, :5] += level  # at 9 the codes have less than 0.8 between them: all stay
+    uniforms = torch.rand(8, 3, dtype=torch.float64)
+    wanted = sampling.draw(logits, uniforms[:, 1], config, specials=5)
+    assert torch.equal(kernel(logits, uniforms, config, 5), wanted)
+
+
+def test_the_ends_of_the_unit_interval():
+    logits = torch.full((2, COUNT), -60.0)
+    logits[:, 3], logits[:, 30] = 1.0, 1.0
+    uniforms = torch.tensor([[0.0] * 3, [1 - 2**-53] * 3], dtype=torch.float64)
+    config = SamplerConfig(top_k=2)
+    assert kernel(logits, uniforms, config, 0).tolist() == [3, 30]
+
+
+def test_guidance_embedding_and_confidence():
+    torch.manual_seed(2)
+    logits, uniforms = torch.randn(8, COUNT), torch.rand(4, 3, dtype=torch.float64)
+    strength = torch.tensor([1.0, 2.5, 1.0])
+    table, positions = torch.randn(COUNT, 6), torch.randn(3, 6)
+    embedded, confidence = torch.empty(8, 6), torch.zeros(4, 3)
+    more = {"tables": (table, positions, 2.0), "embedded": embedded, "confidence": confidence}
+    config = SamplerConfig(temperature=0.5)
+    codes = kernel(logits, uniforms, config, 0, guidance=strength, **more)
+    conditional, null = logits.chunk(2)
+    guided = null + 2.5 * (conditional - null)
+    assert torch.equal(codes, sampling.draw(guided, uniforms[:, 1], config))
+    torch.testing.assert_close(embedded, (table[codes] * 2 + positions[2]).repeat(2, 1))
+    spread = guided.log_softmax(-1).gather(1, codes[:, None])[:, 0]  # at temperature 1
+    torch.testing.assert_close(confidence[:, 1], spread, atol=1e-5, rtol=1e-5)

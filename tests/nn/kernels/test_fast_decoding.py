@@ -1,0 +1,128 @@
+"""The decoding of GPUs, step by step on the CPU: the same codes as the plain path in float32."""
+
+import pytest
+import torch
+
+from digit.nn import fast_decoding
+from digit.nn.decoding import decode
+from digit.nn.packed import PackedTransformer
+from digit.nn.sampling import SamplerConfig, uniforms
+from digit.nn.transformer import Transformer, TransformerConfig
+from digit.prior import Prior, PriorConfig
+from digit.renderer import Renderer, RendererConfig
+from digit.renderer_masked import MaskedConfig, MaskedRenderer
+
+
+def jolt(module):
+    """Biases and norms away from their start, where an error in them would not show."""
+    torch.manual_seed(5)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return module.eval()
+
+
+def prior(norm, specials=0):
+    shape = {"width": 12, "layers": 2, "heads": 2, "norm": norm, "specials": specials}
+    return jolt(Prior(PriorConfig(codes=20, length=5, classes=3, label_dropout=0.1, **shape)))
+
+
+@pytest.fixture(params=[0, 99], ids=["many rows", "few rows"])
+def few(request, monkeypatch):
+    monkeypatch.setattr(fast_decoding, "FEW", request.param)
+
+
+def both(model, seeds, config, *, label=None, prefix=None):
+    """Codes of the plain and of the fast path."""
+    labels = None if label is None else torch.full((len(seeds),), label)
+    given = torch.empty(len(seeds), 0, dtype=torch.int64) if prefix is None else prefix
+    arguments = {
+        "uniforms": uniforms(seeds, model.config.length, stream="test"),
+        "config": config,
+        "tables": model.tables(),
+        "given": given,
+    }
+    with torch.no_grad():
+        start = model.embed(given, labels)
+        arguments["null_prefix"] = model.embed(given) if config.guidance != 1 else None
+    return [decode(model.transformer, start, **arguments, fast=fast) for fast in (False, True)]
+
+
+@pytest.mark.parametrize(("norm", "specials"), [("post", 5), ("pre", 0)])
+def test_codes_equal_the_plain_paths(few, norm, specials):
+    model = prior(norm, specials)
+    plain, fast = both(model, range(3), SamplerConfig(top_k=7), label=1)
+    assert torch.equal(plain, fast) and len(plain.unique()) > 3
+
+
+def test_guidance_and_given_codes(few):
+    model = prior("post")
+    config = SamplerConfig(guidance=3.0, guidance_schedule="linear")
+    plain, fast = both(model, range(2), config, label=2)
+    assert torch.equal(plain, fast)
+    prefixed = both(model, range(2), config, label=2, prefix=plain[:, :3])
+    assert torch.equal(prefixed[0], plain) and torch.equal(prefixed[1], plain)
+
+
+def test_a_decoder_serves_again_until_a_weight_changes():
+    model = prior("post")
+    both(model, range(3), SamplerConfig(), label=0)
+    kept = fast_decoding._decoders[model.transformer][1]
+    both(model, range(2), SamplerConfig(temperature=0.5), label=1)  # two of its three rows
+    assert fast_decoding._decoders[model.transformer][1] is kept
+    with torch.no_grad():
+        model.transformer.blocks[0].attention.qkv.weight *= 2
+    plain, fast = both(model, range(3), SamplerConfig(), label=0)
+    assert torch.equal(plain, fast)
+    assert fast_decoding._decoders[model.transformer][1] is not kept
+
+
+def test_renderers():
+    codes = torch.randint(20, (2, 4))
+    renderer = jolt(Renderer(RendererConfig(20, 4, 9, 4, width=12, layers=2, heads=3)))
+    numbers = uniforms(range(2), 4, stream="test")
+    with torch.no_grad():
+        prefix = renderer.embed(codes)
+    arguments = {"uniforms": numbers, "config": SamplerConfig(top_p=0.8), "tables": renderer.tables()}
+    plain, fast = (decode(renderer.transformer, prefix, **arguments, fast=f) for f in (False, True))
+    assert torch.equal(plain, fast)
+    masked = jolt(MaskedRenderer(MaskedConfig(20, 4, 9, 4, width=12, layers=2, heads=3, specials=5, steps=3)))
+    for config in (SamplerConfig(), SamplerConfig(temperature=0.7, top_p=0.8)):
+        plain, fast = (masked.sample(codes, [3, 4], config, fast=f) for f in (False, True))
+        assert torch.equal(plain, fast)
+
+
+def test_eight_bit_caches_change_little_and_hold_the_prefix():
+    renderer = jolt(Renderer(RendererConfig(20, 4, 9, 4, width=16, layers=2, heads=2)))
+    with torch.no_grad():
+        prefix = renderer.embed(torch.randint(20, (3, 4)))
+    numbers = uniforms(range(3), 4, stream="test")
+    arguments = {"uniforms": numbers, "config": SamplerConfig(temperature=0.0), "tables": renderer.tables()}
+    found = [
+        decode(renderer.transformer, prefix, **arguments, fast=True, cache_bits=bits) for bits in (16, 8)
+    ]
+    assert (found[0] == found[1]).float().mean() > 0.6
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+def test_packed_reading_gives_the_transformers_states(norm):
+    torch.manual_seed(0)
+    for causal in (True, False):
+        transformer = jolt(Transformer(TransformerConfig(12, 2, 3, norm=norm, causal=causal)))
+        packed, x = PackedTransformer(transformer, torch.float32), torch.randn(2, 5, 12)
+        kept = x.clone()
+        with torch.no_grad():
+            wanted = transformer(x)
+            torch.testing.assert_close(packed.read(x), wanted, atol=1e-5, rtol=1e-4)
+            if not causal:
+                torch.testing.assert_close(packed.read(x, last=2), wanted[:, 3:], atol=1e-5, rtol=1e-4)
+        assert torch.equal(x, kept)
+
+
+def test_memory_is_counted_before_it_is_taken():
+    config = TransformerConfig(1024, 16, 16)
+    each = fast_decoding.cache_bytes(config, 1, 256, dtype=torch.bfloat16, bits=16)
+    assert each == 2 * 16 * 256 * 1024 * 2
+    shape = {"dtype": torch.float32, "bits": 8}
+    eight = fast_decoding.cache_bytes(config, 2, 256, **shape)
+    assert eight == 2 * 2 * 16 * 256 * (1024 + 2 * 16)
