@@ -16,6 +16,11 @@ code 0: all done; 3: something is left, or failed (named at the end).
         --publish bench/results/measurements
 
 writes the JSON files and plots that docs/reproduction.md is made of (experiments/cifar10/report.py).
+
+    python experiments/measurements.py --photos clothing-256.zip --encoder vits14-saliency.safetensors \
+        --out runs/measurements
+
+does figure 5 on photos alone, in a quarter of an hour on one CPU core.
 """
 
 import argparse
@@ -25,6 +30,7 @@ from pathlib import Path
 
 import torch
 from measuring.parcel import pack, unpack
+from measuring.photos import project_photos
 from measuring.plan import parts
 from measuring.publish import publish
 from measuring.scale import FULL, SMOKE
@@ -56,6 +62,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--test", type=Path, help="pictures to measure on, in the same folders")
     add("--squeezenet", type=Path, help="file of the second network")
     add("--model", help="folder or name of the model to measure; the bundled one if left out")
+    add("--photos", type=Path, help="with --encoder: only project these photos, of 256 px in train/ and val/")
+    add("--encoder", type=Path, help="file of a ViT-S/14 in DINOv2's names")
     add("--out", type=Path, required=True, help="folder of the run")
     add("--results", type=Path, help="folder for what is carried away; OUT/carried if left out")
     add("--from", dest="source", type=Path, help="the --results of an earlier call, to go on from")
@@ -75,6 +83,9 @@ def run(options: argparse.Namespace) -> int:
         unpack(options.source, out)
     if options.publish is not None:
         publish(out / "results", options.publish)
+        return 0
+    if options.photos is not None and options.encoder is not None:
+        project_photos(options.photos, options.encoder, out, device=options.device, smoke=options.smoke)
         return 0
     for name in ("images", "test", "squeezenet"):
         path = getattr(options, name)

@@ -1,21 +1,31 @@
 """experiments/measurements.py: every part in small, taken up where it stopped, carried away and published."""
 
+import itertools
+import re
 import sys
+import time
+import zipfile
 from pathlib import Path
 
 import measurements
 import pytest
 import torch
+from measuring.found import Found, at_edge
+from measuring.page import sections
 from measuring.parcel import CONTENTS, unpack
 from measuring.plan import Part, parts
+from measuring.readings import flatness, needed
 from measuring.scale import FULL, SMOKE
 from measuring.side_by_side import Desk, side_by_side
+from measuring.words import ahead, setting
 from tests_support import make_pictures
 
 from digit.errors import DigitError
+from digit.evaluation.prefix import Point
 from digit.evaluation.result import read_result
 from digit.evaluation.squeezenet import SqueezeNet
 from digit.files import read_json, write_safetensors_atomic
+from digit.nn.backbone import timm
 
 ROOT = Path(__file__).parents[1]
 
@@ -54,6 +64,43 @@ def test_every_part_in_small_then_carried_and_published(command, tmp_path, monke
         *("prefix.png", "sweep-free.png", "sweep-class.png", "sweep-pareto.png", "probe.png"),
         *("projection-toy.png", "projection-features.png", "reconstruction.png"),
     }  # the renderer's top-p has one value in the small grid
+    text = "\n".join(sections(Found(kept), [], 0.91))
+    for name in drawn:
+        assert f"/{name})" in text
+    for part in ("tables 3 and 4", "figure 6", "figure 4b", "table 2, figure 3b", "last rows of table 3"):
+        assert re.search(rf"^### .*{part}", text, re.MULTILINE), part
+    assert "| VQ only | " in text and "1.67 / 175.56" in text
+
+
+def cell(value: float, **setting: float) -> dict:
+    return {"setting": {"guidance": 1.0, **setting}, "values": {"FD-x": value}}
+
+
+def test_what_the_page_says_follows_from_its_figures():
+    cells = [cell(3.0, top_k=0), cell(2.0, top_k=400), cell(1.0, top_k=30)]
+    assert at_edge(cells, cells[2]) == ["top_k"]  # the shortest list
+    assert at_edge(cells, cells[1]) == at_edge(cells, cells[0]) == []
+    assert (
+        setting({"temperature": 1.0, "top_p": 0.9, "renderer_top_p": 0.8}) == "top-p 0.9, renderer top-p 0.8"
+    )
+    assert (ahead(1.5, 2.0), ahead(3.0, 2.0)) == ("25% ahead", "50% behind")
+    curve = [Point("m", n, 64, {"FD-x": value}) for n, value in ((0, 20.0), (16, 10.0), (64, 4.0))]
+    assert flatness(curve, "FD-x") == {"start": 20.0, "end": 4.0, "fall": 16.0, "quarter": 10 / 16}
+    assert needed(curve, "FD-x", 15.0) == 8.0 and needed(curve, "FD-x", 1.0) == float("inf")
+
+
+def test_photos_are_projected_by_a_tokenizer_of_others(tmp_path):
+    make_pictures(tmp_path / "flat.zip", count=12, size=32)
+    with zipfile.ZipFile(tmp_path / "flat.zip") as old, zipfile.ZipFile(tmp_path / "p.zip", "w") as new:
+        for name, folder in itertools.product(old.namelist(), ("train", "val")):
+            new.writestr(f"{folder}/{name}", old.read(name))
+    vit = timm.create_model("vit_small_patch14_dinov2", num_classes=0)
+    write_safetensors_atomic(tmp_path / "small.safetensors", vit.state_dict())
+    command = ["--photos", str(tmp_path / "p.zip"), "--encoder", str(tmp_path / "small.safetensors")]
+    assert measurements.main([*command, "--out", str(tmp_path / "o"), "--smoke", "--device", "cpu"]) == 0
+    found = read_result(tmp_path / "o" / "results" / "projection-photos.json")
+    assert found["counts"] == {"pictures": 12, "classes": 3} and found["features"][0]["name"] == "small"
+    assert (tmp_path / "o" / "results" / "projection-photos.png").stat().st_size > 10_000
 
 
 def test_the_parts_follow_from_the_grids():
@@ -72,8 +119,6 @@ def sleeper(name: str, seconds: float) -> list[str]:
 def test_a_part_that_fails_or_is_late_stops_only_what_needs_it(tmp_path, monkeypatch):
     monkeypatch.setattr("measuring.side_by_side.START", 0.0)
     monkeypatch.setattr("measuring.side_by_side.RESERVE", 1.0)
-    import time
-
     plan = [
         *(
             Part("bad", (), 0),

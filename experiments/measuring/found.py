@@ -79,6 +79,8 @@ def at_edge(rows: Sequence[Row], best: Row) -> list[str]:
     natural = {"top_p": 1.0, "renderer_top_p": 1.0, "top_k": 0, "guidance": 1.0}
     for axis, value in best["setting"].items():
         values = values_of(rows, axis)
+        if axis == "top_k" and 0 in values:
+            values = [*values[1:], 0]  # all codes are the longest list
         if len(values) > 1 and value in (values[0], values[-1]) and value != natural.get(axis):
             found.append(axis)
     return found

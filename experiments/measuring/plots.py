@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 from measuring.found import Found, Row, values_of, where
 from measuring.plan import KINDS, SYSTEMS
 from measuring.scale import CLASS, FREE
@@ -101,8 +102,10 @@ def draw_guidance(found: Found, path: Path) -> bool:
             for top_p in values_of(rows, "top_p"):
                 part = sorted(where(rows, top_p=top_p), key=lambda row: row["setting"]["guidance"])
                 places = [row["setting"]["guidance"] for row in part]
-                panel.plot(places, [row["values"][distance] for row in part], "o-", label=f"top-p {top_p:g}")
+                how = {"label": f"top-p {top_p:g}", "color": f"C{round(10 * (1 - top_p))}"}
+                panel.plot(places, [row["values"][distance] for row in part], "o-", **how)
             panel.set(xlabel="guidance", yscale="log")
+            _plain(panel.yaxis)
             panel.set_title(SYSTEMS[system], fontsize=8)
             panel.grid(alpha=0.3, which="both")
             panel.legend(fontsize=7)
@@ -127,6 +130,7 @@ def draw_paretos(found: Found, path: Path) -> bool:
                         pairs = [(row["values"][distance], row["values"][score]) for row in part]
                         panel.plot(*zip(*pairs, strict=True), marker, color=COLOURS[system], label=name)
             panel.set(xlabel=f"{distance} (lower is better)", ylabel=score, xscale="log", title=KINDS[way])
+            _plain(panel.xaxis)
             panel.grid(alpha=0.3, which="both")
             panel.legend(fontsize=7)
     return _save(figure, path)
@@ -165,6 +169,8 @@ def _figure(down: int, across: int, wide: float, tall: float, **how: Any) -> tup
 def _heat(panel: Any, rows: Sequence[Row], across: str, down: str, metric: str) -> None:
     """A metric over two axes, dark is good; the best cell is framed in bold."""
     columns, lines = values_of(rows, across), values_of(rows, down)
+    if down == "top_k" and 0 in lines:  # all codes: the longest list of all
+        lines = [*(value for value in lines if value), 0]
     cells = np.full((len(lines), len(columns)), np.nan)
     for row in rows:
         place = lines.index(row["setting"][down]), columns.index(row["setting"][across])
@@ -181,6 +187,13 @@ def _heat(panel: Any, rows: Sequence[Row], across: str, down: str, metric: str) 
     panel.set_yticks(range(len(lines)), ["all" if down == "top_k" and v == 0 else f"{v:g}" for v in lines])
     words = {name: name.replace("_", " ").replace("top ", "top-") for name in (across, down)}
     panel.set(xlabel=words[across], ylabel=words[down])
+
+
+def _plain(axis: Any) -> None:
+    """Numbers as people write them, on a logarithmic axis too."""
+    for each in ("major", "minor"):
+        getattr(axis, f"set_{each}_formatter")(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_locator(LogLocator(subs=(2, 3, 5)))
 
 
 def _save(figure: Figure, path: Path) -> bool:

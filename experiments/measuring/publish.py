@@ -10,7 +10,12 @@ from digit.errors import DigitError
 from digit.files import atomic_path, make_folder
 from digit.run.progress import say
 
-PICTURES = ("projection-toy.png", "projection-features.png", "reconstruction.png")  # drawn from pictures
+PICTURES = (  # drawn from pictures
+    "projection-toy.png",
+    "projection-features.png",
+    "projection-photos.png",
+    "reconstruction.png",
+)
 
 
 def publish(results: Path, folder: Path) -> None:
