@@ -5,12 +5,16 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend
 
 from digit.errors import DigitError
 from digit.features import Encoder, EncoderConfig
 from digit.kmeans import assign
+from digit.nn.nearest import Precision
+from digit.nn.pieces import in_pieces
+from digit.nn.vit import GELU, InferenceViT
 
 
 @dataclass(frozen=True)
@@ -88,3 +92,50 @@ class Tokenizer(nn.Module):
     def vectors(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
         """The centroids that codes stand for."""
         return F.embedding(codes, self.centroids)
+
+
+class InferenceTokenizer:
+    """The codes of a tokenizer by its encoder's form for inference, in half precision.
+
+    Args:
+        tokenizer: whose encoder `digit.nn.vit.unsupported` has nothing against; its weights are copied.
+        dtype: of the encoder's products and of the features.
+        precision: of the distances to the centroids; float32 is exact for the features there are.
+        gelu: see `InferenceViT`, as for `attention`.
+        attention: likewise.
+        most: pictures at once. What does not fit into memory is halved, whatever this says.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        *,
+        dtype: torch.dtype = torch.float16,
+        precision: Precision = "float32",
+        gelu: GELU = "tanh",
+        attention: SDPBackend | None = None,
+        most: int = 512,
+    ) -> None:
+        settings = tokenizer.config.encoder
+        self.vit = InferenceViT(
+            tokenizer.encoder.vit, settings.mean, settings.std, dtype=dtype, gelu=gelu, attention=attention
+        )
+        self.centroids, self.squares = tokenizer.centroids, tokenizer.squares
+        self.half = tokenizer.config.distance == "half"
+        self.precision: Precision = precision
+        self.most = most
+
+    def features(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+        """What the codes are the nearest centroids of; pixels are uint8, or float in [0, 1]; square."""
+        return in_pieces(lambda part: self.vit(part)[:, self.vit.prefix :], pixels, self.most)
+
+    def encode(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
+        """The codes of pictures as `features` takes them."""
+        return in_pieces(self._encode, pixels, self.most)
+
+    @torch.no_grad()
+    def _encode(self, pixels: Tensor) -> Tensor:
+        # Class and register tokens get codes too: cutting them off first would copy all features.
+        tokens = self.vit(pixels)
+        codes = assign(tokens, self.centroids, squares=self.squares, half=self.half, precision=self.precision)
+        return codes[:, self.vit.prefix :]

@@ -8,7 +8,7 @@ import torch
 from digit.errors import DigitError
 from digit.features import Encoder, EncoderConfig
 from digit.kmeans import fit
-from digit.tokenizer import Tokenizer, TokenizerConfig
+from digit.tokenizer import InferenceTokenizer, Tokenizer, TokenizerConfig
 
 TINY = EncoderConfig(
     "vit_tiny_patch16_224", 16, arguments={"patch_size": 4, "embed_dim": 24, "depth": 4, "num_heads": 3}
@@ -56,3 +56,17 @@ def test_parts_that_do_not_belong_together_are_refused():
         Tokenizer(TokenizerConfig(TINY, 7), encoder=other)
     with pytest.raises(DigitError, match=r"shape \(7, 24\), these have \(8, 24\)"):
         Tokenizer(TokenizerConfig(TINY, 7), centroids=torch.zeros(8, 24))
+
+
+def test_the_form_for_inference_gives_the_same_codes():
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(TokenizerConfig(TINY, 7))
+    pixels = torch.randint(256, (5, 3, 16, 16), dtype=torch.uint8)
+    tokenizer.centroids.copy_(tokenizer.features(pixels / 255).flatten(0, 1)[::11][:7])
+    codes = tokenizer.encode(pixels / 255)
+    assert len(codes.unique()) > 2
+    form = InferenceTokenizer(tokenizer, dtype=torch.float32, gelu="erf", most=2)
+    assert torch.equal(form.encode(pixels), codes)
+    assert torch.equal(form.encode(pixels / 255), codes)
+    torch.testing.assert_close(form.features(pixels), tokenizer.features(pixels / 255), rtol=1e-4, atol=1e-4)
+    assert (InferenceTokenizer(tokenizer).encode(pixels) == codes).float().mean() > 0.9

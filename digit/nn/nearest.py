@@ -43,6 +43,9 @@ def halve(vectors: Float[Tensor, "m d"]) -> Halves:
     """Vectors rounded to float16 for `nearest`, which does it itself unless they are used again."""
     from digit.nn.kernels.nearest import halve as kernel  # Triton exists on GPU machines only
 
+    if vectors.dtype == torch.float16:
+        lengths = torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float32)
+        return Halves(vectors.contiguous(), lengths, torch.zeros_like(lengths))
     return Halves(*kernel(vectors.contiguous()))
 
 
