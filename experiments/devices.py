@@ -7,11 +7,13 @@ import torch
 from digit.errors import DigitError
 
 
-def environment(number: int) -> dict[str, str]:
-    """What a process must have as environment so that GPU `number` is the only one that it sees."""
+def environment(number: int, *, processes: int) -> dict[str, str]:
+    """The environment of one of `processes` on this machine: GPU `number` alone, and its share of the cores."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else [str(index) for index in range(number + 1)]
-    return {**os.environ, "CUDA_VISIBLE_DEVICES": names[number % len(names)]}
+    threads = str(max(1, (os.cpu_count() or 1) // processes))
+    own = {"CUDA_VISIBLE_DEVICES": names[number % len(names)], "OMP_NUM_THREADS": threads}
+    return {**os.environ, **own, "TORCHINDUCTOR_COMPILE_THREADS": threads}
 
 
 def check_devices(count: int, device: str) -> None:

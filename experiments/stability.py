@@ -160,7 +160,7 @@ class Experiment:
                 "--compile" if options.compile else "--no-compile",
                 *(["--smoke"] if options.smoke else []),
             ]
-            place = environment(min(number, options.devices - 1))
+            place = environment(min(number, options.devices - 1), processes=len(chains))
             running.append((chain, subprocess.Popen(command, env=place)))
         for chain, process in running:
             if process.wait() != 0:

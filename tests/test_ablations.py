@@ -13,6 +13,7 @@ from ablation.pictures import CodeBatches
 from ablation.plan import FULL, PriorPlan, TokenizerPlan, priors_of, tokenizers
 from ablation.predict import PREDICTORS, correlations, spearman
 from ablation.report import page
+from ablation.schedule import Task, side_by_side
 from cifar10.masked_autoencoder import MaskedAutoencoder
 from cifar10.objectives import RECIPES, stage_of
 from cifar10.vit import ViTConfig
@@ -126,7 +127,13 @@ def invented(distance: float, plan: PriorPlan) -> dict:
         **{"codes": plan.tokenizer.codes, "size": plan.size, "share": plan.share, "FD": distance, "IS": 2.0},
         **{"probe_prior": 0.5, "probe_layer": 3.0, "probe_encoder": 0.6, "prior_bits": 10 - distance / 10},
         **{"entropy_bits": 9.0, "token_change_20dB": distance / 100, "reconstruction_FD": 3.0, "steps": 100},
-        **{"parameters": 10**7, "samples": 1000, "features": {"name": "classifier-0", "sha256": "0"}},
+        **{
+            "probe_layers": [0.3, 0.5, 0.4],
+            "renderer_steps": 200,
+            "parameters": 10**7,
+            "samples": 1000,
+            "features": {"name": "classifier-0", "sha256": "0"},
+        },
     }
 
 
@@ -138,6 +145,7 @@ def test_the_page_has_the_papers_rows_beside_ours_and_the_best_predictor_first()
     mae = next(line for line in text.splitlines() if line.startswith("| MAE, K=1024 | P+R"))
     assert "45.51 | 18.39 | 31.40 | 75.80" in mae
     assert re.search(r"\| VQ codes \| [\d.]+ \| 2.00 \| 100 \| 24.38 / 30.93 \|", text)
+    assert "| K=256 | 30.0 | 50.0 | 40.0 |" in text
     order = [text.index(PREDICTORS[key][0]) for key in ("token_change", "probe_encoder")]
     assert text.rindex(PREDICTORS["token_change"][0]) < text.rindex(PREDICTORS["probe_encoder"][0])
     assert all(place > 0 for place in order)
@@ -154,7 +162,7 @@ def test_the_whole_run_in_parts_that_are_done_once(tmp_path, capsys):
     command = ["--images", str(pictures), "--test", str(pictures), "--out", str(out), "--device", "cpu"]
     command += ["--smoke", "--workers", "1", "--encoder-steps", "3"]
     command += ["--vqgan", str(tmp_path / "vqgan"), "--main", "random"]
-    parts = ["pictures", "classifier", "plan", "rows:vq-16"]
+    parts = ["pictures", "plan", "classifier", "rows:vq-16"]
     assert ablations.main([*command, "--steps", "2", "--parts", *parts]) == 0
     assert ablations.main([*command, "--parts", "report"]) == 3  # the other rows are named as missing
     assert "vq-16" not in "".join(line for line in capsys.readouterr().err.splitlines() if "yet" in line)
@@ -166,6 +174,9 @@ def test_the_whole_run_in_parts_that_are_done_once(tmp_path, capsys):
     assert {row["name"] for row in result["rows"]} == names
     assert {row["steps"] for row in result["rows"]} == {1, 2}
     assert all(path.stat().st_mtime_ns == time for path, time in first.items())
+    assert {row["renderer_steps"] for row in result["rows"]} == {0, 3}
+    assert len(result["rows"][0]["probe_layers"]) == 1 + ablations.SMOKE.medium[1]
+    assert (out / "results" / "probes.png").stat().st_size > 10_000
     assert (out / "results" / "ablations.png").stat().st_size > 10_000
     assert "# Ablations on CIFAR-10" in (out / "results" / "ablations.md").read_text()
     assert not list(out.rglob("rows/*/*/state"))
@@ -173,6 +184,48 @@ def test_the_whole_run_in_parts_that_are_done_once(tmp_path, capsys):
     assert len(encoders) == len(set(encoders)) == 4  # each objective moved it elsewhere
     for plan, key in itertools.product(plans, ("entropy_bits", "token_change_20dB", "probe_encoder")):
         assert key in read_json(out / "rows" / plan.name / "tokenizer.json")
+
+
+def test_tasks_wait_for_one_another_and_share_devices(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    log = tmp_path / "order"
+
+    def task(name: str, needs: str | None = None, code: int = 0, seconds: float = 0.0, **more) -> Task:
+        script = f"echo {name} $CUDA_VISIBLE_DEVICES >> {log}; sleep {seconds}; exit {code}"
+        return Task(name, ["bash", "-c", script], needs, **more)
+
+    tasks = [task("a", seconds=1.5), task("b", "a"), task("c", code=3), task("d", "c"), task("e", "f")]
+    tasks += [task("f"), task("g", done=lambda: True)]
+    missing = side_by_side(tasks, devices=2, workers=1, left=lambda: 60.0, logs=tmp_path / "logs")
+    ran = dict(line.split() for line in log.read_text().splitlines())
+    assert list(ran) == ["a", "c", "f", "e", "b"] and (ran["a"], ran["c"]) == ("0", "1")
+    assert [line.split(":")[0] for line in missing] == ["c", "d"]
+    missing = side_by_side(tasks[:1], devices=1, workers=1, left=lambda: 0.0, logs=tmp_path / "logs")
+    assert missing == ["a: not begun, repeat the command"]
+
+
+def test_processes_do_what_one_call_does(tmp_path, monkeypatch):
+    done: list[str] = []
+
+    def run(tasks: list[Task], **options: object) -> list[str]:
+        for each in tasks:
+            part = each.command[each.command.index("--parts") + 1]
+            done.append(part)
+            assert "--wait" in each.command and options["devices"] == 1
+        return []
+
+    pictures = make_pictures(tmp_path / "pictures.zip", count=24)
+    torch.manual_seed(0)
+    shape = VQGANConfig(image_size=16, width=8, multipliers=(1, 1, 2), blocks=1, codes=16, code_dim=4)
+    save(VQGAN(shape), tmp_path / "vqgan")
+    monkeypatch.setattr(ablations, "side_by_side", run)
+    command = ["--images", str(pictures), "--test", str(pictures), "--out", str(tmp_path / "run")]
+    command += ["--device", "cpu", "--smoke", "--vqgan", str(tmp_path / "vqgan"), "--steps", "3"]
+    assert ablations.main([*command, "--workers", "2"]) == 3  # no row came of it
+    assert read_json(tmp_path / "run" / "plan.json") == {"steps": 3, "renderer_steps": 5}
+    encoders = [f"encoders:{name}" for name in ("ibot", "dino", "mocov3", "mae")]
+    assert done[:5] == ["classifier", *encoders]
+    assert len(done) == 5 + len(tokenizers(ablations.SMOKE, "distilled", 16))
 
 
 def test_an_encoder_cut_off_by_its_limit_is_taken_up(tmp_path):

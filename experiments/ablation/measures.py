@@ -20,7 +20,7 @@ from digit.nn.sampling import SamplerConfig
 from digit.pipeline import to_uint8
 from digit.prior import Prior
 from digit.renderer_masked import MaskedRenderer
-from digit.run.sample import grid
+from digit.run.grid import grid
 
 
 class Judge:
@@ -50,8 +50,8 @@ class Judge:
 @torch.no_grad()
 def prior_measures(
     prior: Prior, codes: Tensor, test_codes: Tensor, sets: Sets, scale: Scale
-) -> dict[str, float]:
-    """Bits a code on the test pictures, without label smoothing, and the probe's best layer."""
+) -> dict[str, Any]:
+    """Bits a code on the test pictures, without label smoothing, and the probes of all layers."""
     half = {"device_type": codes.device.type, "dtype": torch.bfloat16, "enabled": codes.is_cuda}
     total = torch.zeros((), device=codes.device, dtype=torch.float64)
     with torch.autocast(**half):
@@ -68,6 +68,7 @@ def prior_measures(
         "prior_bits": float(total) / test_codes.numel() / math.log(2),
         "probe_prior": found["top-1 best layer"],
         "probe_layer": found["best layer"],
+        "probe_layers": [share for name, share in found.items() if name.startswith("top-1 layer ")],
     }
 
 

@@ -9,13 +9,14 @@ from ablation.plan import TYPES, PriorPlan
 from ablation.predict import PREDICTORS, correlations, draw_predictors, tokenizer_rows
 from ablation.rows import read_row
 
+from digit.evaluation.probe_plot import draw_layers
 from digit.evaluation.result import result, write_result
 from digit.files import write_text_atomic
 
 PROTOCOL = (
-    "unconditional priors on the codes of each tokenizer, all trained for the same steps with the same batch;"
-    " a masked renderer of the same size and steps for each tokenizer, one VQGAN for all; Fréchet distance on"
-    " the features of a classifier trained in the same run, to the test pictures; of the same settings for"
+    "unconditional priors on the codes of each tokenizer, all trained for the same updates of the same batch;"
+    " a masked renderer of the same size and updates for each tokenizer, one VQGAN for all; Fréchet distance"
+    " on the features of a classifier trained in the same run, to the test pictures; of the same settings for"
     " every row the best is shown; token change under Gaussian noise at the pictures' own size"
 )
 # Figure 4a's table and figure 3a: FID, IS, probe on the prior, probe on the encoder; ImageNet, 256 px.
@@ -28,13 +29,13 @@ PAPER_ENCODERS = {
 PAPER_STEPS = ((24.38, 30.93), (9.66, 69.15), (9.13, 73.85), (4.59, 141.29))
 FLAT = ("FD", "IS", "prior_bits", "probe_prior", "probe_layer", "probe_encoder", "entropy_bits", "usage")
 FLAT = (*FLAT, "token_change_30dB", "token_change_20dB", "token_change_10dB", "reconstruction_FD")
-FLAT = (*FLAT, "reconstruction_PSNR", "steps", "epochs", "parameters")
+FLAT = (*FLAT, "reconstruction_PSNR", "steps", "renderer_steps", "epochs", "parameters")
 
 Row = dict[str, Any]
 
 
 def write_report(plans: Sequence[PriorPlan], out: Path, folder: Path, device: torch.device) -> list[str]:
-    """Write the three files out of the rows that are there; the names of those that are not."""
+    """Write the four files out of the rows that are there; the names of those that are not."""
     found = {plan.name: read_row(plan, out) for plan in plans}
     rows = [row for row in found.values() if row is not None]
     if rows:
@@ -43,6 +44,10 @@ def write_report(plans: Sequence[PriorPlan], out: Path, folder: Path, device: to
         write_result(folder / "ablations.json", value)
         write_text_atomic(folder / "ablations.md", page(rows, name))
         draw_predictors(tokenizer_rows(rows), folder / "ablations.png")
+        lines = {f"prior, K={row['codes']}": row["probe_layers"] for row in by_codes(rows)}
+        levels = {row["tokenizer"]: row["probe_encoder"] for row in by_codes(rows)[-1:]}
+        title = "linear probe by layer, mean over the start and all codes"
+        draw_layers(lines, folder / "probes.png", levels=levels, title=title)
     return [name for name, row in found.items() if row is None]
 
 
@@ -62,6 +67,13 @@ def as_result(rows: Sequence[Row], device: str) -> dict[str, Any]:
         device=device,
     )
     return {**value, "rows": list(rows)}
+
+
+def by_codes(rows: Sequence[Row]) -> list[Row]:
+    """The whole rows of the main encoder, which has several K, from the smallest on."""
+    encoders = [row["encoder"] for row in tokenizer_rows(rows)]
+    main = max(encoders, key=encoders.count) if encoders else None
+    return sorted((r for r in tokenizer_rows(rows) if r["encoder"] == main), key=lambda row: row["codes"])
 
 
 def page(rows: Sequence[Row], device: str) -> str:
@@ -90,7 +102,8 @@ def page(rows: Sequence[Row], device: str) -> str:
         "Written by `experiments/ablations.py`; do not edit by hand.",
         f"Machine: {device}. {PROTOCOL[0].upper()}{PROTOCOL[1:]}."
         f" Distances are on {rows[0]['features']['name']}: none of them is FID."
-        f" {rows[0]['samples']:,} samples a row; one training run each, seed 0, so that small differences may"
+        f" {rows[0]['samples']:,} samples a row; renderers had {max(r['renderer_steps'] for r in rows):,}"
+        " updates; one training run each, seed 0, so that small differences may"
         " be chance. Paper: ImageNet, 256 px, FID and IS on InceptionV3.",
         "## From VQ codes to a larger prior (figure 3a)",
         table(["", "FD", "IS", "steps", "paper, FID / IS"], figure_3a),
@@ -99,9 +112,11 @@ def page(rows: Sequence[Row], device: str) -> str:
         " paper's encoders are of the published models, ours of the features that are quantised.",
         encoders(usual),
         "## Codes (K)",
-        measured(
-            sorted([r for r in of_main if _whole(r)], key=lambda r: r["codes"]), lambda r: f"K={r['codes']}"
-        ),
+        measured(by_codes(rows), lambda r: f"K={r['codes']}"),
+        "## Probe by layer and K (figure 3b)",
+        "Top-1 in %; layer i is what block i reads, the last what the last block gives.",
+        layers(by_codes(rows)),
+        "![probe by layer](probes.png)",
         "## Size of the prior",
         measured(
             sorted([r for r in of_main if r["codes"] == main["codes"] and r["share"] == 1], key=_size),
@@ -162,6 +177,13 @@ def measured(rows: Sequence[Row], name: Callable[[Row], str]) -> str:
     return table(head, body)
 
 
+def layers(rows: Sequence[Row]) -> str:
+    """A column for each layer, a row for each K."""
+    columns = range(max((len(row["probe_layers"]) for row in rows), default=0))
+    body = [[f"K={r['codes']}", *(f"{100 * share:.1f}" for share in r["probe_layers"])] for r in rows]
+    return table(["", *(f"layer {i}" for i in columns)], body)
+
+
 def predictors(rows: Sequence[Row]) -> str:
     """Rank correlations, the strongest first."""
     found = correlations(rows)
@@ -179,10 +201,6 @@ def table(head: Sequence[str], body: Sequence[Sequence[str]]) -> str:
 def number(value: float | None) -> str:
     """Three or four figures; - for none."""
     return "-" if value is None else f"{value:.3f}" if abs(value) < 1 else f"{value:.2f}"
-
-
-def _whole(row: Mapping[str, Any]) -> bool:
-    return row["size"] == "medium" and row["share"] == 1
 
 
 def _size(row: Mapping[str, Any]) -> int:

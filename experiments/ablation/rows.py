@@ -1,6 +1,7 @@
 """A tokenizer with all its priors: trained, measured, written down row by row."""
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,44 +21,55 @@ def measure_tokenizer(
     out: Path,
     scale: Scale,
     *,
-    steps: int,
+    judge: Callable[[], Judge | None],
+    updates: dict[str, int],
     deadline: float,
+    compile: bool = False,
 ) -> bool:
-    """Do what is not done yet before time.monotonic() reaches `deadline`; whether all rows are measured."""
+    """Do what is not done yet before time.monotonic() reaches `deadline`; whether all rows are measured.
+
+    `updates` are the "steps" of a prior and the "renderer_steps"; `judge` is asked when there is something to
+    judge, and gives None when it is not there in time.
+    """
     folder = out / "rows" / plan.name
     tokenizer = open_tokenizer(plan, sets, out, scale)
     codes, test_codes = codes_of(plan, tokenizer, sets)
     if not (folder / "tokenizer.json").exists():
         write_json_atomic(folder / "tokenizer.json", describe(plan, tokenizer, sets, codes, scale))
-    judge, renderer = Judge(out, sets), None
+    how: dict[str, Any] = {"batch": scale.batch, "compile": compile}
+    renderer = None
     if plan.encoder != "vq":
         renderer = renderer_of(plan.codes, test_codes.shape[1], sets, scale)
-        data = CodeBatches(codes, scale.batch, sets.train_vq)
+        data, steps = CodeBatches(codes, scale.batch, sets.train_vq), updates["renderer_steps"]
         limit = deadline - time.monotonic()
-        how: dict[str, Any] = {"steps": steps, "total": steps, "limit": limit, "batch": scale.batch}
-        if not trained(renderer, data, folder / "renderer", **how):
+        if not trained(renderer, data, folder / "renderer", steps=steps, total=steps, limit=limit, **how):
             return False
+    asked = None
     if not (folder / "reconstruction.json").exists():
-        write_json_atomic(
-            folder / "reconstruction.json", reconstructed(test_codes, renderer, sets, judge, scale)
-        )
+        if (asked := judge()) is None:
+            return False
+        found = reconstructed(test_codes, renderer, sets, asked, scale)
+        write_json_atomic(folder / "reconstruction.json", found)
+    total = updates["steps"]
     for row in priors_of(plan, plans):
         if (folder / f"{row.name}.json").exists():
             continue
         prior = prior_of(plan.codes, test_codes.shape[1], row.size, scale)
         # Half and whole are one run, measured on the way.
-        at, run = max(1, round(steps * row.share)), folder / f"prior-{row.size}"
-        limit = deadline - time.monotonic()
-        how = {"steps": at, "total": steps, "limit": limit, "batch": scale.batch}
-        if not trained(prior, CodeBatches(codes, scale.batch), run, **how):
+        at, run = max(1, round(total * row.share)), folder / f"prior-{row.size}"
+        limit, data = deadline - time.monotonic(), CodeBatches(codes, scale.batch)
+        if not trained(prior, data, run, steps=at, total=total, limit=limit, **how):
+            return False
+        if (asked := asked or judge()) is None:
             return False
         values = {
-            **generated(prior, renderer, sets, judge, scale, folder / f"{row.name}.png"),
+            **generated(prior, renderer, sets, asked, scale, folder / f"{row.name}.png"),
             **prior_measures(prior, codes, test_codes, sets, scale),
             "steps": at,
+            "renderer_steps": 0 if renderer is None else updates["renderer_steps"],
             "epochs": at * scale.batch / len(codes),
             "parameters": sum(parameter.numel() for parameter in prior.parameters()),
-            "features": {"name": judge.network.name, "sha256": judge.network.sha256},
+            "features": {"name": asked.network.name, "sha256": asked.network.sha256},
             "test_pictures": len(sets.test),
         }
         write_json_atomic(folder / f"{row.name}.json", values)

@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from ablation.pictures import CodeBatches, Sets
-from ablation.plan import PriorPlan, Scale
+from ablation.plan import PriorPlan, Scale, renderer_steps
 from pace import seconds_per_step
 from torch import nn
 
@@ -47,7 +47,15 @@ def optimizer_config(steps: int) -> OptimizerConfig:
 
 
 def trained(
-    stage: nn.Module, data: Any, out: Path, *, steps: int, total: int, limit: float, batch: int
+    stage: nn.Module,
+    data: Any,
+    out: Path,
+    *,
+    steps: int,
+    total: int,
+    limit: float,
+    batch: int,
+    compile: bool = False,
 ) -> bool:
     """Train to `steps` of `total`; whether it came that far in `limit` seconds. Leaves averaged weights."""
     if limit <= 0:
@@ -57,8 +65,9 @@ def trained(
         batch=batch,
         optimizer=optimizer_config(total),
         ema=0.999,
-        save_every=1000,
+        save_every=10**9,  # at the end, and at the limit
         keep=1,
+        compile=compile,
         wall_clock_limit=limit,
     )
     train(stage, data, config, out, device=data.codes.device, title=out.name)
@@ -69,9 +78,10 @@ def trained(
 def equal_steps(
     sets: Sets, plans: list[PriorPlan], scale: Scale, *, seconds: float, overhead: float
 ) -> dict[str, Any]:
-    """The same number of steps for every prior and renderer, so that all of them fit into `seconds`.
+    """The same number of steps for every prior, and for every renderer, so that all fit into `seconds`.
 
-    Timed on random codes, one training at a time; `overhead` seconds a row go to sampling and probes.
+    Timed on random codes without the compiler, one training at a time; `overhead` seconds a row go to
+    sampling and probes.
     """
     length = sets.vqgan.length
     tokenizers = {plan.tokenizer for plan in plans}
@@ -84,10 +94,12 @@ def equal_steps(
     data = CodeBatches(codes, scale.batch, vq_codes)
     each["renderer"] = _seconds(renderer_of(scale.codes[1], length, sets, scale), data)
     whole = sum(each[plan.size] for plan in plans if plan.share == 1)
-    whole += each["renderer"] * sum(tokenizer.encoder != "vq" for tokenizer in tokenizers)
+    rendered = sum(tokenizer.encoder != "vq" for tokenizer in tokenizers)
+    whole += each["renderer"] * rendered * renderer_steps(300) / 300
     spare = max(0.2 * seconds, seconds - overhead * len(plans))
     steps = max(20, round(spare / whole / 20) * 20)
-    return {"steps": steps, "seconds_per_step": each, "seconds": seconds}
+    found = {"steps": steps, "renderer_steps": renderer_steps(steps)}
+    return {**found, "seconds_per_step": each, "seconds": seconds}
 
 
 def _seconds(stage: Any, data: Any) -> float:
