@@ -8,7 +8,7 @@ from digit.errors import DigitError
 
 
 def environment(number: int, *, processes: int) -> dict[str, str]:
-    """The environment of one of `processes` on this machine: GPU `number` alone, and its share of the cores."""
+    """The environment of one of `processes` on this machine: GPU `number` alone, and a share of the cores."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else [str(index) for index in range(number + 1)]
     threads = str(max(1, (os.cpu_count() or 1) // processes))
