@@ -1,6 +1,6 @@
 """Training speed of the prior at full size on this machine, beside a plain compiled GPT of the same shape.
 
-    python bench/train.py [--parts base rival screen best large rival_large curves] [--seconds 500] [--out F]
+    python bench/train.py [--parts kernels base rival screen best large rival_large curves safe] [--out F]
     python bench/train.py --smoke
 
 Updates are whole: codes from a tokenised set on disk through the loader, forward, backward, clipping, AdamW;
@@ -8,18 +8,23 @@ one update is one micro-batch. Each row gives tokens a second, the model's TFLOP
 and gradient, of causal attention the lower half only), their share of this machine's matrix product and of
 the data sheet (MFU), the peak of GPU memory and the share of the time spent waiting for data.
 
-base, large: the recipes' shapes as the package trains them. rival, rival_large: a GPT as users write it
+Parts run in the order given. kernels: the training kernels alone, their share of a copy's bandwidth and their
+error beside torch's own in float32. base, large: the recipes' shapes as the package trains them, with the
+choices of --set; safe: base without them. rival, rival_large: a GPT as users write it
 (pre-norm, F.cross_entropy, torch.compile, autocast, fused AdamW, clip_grad_norm_), same shape and dropout.
 screen: single choices reversed, at a quarter of the depth; best: the base shape with those that won.
-curves: 200 updates from equal starts, the package's compiled path beside its plain one (eager, float32
-stream, torch's loss), without dropout, whose masks differ. The fastest base row is profiled.
-A part that fails is reported and the others go on; after --seconds nothing more is begun.
+curves: updates from equal starts, the package's compiled path beside its plain one (eager, float32
+stream, torch's loss), without dropout, whose masks differ. The first base row and large's are profiled.
+A part that fails is reported and the others go on, what the compiler cannot take is a failure here; after
+--seconds nothing more is begun.
 """
 
 import argparse
 import contextlib
 import gc
+import importlib.util
 import json
+import os
 import sys
 import tempfile
 import time
@@ -38,6 +43,7 @@ from torch import Tensor, nn
 
 import digit.nn.cross_entropy
 import digit.nn.dropout
+import digit.nn.transformer
 import digit.prior
 from digit.data.codes import FORMAT, CodeData, Codes
 from digit.errors import DigitError
@@ -50,7 +56,11 @@ from digit.training.flops import flops_per_sample, peak_flops
 from digit.training.optimizer import OptimizerConfig
 from digit.training.update import Updater
 
-PARTS = ("base", "rival", "screen", "best", "large", "rival_large", "curves")
+PARTS = ("kernels", "base", "rival", "large", "curves", "screen", "best", "safe", "rival_large", "curves_pre")
+INTERPRETED = not torch.cuda.is_available() and bool(os.environ.get("TRITON_INTERPRET"))
+ERRORS: tuple[type[Exception], ...] = (RuntimeError, ValueError, TypeError, AttributeError, DigitError)
+if importlib.util.find_spec("triton"):
+    ERRORS += (importlib.import_module("triton.errors").TritonError,)
 GEMM, ATTENTION = ("gemm", "nvjet", "cutlass", "xmma"), ("flash", "fmha", "sdpa", "attention")
 
 
@@ -65,12 +75,14 @@ class Way:
     loss: str = "fused"  # fused, or plain: torch's own
     clip: str = "folded"  # into the optimizer, or torch: clip_grads_with_norm_
     attention: str = "default"  # or cudnn
+    kernels: str = "off"  # training kernels between the matrix products of post-norm blocks, or on
     inductor: str = "default"  # or descent (coordinate_descent_tuning), gemms (max_autotune_gemm)
 
 
 SCREENED = (
-    Way(stream="fp32"),
     Way(dropout="philox"),
+    Way(kernels="on"),
+    Way(stream="fp32"),
     Way(loss="plain"),
     Way(clip="torch"),
     Way(attention="cudnn"),
@@ -120,7 +132,7 @@ class Bench:
         else:
             try:
                 found = work()
-            except (RuntimeError, ValueError, DigitError) as error:
+            except ERRORS as error:
                 found = {"error": f"{type(error).__name__}: {str(error)[:500]}"}
                 self.failed.append(name)
         self.clean()
@@ -203,6 +215,8 @@ def choose(way: Way) -> Iterator[None]:
     """Inside, the package's choices are those of `way`."""
     with contextlib.ExitStack() as stack:
         for chosen, module, name, other in (
+            (True, digit.nn.transformer, "KERNELS", way.kernels == "on"),
+            (way.kernels == "on" and INTERPRETED, digit.nn.transformer, "fused", lambda x, _: x.is_cpu),
             (way.stream == "fp32", digit.prior, "stream", lambda x: x),
             (way.dropout == "philox", digit.nn.dropout, "hashed", lambda x: False),
             (way.loss == "plain", digit.nn.cross_entropy, "fused", lambda x: False),
@@ -258,7 +272,7 @@ def _ours(bench: Bench, config: PriorConfig, way: Way, profiled: bool) -> dict[s
         updater.update(batch)
 
     compiled = bench.compile and way.compiled
-    with choose(way), updater.compiled() if compiled else contextlib.nullcontext():
+    with choose(way), strictly(updater) if compiled else contextlib.nullcontext():
         found = bench.speed(config, way.micro, update, begun=begun)
         waited[0], start = 0.0, time.perf_counter()
         for _ in range(4):
@@ -267,12 +281,19 @@ def _ours(bench: Bench, config: PriorConfig, way: Way, profiled: bool) -> dict[s
         found["stall"] = waited[0] / (time.perf_counter() - start)
         updater.read_losses("random codes")
         found["loss"] = updater.losses[-1]
-        if compiled:  # none: the compiler failed, with a warning, and this is the eager time
+        if compiled:
             found["graphs"] = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         torch._dynamo.utils.counters.clear()
         if profiled and bench.device.type == "cuda":
             found |= profile(update, bench.device)
     return found | {"way": asdict(way)}
+
+
+@contextlib.contextmanager
+def strictly(updater: Updater) -> Iterator[None]:
+    """Inside, updates run compiled, and what the compiler cannot take is an error."""
+    with updater.compiled(), torch._dynamo.config.patch(suppress_errors=False):
+        yield
 
 
 def build(bench: Bench, config: PriorConfig, batch: int, *, updates: int) -> Updater:
@@ -320,6 +341,107 @@ def profile(update: Callable[[], None], device: torch.device) -> dict[str, Any]:
             f"  {kernel['ms']:8.3f} ms {kernel['share']:6.1%} x{kernel['calls']:<5.0f} {kernel['name'][:110]}"
         )
     return busy
+
+
+def kernels(bench: Bench, config: PriorConfig) -> dict[str, Callable[[], dict[str, Any]]]:
+    """Measurements of the training kernels on 65,536 rows, each by its name; none without a GPU or Triton's
+    interpreter."""
+    if bench.device.type == "cpu" and not INTERPRETED:
+        return {}
+    from digit.nn.fused.add_norm import AddNorm
+    from digit.nn.fused.gelu import BiasGelu
+    from digit.nn.fused.heads import Heads
+
+    images, width, heads = (2, config.width, config.heads) if bench.smoke else (256, 1024, 16)
+    rows, share = images * config.length, 0.1
+    some = torch.Generator(bench.device).manual_seed(0)
+
+    def random(*shape: int, half: bool = True, mean: float = 0.0) -> Tensor:
+        values = torch.randn(shape, generator=some, device=bench.device) * 0.5 + mean
+        return (values.bfloat16() if half else values).requires_grad_()
+
+    def add_norm() -> dict[str, Any]:
+        branch, residual = random(rows, width), random(rows, width)
+        vectors = [random(width, half=False, mean=mean) for mean in (0.0, 1.0, 0.0)]  # bias, gain, shift
+        seeds = torch.tensor([5, -6], dtype=torch.int32, device=bench.device)
+
+        def mine(b: Tensor, r: Tensor, bias: Tensor, gain: Tensor, shift: Tensor) -> tuple[Tensor, ...]:
+            return AddNorm.apply(b, bias, r, gain, shift, seeds, 1, share, 1e-5)
+
+        flat = torch.zeros_like(vectors[0])
+        zeros = torch.zeros_like(branch)
+        kept = mine(zeros + 1, zeros, flat, flat + 1, flat)[0] > 0  # what was dropped is below the mean
+
+        def plain(b: Tensor, r: Tensor, bias: Tensor, gain: Tensor, shift: Tensor) -> tuple[Tensor, ...]:
+            z = r + torch.where(kept, (b + bias) / (1 - share), 0.0)
+            y = F.layer_norm(z, (width,), gain, shift, 1e-5)
+            return y, y
+
+        inputs = (branch, residual, *vectors)
+        found = compared(bench, mine, plain, inputs, moved=(3, 6))
+        return found | {"kept": kept.double().mean().item()}
+
+    def gelu() -> dict[str, Any]:
+        inputs = (random(rows, 4 * width), random(4 * width, half=False))
+        return compared(
+            bench, lambda h, b: (BiasGelu.apply(h, b),), lambda h, b: (F.gelu(h + b),), inputs, moved=(8, 12)
+        )
+
+    def split() -> dict[str, Any]:
+        def plain(x: Tensor, w: Tensor, b: Tensor) -> tuple[Tensor, ...]:
+            joined = F.linear(x, w, b).view(images, -1, 3, heads, width // heads)
+            return joined.permute(2, 0, 3, 1, 4).unbind(0)
+
+        inputs = (random(rows, width), random(3 * width, width, half=False), random(3 * width, half=False))
+        return compared(bench, lambda x, w, b: Heads.apply(x, w, b, images, heads), plain, inputs, moved=None)
+
+    return {"add and norm": add_norm, "gelu": gelu, "heads": split}
+
+
+def compared(
+    bench: Bench,
+    mine: Callable[..., tuple[Tensor, ...]],
+    plain: Callable[..., tuple[Tensor, ...]],
+    inputs: tuple[Tensor, ...],
+    *,
+    moved: tuple[int, int] | None,
+) -> dict[str, Any]:
+    """Relative errors of outputs and gradients against float32, and times and bandwidths of both passes.
+
+    `moved`: how many tensors of `width` bf16 columns are read and written forward and backward, if no
+    matrix products are part of it.
+    """
+    outputs = mine(*inputs)
+    given = [torch.randn_like(each, memory_format=torch.contiguous_format) for each in outputs]
+    found = [*outputs, *torch.autograd.grad(outputs, inputs, given, retain_graph=True)]
+    exact = [each.detach().float().requires_grad_() for each in inputs]
+    wanted = plain(*exact)
+    right = [*wanted, *torch.autograd.grad(wanted, exact, [each.float() for each in given])]
+    errors = [float((a.float() - b).norm() / b.norm()) for a, b in zip(found, right, strict=True)]
+    del exact, wanted, right
+    row: dict[str, Any] = {"relative_errors": errors}
+    if max(errors) > 0.02:
+        raise ValueError(f"relative errors of outputs and gradients are {errors}")
+    times = 1 if bench.smoke else 10
+
+    def forward() -> None:
+        with torch.no_grad():
+            for _ in range(times):
+                mine(*inputs)
+
+    def backward() -> None:
+        for _ in range(times):
+            torch.autograd.grad(outputs, inputs, given, retain_graph=True)
+
+    for number, (name, work) in enumerate((("forward", forward), ("backward", backward))):
+        seconds = median_seconds(work, bench.device, repeats=3) / times
+        row[f"{name}_us"] = seconds * 1e6
+        if moved is not None:
+            size = len(inputs[0]) * 2 * (1024 if not bench.smoke else 1)
+            row[f"{name}_share_of_copy"] = (
+                moved[number] * size / seconds / 1e12 / bench.result["copy_tb_per_s"]
+            )
+    return row
 
 
 class PlainBlock(nn.Module):
@@ -396,21 +518,17 @@ def rival(bench: Bench, config: PriorConfig, micro: int) -> dict[str, Any]:
     return bench.speed(config, micro, update, begun=begun) | {"micro": micro}
 
 
-def curves(bench: Bench, config: PriorConfig) -> dict[str, Any]:
+def curves(bench: Bench, config: PriorConfig, choices: dict[str, Any], updates: int) -> dict[str, Any]:
     """Losses of the plain and of the package's path from equal starts; the largest difference."""
     config = replace(config, dropout=0.0)
-    updates, micro = (3, 4) if bench.smoke else (200, 64)
+    updates, micro = (3, 4) if bench.smoke else (updates, 64)
     plain = Way(micro, compiled=False, stream="fp32", loss="plain", clip="torch")
     found: dict[str, list[float]] = {}
-    for name, way in (
-        ("plain", plain),
-        ("fast", Way(micro)),
-        ("fast, fp32 stream", Way(micro, stream="fp32")),
-    ):
+    for name, way in (("plain", plain), ("fast", Way(micro, **choices))):
         updater = build(bench, config, micro, updates=updates)
         updater._clips_itself &= way.clip == "folded"
         data = bench.data(config, micro)
-        with choose(way), updater.compiled() if way.compiled and bench.compile else contextlib.nullcontext():
+        with choose(way), strictly(updater) if way.compiled and bench.compile else contextlib.nullcontext():
             for step in range(updates):
                 updater.update(data(step))
             updater.read_losses("none")
@@ -456,7 +574,9 @@ def main() -> None:
     )
     parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--micro", type=int, nargs="+", default=[256, 128], help="of base")
+    parser.add_argument("--micro-rival", type=int, nargs="+", default=[256])
     parser.add_argument("--micro-large", type=int, nargs="+", default=[128])
+    parser.add_argument("--updates", type=int, default=200, help="of curves")
     parser.add_argument("--set", nargs="+", default=[], help="choices for base and large, as stream=fp32")
     parser.add_argument("--seconds", type=float, default=500, help="after which nothing more is begun")
     parser.add_argument("--out", type=Path, help="JSON file for the result")
@@ -472,38 +592,42 @@ def main() -> None:
 
 
 def run(bench: Bench, options: argparse.Namespace) -> None:
-    """The parts."""
-    base, parts, choices = bench.shape("base"), options.parts, named(options.set)
-    fastest, speed = Way(**choices), 0.0
-    if "base" in parts:
-        for micro in options.micro:
-            way = Way(micro, **choices)
-            first = micro == options.micro[0]
-            found = bench.row(
-                f"base, {micro}", lambda way=way, first=first: ours(bench, base, way, profiled=first)
-            )
-            if found and found["tokens_per_second"] > speed:
-                fastest, speed = way, found["tokens_per_second"]
-    if "rival" in parts:
-        for micro in dict.fromkeys((128, *options.micro)):
-            bench.row(f"rival, {micro}", lambda micro=micro: rival(bench, base, micro))
-    if "large" in parts:
-        for micro in options.micro_large:
-            first = micro == options.micro_large[0]
-            bench.row(
-                f"large, {micro}",
-                lambda micro=micro, first=first: ours(
-                    bench, bench.shape("large"), Way(micro, **choices), profiled=first
-                ),
-            )
-    best = screen(bench, base, fastest) if "screen" in parts else fastest
-    if "best" in parts and best != fastest:
-        bench.row("base, best", lambda: ours(bench, base, best, profiled=True))
-    if "rival_large" in parts:
-        bench.row("rival, large", lambda: rival(bench, bench.shape("large"), options.micro_large[0] // 2))
-    if "curves" in parts:
-        bench.row("curves, post-norm", lambda: curves(bench, base))
-        bench.row("curves, pre-norm", lambda: curves(bench, replace(base, norm="pre")))
+    """The parts, in their order."""
+    base, large, choices = bench.shape("base"), bench.shape("large"), named(options.set)
+    fastest, best, speed = Way(**choices), Way(**choices), 0.0
+    for part in options.parts:
+        if part == "kernels":
+            for name, work in kernels(bench, base).items():
+                bench.row(f"kernel, {name}", work)
+        elif part == "base":
+            for micro in options.micro:
+                way = Way(micro, **choices)
+                profiled = micro == options.micro[0]
+                found = bench.row(
+                    f"base, {micro}", lambda w=way, p=profiled: ours(bench, base, w, profiled=p)
+                )
+                if found and found["tokens_per_second"] > speed:
+                    fastest = best = way
+                    speed = found["tokens_per_second"]
+        elif part == "safe":
+            bench.row("safe", lambda: ours(bench, base, Way(options.micro[0]), profiled=True))
+        elif part == "rival":
+            for micro in options.micro_rival:
+                bench.row(f"rival, {micro}", lambda m=micro: rival(bench, base, m))
+        elif part == "large":
+            for micro in options.micro_large:
+                way = Way(micro, **choices)
+                profiled = micro == options.micro_large[0]
+                bench.row(f"large, {micro}", lambda w=way, p=profiled: ours(bench, large, w, profiled=p))
+        elif part == "screen":
+            best = screen(bench, base, fastest)
+        elif part == "best" and best != fastest:
+            bench.row("base, best", lambda way=best: ours(bench, base, way, profiled=True))
+        elif part == "rival_large":
+            bench.row("rival, large", lambda: rival(bench, large, options.micro_large[0] // 2))
+        elif part in ("curves", "curves_pre"):
+            shape = replace(base, norm="pre" if part == "curves_pre" else "post")
+            bench.row(part, lambda s=shape: curves(bench, s, choices, options.updates))
     compare(bench)
 
 

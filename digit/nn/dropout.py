@@ -42,7 +42,8 @@ def kept(shape: torch.Size, keys: Tensor, share: float, *, first: int = 0) -> Te
     key between them.
     """
     place = torch.arange(first, first + shape.numel(), dtype=torch.int32, device=keys.device)
-    mixed = place * _signed(0x9E3779B1) + keys[0] * _signed(0x2C1B3C6D)
+    # The key comes before the first product: the compiler folds constants times places beyond int32.
+    mixed = (place ^ keys[0] * _signed(0x2C1B3C6D)) * _signed(0x9E3779B1)
     mixed = (mixed ^ ((mixed >> 16) & 0xFFFF)) * _signed(0x85EBCA6B)
     mixed = (mixed ^ ((mixed >> 13) & 0x7FFFF) ^ keys[1] * _signed(0x297A2D39)) * _signed(0xC2B2AE35)
     mixed = mixed ^ ((mixed >> 16) & 0xFFFF)

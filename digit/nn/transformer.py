@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from digit.errors import DigitError
 from digit.nn.dropout import Dropout
 
+KERNELS = False  # training kernels
+
 
 @dataclass(frozen=True)
 class TransformerConfig:
@@ -143,6 +145,10 @@ class Transformer(nn.Module):
     ) -> Float[Tensor, "b n d"]:
         """Hidden states of the n positions of x, which follow those in the cache and join them there."""
         x = self.dropout(x)
+        if cache is None and fused(x, self):
+            from digit.nn.fused.blocks import blocks  # Triton is only where torch is made for GPUs
+
+            return blocks(self, x)
         for layer, block in enumerate(self.blocks):
             x = block(x, cache, layer=layer)
         if cache is not None:
@@ -164,6 +170,13 @@ class Transformer(nn.Module):
         weight = next(self.parameters())
         device, dtype = device or weight.device, dtype or weight.dtype
         return KeyValueCache(self.config, batch, length=length, device=device, dtype=dtype)
+
+
+def fused(x: Float[Tensor, "b n d"], transformer: Transformer) -> bool:
+    """Whether the blocks run on training kernels: post-norm, in training on a GPU, in autocast's dtype."""
+    if not KERNELS or transformer.config.norm != "post" or not transformer.training:
+        return False
+    return x.is_cuda and torch.is_grad_enabled() and x.dtype == torch.get_autocast_dtype("cuda")
 
 
 def stream(x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
