@@ -9,11 +9,13 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from digit.errors import DigitError
 from digit.nn.autoencoder import BlockStyle, Decoder, Encoder, Family, Shortcut
+from digit.nn.autoencoder_inference import InferenceDecoder, InferenceEncoder
+from digit.nn.pieces import in_pieces
 
 
 @dataclass(frozen=True)
@@ -89,27 +91,85 @@ class VQGAN(nn.Module):
 
     def decode(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b 3 h w"]:
         """Pixels in [0, 1] of `length` VQ codes in raster order."""
+        return self.decode_latents(self.code_latents(codes)).clamp(0, 1)
+
+    def code_latents(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b d gh gw"]:
+        """The vectors of `length` VQ codes at their places."""
         if codes.shape[1] != self.length:
             raise DigitError(f"this VQGAN decodes {self.length} VQ codes a picture, not {codes.shape[1]}")
-        vectors = self.quantize.vectors(codes)
-        latents = vectors.transpose(1, 2).unflatten(2, (self.grid, self.grid))
-        return self.decode_latents(latents).clamp(0, 1)
+        return self.quantize.vectors(codes).transpose(1, 2).unflatten(2, (self.grid, self.grid))
 
     def latents(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d gh gw"]:
         """What is quantised of pixels in [0, 1], float32."""
+        self.check_sides(pixels)
+        return self.project(self.encoder(self.black + (self.white - self.black) * pixels))
+
+    def project(self, latents: Float[Tensor, "b z gh gw"]) -> Float[Tensor, "b d gh gw"]:
+        """The encoder's latents where codes are, float32 as its last convolution."""
+        with torch.autocast(latents.device.type, enabled=False):
+            return self.quant_conv(latents.float())
+
+    def check_sides(self, pixels: Shaped[Tensor, "b 3 h w"]) -> None:
+        """DigitError where the sides of pictures are no multiples of the downsampling."""
         side = self.config.downsampling
         if pixels.shape[2] % side or pixels.shape[3] % side:
             raise DigitError(
                 f"pictures are {pixels.shape[3]}x{pixels.shape[2]}: sides must be multiples of {side}"
             )
-        latents = self.encoder(self.black + (self.white - self.black) * pixels)
-        with torch.autocast(pixels.device.type, enabled=False):  # as for the encoder's last convolution
-            return self.quant_conv(latents.float())
 
     def decode_latents(self, latents: Float[Tensor, "b d gh gw"]) -> Float[Tensor, "b 3 h w"]:
         """Pixels, black at 0 and white at 1 but not clamped, of quantised latents, float32."""
         pixels = self.decoder.conv_out(self.decoder(self.post_quant_conv(latents))).float()
         return (pixels - self.black) / (self.white - self.black)
+
+
+class InferenceVQGAN:
+    """Encoding and decoding by the forms for inference of a VQGAN's convolutions; the codebook as it is.
+
+    Args:
+        vqgan: whose weights are copied.
+        dtype: of convolutions and activations.
+        fold: compute the decoder's doublings on the small side.
+        tail: pictures at once in the decoder's last two levels; all of a call if left out.
+        most: pictures at once. What does not fit into memory is halved, whatever this says.
+    """
+
+    def __init__(
+        self,
+        vqgan: VQGAN,
+        *,
+        dtype: torch.dtype = torch.bfloat16,
+        fold: bool = True,
+        tail: int | None = None,
+        most: int = 128,
+    ) -> None:
+        self.vqgan, self.most = vqgan, most
+        ends = {"black": float(vqgan.black), "white": float(vqgan.white)}
+        self._encoder = InferenceEncoder(vqgan.encoder, dtype=dtype, **ends)
+        self._decoder = InferenceDecoder(vqgan.decoder, dtype=dtype, fold=fold, tail=tail, **ends)
+
+    def latents(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b d gh gw"]:
+        """What is quantised, float32, of pixels: uint8, or float in [0, 1]."""
+        self.vqgan.check_sides(pixels)
+        return in_pieces(lambda part: self.vqgan.project(self._encoder(part)), pixels, self.most)
+
+    @torch.no_grad()
+    def encode(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
+        """VQ codes of pixels, in raster order."""
+        return self.vqgan.quantize(self.latents(pixels))[0]
+
+    @torch.no_grad()
+    def decode(
+        self, codes: Int[Tensor, "b n"], *, kind: torch.dtype = torch.uint8
+    ) -> Shaped[Tensor, "b 3 h w"]:
+        """Pixels of VQ codes in raster order: uint8, or float32 in [0, 1]."""
+
+        def decoded(part: Tensor) -> Tensor:
+            latents = self.vqgan.code_latents(part)
+            with torch.autocast(part.device.type, enabled=False):
+                return self._decoder(self.vqgan.post_quant_conv(latents), kind=kind)
+
+        return in_pieces(decoded, codes, self.most)
 
 
 class Quantizer(nn.Module):
