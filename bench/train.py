@@ -233,7 +233,7 @@ def choose(way: Way) -> Iterator[None]:
 def named(settings: list[str]) -> dict[str, Any]:
     """Fields of Way from `stream=fp32`-like words; DigitError for one it has not."""
     fields = asdict(Way())
-    found = dict(word.partition("=")[::2] for word in settings)
+    found = {key: value for key, _, value in (word.partition("=") for word in settings)}
     for key, value in found.items():
         if key not in fields or key in ("micro", "compiled") or not value:
             raise DigitError(f"--set {key}={value}: give one of {', '.join(list(fields)[2:])} and a value")
@@ -598,7 +598,8 @@ def run(bench: Bench, options: argparse.Namespace) -> None:
     for part in options.parts:
         if part == "kernels":
             for name, work in kernels(bench, base).items():
-                bench.row(f"kernel, {name}", work)
+                if bench.row(f"kernel, {name}", work) is None and choices.pop("kernels", None):
+                    print("a training kernel failed: the rows below are without them", flush=True)
         elif part == "base":
             for micro in options.micro:
                 way = Way(micro, **choices)
@@ -606,6 +607,8 @@ def run(bench: Bench, options: argparse.Namespace) -> None:
                 found = bench.row(
                     f"base, {micro}", lambda w=way, p=profiled: ours(bench, base, w, profiled=p)
                 )
+                if found is None and choices.pop("kernels", None):
+                    print("base failed: the rows below are without training kernels", flush=True)
                 if found and found["tokens_per_second"] > speed:
                     fastest = best = way
                     speed = found["tokens_per_second"]

@@ -157,7 +157,6 @@ class AddNorm(torch.autograd.Function):
             *(branch, bias, residual, gain, shift, seeds, out, means, scales, which),
             **ctx.shape,
             EPS=eps,
-            num_warps=_warps(width),
         )
         ctx.which = which
         ctx.save_for_backward(branch, bias, residual, gain, seeds, means, scales)
@@ -178,18 +177,14 @@ class AddNorm(torch.autograd.Function):
             *(to_branch, to_residual, partial, ctx.which, rows),
             **ctx.shape,
             TWO=len(given) == 2,
-            num_warps=_warps(width),
         )
         to_gain, to_shift, to_bias = partial.sum(0)
         return to_branch, to_bias, to_residual, to_gain, to_shift, None, None, None, None
 
 
 def _shape(width: int, share: float) -> dict[str, Any]:
-    dropped = round(share * (1 << 24))
-    grown = 1 / (1 - share)
-    return {"WIDTH": width, "BLOCK": triton.next_power_of_2(width), "DROPPED": dropped, "GROWN": grown}
-
-
-def _warps(width: int) -> int:
-    """Eight values of a row a thread: 16 bytes in bf16."""
-    return min(16, max(1, triton.next_power_of_2(width) // 256))
+    """What both kernels are compiled for; a thread has eight values of a row, 16 bytes in bf16."""
+    block: Any = triton.next_power_of_2(width)
+    dropped, grown = round(share * (1 << 24)), 1 / (1 - share)
+    warps = min(16, max(1, block // 256))
+    return {"WIDTH": width, "BLOCK": block, "DROPPED": dropped, "GROWN": grown, "num_warps": warps}

@@ -1,5 +1,7 @@
 """Post-norm blocks in training: torch's matrix products and attention, and between them the kernels."""
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -10,8 +12,10 @@ from digit.nn.fused.gelu import BiasGelu
 from digit.nn.fused.heads import Heads
 from digit.nn.transformer import Transformer
 
+_eager: Any = torch.compiler.disable  # as a decorator its type is not that of a function
 
-@torch.compiler.disable
+
+@_eager
 def blocks(transformer: Transformer, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
     """What the blocks of a post-norm transformer make of x in training, in the dtype of x.
 
@@ -22,7 +26,8 @@ def blocks(transformer: Transformer, x: Float[Tensor, "b n d"]) -> Float[Tensor,
     config = transformer.config
     seeds = torch.randint(-(1 << 31), 1 << 31, (2 * config.layers,), device=x.device).to(torch.int32)
     entering = staying = x.reshape(b * n, d)
-    for layer, block in enumerate(transformer.blocks):
+    stack: Any = transformer.blocks
+    for layer, block in enumerate(stack):
         attention, (up, _, down) = block.attention, block.mlp
         queries, keys, values = Heads.apply(
             entering, attention.qkv.weight, attention.qkv.bias, b, config.heads
