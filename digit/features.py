@@ -1,17 +1,21 @@
 """pixels -> features: patch tokens of an inner block of a frozen self-supervised ViT (DiGIT, section 3.2)."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend
 
 from digit.errors import DigitError
 from digit.nn.backbone import Standardize, create, timm
+from digit.nn.pieces import in_pieces
+from digit.nn.vit import GELU, InferenceViT, unsupported
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -135,16 +139,76 @@ class Encoder(nn.Module):
         Raises:
             DigitError: pictures that are not square.
         """
-        height, width = pixels.shape[-2:]
-        if height != width:
-            raise DigitError(
-                f"the encoder takes square pictures, these have {height} x {width} pixels: crop them first"
-            )
+        check_square(pixels)
         pixels = self.standardize(pixels)
         size = self.config.image_size
-        if height != size:
+        if pixels.shape[-1] != size:
             pixels = F.interpolate(pixels.float(), size=(size, size), mode="bicubic", align_corners=False)
         return self.vit.forward_features(pixels)[:, self.vit.num_prefix_tokens :]
+
+
+class InferenceFeatures:
+    """An encoder's tokens by its ViT's form for inference, class and registers first.
+
+    Args:
+        encoder: whose ViT `digit.nn.vit.unsupported` has nothing against; its weights are copied.
+        dtype: of products and tokens. Float16 becomes bfloat16 with the first pictures that overflow it.
+        gelu: see `InferenceViT`, as for `attention`.
+        attention: likewise.
+    """
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        *,
+        dtype: torch.dtype = torch.float16,
+        gelu: GELU = "tanh",
+        attention: SDPBackend | None = None,
+    ) -> None:
+        self._encoder = encoder
+        self._how: dict[str, Any] = {"gelu": gelu, "attention": attention}
+        self._vit = self._form(dtype)
+        self.prefix = self._vit.prefix
+
+    def _form(self, dtype: torch.dtype) -> InferenceViT:
+        config = self._encoder.config
+        return InferenceViT(self._encoder.vit, config.mean, config.std, dtype=dtype, **self._how)
+
+    def __call__(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b t d"]:
+        """Tokens of square pictures of any size: uint8, or float in [0, 1]."""
+        check_square(pixels)
+        tokens = self._vit(pixels)
+        if self._vit.dtype == torch.float16 and not tokens.sum(dtype=torch.float32).isfinite():
+            self._vit = self._form(torch.bfloat16)
+            tokens = self._vit(pixels)
+        return tokens
+
+
+def reading(encoder: Encoder) -> Callable[[Shaped[Tensor, "b 3 h w"]], Float[Tensor, "b n d"]]:
+    """The fastest way from square pictures, uint8 or float in [0, 1], to features, for many pictures.
+
+    On a GPU `InferenceFeatures`; where the ViT cannot take that form, the module itself under bf16 autocast.
+    On a CPU the module as it is.
+    """
+    if next(encoder.parameters()).is_cuda and unsupported(encoder.vit) is None:
+        form = InferenceFeatures(encoder)
+        return lambda pixels: in_pieces(lambda part: form(part)[:, form.prefix :], pixels)
+
+    @torch.no_grad()
+    def read(pixels: Tensor) -> Tensor:
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=pixels.is_cuda):
+            return encoder(pixels / 255 if pixels.dtype == torch.uint8 else pixels)
+
+    return read
+
+
+def check_square(pixels: Shaped[Tensor, "b 3 h w"]) -> None:
+    """DigitError where pictures are not square."""
+    height, width = pixels.shape[-2:]
+    if height != width:
+        raise DigitError(
+            f"the encoder takes square pictures, these have {height} x {width} pixels: crop them first"
+        )
 
 
 def _build(config: EncoderConfig, weights: Path | None, *, pretrained: bool) -> nn.Module:

@@ -1,20 +1,20 @@
 """pixels -> codes: the encoder's features, each named by its nearest centroid (DiGIT, section 3.2)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend
 
 from digit.errors import DigitError
-from digit.features import Encoder, EncoderConfig
+from digit.features import Encoder, EncoderConfig, InferenceFeatures
 from digit.kmeans import assign
 from digit.nn.nearest import Precision
 from digit.nn.pieces import in_pieces
-from digit.nn.vit import GELU, InferenceViT
+from digit.nn.vit import unsupported
 
 
 @dataclass(frozen=True)
@@ -98,44 +98,57 @@ class InferenceTokenizer:
     """The codes of a tokenizer by its encoder's form for inference, in half precision.
 
     Args:
-        tokenizer: whose encoder `digit.nn.vit.unsupported` has nothing against; its weights are copied.
-        dtype: of the encoder's products and of the features.
+        tokenizer: whose encoder `InferenceFeatures` can take; its weights are copied.
         precision: of the distances to the centroids; float32 is exact for the features there are.
-        gelu: see `InferenceViT`, as for `attention`.
-        attention: likewise.
         most: pictures at once. What does not fit into memory is halved, whatever this says.
+        how: dtype, gelu and attention of `InferenceFeatures`.
     """
 
     def __init__(
-        self,
-        tokenizer: Tokenizer,
-        *,
-        dtype: torch.dtype = torch.float16,
-        precision: Precision = "float32",
-        gelu: GELU = "tanh",
-        attention: SDPBackend | None = None,
-        most: int = 512,
+        self, tokenizer: Tokenizer, *, precision: Precision = "float32", most: int = 512, **how: Any
     ) -> None:
-        settings = tokenizer.config.encoder
-        self.vit = InferenceViT(
-            tokenizer.encoder.vit, settings.mean, settings.std, dtype=dtype, gelu=gelu, attention=attention
-        )
-        self.centroids, self.squares = tokenizer.centroids, tokenizer.squares
-        self.half = tokenizer.config.distance == "half"
-        self.precision: Precision = precision
-        self.most = most
+        self._tokens = InferenceFeatures(tokenizer.encoder, **how)
+        self._centroids, self._squares = tokenizer.centroids, tokenizer.squares
+        self._half = tokenizer.config.distance == "half"
+        self._precision: Precision = precision
+        self._most = most
 
     def features(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         """What the codes are the nearest centroids of; pixels are uint8, or float in [0, 1]; square."""
-        return in_pieces(lambda part: self.vit(part)[:, self.vit.prefix :], pixels, self.most)
+        return in_pieces(lambda part: self._tokens(part)[:, self._tokens.prefix :], pixels, self._most)
 
     def encode(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
         """The codes of pictures as `features` takes them."""
-        return in_pieces(self._encode, pixels, self.most)
+        return in_pieces(self._encode, pixels, self._most)
 
     @torch.no_grad()
     def _encode(self, pixels: Tensor) -> Tensor:
         # Class and register tokens get codes too: cutting them off first would copy all features.
-        tokens = self.vit(pixels)
-        codes = assign(tokens, self.centroids, squares=self.squares, half=self.half, precision=self.precision)
-        return codes[:, self.vit.prefix :]
+        tokens = self._tokens(pixels)
+        codes = assign(
+            tokens, self._centroids, squares=self._squares, half=self._half, precision=self._precision
+        )
+        return codes[:, self._tokens.prefix :]
+
+
+def encoding(
+    tokenizer: Tokenizer, *, precision: Precision = "float32"
+) -> Callable[[Shaped[Tensor, "b 3 h w"]], Int[Tensor, "b n"]]:
+    """The fastest way from square pictures, uint8 or float in [0, 1], to their codes, for many pictures.
+
+    On a GPU an `InferenceTokenizer` in float16; where the encoder cannot take that form, the module itself
+    under bf16 autocast. On a CPU the module as it is. `precision` is that of the distances.
+    """
+    if tokenizer.centroids.is_cuda and unsupported(tokenizer.encoder.vit) is None:
+        return InferenceTokenizer(tokenizer, precision=precision).encode
+    half = tokenizer.config.distance == "half"
+
+    @torch.no_grad()
+    def encode(pixels: Tensor) -> Tensor:
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=pixels.is_cuda):
+            features = tokenizer.encoder(pixels / 255 if pixels.dtype == torch.uint8 else pixels)
+        return assign(
+            features, tokenizer.centroids, squares=tokenizer.squares, half=half, precision=precision
+        )
+
+    return encode

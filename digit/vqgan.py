@@ -4,6 +4,7 @@ The default is the network the authors render with, MaskGIT's (arXiv:2202.04200)
 taming-transformers. Files of both load key by key.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -170,6 +171,30 @@ class InferenceVQGAN:
                 return self._decoder(self.vqgan.post_quant_conv(latents), kind=kind)
 
         return in_pieces(decoded, codes, self.most)
+
+
+def encoding(vqgan: VQGAN) -> Callable[[Shaped[Tensor, "b 3 h w"]], Int[Tensor, "b n"]]:
+    """The fastest way from pictures, uint8 or float in [0, 1], to VQ codes, for many pictures.
+
+    On a GPU the form for inference in float16, and pictures whose activations overflow it again by the module
+    under bf16 autocast. On a CPU the module as it is.
+    """
+
+    @torch.no_grad()
+    def plain(pixels: Tensor) -> Tensor:
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=pixels.is_cuda):
+            return vqgan.encode(pixels / 255 if pixels.dtype == torch.uint8 else pixels)
+
+    if not vqgan.quantize.embedding.weight.is_cuda:
+        return plain
+    form = InferenceVQGAN(vqgan, dtype=torch.float16)
+
+    @torch.no_grad()
+    def encode(pixels: Tensor) -> Tensor:
+        latents = form.latents(pixels)
+        return vqgan.quantize(latents)[0] if latents.isfinite().all() else plain(pixels)
+
+    return encode
 
 
 class Quantizer(nn.Module):

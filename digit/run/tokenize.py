@@ -5,11 +5,14 @@ from typing import Any
 
 import torch
 
+from digit import tokenizer as tokenizers
+from digit import vqgan as vqgans
 from digit.data.codes import Stream, write_codes
 from digit.data.images import open_images
 from digit.errors import DigitError
 from digit.evaluation.codebook import codebook_report
-from digit.run.device import autocast, choose_device
+from digit.nn.nearest import Precision
+from digit.run.device import choose_device
 from digit.run.progress import progress, say
 from digit.weights.artifact import artifact_of, load
 
@@ -26,6 +29,7 @@ def tokenize(
     views: int = 2,
     seed: int = 0,
     batch: int = 64,
+    precision: Precision = "float32",
     threads: int | None = None,
     device: str | None = None,
     strict: bool = False,
@@ -44,6 +48,7 @@ def tokenize(
         views: 1 = centre crop, 2 = and its mirror, more = random crops too.
         seed: of the random crops.
         batch: pictures at once.
+        precision: of the distances to the centroids; float32 is exact, float16 changes a code in thousands.
         threads: that decode pictures.
         device: cpu, cuda or cuda:N; a GPU if there is one.
         strict: stop at the first broken picture instead of leaving it out.
@@ -56,13 +61,13 @@ def tokenize(
     if tokenizer is not None:
         module: Any = load(tokenizer, kind="tokenizer", device=where)
         there = artifact_of(module)
-        streams["codes"] = Stream(_half(module.encode, where), module.config.codes, there["id"])
+        streams["codes"] = Stream(
+            tokenizers.encoding(module, precision=precision), module.config.codes, there["id"]
+        )
         sides["tokenizer"] = there["extra"]["size"]
     if vqgan is not None:
         module = load(vqgan, kind="vqgan", device=where)
-        streams["vq_codes"] = Stream(
-            _half(module.encode, where), module.config.codes, artifact_of(module)["id"]
-        )
+        streams["vq_codes"] = Stream(vqgans.encoding(module), module.config.codes, artifact_of(module)["id"])
         sides["vqgan"] = module.config.image_size
     side = size or sides.get("vqgan") or sides["tokenizer"]
     if "tokenizer" in sides and sides["tokenizer"] != side:
@@ -95,13 +100,3 @@ def tokenize(
             for name in streams
         },
     }
-
-
-def _half(encode: Any, where: torch.device) -> Any:
-    """`encode` under bf16 on a GPU; the assignment itself stays in float32."""
-
-    def encoded(pixels: torch.Tensor) -> torch.Tensor:
-        with autocast(where):
-            return encode(pixels)
-
-    return encoded
