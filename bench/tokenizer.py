@@ -32,7 +32,6 @@ from digit.data.loader import Report as Skipped
 from digit.data.loader import stream
 from digit.features import Encoder, EncoderConfig, encoder_config
 from digit.kmeans import assign
-from digit.pipeline import DigitPipeline
 from digit.tokenizer import InferenceTokenizer, Tokenizer, TokenizerConfig
 
 SMALL = {"embed_dim": 48, "depth": 4, "num_heads": 3}
@@ -229,6 +228,8 @@ def differ(bench: Bench, count: int) -> None:
         return differing(bench.tokenizer, pixels, ways(bench.tokenizer))
 
     def bundled() -> Any:
+        from digit.pipeline import DigitPipeline  # needs pydantic, which the rest can do without
+
         tokenizer = DigitPipeline.from_pretrained().tokenizer.to(bench.report.device)
         side = tokenizer.config.encoder.image_size
         sheet = Image.open(Path(__file__).parents[1] / "docs" / "images" / "samples.png").convert("RGB")

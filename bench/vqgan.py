@@ -26,7 +26,6 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from digit.pipeline import DigitPipeline, to_uint8
 from digit.vqgan import VQGAN, InferenceVQGAN, VQGANConfig
 
 SECTIONS = ("decode", "encode", "convolutions", "differ", "batch", "profile")
@@ -75,6 +74,11 @@ def flops(vqgan: VQGAN) -> dict[str, float]:
             run()
         counts[name] = counter.get_total_flops() * area
     return counts
+
+
+def to_uint8(pixels: Tensor) -> Tensor:
+    """Pixels in [0, 1] as bytes, as the pipeline makes them."""
+    return (pixels.float().clamp(0, 1) * 255).round().to(torch.uint8)
 
 
 class Plain:
@@ -283,6 +287,8 @@ def differ(bench: Bench, count: int) -> None:
         return result
 
     def bundled() -> dict[str, Any]:
+        from digit.pipeline import DigitPipeline  # needs pydantic, which the rest can do without
+
         vqgan = DigitPipeline.from_pretrained().vqgan.to(bench.report.device)
         side = vqgan.config.image_size
         sheet = Image.open(Path(__file__).parents[1] / "docs" / "images" / "samples.png").convert("RGB")
