@@ -352,7 +352,7 @@ class Bench:
                 for filled in (32, 128, 255):
                     at = torch.tensor(filled, device=self.device, dtype=torch.int32)
                     seconds = repeated(
-                        lambda at=at, k=k, v=v, s=s: attend(
+                        lambda at=at, k=k, v=v, s=s, block=block, warps=warps: attend(
                             qkv, k, v, mixed, at, scales=s, block=block, warps=warps
                         )
                     )
@@ -392,7 +392,9 @@ class Bench:
             x = torch.randn(1, inputs, device=self.device)
             for elements, warps in ((4096, 4), (8192, 4), (8192, 8), (16384, 8), (32768, 8)):
 
-                def all_of(elements: int = elements, warps: int = warps) -> None:
+                def all_of(
+                    elements: int = elements, warps: int = warps, matrices: Any = matrices, x: Any = x
+                ) -> None:
                     for matrix in matrices:
                         few_rows(x, matrix, None, elements=elements, warps=warps, chained=True)
 
@@ -459,11 +461,12 @@ class Bench:
             num_classes=1000,
             cls_token_num=1,
         )
-        model = llamagen_gpt.Transformer(shape).to(self.device, torch.bfloat16).eval()
-        for compiled in (False, True):
-            if compiled:
-                model = torch.compile(model, mode="reduce-overhead", fullgraph=True)
-            for batch in (1, 64, 512, 1024) if compiled else (64,):
+        for compiled in (True, False):
+            for batch in (1024, 512, 1) if compiled else (64,):
+                # Its caches keep the first batch they were made for, so each batch has a model of its own.
+                model: Any = llamagen_gpt.Transformer(shape).to(self.device, torch.bfloat16).eval()
+                if compiled:
+                    model = torch.compile(model, mode="reduce-overhead", fullgraph=True)
                 labels = torch.randint(1000, (batch,), device=self.device)
 
                 def work(labels: torch.Tensor = labels, model: Any = model) -> None:

@@ -307,7 +307,7 @@ def _block(block: Any, dtype: torch.dtype) -> _Block:
 
 @torch.no_grad()
 def _doubling(conv: nn.Conv2d, dtype: torch.dtype, fold: bool) -> _Doubling:
-    """Phase i reads rows y + i - 1 and y + i of the small side: taps 0, 1 + 2 for i = 0 and 0 + 1, 2 for 1."""
+    """Phase i reads rows y + i - 1 and y + i of the small side: taps 0, 1 + 2 for i = 0; 0 + 1, 2 for 1."""
     weight = conv.weight.detach().double()
     bias = torch.zeros(len(weight), device=weight.device) if conv.bias is None else conv.bias.detach().float()
     if not fold:

@@ -22,8 +22,8 @@ def cross_entropy(
     """Mean over the rows of the cross-entropy in nats of the logits `hidden @ table.T`, with label smoothing.
 
     `counted` says which rows are part of the mean, all if left out; shapes do not depend on how many.
-    Training under autocast on a GPU makes the gradient together with the loss, in the logits' dtype; elsewhere
-    this is torch's own function on torch's own logits.
+    Training under autocast on a GPU makes the gradient together with the loss, in the logits' dtype;
+    elsewhere this is torch's own function on torch's own logits.
     """
     if fused(hidden):
         half = torch.get_autocast_dtype(hidden.device.type)

@@ -8,6 +8,7 @@ LayerNorm, attention and GELU need.
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -52,9 +53,10 @@ class PackedTransformer:
         self.pre = self.config.norm == "pre"
         self.blocks: list[PackedBlock] = []
         pending: Tensor | None = None  # biases that the stream lacks so far
+        block: Any
         for block in transformer.blocks:
             attention, up, down = block.attention, block.mlp[0], block.mlp[2]
-            biases = tuple(_full(each.bias) for each in (attention.qkv, attention.out, up, down))
+            biases = (_full(attention.qkv.bias), _full(attention.out.bias), _full(up.bias), _full(down.bias))
             first = pending if self.pre else None
             second = biases[1] if not self.pre or pending is None else pending + biases[1]
             pending = second + biases[3] if self.pre else biases[3]
@@ -160,7 +162,7 @@ class PackedTransformer:
         return norm(x, self.pending, *self.norm, eps=1e-5, out=torch.empty_like(x))
 
 
-def _quickest(device: torch.device) -> AbstractContextManager[None]:
+def _quickest(device: torch.device) -> AbstractContextManager[Any]:
     """cuDNN's attention first where it is fastest, from Hopper on; the others where it cannot."""
     if device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
         return nullcontext()

@@ -48,7 +48,9 @@ def train(
 
     `out` gets state/, log.jsonl, loss.png, status.json and samples/step-*.png. Besides loss and learning rate
     the log has `stall`, the share of the time that was spent waiting in data(), and `tflops` and `mfu`, the
-    speed of the matrix products of loss and gradient (see training/flops.py for what counts). evaluate, picture and on_save
+    speed of the matrix products of loss and gradient (see training/flops.py for what counts).
+
+    evaluate, picture and on_save
     get the stage in eval mode with the averaged weights, without gradients and without autocast; on_save also
     gets the path of the state just written. At the wall-clock limit the run is saved and returned unfinished:
     see `read_status(out)`.

@@ -3,7 +3,6 @@ import torch
 
 from digit.errors import DigitError
 from digit.nn.sampling import SamplerConfig, draw, filter_logits, uniforms
-from digit.nn.transformer import Transformer, TransformerConfig
 
 
 def oracle(row, top_k, top_p):

@@ -132,6 +132,6 @@ def attend(
         scale=1.4426950408889634 * channels**-0.5,
         scaled=scales is not None,
         chained=chained,
-        num_warps=warps,
+        **{"num_warps": warps},
         **({"launch_pdl": True} if chained and torch.version.cuda else {}),
     )

@@ -243,6 +243,6 @@ def draw(
         embed=tables is not None,
         confident=confidence is not None,
         chained=chained,
-        num_warps=8 if block >= 4096 else 4 if block >= 512 else 1,
+        **{"num_warps": 8 if block >= 4096 else 4 if block >= 512 else 1},
         **({"launch_pdl": True} if chained and torch.version.cuda else {}),
     )

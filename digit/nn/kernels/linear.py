@@ -134,7 +134,7 @@ def few_rows(
         gelu=gelu,
         residual_kind=0 if residual is None else 1 if residual_norm is None else 2,
         chained=chained,
-        num_warps=warps,
+        **{"num_warps": warps},
         **({"launch_pdl": True} if chained and torch.version.cuda else {}),
     )
     return out

@@ -48,6 +48,6 @@ def norm(
         eps,
         block=block,
         shifted=shift is not None,
-        num_warps=4 if block >= 512 else 1,
+        **{"num_warps": 4 if block >= 512 else 1},
     )
     return out
