@@ -10,6 +10,9 @@ from safetensors.torch import save_file
 from tests_support import make_pictures
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Triton's own functions choose the interpreter as they are imported, so this comes before any test's import.
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 torch.set_num_threads(2)
 
 

@@ -2,17 +2,20 @@
 
 import torch
 
+from digit.distributed import local_rank, world_size
 from digit.errors import DigitError
 
 
 def choose_device(name: str | None) -> torch.device:
-    """The device called `name`; nothing takes the GPU if there is one.
+    """The device called `name`; nothing takes the GPU if there is one, of several processes each its own.
 
     Raises:
         DigitError: no such device here.
     """
     if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and world_size() > 1 and torch.cuda.is_available():
+        return torch.device("cuda", local_rank() % torch.cuda.device_count())
     try:
         device = torch.device(name)
     except RuntimeError:

@@ -10,6 +10,7 @@ from typing import Any
 
 import tyro
 
+from digit.distributed import is_main, joined, world_size
 from digit.errors import DigitError
 from digit.run.compare import compare_results
 from digit.run.compose import compose
@@ -20,6 +21,7 @@ from digit.run.evaluate_probe import evaluate_probe
 from digit.run.fit import fit
 from digit.run.info import info
 from digit.run.prefix import evaluate_prefix
+from digit.run.processes import run_together, take_processes
 from digit.run.projection import evaluate_projection
 from digit.run.reconstruction import evaluate_reconstruction
 from digit.run.sample import sample
@@ -53,6 +55,9 @@ VERBS = {
     "info": info,
 }
 
+# What torchrun can split over processes; the other verbs are quick, or write one file after another.
+TOGETHER = ("fit", "tokenize", "sample", "evaluate images", "train")
+
 DESCRIPTION = """Image generation on discriminative tokens (DiGIT, arXiv:2410.12490).
 
 The way of the data, each step a verb: fit (features -> codebook), train vqgan, tokenize (pictures -> codes),
@@ -61,6 +66,8 @@ evaluate images. `digit sample` alone draws with the bundled model. convert read
 official fetches a whole published model. train base, large, renderer_ar and so on are the published runs
 (`digit train --help` lists them); the other evaluate verbs are the paper's tables and figures.
 Every verb takes --json: the result on standard output for machines, everything else on standard error.
+Several GPUs: --processes 8 splits train, fit, tokenize, sample and evaluate images over as many processes,
+one a GPU; over several machines `torchrun ... -m -- digit VERB ...` does.
 Exit codes: 0 done, 2 bad input (one sentence says what to do), 130 interrupted (what is written is whole;
 repeat to go on)."""
 
@@ -73,25 +80,39 @@ _BAD_PLACE = (
 
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code."""
+    try:
+        arguments, processes = take_processes(arguments)
+    except DigitError as error:
+        return _fail(str(error))
+    if processes > 1:
+        return run_together(arguments, processes)
     as_json = "--json" in arguments
     arguments = [argument for argument in arguments if argument != "--json"]
     if arguments and any(verb.startswith(arguments[0] + " ") for verb in VERBS):
         group = arguments[0]
         members = [verb for verb in VERBS if verb.startswith(group + " ")]
-        joined = len(arguments) > 1 and f"{group} {arguments[1]}" in VERBS
-        if not joined and group not in VERBS:
+        pair = len(arguments) > 1 and f"{group} {arguments[1]}" in VERBS
+        if not pair and group not in VERBS:
             asked = len(arguments) > 1 and arguments[1] in ("-h", "--help")
             print(
                 f"usage: digit {{{','.join(members)}}} [-h] [OPTIONS]",
                 file=sys.stdout if asked else sys.stderr,
             )
             return 0 if asked else 2
-        if joined:
+        if pair:
             arguments = [f"{group} {arguments[1]}", *arguments[2:]]
     try:
-        result = tyro.extras.subcommand_cli_from_dict(
-            VERBS, prog="digit", description=DESCRIPTION, args=arguments, config=(tyro.conf.OmitArgPrefixes,)
-        )
+        with joined():
+            if world_size() > 1:
+                _splits(arguments)
+            result = tyro.extras.subcommand_cli_from_dict(
+                VERBS,
+                prog="digit",
+                description=DESCRIPTION,
+                args=arguments,
+                config=(tyro.conf.OmitArgPrefixes,),
+            )
+            speaks = is_main()
     except DigitError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -111,6 +132,8 @@ def run(arguments: list[str]) -> int:
                 "choose another place"
             )
         raise
+    if not speaks:
+        return 0
     if as_json:
         json.dump(result, sys.stdout, indent=2, default=_plain)
         print()
@@ -119,8 +142,18 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
+def _splits(arguments: list[str]) -> None:
+    """DigitError if the verb cannot be split over processes."""
+    if arguments and not any(f"{arguments[0]} ".startswith(f"{verb} ") for verb in TOGETHER):
+        raise DigitError(
+            f"{arguments[0]} runs in one process, without torchrun or --processes: several serve only "
+            f"{', '.join(TOGETHER)}"
+        )
+
+
 def _fail(sentence: str) -> int:
-    print(f"digit: {sentence}", file=sys.stderr)
+    number = os.environ.get("RANK", "0")
+    print(f"digit: {sentence}" if number == "0" else f"digit: (process {number}) {sentence}", file=sys.stderr)
     return 2
 
 

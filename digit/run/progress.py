@@ -8,13 +8,19 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from digit.distributed import is_main
+
 
 @contextmanager
 def progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """Yield `advance(count)`: a bar on a terminal, else a plain line every ten seconds, on standard error.
 
-    `total` None: nobody knows how many there will be, so there is a count but no time left.
+    `total` None: nobody knows how many there will be, so there is a count but no time left. Of several
+    processes the main one speaks, of its own part.
     """
+    if not is_main():
+        yield lambda count: None
+        return
     if sys.stderr.isatty():
         columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
@@ -39,5 +45,6 @@ def progress(title: str, total: int | None) -> Iterator[Callable[[int], None]]:
 
 
 def say(sentence: str) -> None:
-    """One line on standard error."""
-    print(sentence, file=sys.stderr, flush=True)
+    """One line on standard error, from the main process."""
+    if is_main():
+        print(sentence, file=sys.stderr, flush=True)

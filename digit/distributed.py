@@ -1,0 +1,147 @@
+"""Several processes of one command, started by torchrun: who they are, and the little they tell each other.
+
+Every function also serves a process that is alone, where it costs nothing. Tensors on the CPU travel by gloo,
+those on a GPU by NCCL; Python values travel as JSON, so that no process unpickles what it is sent.
+"""
+
+import contextlib
+import datetime
+import json
+import os
+from collections.abc import Iterator
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from digit.errors import DigitError
+
+TIMEOUT = datetime.timedelta(hours=2)  # torchrun ends the others when one dies; this is for those that hang
+
+T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[None]:
+    """Inside, the processes that torchrun started can talk; nothing happens in a process that is alone.
+
+    Raises:
+        DigitError: torchrun's variables are there and the others cannot be reached.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
+        yield
+        return
+    backend, device = "gloo", None
+    if torch.cuda.is_available():
+        device = torch.device("cuda", local_rank() % torch.cuda.device_count())
+        torch.cuda.set_device(device)
+        backend = "cpu:gloo,cuda:nccl"
+    try:
+        dist.init_process_group(backend, timeout=TIMEOUT, device_id=device)
+    except (ValueError, RuntimeError) as error:
+        first = str(error).splitlines()[0]
+        raise DigitError(
+            f"the other processes cannot be reached ({first}): start all by torchrun, or unset WORLD_SIZE"
+        ) from error
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def rank() -> int:
+    """The number of this process, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """How many processes share the work."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def local_rank() -> int:
+    """The number of this process on its machine, from 0: which GPU is its own."""
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def is_main() -> bool:
+    """Whether this is the process that writes and speaks for all."""
+    return rank() == 0
+
+
+def share(count: int, what: str = "batch") -> slice:
+    """The rows of `count` that are this process's: equal parts in the order of the processes.
+
+    Raises:
+        DigitError: `count`, which `what` names, does not divide among the processes.
+    """
+    if count % world_size():
+        raise DigitError(
+            f"{what} {count} does not divide among {world_size()} processes: choose a multiple of them"
+        )
+    part = count // world_size()
+    return slice(rank() * part, (rank() + 1) * part)
+
+
+def add_up(*tensors: Tensor) -> None:
+    """Replace each tensor by its sum over the processes, in place; the same bits in all of them."""
+    if world_size() > 1:
+        for tensor in tensors:
+            dist.all_reduce(tensor)
+
+
+def any_of(flag: bool) -> bool:
+    """Whether `flag` is set in any process."""
+    if world_size() == 1:
+        return flag
+    raised = torch.tensor(int(flag))
+    dist.all_reduce(raised, op=dist.ReduceOp.MAX)
+    return bool(raised)
+
+
+def gather(value: T) -> list[T]:
+    """What each process gave, in their order, in all of them; values are what JSON can hold."""
+    if world_size() == 1:
+        return [value]
+    data = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
+    return [json.loads(bytes(part.tolist())) for part in gather_rows(data)]
+
+
+def gather_rows(rows: Tensor) -> list[Tensor]:
+    """The tensor of each process, in their order, in all of them; they may differ in length only."""
+    if world_size() == 1:
+        return [rows]
+    lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size())]
+    dist.all_gather(lengths, torch.tensor([len(rows)]))
+    longest = int(max(lengths))
+    padded = rows.new_zeros(longest, *rows.shape[1:])
+    padded[: len(rows)] = rows
+    parts = [torch.empty_like(padded) for _ in range(world_size())]
+    dist.all_gather(parts, padded)
+    return [part[: int(length)] for part, length in zip(parts, lengths, strict=True)]
+
+
+def from_main(value: T) -> T:
+    """The main process's value, in all of them; it is what JSON can hold."""
+    return gather(value if is_main() else None)[0]  # type: ignore[return-value]
+
+
+def wait() -> None:
+    """Go on when all processes have come here."""
+    any_of(False)
+
+
+@contextlib.contextmanager
+def main_first() -> Iterator[None]:
+    """The main process runs the block before the others do: it downloads, they find what is there.
+
+    An error in the main process lets the others go on, into the same error.
+    """
+    if not is_main():
+        wait()
+    try:
+        yield
+    finally:
+        if is_main():
+            wait()

@@ -1,0 +1,52 @@
+"""`digit VERB ... --processes 8`: one command line in several processes of this machine, by torchrun's agent."""
+
+import logging
+import os
+import sys
+import uuid
+
+from digit.errors import DigitError
+
+
+def take_processes(arguments: list[str]) -> tuple[list[str], int]:
+    """The arguments without `--processes N`, and N, or 1; DigitError if N is no number from 1."""
+    for place, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == "--processes":
+            rest = arguments[place + 1 :]
+            value = value if equals else rest.pop(0) if rest else ""
+            if not value.isdecimal() or int(value) < 1:
+                raise DigitError(f"--processes {value}: give a number from 1, best one for each GPU")
+            return arguments[:place] + rest, int(value)
+    return arguments, 1
+
+
+def run_together(arguments: list[str], processes: int) -> int:
+    """Run `digit` with `arguments` in `processes` processes; 0, or the exit code of the first that failed.
+
+    A signal reaches all of them, which have 30 seconds to save. When one fails the others are ended.
+    """
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)  # our own sentence says it
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        max_restarts=0,
+        monitor_interval=0.1,
+    )
+    try:
+        elastic_launch(config, sys.executable)("-m", "digit", *arguments)
+    except ChildFailedError as error:
+        code = error.get_first_failure()[1].exitcode
+        return code if code > 0 else 128 - code
+    except SignalException:
+        return 130
+    return 0
