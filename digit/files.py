@@ -1,15 +1,21 @@
-"""Files that are whole or absent: written under a temporary name, flushed to the disk, then renamed."""
+"""Files that are whole or absent: written under a temporary name, flushed to the disk, then renamed.
+
+JSON, safetensors and other files can carry the sha256 of their own bytes, so that a byte which changed on the
+disk is found when they are read.
+"""
 
 import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
+import struct
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import safetensors
 import safetensors.torch
@@ -18,6 +24,10 @@ from torch import Tensor
 from digit.errors import DigitError
 
 TEMPORARY = ".tmp-"  # temporary names are ".tmp-<random>-<name>", beside the file they become
+CHECKSUM = "checksum"  # key of a file's own sha256, in JSON and in the metadata of safetensors
+_SHA256 = "sha256:"  # how its value starts, which no other value does: so a damaged key is noticed too
+_EMPTY = _SHA256 + "0" * 64  # what stands in a safetensors header while its checksum is computed
+_SEAL = re.compile(rb'\{\n  "checksum": "sha256:([0-9a-f]{64})",\n')  # how sealed JSON begins
 
 
 @contextlib.contextmanager
@@ -83,38 +93,77 @@ def write_text_atomic(path: str | Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json_atomic(path: str | Path, value: Any) -> None:
-    """Write indented JSON, whole or not at all; NaN and infinity, which JSON lacks, raise ValueError."""
-    write_text_atomic(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+def write_json_atomic(path: str | Path, value: Any, *, checksum: bool = False) -> None:
+    """Write indented JSON, whole or not at all; NaN and infinity, which JSON lacks, raise ValueError.
+
+    With `checksum` the first line of an object is the sha256 of the text without that line, which `read_json`
+    compares.
+    """
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    if checksum:
+        digest = hashlib.sha256(text.encode()).hexdigest()
+        text = f'{{\n  "{CHECKSUM}": "{_SHA256}{digest}",\n' + text.removeprefix("{\n")
+    write_text_atomic(path, text)
 
 
 def read_json(path: str | Path) -> Any:
-    """Read JSON; DigitError when the file is absent or is not JSON."""
+    """Read JSON; DigitError when the file is absent, is no JSON, or differs from the checksum in it."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        data = Path(path).read_bytes()
+        value = json.loads(data.decode())
     except FileNotFoundError:
         raise DigitError(f"{path} does not exist: check the path") from None
     except (OSError, ValueError, RecursionError) as error:
         raise DigitError(f"{path} cannot be read as JSON ({error}): make or copy it again") from None
+    if not isinstance(value, dict):
+        return value
+    sealed = _SEAL.match(data)
+    if sealed:
+        value.pop(CHECKSUM)
+        whole = hashlib.sha256(b"{\n" + data[sealed.end() :]).hexdigest() == sealed[1].decode()
+    else:
+        whole = not _is_damaged_seal(value)
+    if not whole:
+        raise DigitError(
+            f"{path} is not what was written (its checksum differs): make or copy it again, or take out its "
+            "line of the checksum if the change is your own"
+        )
+    return value
+
+
+def _is_damaged_seal(values: Mapping[str, Any]) -> bool:
+    """Whether a checksum, or what a wrong byte left of it, is among the values."""
+    return CHECKSUM in values or any(
+        isinstance(value, str) and value.startswith(_SHA256) for value in values.values()
+    )
 
 
 def write_safetensors_atomic(
-    path: str | Path, tensors: Mapping[str, Tensor], *, metadata: Mapping[str, str] | None = None
+    path: str | Path,
+    tensors: Mapping[str, Tensor],
+    *,
+    metadata: Mapping[str, str] | None = None,
+    checksum: bool = False,
 ) -> None:
     """Write tensors from any device, whole or not at all; tensors that share memory are stored once each.
 
-    DigitError when the disk refuses.
+    With `checksum` the header holds the sha256 of the file (of its bytes with zeros in that place), which
+    `read_safetensors` compares. DigitError when the disk refuses.
     """
+    notes = dict(metadata or {}) | ({CHECKSUM: _EMPTY} if checksum else {})
     with atomic_path(path) as temporary:
         try:
-            safetensors.torch.save_file(
-                on_cpu(tensors), temporary, metadata=dict(metadata) if metadata else None
-            )
+            safetensors.torch.save_file(on_cpu(tensors), temporary, metadata=notes or None)
         except safetensors.SafetensorError as error:
             raise DigitError(
                 f"{path} cannot be written ({error}): make room or choose another folder"
             ) from None
         temporary.chmod(0o644)  # safetensors writes files that only their owner may read
+        if checksum:
+            digest = sha256_file(temporary)
+            with temporary.open("r+b") as file:
+                file.seek(_header(file).index(_EMPTY.encode()) + len(_SHA256))
+                file.write(digest.encode())
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
@@ -122,9 +171,54 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise DigitError(f"{path} does not exist: check the path")
     try:
-        return safetensors.torch.load_file(path)
+        with safetensors.safe_open(path, "pt") as file:
+            notes = dict(file.metadata() or {})
+        whole = _is_whole(path, notes)
+        tensors = safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
         raise DigitError(f"{path} is not a whole safetensors file ({error}): make or copy it again") from None
+    if not whole:
+        raise DigitError(f"{path} is not what was written (its checksum differs): make or copy it again")
+    return tensors
+
+
+def _is_whole(path: str | Path, notes: Mapping[str, str]) -> bool:
+    """Whether a safetensors file agrees with the checksum in its header, or has none."""
+    said = notes.get(CHECKSUM, "").encode()
+    if CHECKSUM not in notes or len(said) != len(_EMPTY):
+        return not _is_damaged_seal(notes)
+    with Path(path).open("rb") as file:
+        header = _header(file)
+        digest = hashlib.sha256(header.replace(said, _EMPTY.encode(), 1))
+        while block := file.read(2**20):
+            digest.update(block)
+    return said == f"{_SHA256}{digest.hexdigest()}".encode()
+
+
+def _header(file: BinaryIO) -> bytes:
+    """A safetensors file's header with the eight bytes before it; the file stands behind it."""
+    length = file.read(8)
+    return length + file.read(struct.unpack("<Q", length)[0])
+
+
+def write_bytes_atomic(path: str | Path, data: bytes) -> None:
+    """Write bytes and, after them, the 32 bytes of their sha256; whole or not at all."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        file.write(data)
+        file.write(hashlib.sha256(data).digest())
+
+
+def read_bytes(path: str | Path) -> bytes:
+    """What `write_bytes_atomic` wrote; DigitError when the file is absent or differs from its checksum."""
+    try:
+        data = Path(path).read_bytes()
+    except FileNotFoundError:
+        raise DigitError(f"{path} does not exist: check the path") from None
+    if len(data) < 32 or hashlib.sha256(data[:-32]).digest() != data[-32:]:
+        raise DigitError(
+            f"{path} is not what was written (its checksum differs): delete it and make it again"
+        )
+    return data[:-32]
 
 
 def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,7 +1,6 @@
 """labels, seeds -> pixels: prior, renderer and VQGAN composed; the tokenizer travels along."""
 
 import difflib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from importlib import resources
@@ -15,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from digit.errors import DigitError, LineageError
-from digit.files import write_json_atomic
+from digit.files import read_json, write_json_atomic
 from digit.nn.sampling import SamplerConfig
 from digit.prior import Prior
 from digit.renderer import Renderer
@@ -108,7 +107,7 @@ class DigitPipeline:
             DigitError: no such model, or a file of it is missing or damaged.
         """
         folder = locate(path_or_name)
-        config = _read_config(folder)
+        config = read_config(folder)
         sampling = from_dict(
             PipelineSampling, config["sampling"], where=f"{folder / 'config.json'}: sampling"
         )
@@ -393,6 +392,7 @@ def finish(
             "sampling": asdict(sampling),
             "parts": {name: artifact["id"] for name, artifact in artifacts.items()},
         },
+        checksum=True,
     )
 
 
@@ -432,22 +432,28 @@ def locate(path_or_name: str | Path | None) -> Path:
     raise DigitError(f"no model {name}: give a folder, or one of the bundled models ({', '.join(known)})")
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except FileNotFoundError:
-        raise DigitError(
-            f"{folder} has no config.json: it is no pipeline; compose one with `digit compose`"
-        ) from None
-    except json.JSONDecodeError:
-        raise DigitError(f"{folder / 'config.json'} is damaged: restore it") from None
-    if config.get("kind") != "pipeline":
-        raise DigitError(
-            f"{folder} is a {config.get('kind')}, not a pipeline: compose one with `digit compose`"
-        )
-    unknown = set(config["parts"]) - set(PARTS)
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a pipeline, checked to be one; DigitError if it is absent, damaged or another."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise DigitError(f"{folder} has no config.json: it is no pipeline; compose one with `digit compose`")
+    config = read_json(path)
+    if not isinstance(config, dict) or config.get("kind") != "pipeline":
+        kind = config.get("kind") if isinstance(config, dict) else None
+        raise DigitError(f"{folder} is a {kind}, not a pipeline: compose one with `digit compose`")
+    parts, classes = config.get("parts"), config.get("classes")
+    if not (
+        isinstance(config.get("sampling"), dict)
+        and isinstance(parts, dict)
+        and isinstance(classes, list)
+        and all(isinstance(name, str) for name in (*classes, *parts.values()))
+    ):
+        raise DigitError(f"{path} lacks sampling, parts or classes of a pipeline: restore it")
+    unknown = set(parts) - set(PARTS)
     if unknown or config.get("format") != 1:
         raise DigitError(
             f"{folder} was written by a newer digit ({', '.join(sorted(unknown))}): update the package"
         )
+    if not {"prior", "vqgan"} <= set(parts):
+        raise DigitError(f"{path} names no prior or no vqgan, without which nothing is drawn: restore it")
     return config

@@ -55,3 +55,43 @@ def test_json(tmp_path):
 def test_sha256(tmp_path):
     (tmp_path / "a").write_bytes(b"abc")
     assert files.sha256_file(tmp_path / "a").startswith("ba7816bf8f01cfea")
+
+
+def flipped(data: bytes, place: int, mask: int) -> bytes:
+    return data[:place] + bytes([data[place] ^ mask]) + data[place + 1 :]
+
+
+@pytest.mark.parametrize("kind", ["json", "safetensors", "bytes"])
+def test_every_byte_of_a_file_with_a_checksum_counts(tmp_path, kind):
+    path = tmp_path / "file"
+    match kind:
+        case "json":
+            read = files.read_json
+            files.write_json_atomic(path, {"id": "a" * 64, "numbers": [1, 2.5], "name": "ä"}, checksum=True)
+        case "safetensors":
+            read = files.read_safetensors
+            tensors = {"a": torch.arange(4.0), "b": torch.zeros(3, dtype=torch.int8)}
+            files.write_safetensors_atomic(path, tensors, metadata={"id": "b" * 64}, checksum=True)
+        case "bytes":
+            read = files.read_bytes
+            files.write_bytes_atomic(path, b"anything")
+    whole = path.read_bytes()
+    read(path)
+    for place in range(len(whole)):
+        for mask in (1, 2, 4, 8, 16, 32, 64, 128, 255):
+            path.write_bytes(flipped(whole, place, mask))
+            with pytest.raises(DigitError) as caught:
+                read(path)
+            assert str(path) in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_what_a_checksum_guards_is_read_without_it(tmp_path):
+    path = tmp_path / "a.json"
+    files.write_json_atomic(path, {"a": 1}, checksum=True)
+    assert files.read_json(path) == {"a": 1}
+    lines = path.read_text().splitlines(keepends=True)
+    assert "checksum" in lines[1]
+    path.write_text("".join(lines[:1] + lines[2:]).replace("1", "2"))
+    assert files.read_json(path) == {"a": 2}, "a change of one's own: its line is taken out"
+    files.write_bytes_atomic(tmp_path / "b", b"some")
+    assert files.read_bytes(tmp_path / "b") == b"some"

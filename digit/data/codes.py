@@ -10,6 +10,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,15 @@ from digit.data.images import ImageSource
 from digit.data.loader import Report, stream
 from digit.data.order import order
 from digit.errors import DigitError, LineageError
-from digit.files import atomic_path, sha256_file, sweep, write_json_atomic
+from digit.files import (
+    atomic_path,
+    read_bytes,
+    read_json,
+    sha256_file,
+    sweep,
+    write_bytes_atomic,
+    write_json_atomic,
+)
 from digit.nn.batch import CodeBatch
 
 FORMAT = 1
@@ -52,21 +61,25 @@ class Codes:
             DigitError: not a finished tokenised data set, or a file differs from what was written.
         """
         self.path = Path(path)
-        try:
-            self.meta: dict[str, Any] = json.loads((self.path / "meta.json").read_text())
-        except FileNotFoundError:
+        path = self.path / "meta.json"
+        if not path.is_file():
             hint = (
                 "is unfinished: repeat the same `digit tokenize` to complete it"
                 if (self.path / "parts").is_dir()
                 else "holds no tokenised data set (no meta.json): make one with `digit tokenize`"
             )
-            raise DigitError(f"{self.path} {hint}") from None
-        except json.JSONDecodeError:
+            raise DigitError(f"{self.path} {hint}")
+        try:
+            self.meta: dict[str, Any] = read_json(path)
+        except DigitError as error:
             raise DigitError(
-                f"{self.path / 'meta.json'} is damaged: delete {self.path} and repeat `digit tokenize`"
+                f"the codes are damaged ({error}): or delete {self.path} and repeat `digit tokenize`"
             ) from None
+        if not isinstance(self.meta, dict):
+            raise DigitError(f"{path} does not describe a tokenised data set: repeat `digit tokenize`")
         if self.meta.get("format") != FORMAT:
             raise DigitError(f"{self.path} has format {self.meta.get('format')}, this version reads {FORMAT}")
+        _check_meta(self.meta, path, verify=verify)
         if verify:
             for name, digest in self.meta["files"].items():
                 if not (self.path / name).is_file() or sha256_file(self.path / name) != digest:
@@ -75,7 +88,12 @@ class Codes:
                         f"{self.path} and repeat `digit tokenize`"
                     )
         self.classes: list[str] = self.meta["classes"]
-        self.labels = np.load(self.path / "labels.npy").astype(np.int64) if self.meta["labelled"] else None
+        self.labels = None
+        if self.meta["labelled"]:
+            labels = np.load(self.path / "labels.npy", allow_pickle=False)
+            if labels.shape != (len(self),) or labels.dtype.kind not in "iu":
+                raise DigitError(f"{self.path / 'labels.npy'} does not hold one whole number for each image")
+            self.labels = labels.astype(np.int64)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -88,7 +106,10 @@ class Codes:
             raise DigitError(
                 f"{self.path} holds no {name}: repeat `digit tokenize` with {option} into a new folder"
             )
-        return np.load(self.path / f"{name}.npy", mmap_mode="r")
+        array = np.load(self.path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        if array.ndim != 3 or array.dtype != np.uint16 or len(array) != len(self):
+            raise DigitError(f"{self.path / name}.npy holds no codes of {len(self)} images")
+        return array
 
     def blocks(self, name: str, *, rows: int = PART) -> Iterator[UInt16[np.ndarray, "m v n"]]:
         """The array called `name`, `rows` images at once; read, as touched pages of a map stay in memory."""
@@ -235,16 +256,16 @@ def write_codes(
     }
     if (out / "meta.json").exists():
         done = Codes(out)
-        _same_plan(done.meta["plan"], plan, out)
+        _same_plan(done.meta.get("plan", {}), plan, out)
         report = Report()
-        report.skipped.extend((name, reason) for name, reason in done.meta["skipped"])
+        report.skipped.extend((name, reason) for name, reason in done.meta.get("skipped", []))
         return done, report
     parts = out / "parts"
     parts.mkdir(parents=True, exist_ok=True)
     sweep(parts)
     if (parts / "plan.json").exists():
-        _same_plan(json.loads((parts / "plan.json").read_text()), plan, out)
-    write_json_atomic(parts / "plan.json", plan)
+        _same_plan(read_json(parts / "plan.json"), plan, out)
+    write_json_atomic(parts / "plan.json", plan, checksum=True)
 
     for start in range(0, len(source), PART):
         stop = min(start + PART, len(source))
@@ -265,10 +286,10 @@ def write_codes(
                 threads=threads,
                 strict=strict,
             )
-            with atomic_path(target) as temporary, temporary.open("wb") as file:
-                # pyright takes one of the arrays for savez's own allow_pickle; none has that name
-                skipped = np.array(json.dumps(report.skipped))
-                np.savez(file, **arrays, skipped=skipped)  # pyright: ignore[reportArgumentType]
+            # pyright takes one of the arrays for savez's own allow_pickle; none has that name
+            skipped, file = np.array(json.dumps(report.skipped)), BytesIO()
+            np.savez(file, **arrays, skipped=skipped)  # pyright: ignore[reportArgumentType]
+            write_bytes_atomic(target, file.getvalue())
         if progress:
             progress(stop - start)
     return _assemble(source, out, plan, streams)
@@ -298,8 +319,7 @@ def _encode(
         batch_size=batch_size,
         views=views,
         seed=seed,
-        start=start,
-        stop=stop,
+        blocks=[range(start, stop)],
         threads=threads,
         report=report,
         strict=strict,
@@ -315,6 +335,33 @@ def _encode(
         "index": np.concatenate(rows) if rows else np.zeros(0, np.int64),
         **{name: np.concatenate(chunks) if chunks else empty for name, chunks in codes.items()},
     }
+
+
+def _check_meta(meta: dict[str, Any], path: Path, *, verify: bool) -> None:
+    """DigitError unless `meta`, which may come from anywhere, has what a tokenised data set is read by."""
+    streams, files, skipped = meta.get("streams"), meta.get("files"), meta.get("skipped", [])
+    whole = (
+        isinstance(meta.get("images"), int)
+        and isinstance(meta.get("labelled"), bool)
+        and isinstance(meta.get("classes"), list)
+        and isinstance(meta.get("plan", {}), dict)
+        and isinstance(skipped, list)
+        and all(isinstance(row, list) and len(row) == 2 for row in skipped)
+        and isinstance(streams, dict)
+        and set(streams) <= {"codes", "vq_codes"}
+        and all(
+            isinstance(part, dict)
+            and isinstance(part.get("artifact"), str)
+            and isinstance(part.get("vocabulary"), int)
+            for part in streams.values()
+        )
+        and isinstance(files, dict)
+    )
+    if whole and verify:
+        needed = {f"{name}.npy" for name in (*streams, *(["labels"] if meta["labelled"] else []))}
+        whole = needed <= set(files) <= {"codes.npy", "vq_codes.npy", "labels.npy"}
+    if not whole:
+        raise DigitError(f"{path} does not describe a tokenised data set: repeat `digit tokenize`")
 
 
 def _same_plan(there: dict[str, Any], here: dict[str, Any], out: Path) -> None:
@@ -333,7 +380,7 @@ def _short(value: Any) -> str:
 
 def _parts(out: Path) -> Iterator[dict[str, np.ndarray]]:
     for path in sorted((out / "parts").glob("*.npz")):
-        with np.load(path, allow_pickle=False) as part:
+        with np.load(BytesIO(read_bytes(path)), allow_pickle=False) as part:
             yield dict(part)
 
 
@@ -385,6 +432,7 @@ def _assemble(
             "skipped": report.skipped,
             "files": files,
         },
+        checksum=True,
     )
     shutil.rmtree(out / "parts")
     return Codes(out, verify=False), report

@@ -95,7 +95,7 @@ class Moments:
             "outer": self.outer,
             "features": _text(features),
         }
-        write_safetensors_atomic(path, tensors)
+        write_safetensors_atomic(path, tensors, checksum=True)
 
     @classmethod
     def load(cls, path: str | Path, *, features: str, device: str | torch.device = "cpu") -> "Moments":

@@ -1,15 +1,16 @@
 """`digit info`: what a folder is, what it was made from, and how large it is."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from digit.data.codes import Codes
 from digit.errors import DigitError
-from digit.pipeline import locate
+from digit.files import read_json
+from digit.pipeline import locate, read_config
+from digit.weights.artifact import describe
 
 
 def info(path: Annotated[str | None, tyro.conf.Positional] = None) -> dict[str, Any]:
@@ -32,8 +33,8 @@ def info(path: Annotated[str | None, tyro.conf.Positional] = None) -> dict[str, 
         raise DigitError(
             f"{folder} is nothing that digit wrote (no config.json, no meta.json): give such a folder"
         )
-    config = _json(folder / "config.json")
-    if config.get("kind") == "pipeline":
+    if _json(folder / "config.json").get("kind") == "pipeline":
+        config = read_config(folder)
         parts = {name: _artifact(folder / name) for name in config["parts"]}
         return {
             "kind": "pipeline",
@@ -45,13 +46,16 @@ def info(path: Annotated[str | None, tyro.conf.Positional] = None) -> dict[str, 
 
 
 def _artifact(folder: Path) -> dict[str, Any]:
-    config = _json(folder / "config.json")
+    config = describe(folder)
     weights = folder / "model.safetensors"
     parameters = 0
-    with safe_open(weights, "numpy") as file:
-        for name in file.keys():  # noqa: SIM118  (safe_open is no mapping)
-            if not name.endswith(".scale"):
-                parameters += _product(file.get_slice(name).get_shape())
+    try:
+        with safe_open(weights, "numpy") as file:
+            for name in file.keys():  # noqa: SIM118  (safe_open is no mapping)
+                if not name.endswith(".scale"):
+                    parameters += _product(file.get_slice(name).get_shape())
+    except (SafetensorError, OSError) as error:
+        raise DigitError(f"{weights} is no whole safetensors file ({error}): copy the folder again") from None
     kept = ("kind", "id", "config", "lineage", "stored_as", "classes", "made_by", "extra")
     size = weights.stat().st_size / 1e6
     return {**{key: config[key] for key in kept if config.get(key)}, "values": parameters, "megabytes": size}
@@ -65,10 +69,5 @@ def _product(shape: list[int]) -> int:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise DigitError(f"{path} is missing: restore it") from None
-    except (json.JSONDecodeError, UnicodeDecodeError):
-        raise DigitError(f"{path} is no JSON: give a folder that digit wrote or one of its results") from None
+    value = read_json(path)
     return value if isinstance(value, dict) else {"content": value}

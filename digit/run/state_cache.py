@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from digit.errors import DigitError
-from digit.files import atomic_path, make_folder, read_json, write_json_atomic
+from digit.files import atomic_path, make_folder, read_json, sha256_file, write_json_atomic
 from digit.run.progress import progress, say
 
 
@@ -65,13 +65,15 @@ def cached_rows(
     make_folder(cache)
     name = hashlib.sha256(json.dumps([key, shape], sort_keys=True).encode()).hexdigest()[:16]
     path, note = cache / f"{name}.npy", cache / f"{name}.json"
-    if not (note.exists() and path.exists() and read_json(note) == key):
+    if not (note.exists() and path.exists() and read_json(note).get("key") == key):
         say(f"{title}: {size} into {path}")
         with atomic_path(path) as temporary:
             file = np.lib.format.open_memmap(temporary, "w+", np.float16, tuple(shape))
             _fill(torch.from_numpy(file), pooled, batch, title)
             file.flush()
-        write_json_atomic(note, key)
+        write_json_atomic(note, {"key": key, "sha256": sha256_file(path)}, checksum=True)
+    elif read_json(note)["sha256"] != sha256_file(path):
+        raise DigitError(f"{path} is not what was written (its checksum differs): delete it and repeat")
     # Copy on write: torch warns of maps that cannot be written, and nothing ever writes here.
     return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
 

@@ -74,7 +74,7 @@ def save(
             for name, tensors in ((MODEL, model), (OPTIMIZER, optimizer)):
                 safetensors.torch.save_file(on_cpu(tensors), temporary / name)
                 files[name] = sha256_file(temporary / name)
-            write_json_atomic(temporary / STATE, {"step": step, "files": files, **state})
+            write_json_atomic(temporary / STATE, {"step": step, "files": files, **state}, checksum=True)
         for old in paths(folder)[:-keep]:
             # Renamed first: a half-removed folder must not look like a damaged state.
             remove(old.rename(folder / f"{TEMPORARY}{old.name}"))

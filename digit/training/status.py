@@ -24,7 +24,7 @@ class Status:
 
 def write_status(out: Path, status: Status) -> None:
     """Write status.json into the run's folder."""
-    write_json_atomic(out / "status.json", {**asdict(status), "finished": status.finished})
+    write_json_atomic(out / "status.json", {**asdict(status), "finished": status.finished}, checksum=True)
 
 
 def read_status(out: str | Path) -> Status | None:

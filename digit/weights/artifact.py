@@ -63,7 +63,7 @@ def save(
             "files": {MODEL: sha256_file(path / MODEL)},
             "extra": extra or {},
         }
-        write_json_atomic(path / CONFIG, value)
+        write_json_atomic(path / CONFIG, value, checksum=True)
     except OSError as error:
         raise DigitError(f"{path} cannot be written ({error}): make room or choose another folder") from error
     return id

@@ -13,6 +13,7 @@ import digit
 from digit.data.codes import Codes
 from digit.errors import DigitError
 from digit.evaluation.linear_probe import Probe, pooled_states
+from digit.files import read_json
 from digit.prior import Prior
 from digit.renderer import Renderer
 from digit.renderer_masked import MaskedRenderer
@@ -217,7 +218,7 @@ def test_wrong_calls(chain, tmp_path, name, changes, words):
 def unlabelled(chain, tmp_path):
     folder = tmp_path / "unlabelled"
     shutil.copytree(chain.root / "codes", folder)
-    meta = json.loads((folder / "meta.json").read_text())
+    meta = read_json(folder / "meta.json")
     meta |= {"labelled": False, "classes": []}
     (folder / "meta.json").write_text(json.dumps(meta))
     return folder
@@ -279,7 +280,7 @@ def test_a_stopped_probe_goes_on_to_the_same_weights(chain, tmp_path):
 def test_the_probe_refuses_codes_of_another_shape_or_tokenizer(chain, tmp_path):
     other = tmp_path / "prior"
     shutil.copytree(chain.root / "prior", other)
-    value = json.loads((other / "config.json").read_text())
+    value = read_json(other / "config.json")
     (other / "config.json").write_text(json.dumps(value | {"lineage": {"tokenizer": "f" * 64}}))
     with pytest.raises(DigitError, match="belongs to the tokenizer ffffffffffff"):
         train_recipe("linear_probe", prior=other, codes=chain.root / "codes", out=tmp_path / "x")
@@ -287,7 +288,7 @@ def test_the_probe_refuses_codes_of_another_shape_or_tokenizer(chain, tmp_path):
     with pytest.raises(DigitError, match="belongs to the vqgan"):
         train_recipe("linear_probe", prior=other, codes=chain.root / "codes", out=tmp_path / "x")
     shutil.copytree(chain.root / "prior_vq", other, dirs_exist_ok=True)
-    value = json.loads((other / "config.json").read_text())
+    value = read_json(other / "config.json")
     (other / "config.json").write_text(json.dumps(value | {"lineage": {}}))
     with pytest.raises(DigitError, match="16 codes a picture out of 8, the prior"):
         train_recipe("linear_probe", prior=other, codes=chain.root / "codes", out=tmp_path / "x")

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from digit.errors import DigitError
+from digit.files import read_json
 from digit.training import checkpoint
 from digit.training.batches import split
 from digit.training.config import TrainConfig, accumulation
@@ -229,7 +230,7 @@ def test_a_state_from_before_a_setting_existed_was_trained_with_its_default(tmp_
     config = TrainConfig(steps=2, batch=2, optimizer=OptimizerConfig(lr=1e-2, warmup=1))
     train(Slope(), slopes, config, tmp_path, device="cpu", progress=False)
     state = tmp_path / "state/step-0000002/state.json"
-    value = json.loads(state.read_text())
+    value = read_json(state)
     del value["config"]["optimizer"]["epsilon"], value["config"]["optimizer"]["nesterov"]
     state.write_text(json.dumps(value))
     found = checkpoint.load(state.parent)

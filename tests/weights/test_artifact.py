@@ -7,7 +7,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from digit.errors import DigitError
-from digit.files import sha256_file
+from digit.files import read_json, sha256_file
 from digit.weights import artifact, kinds
 
 
@@ -52,7 +52,7 @@ def saved(tmp_path):
 
 
 def edit(path, **changes):
-    value = json.loads((path / "config.json").read_text())
+    value = read_json(path / "config.json")
     (path / "config.json").write_text(json.dumps({**value, **changes}))
 
 
