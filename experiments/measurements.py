@@ -69,7 +69,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--from", dest="source", type=Path, help="the --results of an earlier call, to go on from")
     add("--publish", type=Path, help="only write the JSON files and plots of what is done into this folder")
     add("--seconds", type=float, default=480, help="this call ends by then")
-    add("--workers", type=int, default=6, help="processes at once; 0: everything in this one")
+    add("--workers", type=int, default=4, help="processes at once; 0: all in this one")
     add("--part", help="only this part, in this process")
     add("--smoke", action="store_true", help="everything tiny, for a test")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -80,7 +80,7 @@ def run(options: argparse.Namespace) -> int:
     """The whole call."""
     started, out = time.monotonic(), options.out
     if options.source is not None:
-        unpack(options.source, out)
+        unpack(options.source, out, locate(options.model))
     if options.publish is not None:
         publish(out / "results", options.publish)
         return 0

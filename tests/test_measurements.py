@@ -151,5 +151,5 @@ def test_options_that_cannot_be_meant(tmp_path, capsys):
     assert "--images None: give the file" in capsys.readouterr().err
     assert measurements.main(["--out", str(tmp_path / "no"), "--publish", str(tmp_path / "kept")]) == 2
     with pytest.raises(DigitError, match="holds none of"):
-        unpack(tmp_path, tmp_path / "out")
+        unpack(tmp_path, tmp_path / "out", tmp_path)
     assert read_json(ROOT / "bench" / "results" / "measurements" / "projection-photos.json")

@@ -21,6 +21,7 @@ from digit.files import read_safetensors
 from digit.nn.backbone import create, timm
 from digit.weights.artifact import describe, load
 
+AT_ONCE = 256  # pictures; maps of 224 px of 2,500 pictures would take 15 GB
 INCEPTION = "inceptionv3"  # the name of FID's network; with any other weights the name carries their hash
 _OFFICIAL = {"FD": "FID", "sFD": "sFID", "KD": "KID", "KD deviation": "KID deviation"}
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet's
@@ -53,11 +54,15 @@ class Network:
         Convolutions run in full float32, with `tf32` in TensorFloat32 on GPUs that have it, or in bfloat16 if
         the caller has autocast on.
         """
-        pixels = pixels / 255 if pixels.dtype == torch.uint8 else pixels.float()
         with torch.inference_mode(), _arithmetic(tf32):
-            features, logits, *spatial = self.forward(pixels)
-            probabilities = None if logits is None else logits.float().softmax(1)
-            return Outputs(features.float(), probabilities, spatial[0].float() if spatial else None)
+            parts = [self._outputs(part) for part in pixels.split(AT_ONCE)]
+            return parts[0] if len(parts) == 1 else Outputs(*map(_joined, zip(*parts, strict=True)))
+
+    def _outputs(self, pixels: Tensor) -> Outputs:
+        pixels = pixels / 255 if pixels.dtype == torch.uint8 else pixels.float()
+        features, logits, *spatial = self.forward(pixels)
+        probabilities = None if logits is None else logits.float().softmax(1)
+        return Outputs(features.float(), probabilities, spatial[0].float() if spatial else None)
 
     def features(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
         """The features alone."""
@@ -70,6 +75,11 @@ class Network:
     def metric(self, kind: str) -> str:
         """A metric's name on these features: FID, sFID, KID on FID's own network only, else FD-<name>, ..."""
         return _OFFICIAL.get(kind, kind) if self.name == INCEPTION else f"{kind}-{self.name}"
+
+
+def _joined(parts: tuple[Tensor | None, ...]) -> Tensor | None:
+    there = [part for part in parts if part is not None]
+    return torch.cat(there) if there else None
 
 
 def open_network(

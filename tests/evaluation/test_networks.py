@@ -43,6 +43,17 @@ def test_bytes_and_floats_are_the_same_pictures_and_batches_do_not_matter():
     assert torch.equal(network.probabilities(pixels), probabilities)
 
 
+def test_many_pictures_go_through_in_pieces(monkeypatch):
+    network = classifier_network(classifier())
+    pixels = torch.randint(256, (7, 3, 32, 32), dtype=torch.uint8)
+    whole = network.outputs(pixels)
+    monkeypatch.setattr(networks, "AT_ONCE", 3)
+    pieces = network.outputs(pixels)
+    torch.testing.assert_close(pieces.features, whole.features, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(pieces.probabilities, whole.probabilities, rtol=1e-5, atol=1e-5)
+    assert pieces.spatial is None
+
+
 def test_the_hash_is_of_the_weights_alone():
     module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
     before = weights_sha256(module)

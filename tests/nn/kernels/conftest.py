@@ -1,4 +1,4 @@
-"""Without Triton there are no kernels to test; where there is no GPU its interpreter runs them (tests/conftest.py)."""
+"""Without Triton there are no kernels to test; without a GPU its interpreter runs them (tests/conftest.py)."""
 
 import importlib.util
 
