@@ -91,13 +91,18 @@ def add_up(*tensors: Tensor) -> None:
             dist.all_reduce(tensor)
 
 
+def largest(number: int) -> int:
+    """The largest of the processes' numbers."""
+    if world_size() == 1:
+        return number
+    found = torch.tensor(number)
+    dist.all_reduce(found, op=dist.ReduceOp.MAX)
+    return int(found)
+
+
 def any_of(flag: bool) -> bool:
     """Whether `flag` is set in any process."""
-    if world_size() == 1:
-        return flag
-    raised = torch.tensor(int(flag))
-    dist.all_reduce(raised, op=dist.ReduceOp.MAX)
-    return bool(raised)
+    return bool(largest(int(flag)))
 
 
 def gather(value: T) -> list[T]:
@@ -133,6 +138,20 @@ def wait() -> None:
 
 
 @contextlib.contextmanager
+def by_main(context: contextlib.AbstractContextManager[object]) -> Iterator[None]:
+    """The main process enters `context`, such as a lock, for all; DigitError in all of them if it refuses."""
+    with contextlib.ExitStack() as stack:
+        refusal = None
+        if is_main():
+            try:
+                stack.enter_context(context)
+            except DigitError as error:
+                refusal = error
+        raise_in_all(refusal)
+        yield
+
+
+@contextlib.contextmanager
 def main_first() -> Iterator[None]:
     """The main process runs the block before the others do: it downloads, they find what is there.
 
@@ -145,3 +164,12 @@ def main_first() -> Iterator[None]:
     finally:
         if is_main():
             wait()
+
+
+def raise_in_all(failed: Exception | None) -> None:
+    """Raise the main process's error in all of them, if it has one: there itself, elsewhere its sentence."""
+    sentence = from_main(None if failed is None else str(failed))
+    if failed is not None:
+        raise failed
+    if sentence is not None:
+        raise DigitError(sentence)

@@ -5,6 +5,7 @@ disk is found when they are read.
 """
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -58,6 +59,28 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
         raise
     finally:
         remove(temporary)
+
+
+@contextlib.contextmanager
+def locked(folder: str | Path, refusal: str) -> Iterator[None]:
+    """Keep `folder` for this process; DigitError with the sentence `refusal` when another one has it."""
+    path = Path(folder) / ".lock"
+    while True:
+        lock = path.open("w")
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise DigitError(refusal) from None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
+                break
+        lock.close()  # its last owner took the file away in between
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        lock.close()
 
 
 def make_folder(path: str | Path) -> None:

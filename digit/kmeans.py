@@ -1,5 +1,6 @@
 """features -> codes: K-means over a sample of features, and the nearest centroid (DiGIT, section 3.2)."""
 
+import hashlib
 import heapq
 import math
 from collections.abc import Callable
@@ -9,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from digit.distributed import add_up, any_of, gather, gather_rows
 from digit.errors import DigitError
 from digit.nn.nearest import Halves, Precision, exact_products, halve, has_kernels, nearest, rows_at_once
 
@@ -16,9 +18,10 @@ from digit.nn.nearest import Halves, Precision, exact_products, halve, has_kerne
 class Reservoir:
     """A uniform sample without replacement of a stream of vectors of unknown length.
 
-    Every vector draws a number from one seeded generator and the `capacity` smallest are kept, so the sample
-    depends on the seed and the order of the stream, not on the pieces it arrives in. The published code dumps
-    32.8M vectors (100 GB) and faiss then keeps 256 for each centroid; keeping only those is equivalent.
+    Every vector draws a number, a function of the seed and of its place, and the `capacity` smallest are
+    kept: the sample depends neither on the pieces the stream arrives in nor on the process that sees them.
+    The published code dumps 32.8M vectors (100 GB) and faiss then keeps 256 for each centroid; keeping only
+    those is equivalent.
 
     Args:
         capacity: vectors kept; 256 for each centroid is faiss's own limit.
@@ -28,27 +31,28 @@ class Reservoir:
 
     def __init__(self, capacity: int, seed: int = 0, *, device: torch.device | str = "cpu") -> None:
         self.capacity = capacity
-        self.seen = 0
-        self._device = torch.device(device)
-        self._generator = torch.Generator().manual_seed(seed)
+        self._seed, self._device = seed, torch.device(device)
+        self.seen = self._held = 0  # vectors offered, and held
         self._kept: Tensor | None = None
-        self._draws = torch.full((capacity,), math.inf, dtype=torch.float64)
-        self._places = torch.full((capacity,), -1)  # position in the stream of what each row holds
+        self._draws = torch.full((capacity,), _LARGEST)
+        self._places = torch.full((capacity,), -1)
 
     def __len__(self) -> int:
         """Vectors held now."""
-        return min(self.seen, self.capacity)
+        return self._held
 
     @torch.no_grad()
-    def add(self, features: Float[Tensor, "m d"]) -> None:
-        """Offer the next vectors of the stream."""
-        draws = torch.rand(len(features), generator=self._generator, dtype=torch.float64)
-        places = torch.arange(self.seen, self.seen + len(features))
+    def add(self, features: Float[Tensor, "m d"], places: Int[Tensor, " m"] | None = None) -> None:
+        """Offer the next vectors; their places in the whole stream count from 0 if left out, none twice."""
+        if places is None:
+            places = torch.arange(self.seen, self.seen + len(features))
+        self.seen += len(features)
+        draws = _draws(places, self._seed)
         if self._kept is None:
             self._kept = torch.empty(self.capacity, features.shape[1], device=self._device)
-        held = len(self)
+        held = self._held
         free = min(self.capacity - held, len(features))
-        self.seen += len(features)
+        self._held += free
         self._put(torch.arange(held, held + free), features[:free], draws[:free], places[:free])
         # Once full, only draws below the largest kept one can enter: a share that falls along the stream.
         rivals = free + torch.nonzero(draws[free:] < self._draws.max()).flatten()
@@ -68,25 +72,74 @@ class Reservoir:
         self._kept[rows.to(self._device)] = features.to(self._device, torch.float32)
         self._draws[rows], self._places[rows] = draws, places
 
+    @torch.no_grad()
+    def over_processes(self) -> None:
+        """Leave here this process's share of the sample of all streams; no vector moves between processes.
+
+        Raises:
+            DigitError: no process was given a vector.
+        """
+        width = max(gather(0 if self._kept is None else self._kept.shape[1]))
+        if self._kept is None and width:  # more processes than pictures
+            self._kept = torch.empty(self.capacity, width, device=self._device)
+        self._arrange(self._draws)
+        low, high = -_LARGEST - 1, _LARGEST
+        while low < high:  # find the largest draw of the whole sample; no two are equal
+            middle = (low + high) // 2
+            below = torch.searchsorted(self._draws[: self._held], torch.tensor([middle]), right=True)
+            add_up(below)
+            low, high = (low, middle) if int(below) >= self.capacity else (middle + 1, high)
+        self._held = int(torch.searchsorted(self._draws[: self._held], torch.tensor([low]), right=True))
+
     @property
     def vectors(self) -> Float[Tensor, "m d"]:
-        """The sample in the order of the stream; a view of it, not a copy.
+        """The sample in the order of the places; a view of it, not a copy.
 
         Raises:
             DigitError: nothing was added yet.
         """
+        self._arrange(self._places)
+        assert self._kept is not None
+        return self._kept[: self._held]
+
+    @property
+    def places(self) -> Int[Tensor, " m"]:
+        """The places of `vectors`, rising."""
+        self._arrange(self._places)
+        return self._places[: self._held]
+
+    def _arrange(self, by: Tensor) -> None:
+        """Order the rows held by their draws or places."""
         if self._kept is None:
             raise DigitError("no features were seen: give at least one readable picture")
-        order = self._places[: len(self)].argsort()
-        if not torch.equal(order, torch.arange(len(self))):
+        order = by[: self._held].argsort()
+        if not torch.equal(order, torch.arange(self._held)):
             on_device = order.to(self._device)
-            for columns in self._kept[: len(self)].split(
-                64, dim=1
-            ):  # a copy of 64 channels at a time, not of all
-                columns.copy_(columns[on_device])
-            self._draws[: len(self)] = self._draws[order]
-            self._places[: len(self)] = self._places[order]
-        return self._kept[: len(self)]
+            for columns in self._kept[: self._held].split(64, dim=1):
+                columns.copy_(columns[on_device])  # a copy of 64 channels at a time, not of all
+            self._draws[: self._held] = self._draws[order]
+            self._places[: self._held] = self._places[order]
+
+
+_LARGEST = torch.iinfo(torch.int64).max
+
+
+def _draws(places: Int[Tensor, " m"], seed: int) -> Int[Tensor, " m"]:
+    """A number for each place, evenly spread over int64, no two equal: SplitMix64 (Steele et al. 2014)."""
+    first = int.from_bytes(hashlib.sha256(f"reservoir:{seed}".encode()).digest()[:8], "little", signed=True)
+    mixed = places.cpu() * _signed(0x9E3779B97F4A7C15) + first
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ _shifted(mixed, shift)) * _signed(factor)
+    return mixed ^ _shifted(mixed, 31)
+
+
+def _signed(word: int) -> int:
+    return word - 2**64 if word >= 2**63 else word
+
+
+def _shifted(words: Tensor, count: int) -> Tensor:
+    """Bits moved right, zeros moved in: torch's >> moves in the sign."""
+    return (words >> count) & ((1 << (64 - count)) - 1)
 
 
 @dataclass(frozen=True)
@@ -107,6 +160,7 @@ def fit(
     iterations: int = 20,
     seed: int = 0,
     start: Float[Tensor, "k d"] | None = None,
+    places: Int[Tensor, " m"] | None = None,
     device: torch.device | str | None = None,
     precision: Precision = "float32",
     chunk: int | None = None,
@@ -117,12 +171,17 @@ def fit(
     Distances are exact float32. Sums do not depend on the order in which a GPU works, so neither do the
     centroids. Nothing of size m x k is ever held.
 
+    Several processes may share the work, each with its vectors and their `places`: sums, counts and inertia
+    are added up, and all of them return the same. The starting vectors, and so the result but for the
+    rounding of sums, are those of one process with all vectors.
+
     Args:
         vectors: the sample; may stay on the CPU while `device` is a GPU. There it is held whole if it fits.
         k: number of centroids.
         iterations: updates at most.
         seed: of the starting vectors.
         start: centroids to start from instead.
+        places: rising, of these vectors in the order of all; without it each process works by itself.
         device: where the distances are computed; where the vectors are if left out.
         precision: of the products while centroids still move; the last codes are exact in any case.
         chunk: vectors at once; from the memory there is if left out.
@@ -131,23 +190,26 @@ def fit(
     Raises:
         DigitError: fewer vectors than centroids, or a vector that is not finite.
     """
-    if k < 1 or len(vectors) < k:
+    whole = torch.arange(len(vectors)) if places is None else torch.cat(gather_rows(places)).sort().values
+    if k < 1 or len(whole) < k:
         raise DigitError(
-            f"{len(vectors)} feature vectors cannot make {k} clusters: choose fewer clusters or more pictures"
+            f"{len(whole)} feature vectors cannot make {k} clusters: choose fewer clusters or more pictures"
         )
     place = torch.device(device) if device is not None else vectors.device
     if start is None:
-        chosen = torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))[:k]
-        start = vectors[chosen.to(vectors.device)]
+        chosen = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))[:k]
+        start = (
+            vectors[chosen.to(vectors.device)] if places is None else _fetch(vectors, places, whole[chosen])
+        )
     centroids = start.to(place, torch.float32, copy=True)
-    sample = _Sample(vectors, place, k, chunk)
+    sample = _Sample(vectors, place, k, chunk, together=places is not None)
     inertia: list[float] = []
     codes: Tensor | None = None
     for done in range(iterations + 1):
         before = codes
         exact = precision if done < iterations else "float32"
         codes, sums, counts = sample.sort(centroids, exact)
-        settled = before is not None and torch.equal(codes, before)
+        settled = before is not None and not sample.any_of(not torch.equal(codes, before))
         if settled and exact != "float32":
             codes, sums, counts = sample.sort(centroids, "float32")
         inertia.append(max(sample.inertia(centroids, sums, counts), 0.0))
@@ -163,6 +225,17 @@ def fit(
         if progress is not None:
             progress(done + 1)
     raise AssertionError("the loop returns in its last round")
+
+
+def _fetch(vectors: Tensor, places: Tensor, wanted: Tensor) -> Tensor:
+    """The vectors at the `wanted` places, each from the process that has it."""
+    rows = torch.searchsorted(places, wanted).clamp_(max=max(len(places) - 1, 0))
+    found = vectors.new_zeros(len(wanted), vectors.shape[1])
+    if len(places):
+        here = places[rows] == wanted
+        found[here.to(vectors.device)] = vectors[rows[here].to(vectors.device)]
+    add_up(found)
+    return found
 
 
 @torch.no_grad()
@@ -205,16 +278,21 @@ def _nearest_half(vectors: Tensor, centroids: Tensor, squares: Tensor) -> Tensor
 
 
 class _Sample:
-    """The vectors of one fit: on the device if there is room, else moved piece by piece."""
+    """The vectors of one fit: on the device if there is room, else moved piece by piece.
 
-    def __init__(self, vectors: Tensor, place: torch.device, k: int, chunk: int | None) -> None:
-        self.place, self.k = place, k
+    `together`: of the processes' vectors together, each holding its own.
+    """
+
+    def __init__(
+        self, vectors: Tensor, place: torch.device, k: int, chunk: int | None, *, together: bool = False
+    ) -> None:
+        self.place, self.k, self.together = place, k, together
         self.fused = has_kernels(place, vectors.shape[1])
         # A GPU without the kernels, or a CPU, holds a chunk's distances to all centroids.
         rows = 1 << 20 if self.fused else rows_at_once(torch.empty(k, 0, device=place))
         if place != vectors.device and vectors.nbytes < 0.6 * _free_bytes(place):
             vectors = vectors.to(place)
-        self.parts = vectors.split(chunk or rows)
+        self.parts = [part for part in vectors.split(chunk or rows) if len(part)]
         self.halves: list[Halves | None] = [None] * len(self.parts)
         here = self.fused and vectors.device == place
         if here and 2 * vectors.numel() < 0.6 * _free_bytes(place):
@@ -222,14 +300,20 @@ class _Sample:
         lengths = torch.zeros((), dtype=torch.float64, device=place)
         for part in vectors.split(1 << 14):
             lengths += part.to(place, torch.float64).square().sum()
+        if together:
+            add_up(lengths)
         self.lengths = lengths  # sum of all |x|^2
 
+    def any_of(self, flag: bool) -> bool:
+        """Whether `flag` is set, in any process that shares the work."""
+        return any_of(flag) if self.together else flag
+
     def sort(self, centroids: Tensor, precision: Precision) -> tuple[Tensor, Tensor, Tensor]:
-        """Codes of all vectors, and per centroid the float64 sum and the number of its own."""
+        """Codes of the vectors here, and per centroid the float64 sum and the number of its own, of all."""
         squares = centroids.square().sum(1)
         sums = torch.zeros(centroids.shape, dtype=torch.float64, device=self.place)
         counts = torch.zeros(self.k, dtype=torch.int64, device=self.place)
-        found = []
+        found = [counts.new_empty(0)]
         for part, halves in zip(self.parts, self.halves, strict=True):
             part = part.to(self.place, non_blocking=True)
             codes = nearest(part, centroids, squares, precision=precision, halves=halves, chunk=len(part))
@@ -244,6 +328,8 @@ class _Sample:
                 sums.index_add_(0, codes, part.double())
                 counts += torch.bincount(codes, minlength=self.k)
             found.append(codes)
+        if self.together:
+            add_up(sums, counts)
         return torch.cat(found), sums, counts
 
     def inertia(self, centroids: Tensor, sums: Tensor, counts: Tensor) -> float:

@@ -3,7 +3,7 @@
 import json
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +16,7 @@ from torch import Tensor
 from digit.data.decode import BrokenImage, decode
 from digit.data.images import ImageSource
 from digit.data.transforms import render
+from digit.distributed import gather
 from digit.errors import DigitError
 
 _AHEAD = 2  # batches decoded while one is used
@@ -34,6 +35,16 @@ class Report:
         if name not in self._names:
             self._names.add(name)
             self.skipped.append((name, reason))
+
+    def over_processes(self, names: Sequence[str]) -> "Report":
+        """All processes' together, in the order of `names`, the source's; in all of them."""
+        rows = [(name, reason) for part in gather(self.skipped) for name, reason in part]
+        chosen = {name for name, _ in rows}
+        places = {name: place for place, name in enumerate(names) if name in chosen}
+        both = Report()
+        for name, reason in sorted(rows, key=lambda row: places[row[0]]):
+            both.add(name, reason)
+        return both
 
     def summary(self) -> str:
         """One sentence for the end of a command."""
@@ -81,26 +92,29 @@ def stream(
     batch_size: int,
     views: int = 1,
     seed: int = 0,
-    start: int = 0,
-    stop: int | None = None,
+    blocks: Iterable[range] | None = None,
     threads: int | None = None,
     report: Report | None = None,
     strict: bool = False,
 ) -> Iterator[tuple[Int[np.ndarray, " m"], UInt8[Tensor, "m {views} 3 {size} {size}"]]]:
-    """Pictures start to stop in order, `batch_size` at a time, each decoded once for views 0 to views-1.
+    """Pictures in order, `batch_size` at a time, each decoded once for views 0 to views-1.
 
     A batch lacks its broken pictures (see `load_pixels`), so m <= batch_size; its indices say which are
-    there. Decoding runs two batches ahead and no further.
+    there. `blocks` are the pictures to read, all if left out; a batch ends where its block does, so the
+    batches of a block do not depend on which other blocks are read. Decoding runs two batches ahead and no
+    further.
     """
     report = Report() if report is None else report
-    stop = len(source) if stop is None else min(stop, len(source))
-    starts = iter(range(start, stop, batch_size))
+    batches = (
+        np.arange(first, min(first + batch_size, block.stop), dtype=np.int64)
+        for block in ([range(len(source))] if blocks is None else blocks)
+        for first in range(block.start, block.stop, batch_size)
+    )
     pool = ThreadPoolExecutor(_threads(threads, source))
     waiting: deque[_Batch] = deque()
     try:
         while True:
-            while len(waiting) <= _AHEAD and (first := next(starts, None)) is not None:
-                indices = np.arange(first, min(first + batch_size, stop), dtype=np.int64)
+            while len(waiting) <= _AHEAD and (indices := next(batches, None)) is not None:
                 waiting.append(_submit(pool, source, indices, size, range(views), seed))
             if not waiting:
                 return
@@ -109,6 +123,11 @@ def stream(
                 yield good, pixels
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def in_blocks(count: int, size: int) -> list[range]:
+    """`count` pictures as blocks of `size`, the last one shorter; of w processes, r reads r, r + w, ..."""
+    return [range(first, min(first + size, count)) for first in range(0, count, size)]
 
 
 @dataclass(frozen=True)

@@ -7,17 +7,20 @@ import numpy as np
 import torch
 
 from digit import kmeans
-from digit.data.images import open_images
-from digit.data.loader import Report, stream
+from digit.data.images import ImageSource, open_images
+from digit.data.loader import Report, in_blocks, load_pixels, stream
+from digit.distributed import by_main, is_main, main_first, rank, wait, world_size
 from digit.errors import DigitError
 from digit.evaluation.codebook import codebook_report, patch_picture
 from digit.features import Encoder, EncoderConfig, encoder_config, reading
-from digit.files import atomic_path, make_folder, write_json_atomic
+from digit.files import atomic_path, locked, make_folder, write_json_atomic
 from digit.nn.nearest import Precision
 from digit.run.device import choose_device
 from digit.run.progress import progress, say
 from digit.tokenizer import Tokenizer, TokenizerConfig
 from digit.weights.artifact import load, save
+
+BLOCK = 512  # pictures that one process reads in a row
 
 
 @torch.inference_mode()
@@ -48,7 +51,9 @@ def fit(
 ) -> dict[str, Any]:
     """Fit a discriminative tokenizer: K-means over a frozen encoder's features (section 3.2 of the paper).
 
-    Memory holds one reservoir of clusters x per_cluster feature vectors and one batch, never all features.
+    Memory holds one reservoir of clusters x per_cluster feature vectors and one batch, never all features. An
+    interrupted fit reads the pictures again. Several processes read a share of them each; sample and starting
+    centroids are those of one process.
 
     Args:
         images: folder of class folders, flat folder, zip, or tar shards (shards-{000..127}.tar).
@@ -77,18 +82,19 @@ def fit(
     """
     where = choose_device(device)
     source = open_images(images, under=under)
-    network, lineage = _encoder(
-        encoder,
-        encoder_weights,
-        {
-            "image_size": encoder_size,
-            "mean": encoder_mean,
-            "std": encoder_std,
-            "arguments": dict(encoder_arguments) or None,
-        },
-        block=block,
-        norm=norm,
-    )
+    with main_first():  # it may have to fetch the weights
+        network, lineage = _encoder(
+            encoder,
+            encoder_weights,
+            {
+                "image_size": encoder_size,
+                "mean": encoder_mean,
+                "std": encoder_std,
+                "arguments": dict(encoder_arguments) or None,
+            },
+            block=block,
+            norm=norm,
+        )
     config = network.config
     network = network.to(where)
     read = reading(network)
@@ -100,61 +106,97 @@ def fit(
             "clusters or more pictures"
         )
     make_folder(out)
-    report = Report()
-    reservoir = kmeans.Reservoir(clusters * per_cluster, seed=seed)
-    pictures = stream(
-        source,
-        side,
-        batch_size=batch,
-        views=1 + mirror,
-        seed=seed,
-        threads=threads,
-        report=report,
-        strict=strict,
-    )
-    with progress("features", len(source)) as advance:
-        for index, pixels in pictures:
-            features = read(pixels.to(where).flatten(0, 1))
-            reservoir.add(features.float().flatten(0, 1))
-            advance(len(index))
-    if report.skipped:
-        say(report.summary())
-    with progress("k-means", iterations) as advance:
-        result = kmeans.fit(
-            reservoir.vectors,
-            clusters,
-            iterations=iterations,
+    with by_main(locked(out, f"another process is fitting a tokenizer into {out}: wait, or choose --out")):
+        report = Report()
+        reservoir = kmeans.Reservoir(clusters * per_cluster, seed=seed)
+        blocks = in_blocks(len(source), max(BLOCK // batch, 1) * batch)[rank() :: world_size()]
+        pictures = stream(
+            source,
+            side,
+            batch_size=batch,
+            views=1 + mirror,
             seed=seed,
-            device=where,
-            precision=precision,
-            progress=lambda _: advance(1),
+            blocks=blocks,
+            threads=threads,
+            report=report,
+            strict=strict,
         )
-    tokenizer = Tokenizer(TokenizerConfig(encoder=config, codes=clusters))
-    tokenizer.encoder.load_state_dict(network.state_dict())
-    tokenizer.centroids.copy_(result.centroids)
-    tokenizer.to(where).eval()
+        with progress("features", sum(map(len, blocks))) as advance:
+            for index, pixels in pictures:
+                features = read(pixels.to(where).flatten(0, 1)).float().unflatten(0, pixels.shape[:2])
+                features = features.flatten(1, 2)  # of each picture: those of its views, one after another
+                places = torch.from_numpy(index)[:, None] * features.shape[1] + torch.arange(
+                    features.shape[1]
+                )
+                reservoir.add(features.flatten(0, 1), places.flatten())
+                advance(len(index))
+        report = report.over_processes(source.names)
+        if report.skipped:
+            say(report.summary())
+        reservoir.over_processes()
+        with progress("k-means", iterations) as advance:
+            result = kmeans.fit(
+                reservoir.vectors,
+                clusters,
+                iterations=iterations,
+                seed=seed,
+                places=reservoir.places,
+                device=where,
+                precision=precision,
+                progress=lambda _: advance(1),
+            )
+        written: dict[str, Any] = {}
+        if is_main():
+            tokenizer = Tokenizer(TokenizerConfig(encoder=config, codes=clusters))
+            tokenizer.encoder.load_state_dict(network.state_dict())
+            tokenizer.centroids.copy_(result.centroids)
+            tokenizer.to(where).eval()
+            written = _write(
+                tokenizer,
+                out,
+                source,
+                result,
+                report,
+                lineage=lineage,
+                extra={
+                    "size": side,
+                    "encoder": config.name if lineage else encoder,
+                    "source": source.fingerprint,
+                },
+                batch=batch,
+                threads=threads,
+                seed=seed,
+            )
+        wait()
+    return written
 
-    shown = _first_pictures(source, side, min(len(source), 512), threads)
+
+def _write(
+    tokenizer: Tokenizer,
+    out: Path,
+    source: ImageSource,
+    result: kmeans.KMeansResult,
+    report: Report,
+    *,
+    lineage: dict[str, str],
+    extra: dict[str, Any],
+    batch: int,
+    threads: int | None,
+    seed: int,
+) -> dict[str, Any]:
+    """The artifact with its report, of the codes of some pictures."""
+    where = tokenizer.centroids.device
+    shown = _first_pictures(source, extra["size"], min(len(source), 512), threads)
     codes = torch.cat([tokenizer.encode(part.to(where)).cpu() for part in shown.split(batch)])
     summary: dict[str, Any] = {
         "pictures": len(source) - len(report.skipped),
         "skipped": len(report.skipped),
-        "vectors": len(reservoir.vectors),
+        "vectors": int(result.counts.sum()),
         "inertia": result.inertia[-1],
         "on_pictures": len(shown),
-        **codebook_report(codes.numpy(), clusters),
+        **codebook_report(codes.numpy(), tokenizer.config.codes),
     }
-    identity = save(
-        tokenizer,
-        out,
-        lineage=lineage,
-        extra={
-            "size": side,
-            "encoder": config.name if lineage else encoder,
-            "source": source.fingerprint,
-        },
-        classes=source.classes,
-    )
+    identity = save(tokenizer, out, lineage=lineage, extra=extra, classes=source.classes)
     with atomic_path(out / "codebook.png") as temporary:
         patch_picture(tokenizer, [part.to(where) for part in shown.split(batch)], seed=seed).save(
             temporary, "png"
@@ -190,9 +232,7 @@ def _encoder(
     return network, {"encoder": network.artifact["id"]}
 
 
-def _first_pictures(source: Any, size: int, count: int, threads: int | None) -> torch.Tensor:
+def _first_pictures(source: ImageSource, size: int, count: int, threads: int | None) -> torch.Tensor:
     """`count` pictures spread evenly over the source, for the report."""
-    from digit.data.loader import load_pixels
-
     index = np.linspace(0, len(source) - 1, count).astype(np.int64)
     return load_pixels(source, index, size, threads=threads, report=Report())[1].float() / 255

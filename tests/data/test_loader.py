@@ -8,7 +8,7 @@ import torch
 from odd_pictures import broken, encoded, picture, readable
 
 from digit.data.images import open_images
-from digit.data.loader import Report, load_pixels, stream
+from digit.data.loader import Report, in_blocks, load_pixels, stream
 from digit.data.transforms import render
 from digit.errors import DigitError
 
@@ -63,10 +63,18 @@ def test_a_stream_gives_each_view_of_each_picture(source, batch_size):
         assert np.array_equal(indices, good) and torch.equal(pixels[:, view], expected)
 
 
-def test_a_stream_has_a_range_and_can_be_left(source):
-    assert sum(len(good) for good, _ in stream(source, 8, batch_size=4, start=len(source))) == 0
-    part = np.concatenate([good for good, _ in stream(source, 8, batch_size=4, start=5, stop=11)])
+def test_a_stream_has_blocks_and_can_be_left(source):
+    assert sum(len(good) for good, _ in stream(source, 8, batch_size=4, blocks=[])) == 0
+    part = np.concatenate([good for good, _ in stream(source, 8, batch_size=4, blocks=[range(5, 11)])])
     assert part.min() >= 5 and part.max() <= 10
+    blocks = in_blocks(len(source), 6)
+    assert [i for block in blocks for i in block] == list(range(len(source)))
+    report, whole = Report(), Report()
+    rows = [good.tolist() for good, _ in stream(source, 8, batch_size=4, blocks=blocks, report=report)]
+    assert all(good[0] // 6 == good[-1] // 6 for good in rows)  # no batch is of two blocks
+    every = [i for good, _ in stream(source, 8, batch_size=5, report=whole) for i in good.tolist()]
+    assert [i for good in rows for i in good] == every
+    assert report.skipped == whole.skipped
     before = threading.active_count()
     rows = stream(source, 8, batch_size=1, threads=2)
     next(rows)
