@@ -17,16 +17,25 @@ class WeightAverage:
     def __init__(self, module: nn.Module, decay: float) -> None:
         """Start the average at the module's present weights."""
         self.decay = decay  # share of the average that an update keeps, in [0, 1)
-        self._places = list(_places(module))
+        self._places = list(places(module))
         self.values = {name: tensor.detach().float().clone() for name, tensor in self._live().items()}
 
     @torch.no_grad()
-    def update(self, step: int) -> None:
-        """Move towards the weights after update number `step` (1 is the first)."""
+    def update(self, step: int, skipped: Tensor | None = None) -> None:
+        """Move towards the weights after update number `step` (1 is the first); not if `skipped` holds 1.
+
+        `skipped` is on the weights' device, 0 or 1, and is not waited for.
+        """
         decay = min(self.decay, (1 + step) / (10 + step))
         live = list(self._live().values())
         targets = [tensor if tensor.dtype == torch.float32 else tensor.float() for tensor in live]
-        torch._foreach_lerp_(list(self.values.values()), targets, 1 - decay)
+        values = list(self.values.values())
+        if skipped is None:
+            torch._foreach_lerp_(values, targets, 1 - decay)
+        else:
+            towards = torch._foreach_sub(targets, values)
+            torch._foreach_mul_(towards, (1 - decay) * (1 - skipped))
+            torch._foreach_add_(values, towards)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
@@ -56,13 +65,17 @@ class WeightAverage:
         return {name: place[key] for name, place, key in self._places}  # type: ignore[misc]
 
 
-def _places(module: nn.Module) -> Iterator[tuple[str, dict, str]]:
-    """(name, dictionary, key) of each floating-point parameter and persistent buffer, each tensor once."""
+def places(module: nn.Module, *, persistent: bool = True) -> Iterator[tuple[str, dict, str]]:
+    """(name, dictionary, key) of each floating-point parameter and buffer, each tensor once.
+
+    `persistent`: only buffers that are part of a state_dict.
+    """
     seen: set[int] = set()
     for prefix, part in module.named_modules():
-        for place, skipped in ((part._parameters, set()), (part._buffers, part._non_persistent_buffers_set)):
+        skipped = part._non_persistent_buffers_set if persistent else set()
+        for place, left_out in ((part._parameters, set()), (part._buffers, skipped)):
             for key, tensor in place.items():
-                if tensor is None or key in skipped or not tensor.is_floating_point() or id(tensor) in seen:
+                if tensor is None or key in left_out or not tensor.is_floating_point() or id(tensor) in seen:
                     continue
                 seen.add(id(tensor))
                 yield f"{prefix}.{key}" if prefix else key, place, key

@@ -17,6 +17,7 @@ class TrainConfig:
     micro_batch: int | None = None  # samples per forward pass of a process, accumulated; None: all at once
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     clip: float | None = 1.0  # norm of the whole gradient, at most; None: not clipped
+    skips: int = 5  # updates in a row, skipped as loss or gradient is not finite, that stop the run
     ema: float | None = None  # decay of the averaged weights per update; None: no average
     precision: Literal["auto", "bf16", "fp32"] = (
         "auto"  # autocast of the loss; auto: bf16 on CUDA, fp32 elsewhere
@@ -35,7 +36,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        for name in ("steps", "batch", "log_every", "save_every", "keep"):
+        for name in ("steps", "batch", "skips", "log_every", "save_every", "keep"):
             if getattr(self, name) < 1:
                 raise DigitError(f"training: {name} is {getattr(self, name)}, it must be at least 1")
         if self.micro_batch is not None and self.micro_batch < 1:

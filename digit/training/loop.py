@@ -55,7 +55,8 @@ def train(
     gets the path of the state just written. At the wall-clock limit the run is saved and returned unfinished:
     see `read_status(out)`.
 
-    DigitError when a loss or gradient is not finite, when another process trains in `out`, or when its states
+    An update whose loss or gradient is not finite is skipped. DigitError when several in a row are (`skips`),
+    when another process trains in `out`, or when its states
     are of another model. On Ctrl-C or SIGTERM the state is saved and KeyboardInterrupt raised.
     """
     out, started = Path(out), time.monotonic()
@@ -159,17 +160,14 @@ class _Run:
         updater, now = self.updater, time.monotonic()
         per_update = max(1e-9, now - self.mark - self.aside) / max(1, self.updates)
         rate = self.config.batch / per_update
-        values = {
-            "loss": sum(updater.losses) / len(updater.losses),
+        values = updater.take_means() | {
             "lr": updater.lr,
-            "grad_norm": sum(updater.norms) / len(updater.norms),
             "samples_per_second": rate,
             "stall": self.waited / max(1e-9, now - self.mark - self.aside),
             "seconds": self._seconds(),
             "eta_seconds": (self.config.steps - updater.step) * per_update,
         }
         self.log.record(updater.step, values | updater.speed(rate) | updater.metrics())
-        updater.losses, updater.norms = [], []
         self.mark, self.aside, self.waited, self.updates = now, 0.0, 0.0, 0
 
     def _duties(self) -> None:
@@ -190,7 +188,7 @@ class _Run:
             self.updater.duties.remove(duty)
 
     def _save(self) -> None:
-        self.updater.read_losses(self._last_good())  # a state that is not finite is never saved
+        self.updater.read_losses(self._last_good())
         updater, folder = self.updater, self.out / "state"
         with self._timed_aside():
             path = checkpoint.save(

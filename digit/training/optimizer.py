@@ -94,7 +94,12 @@ def build(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     ]
     fused = all(parameter.is_cuda for parameter in trainable) or None
     if config.kind == "sgd":
-        return torch.optim.SGD(
+        sgd = torch.optim.SGD(
             groups, lr=config.lr, momentum=config.betas[0], nesterov=config.nesterov, fused=fused
         )
+        if fused and config.betas[0] > 0:
+            # torch would begin with memory as it lies, which a skipped first update leaves as it is.
+            for parameter in trainable:
+                sgd.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
+        return sgd
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=fused)

@@ -1,7 +1,6 @@
 """One update of a stage, and all that must be kept between two of them."""
 
 import contextlib
-import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -10,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from digit.distributed import share, world_size
 from digit.errors import DigitError
 from digit.training import checkpoint
 from digit.training.average import WeightAverage
@@ -17,6 +17,8 @@ from digit.training.batches import rows, split
 from digit.training.config import TrainConfig
 from digit.training.flops import flops_per_sample, peak_flops
 from digit.training.optimizer import OptimizerConfig, build, learning_rate, prepare
+from digit.training.randomness import seed_all
+from digit.training.untrained import Untrained
 
 # Settings whose change makes a resumed run another run; the others (how long, how often) may change freely.
 TRAJECTORY = ("batch", "micro_batch", "optimizer", "clip", "ema", "precision", "seed")
@@ -39,14 +41,17 @@ class Updater:
         self.seconds = 0.0  # training time in earlier processes
         self.duties: list[str] = []  # measurements due at this step and not done yet
         self.busy = False  # inside an update, where nothing may be saved
-        self.losses: list[float] = []  # since the last log line, one an update
+        self.losses: list[float] = []  # since the last log line, one an update that was not skipped
         self.norms: list[float] = []  # likewise, of the whole gradient before clipping
+        self.skipped = 0  # updates in all whose loss or gradient was not finite
+        self.streak = 0  # of them, the latest in a row
         self._pending: list[Tensor] = []  # (loss, norm) still on the device
         bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
         self._autocast = {"device_type": device.type, "dtype": torch.bfloat16, "enabled": bf16}
         self._peak = peak_flops(device) if bf16 else None
         # A fused optimizer multiplies by the factor of clipping on its way: one pass over all gradients less.
         self._clips_itself = bool(self.optimizer.defaults.get("fused"))
+        self._untrained = Untrained(stage)
 
     @property
     def lr(self) -> float:
@@ -55,46 +60,59 @@ class Updater:
 
     def update(self, batch: Any) -> None:
         """One update; DigitError if the batch has not the number of samples that the settings say."""
-        count = rows(batch)
-        if count != self.config.batch:
+        count, here = rows(batch), share(self.config.batch, "training: batch")
+        if count != here.stop - here.start:
+            among = f" among {world_size()} processes" if world_size() > 1 else ""
             raise DigitError(
-                f"data({self.step}) gave {count} samples where batch is {self.config.batch}: make them agree"
+                f"data({self.step}) gave {count} samples where batch is {self.config.batch}{among}: "
+                "make them agree"
             )
         self.busy = True
-        # Randomness is a function of the update's number: measuring or resuming changes nothing.
-        seed = _seed(self.config.seed, self.step)
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed takes ten times as long
-        if self.device.type == "cuda":
-            index = torch.cuda.current_device() if self.device.index is None else self.device.index
-            torch.cuda.default_generators[index].manual_seed(seed)
         prepare(self.optimizer, self.config.optimizer, step=self.step, total=self.config.steps)
         self.optimizer.zero_grad(set_to_none=True)
+        self._untrained.keep()
         parts: list[Tensor] = []
-        for part, share in split(batch, self.config.micro_batch):
+        row = here.start
+        for part, weight in split(batch, self.config.micro_batch):
+            # Randomness is a function of the update and of the rows: measuring, resuming and another number
+            # of processes change nothing.
+            seed_all(self.config.seed, self.step, row, device=self.device)
+            row += rows(part)
             with torch.autocast(**self._autocast):
                 loss = self.loss(part)
-            loss = loss if share == 1.0 else loss * share
+            loss = loss if weight == 1.0 else loss * weight
             loss.backward()
             parts.append(loss.detach().float())
-        norm = self._clip()
-        self.optimizer.step()
-        self.step += 1
-        if self.average:
-            self.average.update(self.step)
-        self._pending.append(torch.stack([torch.stack(parts).sum(), norm.float()]))
+        self._apply(torch.stack(parts).sum(), self._norm())
         self.busy = False
 
-    def _clip(self) -> Tensor:
-        """The norm of the whole gradient, which then counts as if it were at most `clip`; on the device."""
+    def _norm(self) -> Tensor:
+        """The norm of the whole gradient, on the device."""
         gradients = [parameter.grad for parameter in self.trainable if parameter.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
+        return torch.nn.utils.get_total_norm(gradients).float()
+
+    def _apply(self, loss: Tensor, norm: Tensor) -> None:
+        """Clip and step, unless loss or norm is not finite: then all but counters is as before the update."""
+        self.step += 1
+        self._pending.append(torch.stack([loss, norm]))
+        skipped = (~torch.isfinite(loss + norm)).float()
+        optimizer: Any = self.optimizer
+        fused = optimizer.defaults.get("fused")  # leaves everything as it is where its `found_inf` is 1
+        if fused:
+            optimizer.found_inf = skipped
+        elif skipped:
+            self._untrained.put_back()
+            return
         clip: float | None = self.config.clip
         if clip is not None and self._clips_itself:
-            optimizer: Any = self.optimizer  # divides gradients by its attribute `grad_scale`
-            optimizer.grad_scale = ((norm.float() + 1e-6) / clip).clamp(min=1.0)
+            optimizer.grad_scale = ((norm + 1e-6) / clip).clamp(min=1.0)  # gradients are divided by it
         elif clip is not None:
             torch.nn.utils.clip_grads_with_norm_(self.trainable, clip, norm)
-        return norm
+        optimizer.step()
+        if fused:
+            self._untrained.put_back(skipped)
+        if self.average:
+            self.average.update(self.step, skipped if fused else None)
 
     def count(self, batch: Any) -> None:
         """Learn from a batch how many floating-point operations a sample takes; nothing is computed."""
@@ -108,19 +126,37 @@ class Updater:
         return {"tflops": flops / 1e12} | ({} if self._peak is None else {"mfu": flops / self._peak})
 
     def read_losses(self, last_good: str) -> None:
-        """Wait for the device and read its losses; DigitError at the first that is not finite."""
+        """Wait for the device, read its losses and count what was skipped.
+
+        DigitError when `skips` updates in a row were; `last_good` tells where the weights before them are.
+        """
         if not self._pending:
             return
         read = torch.stack(self._pending).tolist()
+        self._pending.clear()
         for step, (loss, norm) in enumerate(read, start=self.step - len(read) + 1):
-            if not (math.isfinite(loss) and math.isfinite(norm)):
+            if math.isfinite(loss + norm):
+                self.streak = 0
+                self.losses.append(loss)
+                self.norms.append(norm)
+                continue
+            self.skipped += 1
+            self.streak += 1
+            if self.streak >= self.config.skips:
                 raise DigitError(
-                    f"training diverged at update {step} (loss {loss}, gradient norm {norm}); {last_good}: "
+                    f"training diverged at update {step} (loss {loss}, gradient norm {norm}), the last of "
+                    f"{self.streak} in a row to be skipped; {last_good}: "
                     "resume with a lower learning rate, a longer warm-up or precision fp32"
                 )
-        self.losses += [loss for loss, _ in read]
-        self.norms += [norm for _, norm in read]
-        self._pending.clear()
+
+    def take_means(self) -> dict[str, float]:
+        """Loss and norm, on average, since the last call, and if any were `skipped`, how many in all."""
+        means = {
+            name: sum(values) / len(values) if values else math.nan
+            for name, values in (("loss", self.losses), ("grad_norm", self.norms))
+        }
+        self.losses, self.norms = [], []
+        return means | ({"skipped": self.skipped} if self.skipped else {})
 
     def metrics(self) -> dict[str, float]:
         """The stage's own `metrics` of its latest batch, where it has them, and the peak of GPU memory."""
@@ -184,6 +220,8 @@ class Updater:
             "duties": self.duties,
             "losses": self.losses,
             "norms": self.norms,
+            "skipped": self.skipped,
+            "streak": self.streak,
         }
 
     def restore(self, found: checkpoint.Checkpoint) -> list[str]:
@@ -207,6 +245,8 @@ class Updater:
         self.duties, self.losses, self.norms = (
             list(found.state[key]) for key in ("duties", "losses", "norms")
         )
+        # Absent where states are older than the skipping.
+        self.skipped, self.streak = (found.state.get(key, 0) for key in ("skipped", "streak"))
         before, now = found.state["config"], asdict(self.config)
         # An older state lacks settings that have come since: it was trained with their defaults.
         before["optimizer"] = asdict(OptimizerConfig()) | before["optimizer"]
@@ -216,8 +256,3 @@ class Updater:
             for name in TRAJECTORY
             if before.get(name) != now[name]
         ]
-
-
-def _seed(seed: int, step: int) -> int:
-    """64 bits that differ for each (seed, step), unlike seed + step."""
-    return int.from_bytes(hashlib.blake2b(f"{seed}/{step}".encode(), digest_size=8).digest())
