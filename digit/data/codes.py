@@ -22,6 +22,7 @@ from torch import Tensor
 from digit.data.images import ImageSource
 from digit.data.loader import Report, stream
 from digit.data.order import order
+from digit.distributed import share
 from digit.errors import DigitError, LineageError
 from digit.files import (
     atomic_path,
@@ -156,7 +157,12 @@ class Codes:
 
 
 class CodeData:
-    """Training data out of a tokenised set: `data(step)` is a pure function of (seed, step)."""
+    """Training data out of a tokenised set: `data(step)` is a pure function of (seed, step).
+
+    Of several processes each gets its own rows of the batch, and reads no others. Which picture and which
+    view a row has does not depend on how many there are. Raises DigitError where `batch_size`, which is that
+    of all together, does not divide among them.
+    """
 
     def __init__(
         self,
@@ -170,6 +176,7 @@ class CodeData:
     ) -> None:
         """`arrays`: one name (it becomes the batch's `codes`) or ("codes", "vq_codes"), of one view."""
         self.batch_size, self.seed, self.device = batch_size, seed, torch.device(device)
+        self._here = share(batch_size, "training: batch")
         arrays_on_disk = [codes.array(name) for name in arrays]
         self.images, self.views = arrays_on_disk[0].shape[:2]
         fits = sum(array.nbytes for array in arrays_on_disk) <= memory_limit_bytes
@@ -182,9 +189,10 @@ class CodeData:
         self._labels = None if codes.labels is None else torch.from_numpy(codes.labels).to(self.device)
 
     def __call__(self, step: int) -> CodeBatch:
-        """The batch of `step`: each image once an epoch, in one of its views."""
-        rows = order(self.seed, step, self.batch_size, self.images)
+        """This process's rows of the batch of `step`: each image once an epoch, in one of its views."""
+        rows = order(self.seed, step, self.batch_size, self.images)[self._here]
         view = np.random.default_rng((self.seed, step, 1)).integers(self.views, size=self.batch_size)
+        view = view[self._here]
         picked = []
         for array in self._arrays:
             if isinstance(array, Tensor):

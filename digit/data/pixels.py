@@ -14,6 +14,7 @@ from digit.data.images import ImageSource
 from digit.data.loader import Report, load_pixels
 from digit.data.order import order
 from digit.data.transforms import ENLARGED
+from digit.distributed import share
 from digit.errors import DigitError
 
 _BLOCK = 4096  # pictures decoded between two reports of progress
@@ -28,6 +29,10 @@ class PixelBatch(NamedTuple):
 
 class PixelData:
     """`data(step)` gives the batch of a step, on `device`, whatever was asked before.
+
+    Of several processes each gets its own rows of the batch; which picture, crop and flip a row has does not
+    depend on how many there are. Raises DigitError where `batch_size`, which is that of all together, does
+    not divide among them.
 
     A set whose uint8 pixels fit `memory_limit_bytes` is decoded once and kept on the device; a larger one is
     decoded one step ahead in the background. Both give the same pixels. `flip` mirrors half of the pictures;
@@ -54,7 +59,7 @@ class PixelData:
     ) -> None:
         """Decodes the whole set when it fits; `source`, `size` in pixels and `batch_size` fix the shapes."""
         self.size, self.batch_size, self.seed, self.flip, self.crop = size, batch_size, seed, flip, crop
-        self.device = torch.device(device)
+        self.device, self._here = torch.device(device), share(batch_size, "training: batch")
         self.report = Report() if report is None else report
         self._source, self._threads, self._strict = source, threads, strict
         self._side = int(size * ENLARGED) if crop else size
@@ -73,24 +78,22 @@ class PixelData:
         return len(self._source)
 
     def __call__(self, step: int) -> PixelBatch:
-        """The batch of `step`, counted from 0."""
+        """This process's rows of the batch of `step`, counted from 0."""
         if self._stored is None:
             indices, pixels = self._fetch_ahead(step)
-            rows = np.arange(self.batch_size)
+            rows = np.arange(len(indices))
         else:
             indices = rows = self._indices(step)
             pixels = self._stored
         generator = torch.Generator().manual_seed(self._draw_seed(step))
         room = self._side - self.size
-        draws = torch.stack(
-            [
-                torch.from_numpy(rows),
-                torch.from_numpy(indices),
-                torch.randint(0, room + 1, (self.batch_size,), generator=generator),
-                torch.randint(0, room + 1, (self.batch_size,), generator=generator),
-                torch.randint(0, 2, (self.batch_size,), generator=generator) * int(self.flip),
-            ]
-        )
+        drawn = [
+            torch.randint(0, room + 1, (self.batch_size,), generator=generator),
+            torch.randint(0, room + 1, (self.batch_size,), generator=generator),
+            torch.randint(0, 2, (self.batch_size,), generator=generator) * int(self.flip),
+        ]
+        places = [torch.from_numpy(rows), torch.from_numpy(indices)]
+        draws = torch.stack([*places, *(each[self._here] for each in drawn)])
         row, index, top, left, mirrored = self._to_device(draws)
         labels = None if self._labels is None else self._labels[index]
         return PixelBatch(_cut(pixels, row, top, left, mirrored, self.size).float().div_(255), labels)
@@ -112,7 +115,7 @@ class PixelData:
         return stored
 
     def _indices(self, step: int) -> np.ndarray:
-        indices = order(self.seed, step, self.batch_size, len(self._source))
+        indices = order(self.seed, step, self.batch_size, len(self._source))[self._here]
         if self._readable:
             indices = np.array([self._readable.get(int(index), int(index)) for index in indices])
         return indices
