@@ -5,10 +5,10 @@ from typing import Any
 
 from measuring.found import Found
 from measuring.generation import RIVALS, generation, margin
-from measuring.plan import KINDS
+from measuring.plan import KINDS, SYSTEMS, parts
 from measuring.plots import probe_layers
 from measuring.readings import flatness, prefixes, probes, projections, reconstructions
-from measuring.scale import CLASS, FREE
+from measuring.scale import CLASS, FREE, FULL
 from measuring.words import listed, table, verdict
 
 ASKED = 0.93  # accuracy of the classifier
@@ -18,7 +18,7 @@ def sections(found: Found, ablations: Sequence[dict[str, Any]], judge_before: fl
     """Markdown lines; a section for each measurement that there is a result of."""
     if not found.results:
         return []
-    parts = [
+    measured = [
         *generation(found),
         *prefixes(found),
         *probes(found, ablations),
@@ -36,8 +36,9 @@ def sections(found: Found, ablations: Sequence[dict[str, Any]], judge_before: fl
         ),
         "",
         *_judges(found, judge_before),
+        *_not_run(found),
         *_agreement(found),
-        *parts,
+        *measured,
     ]
 
 
@@ -54,13 +55,32 @@ def _judges(found: Found, before: float) -> list[str]:
         f"The classifier was trained anew and is another network than above: {accuracy:.1%} right on the test"
         f" pictures ({ASKED:.0%} asked: {met}; the one above: {before:.1%}), so its distances cannot be set"
         f" beside those above. It has {training['width']} channels at first instead of 64 and {epochs:.0f}"
-        f" epochs instead of 41; {100 * training['mix']:.0f} % of its training pictures got a part of another"
+        f" epochs (above: 41); {100 * training['mix']:.0f} % of its training pictures got a part of another"
         f" (CutMix); its gradient is cut at norm {options.get('--clip', '1')} instead of 1, its peak learning"
         f" rate is {options.get('--lr', '0.2')} instead of 0.2. Which of these matters was not tried one by"
         " one. The pictures are JPEG copies of quality 75 with colours at half the resolution."
     )
     machines = f" Machine: {listed(found.machines)}." if found.machines else ""
     return [text + machines, ""]
+
+
+def _not_run(found: Found) -> list[str]:
+    """Which of the full plan's parts left no result; those after another part are not named twice."""
+    kinds = {"prefix": "real codes as a prefix", "sweep": "sampling settings and their best"}
+    left = {
+        (kinds[kind], SYSTEMS[system], KINDS[way])
+        for part in parts(FULL)
+        for kind, _, rest in [part.name.partition("-")]
+        if kind in kinds and part.name not in found.results
+        for system, way in [rest.split("-")]
+    }
+    if not left:
+        return []
+    words = [
+        f"{kind}, of {system} ({' and '.join(sorted(w for k, s, w in left if (k, s) == (kind, system)))})"
+        for kind, system in sorted({(kind, system) for kind, system, _ in left})
+    ]
+    return [f"**Not run in time**, and so missing below: {'; '.join(words)}.", ""]
 
 
 def _agreement(found: Found) -> list[str]:
