@@ -8,7 +8,7 @@ import contextlib
 import datetime
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 import torch
@@ -100,6 +100,13 @@ def largest(number: int) -> int:
     return int(found)
 
 
+def as_main(*tensors: Tensor) -> None:
+    """Replace each tensor by that of the main process, in place."""
+    if world_size() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
+
+
 def any_of(flag: bool) -> bool:
     """Whether `flag` is set in any process."""
     return bool(largest(int(flag)))
@@ -149,6 +156,18 @@ def by_main(context: contextlib.AbstractContextManager[object]) -> Iterator[None
                 refusal = error
         raise_in_all(refusal)
         yield
+
+
+def on_main(work: Callable[[], T]) -> T:
+    """The main process does `work`; its value, which JSON can hold, or its DigitError in all of them."""
+    value = failed = None
+    if is_main():
+        try:
+            value = work()
+        except DigitError as error:
+            failed = error
+    raise_in_all(failed)
+    return from_main(value)  # type: ignore[return-value]
 
 
 @contextlib.contextmanager

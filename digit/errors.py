@@ -10,3 +10,7 @@ class DigitError(Exception):
 
 class LineageError(DigitError):
     """Artifacts that do not belong together, such as a prior and the codes of another tokenizer."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: ends a command as Ctrl-C does, with another exit code."""

@@ -44,15 +44,19 @@ class Checkpoint(NamedTuple):
 @contextlib.contextmanager
 def hold(folder: Path) -> Iterator[None]:
     """Keep `folder` for this process and sweep it; DigitError when another one trains there."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
+    with contextlib.ExitStack() as stack:
         try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = stack.enter_context((folder / ".lock").open("w"))
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+            for place in (folder, *paths(folder)):
+                sweep(place)
+        except BlockingIOError:
             raise DigitError(
                 f"another process is training in {folder.parent}: wait for it or choose --out"
             ) from None
-        sweep(folder)
+        except OSError as error:
+            raise DigitError(f"{folder} cannot be written ({error}): make room or choose --out") from error
         yield
 
 
@@ -65,8 +69,11 @@ def save(
     state: Mapping[str, Any],
     keep: int,
 ) -> Path:
-    """Write the state of `step`, keep the `keep` newest; its path. DigitError when the disk refuses."""
-    path = folder / f"step-{step:07d}"
+    """Write the state of `step`, keep the `keep` newest; its path. DigitError when the disk refuses.
+
+    Later states, which were damaged when this run began before them, go too, once this one is whole.
+    """
+    path = path_of(folder, step)
     try:
         with atomic_path(path) as temporary:
             temporary.mkdir()
@@ -75,7 +82,9 @@ def save(
                 safetensors.torch.save_file(on_cpu(tensors), temporary / name)
                 files[name] = sha256_file(temporary / name)
             write_json_atomic(temporary / STATE, {"step": step, "files": files, **state}, checksum=True)
-        for old in paths(folder)[:-keep]:
+        found = paths(folder)
+        before = [other for other in found if _step(other) <= step]
+        for old in (*before[:-keep], *found[len(before) :]):
             # Renamed first: a half-removed folder must not look like a damaged state.
             remove(old.rename(folder / f"{TEMPORARY}{old.name}"))
     except (OSError, safetensors.SafetensorError) as error:
@@ -85,9 +94,28 @@ def save(
     return path
 
 
+def amend(path: Path, state: Mapping[str, Any]) -> None:
+    """Replace what is no tensor in the state at `path`; DigitError when the disk refuses."""
+    try:
+        write_json_atomic(path / STATE, {**read_json(path / STATE), **state}, checksum=True)
+    except OSError as error:
+        raise DigitError(f"{path / STATE} cannot be written ({error}): make room and resume") from error
+
+
+def path_of(folder: Path, step: int) -> Path:
+    """Where the state of `step` is."""
+    return folder / f"step-{step:07d}"
+
+
 def paths(folder: Path) -> list[Path]:
     """The states under `folder`, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if path.is_dir())
+    return sorted((path for path in folder.glob("step-*") if path.is_dir()), key=_step)
+
+
+def _step(path: Path) -> int:
+    """The step in a state's name; -1 where it has none."""
+    number = path.name.removeprefix("step-")
+    return int(number) if number.isdecimal() else -1
 
 
 def load_newest(folder: Path, *, warn: Callable[[str], None]) -> Checkpoint | None:

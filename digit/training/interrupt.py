@@ -1,24 +1,32 @@
-"""Ctrl-C and SIGTERM that let a training step finish: the state is saved, then KeyboardInterrupt goes up."""
+"""Ctrl-C and SIGTERM that let a training step finish: the state is saved, then the run ends."""
 
-import contextlib
+import os
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
+
+from digit.errors import Terminated
+
+ECHO = 5.0  # seconds in which torchrun's copy of a signal arrives that the terminal has sent to all processes
+
+T = TypeVar("T")
 
 
 class Interrupts:
     """While entered, the first SIGINT or SIGTERM waits for a safe place; the second raises at once.
 
-    Safe places are `check()` and the blocks under `at_once()`, such as waiting for data or measuring, which
-    can be long. Handlers belong to the main thread: in another one this does nothing.
+    Safe places are where `signal` is looked at, and what runs under `attempt`, such as waiting for data or
+    measuring, which can be long. Handlers belong to the main thread: in another one this does nothing.
     """
 
     def __init__(self) -> None:
         """No signal has come yet."""
-        self.requested = False  # a signal came
+        self.signal: int | None = None  # the first that came
         self.insisted = False  # a second one came: leave without saving
+        self._since = 0.0  # time.monotonic() of the first
         self._immediate = False
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -36,21 +44,30 @@ class Interrupts:
         self._previous.clear()
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if a signal came."""
-        if self.requested:
-            raise KeyboardInterrupt
+        """Raise KeyboardInterrupt if a signal came; its subclass Terminated if it was SIGTERM."""
+        if self.signal is not None:
+            raise Terminated if self.signal == signal.SIGTERM else KeyboardInterrupt
 
-    @contextlib.contextmanager
-    def at_once(self) -> Iterator[None]:
-        """A block that a signal may leave at any point."""
-        self._immediate = True
+    def attempt(self, work: Callable[[], T]) -> T | None:
+        """What `work` returns, or None if a signal came before it or broke it off, at any point."""
         try:
-            self.check()
-            yield
-        finally:
-            self._immediate = False
+            try:
+                self._immediate = True
+                self.check()
+                return work()
+            finally:
+                self._immediate = False
+        except KeyboardInterrupt:
+            if self.insisted:
+                raise
+            self.signal = self.signal or signal.SIGINT  # raised by the work itself
+            return None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        self.requested, self.insisted = True, self.requested
+        if self.signal is None:
+            self.signal, self._since = number, time.monotonic()
+        elif "TORCHELASTIC_RUN_ID" not in os.environ or time.monotonic() - self._since > ECHO:
+            self.insisted = True
         if self.insisted or self._immediate:
-            raise KeyboardInterrupt
+            self._immediate = False  # what cleans up on the way out is not broken off
+            self.check()

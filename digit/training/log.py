@@ -5,6 +5,7 @@ import json
 import math
 import time
 from collections.abc import Mapping
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from digit.distributed import is_main
 from digit.errors import DigitError
 from digit.files import write_text_atomic
 from digit.training.plot import OWN, draw
@@ -27,7 +29,10 @@ PLOT_INTERVAL = 20.0  # seconds between two drawings of loss.png, each of which 
 
 
 class Log:
-    """The log of the run in `out` from `step` on; later records, of work done again, are cut off."""
+    """The log of the run in `out` from `step` on; later records, of work done again, are cut off.
+
+    Of several processes the main one writes and speaks; in the others nothing here does anything.
+    """
 
     def __init__(
         self,
@@ -38,15 +43,18 @@ class Log:
         title: str = "train",
         progress: bool = True,
         tensorboard: bool = False,
+        measures_again: bool = False,
     ) -> None:
-        """Open log.jsonl for appending; DigitError if TensorBoard is asked for and is not installed."""
+        """Open log.jsonl for appending; DigitError if TensorBoard is asked for and is not installed.
+
+        `measures_again`: the measurements of `step` itself are to come, and cut off as well.
+        """
         self.path = out / "log.jsonl"
-        out.mkdir(parents=True, exist_ok=True)
-        records = [record for record in read(self.path) if record["step"] <= step]
-        write_text_atomic(self.path, "".join(json.dumps(record) + "\n" for record in records))
-        self._file = self.path.open("a", encoding="utf-8")
         self._steps, self._title = steps, title
-        self._board = _tensorboard(out / "tensorboard", step) if tensorboard else None
+        self._file, progress = None, progress and is_main()
+        if is_main():
+            self._file = _opened(self.path, step, measures_again)
+        self._board = _tensorboard(out / "tensorboard", step) if tensorboard and is_main() else None
         self._console = Console(stderr=True, quiet=not progress)
         self._last_line = -math.inf
         self._last_plot = time.monotonic()
@@ -73,7 +81,8 @@ class Log:
             self._bar.stop()
         if self._board:
             self._board.close()
-        self._file.close()
+        if self._file:
+            self._file.close()
 
     def record(self, step: int, values: Mapping[str, float]) -> None:
         """Add one line of numbers; a number that is not finite is written as null."""
@@ -96,13 +105,20 @@ class Log:
 
     def plot(self, *, now: bool = False) -> None:
         """Draw loss.png anew, if the last drawing is old or `now` is set."""
-        if now or time.monotonic() - self._last_plot >= PLOT_INTERVAL:
+        if self._file and (now or time.monotonic() - self._last_plot >= PLOT_INTERVAL):
             self._last_plot = time.monotonic()
             draw(read(self.path), self.path.with_name("loss.png"))
 
     def _write(self, record: Mapping[str, Any]) -> None:
-        self._file.write(json.dumps(record) + "\n")
-        self._file.flush()
+        if not self._file:
+            return
+        line = (json.dumps(record) + "\n").encode()
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            error.filename = str(self.path)  # a write does not say where it failed
+            raise
 
     def _show(self, step: int, values: Mapping[str, float]) -> None:
         if "loss" not in values:
@@ -143,6 +159,18 @@ def read(path: str | Path) -> list[dict[str, Any]]:
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             records.append(record)
     return records
+
+
+def _opened(path: Path, step: int, measures_again: bool) -> FileIO:
+    """The log with the records up to `step`, for appending; it has no buffer: a line is there or failed."""
+    kept = [
+        record
+        for record in read(path)
+        if record["step"] < step
+        or (record["step"] == step and ("loss" in record or "event" in record or not measures_again))
+    ]
+    write_text_atomic(path, "".join(json.dumps(record) + "\n" for record in kept))
+    return path.open("ab", buffering=0)
 
 
 def _tensorboard(folder: Path, step: int) -> Any:

@@ -3,9 +3,13 @@
 Resuming is running the same command again: the newest whole state under out/state is taken up, and a finished
 run returns at once. Each update seeds torch's generators from (seed, step), and data is a function of the
 step, so that a run in one piece and a run in many are the same run: bit for bit on a CPU.
+
+Of several processes each runs this loop; the main one writes. Before each update they agree whether to go on.
 """
 
 import contextlib
+import enum
+import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -16,17 +20,31 @@ import torch
 from PIL import Image
 from torch import nn
 
-from digit.files import atomic_path
+from digit.distributed import by_main, from_main, is_main, largest, raise_in_all, world_size
+from digit.errors import DigitError
+from digit.files import atomic_path, sweep
 from digit.training import checkpoint
 from digit.training.config import TrainConfig
 from digit.training.interrupt import Interrupts
 from digit.training.log import Log
+from digit.training.saving import OnSave, Saver
+from digit.training.snapshot import Twin
 from digit.training.status import Status, read_status, write_status
 from digit.training.update import Updater
+from digit.training.writer import Writer
 
 Evaluate = Callable[[nn.Module, int], Iterable[tuple[str, float]]]
 Picture = Callable[[nn.Module, int], Image.Image]
-OnSave = Callable[[nn.Module, Path | None], None]
+
+
+class Stop(enum.IntEnum):
+    """Why a run stops before an update; of several processes' reasons the largest counts."""
+
+    NO = 0
+    LIMIT = 1  # of the wall clock
+    INTERRUPTED = 2  # Ctrl-C
+    TERMINATED = 3  # SIGTERM
+    FAILED = 4  # the main process could not write
 
 
 def train(
@@ -47,17 +65,19 @@ def train(
     data(step) returns a batch on `device`.
 
     `out` gets state/, log.jsonl, loss.png, status.json and samples/step-*.png. Besides loss and learning rate
-    the log has `stall`, the share of the time that was spent waiting in data(), and `tflops` and `mfu`, the
-    speed of the matrix products of loss and gradient (see training/flops.py for what counts).
+    the log has `stall`, the share of the time that was spent waiting in data(); `save_seconds`, the time for
+    which saving held training up since the line before; and `tflops` and `mfu`, the speed of the matrix
+    products of loss and gradient (see training/flops.py for what counts).
 
-    evaluate, picture and on_save
-    get the stage in eval mode with the averaged weights, without gradients and without autocast; on_save also
-    gets the path of the state just written. At the wall-clock limit the run is saved and returned unfinished:
-    see `read_status(out)`.
+    evaluate and picture get the stage in eval mode with the averaged weights, without gradients and without
+    autocast. on_save gets such a stage too, a copy on the CPU, and the path of the state just written; it
+    runs in a thread beside the training, in the main process. At the wall-clock limit the run is saved and
+    returned unfinished: see `read_status(out)`.
 
     An update whose loss or gradient is not finite is skipped. DigitError when several in a row are (`skips`),
-    when another process trains in `out`, or when its states
-    are of another model. On Ctrl-C or SIGTERM the state is saved and KeyboardInterrupt raised.
+    when another process trains in `out`, when its states are of another model, or when a state cannot be
+    written: the state before is intact. On Ctrl-C or SIGTERM the state is saved and KeyboardInterrupt raised
+    (Terminated for SIGTERM).
     """
     out, started = Path(out), time.monotonic()
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -65,29 +85,64 @@ def train(
         [torch.cuda.current_device() if place.index is None else place.index] if place.type == "cuda" else []
     )
     with contextlib.ExitStack() as stack:
-        stack.enter_context(checkpoint.hold(out / "state"))
-        stack.enter_context(
-            torch.random.fork_rng(cuda)
-        )  # the caller's randomness goes on as if nothing had happened
+        stack.enter_context(by_main(_own(out)))
+        # the caller's randomness goes on as if nothing had happened
+        stack.enter_context(torch.random.fork_rng(cuda))
+        twin = Twin(stage) if on_save and is_main() else None
         updater = Updater(stage, config, place)
         events: list[str] = []
-        found = checkpoint.load_newest(out / "state", warn=events.append)
+        found = _newest(out / "state", warn=events.append)
         if found:
             events += updater.restore(found)
         before = read_status(out)
-        if updater.step < config.steps or before is None or not before.finished:
+        if from_main(updater.step < config.steps or before is None or not before.finished):
             if found:
                 events.append(f"resumed from {found.path.name}")
-            options = {"title": title, "progress": progress, "tensorboard": config.tensorboard}
-            log = stack.enter_context(Log(out, step=updater.step, steps=config.steps, **options))
+            log = Log(
+                out,
+                step=updater.step,
+                steps=config.steps,
+                title=title,
+                progress=progress,
+                tensorboard=config.tensorboard,
+                measures_again="evaluate" in updater.duties,
+            )
+            stack.enter_context(log)
             for message in events:
                 log.event(updater.step, message)
             interrupts = stack.enter_context(Interrupts())
+            saver = Saver(
+                out / "state",
+                stack.enter_context(Writer()),
+                keep=config.keep,
+                step=updater.step if found else None,
+                on_save=on_save,
+                twin=twin,
+                after=log.plot,
+            )
             if config.compile:
                 stack.enter_context(updater.compiled())
-            _Run(updater, config, out, log, evaluate, picture, on_save, interrupts, started).go(data)
+            _Run(updater, config, out, log, evaluate, picture, saver, interrupts, started).go(data)
         updater.take_average()
     return stage.eval()
+
+
+@contextlib.contextmanager
+def _own(out: Path) -> Iterator[None]:
+    """Keep the run's folder for this process, without what a killed one left half written."""
+    with checkpoint.hold(out / "state"):
+        for folder in (out, out / "samples"):
+            sweep(folder)
+        yield
+
+
+def _newest(folder: Path, *, warn: Callable[[str], None]) -> checkpoint.Checkpoint | None:
+    """The newest whole state; in all processes that which the main one found."""
+    found = checkpoint.load_newest(folder, warn=warn) if is_main() else None
+    step = from_main(found.step if found else None)
+    if step is not None and not is_main():
+        found = checkpoint.load(checkpoint.path_of(folder, step))
+    return found
 
 
 @dataclass
@@ -100,60 +155,115 @@ class _Run:
     log: Log
     evaluate: Evaluate | None
     picture: Picture | None
-    on_save: OnSave | None
+    saver: Saver
     interrupts: Interrupts
     started: float  # time.monotonic() when this process began
-    saved: int = -1  # step of the state this process wrote last
+    failed: DigitError | OSError | None = None  # what the disk refused, until all processes know
+    first: bool = True  # no update yet in this process
     mark: float = 0.0  # time.monotonic() at the last log line
     aside: float = 0.0  # seconds since then that were not training
     waited: float = 0.0  # seconds since then in `data`
+    held: float = 0.0  # seconds since then for which saving held training up
     updates: int = 0  # updates since then
 
     def go(self, data: Callable[[int], Any]) -> None:
         """Update until the last step, the wall-clock limit or a signal."""
-        updater, limit = self.updater, self.config.wall_clock_limit
-        self.mark, first = time.monotonic(), True
-        self._status("running")
         try:
-            self._duties()  # those that an interruption left undone
-            while updater.step < self.config.steps:
+            self._go(data)
+        except RuntimeError:
+            # Of several processes the first that leaves at a signal breaks what the others wait for.
+            if world_size() > 1 and self.interrupts.signal is not None:
+                self._status("interrupted")
                 self.interrupts.check()
-                if limit is not None and time.monotonic() - self.started >= limit:
-                    self._leave("wall-clock limit")
-                    return
-                with self.interrupts.at_once():
-                    begun = time.monotonic()
-                    batch = data(updater.step)
-                    self.waited += time.monotonic() - begun
-                if first:
-                    with self._timed_aside():
-                        updater.count(batch)
-                    first = False
-                updater.update(batch)
-                self._after_update()
-            if self.saved != updater.step:
-                self._save()
-            self._status("finished")
-        except KeyboardInterrupt:
-            if not updater.busy and not self.interrupts.insisted:
-                self._leave("interrupted")
             raise
 
-    def _after_update(self) -> None:
-        """What is due after this update; only when something is, the device is waited for."""
-        config, step = self.config, self.updater.step
+    def _go(self, data: Callable[[int], Any]) -> None:
+        updater, steps = self.updater, self.config.steps
+        self.mark = time.monotonic()
+        with self._writing():
+            self._status("running")
+        while True:
+            self._duties()  # also those that an interruption left undone
+            if self.saver.step != updater.step and (
+                updater.step == steps or _due(updater.step, self.config.save_every)
+            ):
+                self._save()
+            batch = self._next(data) if updater.step < steps else None
+            stop = self._agreed()
+            if stop is not Stop.NO:
+                self._leave(stop)
+                return
+            if updater.step == steps:
+                break
+            self._update(batch)
+        self._save()  # what is there is not written again
+        with self._writing():
+            self.saver.writer.wait()
+            self._status("finished")
+        self._agreed()
+        self.interrupts.check()
+
+    def _next(self, data: Callable[[int], Any]) -> Any:
+        """The next batch; None if a signal came."""
+        begun = time.monotonic()
+        batch = self.interrupts.attempt(lambda: data(self.updater.step))
+        self.waited += time.monotonic() - begun
+        if self.first and batch is not None:
+            with self._timed_aside():
+                self.interrupts.attempt(lambda: self.updater.count(batch))
+        return batch
+
+    def _update(self, batch: Any) -> None:
+        """Update, and what is due after it; only when something is, the device is waited for."""
+        updater, config, first = self.updater, self.config, self.first
+        self.first = False
+        nothing_to_lose = self.saver.step == updater.step or (self.saver.step is None and updater.step == 0)
+        if first and nothing_to_lose:  # compiling takes a minute: it need not be waited for
+            self.interrupts.attempt(lambda: updater.update(batch))
+            if updater.busy:
+                self._leave(Stop.INTERRUPTED)
+        else:
+            updater.update(batch)
+        step = updater.step
         last = step == config.steps
         self.updates += 1
         self.log.advance(step)
         if self.evaluate and (last or _due(step, config.evaluate_every)):
-            self.updater.duties.append("evaluate")
+            updater.duties.append("evaluate")
         if self.picture and (last or _due(step, config.sample_every)):
-            self.updater.duties.append("picture")
+            updater.duties.append("picture")
         if last or _due(step, config.log_every):
             self._log_losses()
-        self._duties()
-        if last or _due(step, config.save_every):
-            self._save()
+
+    def _agreed(self) -> Stop:
+        """Whether and why to stop here: the same in all processes. Raises what the disk refused, in all."""
+        with self._writing():
+            self.saver.writer.check()
+        limit = self.config.wall_clock_limit
+        reason = Stop.NO
+        if self.failed:
+            reason = Stop.FAILED
+        elif self.interrupts.signal is not None:
+            terminated = self.interrupts.signal == signal.SIGTERM
+            reason = Stop.TERMINATED if terminated else Stop.INTERRUPTED
+        elif limit is not None and time.monotonic() - self.started >= limit:
+            reason = Stop.LIMIT
+        reason = Stop(largest(reason))
+        if reason is Stop.FAILED:
+            raise_in_all(self.failed)
+        if reason in (Stop.INTERRUPTED, Stop.TERMINATED) and self.interrupts.signal is None:
+            self.interrupts.signal = signal.SIGTERM if reason is Stop.TERMINATED else signal.SIGINT
+        return reason
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What the disk refuses inside stops the run: of several processes, where they next agree."""
+        try:
+            yield
+        except (DigitError, OSError) as error:
+            if world_size() == 1:
+                raise
+            self.failed = self.failed or error
 
     def _log_losses(self) -> None:
         self.updater.read_losses(self._last_good())
@@ -164,64 +274,82 @@ class _Run:
             "lr": updater.lr,
             "samples_per_second": rate,
             "stall": self.waited / max(1e-9, now - self.mark - self.aside),
+            "save_seconds": self.held,
             "seconds": self._seconds(),
             "eta_seconds": (self.config.steps - updater.step) * per_update,
         }
-        self.log.record(updater.step, values | updater.speed(rate) | updater.metrics())
-        self.mark, self.aside, self.waited, self.updates = now, 0.0, 0.0, 0
+        with self._writing():
+            self.log.record(updater.step, values | updater.speed(rate) | updater.metrics())
+        self.mark, self.aside, self.waited, self.held, self.updates = now, 0.0, 0.0, 0.0, 0
 
     def _duties(self) -> None:
-        """Measure and draw what is due; each is struck off once it is on the disk."""
+        """Measure and draw what is due, in all processes; each is struck off once it is on the disk."""
         step, evaluate, picture = self.updater.step, self.evaluate, self.picture
         for duty in list(self.updater.duties):
             self.updater.read_losses(self._last_good())
             with self._timed_aside(), self.updater.measuring() as stage:
                 if duty == "evaluate" and evaluate:
-                    with self.interrupts.at_once():
-                        values = {name: float(value) for name, value in evaluate(stage, step)}
-                    self.log.record(step, values)
+                    values = self.interrupts.attempt(
+                        lambda: {name: float(value) for name, value in evaluate(stage, step)}
+                    )
+                    if values is None:
+                        return
+                    with self._writing():
+                        self.log.record(step, values)
                 if duty == "picture" and picture:
-                    with self.interrupts.at_once():
-                        image = picture(stage, step)
-                    with atomic_path(self.out / "samples" / f"step-{step:06d}.png") as temporary:
-                        image.save(temporary, format="png")
+                    image = self.interrupts.attempt(lambda: picture(stage, step))
+                    if image is None:
+                        return
+                    with self._writing():
+                        self._write_picture(image)
             self.updater.duties.remove(duty)
 
-    def _save(self) -> None:
-        self.updater.read_losses(self._last_good())
-        updater, folder = self.updater, self.out / "state"
-        with self._timed_aside():
-            path = checkpoint.save(
-                folder,
-                updater.step,
-                model=updater.model_tensors(),
-                optimizer=updater.optimizer_tensors(),
-                state=updater.state() | {"seconds": self._seconds()},
-                keep=self.config.keep,
-            )
-            self.log.plot()
-            if self.on_save:
-                with updater.measuring() as stage:
-                    self.on_save(stage, path)
-        self.saved = updater.step
+    def _write_picture(self, image: Image.Image) -> None:
+        if is_main():
+            with atomic_path(self.out / "samples" / f"step-{self.updater.step:06d}.png") as temporary:
+                image.save(temporary, format="png")
 
-    def _leave(self, reason: str) -> None:
-        """Save and go: the same command takes the run up from here."""
-        self._save()
-        self._status(reason)
-        self.log.event(self.updater.step, f"{reason}: saved unfinished, run the same command again to go on")
+    def _save(self) -> None:
+        """Copy the state, which is then written beside the training."""
+        self.updater.read_losses(self._last_good())
+        begun = time.monotonic()
+        with self._timed_aside(), self._writing():
+            self.saver.save(self.updater, self._seconds())
+        self.held += time.monotonic() - begun
+
+    def _leave(self, stop: Stop) -> None:
+        """Save and go: the same command takes the run up from here. KeyboardInterrupt after a signal."""
+        reason = "wall-clock limit" if stop is Stop.LIMIT else "interrupted"
+        if not self.updater.busy:
+            self._save()
+        with self._writing():
+            if self.updater.busy:  # broken off in an update: what is on the disk is of the step before
+                self.saver.amend(self.updater, self._seconds())
+            self.saver.writer.wait()
+            self._status(reason)
+            self.log.event(self._step(), f"{reason}: saved unfinished, run the same command again to go on")
+        if not self.updater.busy:
+            self._agreed()
+        self.interrupts.check()
 
     def _status(self, reason: str) -> None:
         if reason != "running":
             self.log.plot(now=True)
-        write_status(self.out, Status(self.updater.step, self.config.steps, reason, self._seconds()))
+        if is_main():
+            write_status(self.out, Status(self._step(), self.config.steps, reason, self._seconds()))
+
+    def _step(self) -> int:
+        """Finished updates."""
+        return (self.saver.step or 0) if self.updater.busy else self.updater.step
 
     def _seconds(self) -> float:
         return self.updater.seconds + time.monotonic() - self.started
 
     def _last_good(self) -> str:
-        states = checkpoint.paths(self.out / "state")
-        return f"the last good state is {states[-1]}" if states else "no state was saved yet"
+        step = self.saver.step
+        if step is None:
+            return "no state was saved yet"
+        return f"the last good state is {checkpoint.path_of(self.saver.folder, step)}"
 
     @contextlib.contextmanager
     def _timed_aside(self) -> Iterator[None]:
@@ -234,4 +362,4 @@ class _Run:
 
 
 def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
+    return every > 0 and step > 0 and step % every == 0

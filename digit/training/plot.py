@@ -18,6 +18,7 @@ OWN = {
     "eta_seconds",
     "memory_gb",
     "stall",
+    "save_seconds",
     "tflops",
     "mfu",
     "event",
