@@ -5,47 +5,23 @@ and/or `vq_codes.npy`, and `labels.npy` where the pictures have classes. Unfinis
 and is taken up by the same call.
 """
 
-import hashlib
-import json
-import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from io import BytesIO
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt16
+from jaxtyping import UInt16
 from torch import Tensor
 
-from digit.data.images import ImageSource
-from digit.data.loader import Report, stream
 from digit.data.order import order
 from digit.distributed import share
 from digit.errors import DigitError, LineageError
-from digit.files import (
-    atomic_path,
-    read_bytes,
-    read_json,
-    sha256_file,
-    sweep,
-    write_bytes_atomic,
-    write_json_atomic,
-)
+from digit.files import read_json, sha256_file
 from digit.nn.batch import CodeBatch
 
 FORMAT = 1
-PART = 2048  # images in one resumable part
-
-
-@dataclass(frozen=True)
-class Stream:
-    """One kind of code to be written: where codes come from and what they are."""
-
-    encode: Callable[[Float[Tensor, "b 3 h w"]], Int[Tensor, "b n"]]  # pixels in [0, 1] -> codes
-    vocabulary: int  # number of different codes, at most 65,536
-    artifact: str  # id of the tokenizer or VQGAN, kept as lineage
+ROWS = 2048  # images of a block that is read at once
 
 
 class Codes:
@@ -112,7 +88,7 @@ class Codes:
             raise DigitError(f"{self.path / name}.npy holds no codes of {len(self)} images")
         return array
 
-    def blocks(self, name: str, *, rows: int = PART) -> Iterator[UInt16[np.ndarray, "m v n"]]:
+    def blocks(self, name: str, *, rows: int = ROWS) -> Iterator[UInt16[np.ndarray, "m v n"]]:
         """The array called `name`, `rows` images at once; read, as touched pages of a map stay in memory."""
         _, *shape = self.array(name).shape
         with (self.path / f"{name}.npy").open("rb") as file:
@@ -210,141 +186,6 @@ def _sent(array: np.ndarray, device: torch.device) -> Tensor:
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
-def write_codes(
-    source: ImageSource,
-    out: Path,
-    streams: dict[str, Stream],
-    *,
-    size: int,
-    views: int = 1,
-    seed: int = 0,
-    batch_size: int = 64,
-    device: torch.device | str = "cpu",
-    threads: int | None = None,
-    strict: bool = False,
-    progress: Callable[[int], None] | None = None,
-) -> tuple[Codes, Report]:
-    """Tokenise every picture of `source` into `out`; a repeated call goes on where the last one stopped.
-
-    Args:
-        source: the pictures; broken ones are left out and reported, or stop the run under `strict`.
-        out: the directory to write.
-        streams: "codes" and/or "vq_codes".
-        size: side in pixels of the square pictures that the streams encode.
-        views: 1 = centre crop, 2 = and its mirror, more = random crops (`digit.data.transforms.render`).
-        seed: of the random crops.
-        batch_size: images encoded at once (times `views`).
-        device: where the streams' modules are.
-        threads: decoding threads.
-        strict: stop at the first broken picture.
-        progress: called with the number of images done.
-
-    Returns:
-        The opened set and the report of the pictures left out.
-
-    Raises:
-        DigitError: `out` holds codes of other pictures, another tokenizer or other settings, or there is no
-            readable picture.
-    """
-    for name, part in streams.items():
-        if part.vocabulary > 65536:
-            raise DigitError(
-                f"{name} has {part.vocabulary} different codes, more than 16 bits can hold: use fewer"
-            )
-    plan = {
-        "format": FORMAT,
-        "source": source.fingerprint,
-        "size": size,
-        "views": views,
-        "seed": seed,
-        "part": PART,
-        "streams": {
-            name: {"vocabulary": part.vocabulary, "artifact": part.artifact} for name, part in streams.items()
-        },
-    }
-    if (out / "meta.json").exists():
-        done = Codes(out)
-        _same_plan(done.meta.get("plan", {}), plan, out)
-        report = Report()
-        report.skipped.extend((name, reason) for name, reason in done.meta.get("skipped", []))
-        return done, report
-    parts = out / "parts"
-    parts.mkdir(parents=True, exist_ok=True)
-    sweep(parts)
-    if (parts / "plan.json").exists():
-        _same_plan(read_json(parts / "plan.json"), plan, out)
-    write_json_atomic(parts / "plan.json", plan, checksum=True)
-
-    for start in range(0, len(source), PART):
-        stop = min(start + PART, len(source))
-        target = parts / f"{start:010d}.npz"
-        if not target.exists():
-            report = Report()
-            arrays = _encode(
-                source,
-                streams,
-                start,
-                stop,
-                report,
-                size=size,
-                views=views,
-                seed=seed,
-                batch_size=batch_size,
-                device=device,
-                threads=threads,
-                strict=strict,
-            )
-            # pyright takes one of the arrays for savez's own allow_pickle; none has that name
-            skipped, file = np.array(json.dumps(report.skipped)), BytesIO()
-            np.savez(file, **arrays, skipped=skipped)  # pyright: ignore[reportArgumentType]
-            write_bytes_atomic(target, file.getvalue())
-        if progress:
-            progress(stop - start)
-    return _assemble(source, out, plan, streams)
-
-
-def _encode(
-    source: ImageSource,
-    streams: dict[str, Stream],
-    start: int,
-    stop: int,
-    report: Report,
-    *,
-    size: int,
-    views: int,
-    seed: int,
-    batch_size: int,
-    device: torch.device | str,
-    threads: int | None,
-    strict: bool,
-) -> dict[str, np.ndarray]:
-    """Codes of the readable images start..stop-1: index (m,) and, a stream each, uint16 (m, views, codes)."""
-    rows: list[np.ndarray] = []
-    codes: dict[str, list[np.ndarray]] = {name: [] for name in streams}
-    pictures = stream(
-        source,
-        size,
-        batch_size=batch_size,
-        views=views,
-        seed=seed,
-        blocks=[range(start, stop)],
-        threads=threads,
-        report=report,
-        strict=strict,
-    )
-    for index, pixels in pictures:
-        flat = pixels.to(device, non_blocking=True).flatten(0, 1).float() / 255
-        rows.append(index)
-        for name, part in streams.items():
-            encoded = part.encode(flat).cpu().numpy().astype(np.uint16)
-            codes[name].append(encoded.reshape(len(index), views, -1))
-    empty = np.zeros((0, views, 0), np.uint16)
-    return {
-        "index": np.concatenate(rows) if rows else np.zeros(0, np.int64),
-        **{name: np.concatenate(chunks) if chunks else empty for name, chunks in codes.items()},
-    }
-
-
 def _check_meta(meta: dict[str, Any], path: Path, *, verify: bool) -> None:
     """DigitError unless `meta`, which may come from anywhere, has what a tokenised data set is read by."""
     streams, files, skipped = meta.get("streams"), meta.get("files"), meta.get("skipped", [])
@@ -370,77 +211,3 @@ def _check_meta(meta: dict[str, Any], path: Path, *, verify: bool) -> None:
         whole = needed <= set(files) <= {"codes.npy", "vq_codes.npy", "labels.npy"}
     if not whole:
         raise DigitError(f"{path} does not describe a tokenised data set: repeat `digit tokenize`")
-
-
-def _same_plan(there: dict[str, Any], here: dict[str, Any], out: Path) -> None:
-    for key, value in here.items():
-        if there.get(key) != value:
-            raise LineageError(
-                f"{out} holds codes made with another {key} ({_short(there.get(key))}, not "
-                f"{_short(value)}): choose a new --out, or delete the folder to start again"
-            )
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def _parts(out: Path) -> Iterator[dict[str, np.ndarray]]:
-    for path in sorted((out / "parts").glob("*.npz")):
-        with np.load(BytesIO(read_bytes(path)), allow_pickle=False) as part:
-            yield dict(part)
-
-
-def _assemble(
-    source: ImageSource, out: Path, plan: dict[str, Any], streams: dict[str, Stream]
-) -> tuple[Codes, Report]:
-    """Join the parts into the final arrays, one part in memory at a time, and write meta.json last."""
-    report = Report()
-    index = []
-    lengths: dict[str, int] = {}
-    for part in _parts(out):
-        index.append(part["index"])
-        report.skipped.extend((name, reason) for name, reason in json.loads(str(part["skipped"])))
-        if len(part["index"]):
-            lengths = {name: part[name].shape[2] for name in streams}
-    rows = np.concatenate(index) if index else np.zeros(0, np.int64)
-    if not len(rows):
-        raise DigitError(f"{source.path} holds no picture that can be read: {report.summary()}")
-    files = {}
-    for name in streams:
-        header = {"descr": "<u2", "fortran_order": False, "shape": (len(rows), plan["views"], lengths[name])}
-        # Plain writes: through a memory map a full disk is no error but a signal that kills the process.
-        with atomic_path(out / f"{name}.npy") as temporary, temporary.open("wb") as file:
-            np.lib.format.write_array_header_1_0(file, header)
-            for part in _parts(out):
-                if len(part["index"]):
-                    file.write(part[name].astype("<u2", copy=False).tobytes())
-        files[f"{name}.npy"] = sha256_file(out / f"{name}.npy")
-    if source.labels is not None:
-        with atomic_path(out / "labels.npy") as temporary, temporary.open("wb") as file:
-            np.save(file, source.labels[rows].astype(np.int32))
-        files["labels.npy"] = sha256_file(out / "labels.npy")
-    write_json_atomic(
-        out / "meta.json",
-        {
-            "format": FORMAT,
-            "plan": plan,
-            "images": len(rows),
-            "views": plan["views"],
-            "size": plan["size"],
-            "streams": plan["streams"],
-            "labelled": source.labels is not None,
-            "classes": source.classes,
-            "source": {
-                "name": Path(source.path).name,
-                "fingerprint": source.fingerprint,
-                "pictures": len(source),
-            },
-            "skipped": report.skipped,
-            "files": files,
-        },
-        checksum=True,
-    )
-    shutil.rmtree(out / "parts")
-    return Codes(out, verify=False), report

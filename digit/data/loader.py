@@ -96,13 +96,14 @@ def stream(
     threads: int | None = None,
     report: Report | None = None,
     strict: bool = False,
+    empty: bool = False,
 ) -> Iterator[tuple[Int[np.ndarray, " m"], UInt8[Tensor, "m {views} 3 {size} {size}"]]]:
     """Pictures in order, `batch_size` at a time, each decoded once for views 0 to views-1.
 
     A batch lacks its broken pictures (see `load_pixels`), so m <= batch_size; its indices say which are
     there. `blocks` are the pictures to read, all if left out; a batch ends where its block does, so the
-    batches of a block do not depend on which other blocks are read. Decoding runs two batches ahead and no
-    further.
+    batches of a block do not depend on which other blocks are read. A batch without a readable picture comes
+    only if `empty`. Decoding runs two batches ahead and no further.
     """
     report = Report() if report is None else report
     batches = (
@@ -119,7 +120,7 @@ def stream(
             if not waiting:
                 return
             good, pixels = _collect(waiting.popleft(), source, report, strict)
-            if len(good):
+            if len(good) or empty:
                 yield good, pixels
     finally:
         pool.shutdown(wait=True, cancel_futures=True)

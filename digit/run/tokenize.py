@@ -7,8 +7,9 @@ import torch
 
 from digit import tokenizer as tokenizers
 from digit import vqgan as vqgans
-from digit.data.codes import Stream, write_codes
 from digit.data.images import open_images
+from digit.data.write_codes import Stream, write_codes
+from digit.distributed import is_main
 from digit.errors import DigitError
 from digit.evaluation.codebook import codebook_report
 from digit.nn.nearest import Precision
@@ -36,7 +37,8 @@ def tokenize(
 ) -> dict[str, Any]:
     """Write the codes of every picture: a uint16 memory map (images, views, codes) with labels and checksums.
 
-    An interrupted run goes on when repeated. Codes of two tokenizers are never mixed in one folder.
+    An interrupted run goes on when repeated, in any number of processes: each makes its share of the parts,
+    and the codes are the same however many there are. Codes of two tokenizers are never mixed in one folder.
 
     Args:
         images: folder of class folders, flat folder, zip, or tar shards (shards-{000..127}.tar).
@@ -89,6 +91,8 @@ def tokenize(
         )
     if report.skipped:
         say(report.summary())
+    if not is_main():
+        return {}
     return {
         "out": out,
         "images": len(codes),

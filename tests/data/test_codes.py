@@ -8,9 +8,10 @@ import pytest
 import torch
 from tests_support import make_pictures
 
-from digit.data import codes as codes_module
-from digit.data.codes import CodeData, Codes, Stream, write_codes
+from digit.data import write_codes as writing
+from digit.data.codes import CodeData, Codes
 from digit.data.images import open_images
+from digit.data.write_codes import Stream, write_codes
 from digit.errors import DigitError, LineageError
 
 
@@ -29,7 +30,7 @@ STREAMS = {"codes": Stream(mean_codes, 256, "tokenizer-id")}
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch):
-    monkeypatch.setattr(codes_module, "PART", 8)
+    monkeypatch.setattr(writing, "PART", 8)
 
 
 def test_written_and_read_back(source, tmp_path):

@@ -221,9 +221,9 @@ def interrupt(call: list[str], when: Callable[[], bool], *, later: float = 0.0) 
 
 
 def test_an_interrupted_tokenize_goes_on(chain, run, tmp_path, monkeypatch):
-    from digit.data import codes as module
+    from digit.data import write_codes as module
 
-    turns = 100  # two full parts and a rest
+    turns = 100  # nine full parts and a rest
     with zipfile.ZipFile(chain.images) as few, zipfile.ZipFile(tmp_path / "many.zip", "w") as archive:
         names = few.namelist()
         for turn in range(turns):
@@ -240,9 +240,9 @@ def test_an_interrupted_tokenize_goes_on(chain, run, tmp_path, monkeypatch):
     assert "unfinished" in err
     encode, starts = module._encode, []
 
-    def noted(source, streams, start, *rest, **options):
-        starts.append(start)
-        return encode(source, streams, start, *rest, **options)
+    def noted(source, streams, blocks, **options):
+        starts.extend(block.start for block in blocks)
+        return encode(source, streams, blocks, **options)
 
     monkeypatch.setattr(module, "_encode", noted)
     code, _, err = run(*call)

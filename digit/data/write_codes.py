@@ -1,0 +1,300 @@
+"""pictures -> codes on disk: parts of pictures by all processes, then one tokenised data set of them.
+
+Unfinished work lies in `parts/`, a file with its own checksum for each block of pictures. The same call takes
+it up, in as many processes as there are then; what comes out does not depend on their number.
+"""
+
+import contextlib
+import hashlib
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from digit.data.codes import FORMAT, Codes
+from digit.data.images import ImageSource
+from digit.data.loader import Report, in_blocks, stream
+from digit.distributed import by_main, from_main, gather, on_main, rank, wait, world_size
+from digit.errors import DigitError, LineageError
+from digit.files import (
+    atomic_path,
+    locked,
+    read_bytes,
+    read_json,
+    sha256_file,
+    sweep,
+    write_bytes_atomic,
+    write_json_atomic,
+)
+
+PART = 512  # images in one resumable part
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One kind of code to be written: where codes come from and what they are."""
+
+    encode: Callable[[Float[Tensor, "b 3 h w"]], Int[Tensor, "b n"]]  # pixels in [0, 1] -> codes
+    vocabulary: int  # number of different codes, at most 65,536
+    artifact: str  # id of the tokenizer or VQGAN, kept as lineage
+
+
+def write_codes(
+    source: ImageSource,
+    out: Path,
+    streams: dict[str, Stream],
+    *,
+    size: int,
+    views: int = 1,
+    seed: int = 0,
+    batch_size: int = 64,
+    device: torch.device | str = "cpu",
+    threads: int | None = None,
+    strict: bool = False,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[Codes, Report]:
+    """Tokenise every picture of `source` into `out`; a repeated call goes on where the last one stopped.
+
+    Of several processes each makes its parts, and the main one joins them.
+
+    Args:
+        source: the pictures; broken ones are left out and reported, or stop the run under `strict`.
+        out: the directory to write.
+        streams: "codes" and/or "vq_codes".
+        size: side in pixels of the square pictures that the streams encode.
+        views: 1 = centre crop, 2 = and its mirror, more = random crops (`digit.data.transforms.render`).
+        seed: of the random crops.
+        batch_size: images encoded at once (times `views`).
+        device: where the streams' modules are.
+        threads: decoding threads.
+        strict: stop at the first broken picture.
+        progress: called with the number of images done, by all processes together.
+
+    Returns:
+        The opened set and the report of the pictures left out.
+
+    Raises:
+        DigitError: `out` holds codes of other pictures, another tokenizer or other settings, another command
+            writes there, or there is no readable picture.
+    """
+    for name, part in streams.items():
+        if part.vocabulary > 65536:
+            raise DigitError(
+                f"{name} has {part.vocabulary} different codes, more than 16 bits can hold: use fewer"
+            )
+    plan = {
+        "format": FORMAT,
+        "source": source.fingerprint,
+        "size": size,
+        "views": views,
+        "seed": seed,
+        "part": PART,
+        "streams": {
+            name: {"vocabulary": part.vocabulary, "artifact": part.artifact} for name, part in streams.items()
+        },
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    if from_main((out / "meta.json").exists()):
+        return _opened(out, plan, verify=True)
+    with by_main(_begun(out, plan)):
+        if from_main((out / "meta.json").exists()):  # another command has written it since
+            return _opened(out, plan, verify=True)
+        blocks = in_blocks(len(source), PART)
+        found = gather(_absent(out, blocks[rank() :: world_size()]))
+        absent = sorted(start for share in found for start in share)
+        done = 0
+        made = _encode(
+            source,
+            streams,
+            [blocks[start // PART] for start in absent][rank() :: world_size()],
+            size=size,
+            views=views,
+            seed=seed,
+            batch_size=batch_size,
+            device=device,
+            threads=threads,
+            strict=strict,
+        )
+        for block, arrays, skipped in made:
+            file, reasons = BytesIO(), np.array(json.dumps(skipped))
+            # pyright takes one of the arrays for savez's own allow_pickle; none has that name
+            np.savez(file, **arrays, skipped=reasons)  # pyright: ignore[reportArgumentType]
+            write_bytes_atomic(_part(out, block), file.getvalue())
+            if progress:
+                before, done = done, min(PART * len(list((out / "parts").glob("*.npz"))), len(source))
+                progress(done - before)
+        wait()
+        on_main(lambda: _assemble(source, out, plan, blocks))
+    return _opened(out, plan, verify=False)
+
+
+@contextlib.contextmanager
+def _begun(out: Path, plan: dict[str, Any]) -> Iterator[None]:
+    """Hold `out` for this command, with its parts swept and of this plan."""
+    with locked(out, f"another process is tokenizing into {out}: wait for it, or choose another --out"):
+        if not (out / "meta.json").exists():
+            parts = out / "parts"
+            parts.mkdir(exist_ok=True)
+            sweep(parts)
+            if (parts / "plan.json").exists():
+                _same_plan(read_json(parts / "plan.json"), plan, out)
+            write_json_atomic(parts / "plan.json", plan, checksum=True)
+        yield
+
+
+def _part(out: Path, block: range) -> Path:
+    return out / "parts" / f"{block.start:010d}.npz"
+
+
+def _absent(out: Path, blocks: Sequence[range]) -> list[int]:
+    """First pictures of the blocks whose parts are not there; a damaged part goes and is made again."""
+    absent = []
+    for block in blocks:
+        path = _part(out, block)
+        try:
+            read_bytes(path)
+        except DigitError:
+            path.unlink(missing_ok=True)
+            absent.append(block.start)
+    return absent
+
+
+def _encode(
+    source: ImageSource,
+    streams: dict[str, Stream],
+    blocks: Sequence[range],
+    *,
+    size: int,
+    views: int,
+    seed: int,
+    batch_size: int,
+    device: torch.device | str,
+    threads: int | None,
+    strict: bool,
+) -> Iterator[tuple[range, dict[str, np.ndarray], list[tuple[str, str]]]]:
+    """Each block with its arrays and its broken pictures, while the next block's are decoded already.
+
+    The arrays: index (m,) of the readable pictures and, for each stream, uint16 (m, views, codes).
+    """
+    report = Report()
+    batches = stream(
+        source,
+        size,
+        batch_size=batch_size,
+        views=views,
+        seed=seed,
+        blocks=blocks,
+        threads=threads,
+        report=report,
+        strict=strict,
+        empty=True,
+    )
+    for block in blocks:
+        before = len(report.skipped)
+        rows = [np.zeros(0, np.int64)]
+        codes: dict[str, list[np.ndarray]] = {name: [] for name in streams}
+        for index, pixels in islice(batches, math.ceil(len(block) / batch_size)):
+            if not len(index):
+                continue
+            flat = pixels.to(device, non_blocking=True).flatten(0, 1).float() / 255
+            rows.append(index)
+            for name, part in streams.items():
+                encoded = part.encode(flat).cpu().numpy().astype(np.uint16)
+                codes[name].append(encoded.reshape(len(index), views, -1))
+        empty = np.zeros((0, views, 0), np.uint16)
+        arrays = {name: np.concatenate(chunks) if chunks else empty for name, chunks in codes.items()}
+        yield block, {"index": np.concatenate(rows), **arrays}, report.skipped[before:]
+
+
+def _opened(out: Path, plan: dict[str, Any], *, verify: bool) -> tuple[Codes, Report]:
+    """The finished set and its report; `verify` by the main process for all."""
+
+    def check() -> None:
+        # How large its parts were does not matter any more.
+        _same_plan(Codes(out, verify=verify).meta.get("plan", {}), plan, out, but=("part",))
+
+    on_main(check)
+    codes, report = Codes(out, verify=False), Report()
+    report.skipped.extend((name, reason) for name, reason in codes.meta.get("skipped", []))
+    return codes, report
+
+
+def _same_plan(there: dict[str, Any], here: dict[str, Any], out: Path, *, but: tuple[str, ...] = ()) -> None:
+    for key, value in here.items():
+        if key not in but and there.get(key) != value:
+            raise LineageError(
+                f"{out} holds codes made with another {key} ({_short(there.get(key))}, not "
+                f"{_short(value)}): choose a new --out, or delete the folder to start again"
+            )
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _parts(out: Path, blocks: Sequence[range]) -> Iterator[dict[str, np.ndarray]]:
+    for block in blocks:
+        with np.load(BytesIO(read_bytes(_part(out, block))), allow_pickle=False) as part:
+            yield dict(part)
+
+
+def _assemble(source: ImageSource, out: Path, plan: dict[str, Any], blocks: Sequence[range]) -> None:
+    """Join the parts into the final arrays, one part in memory at a time, and write meta.json last."""
+    report = Report()
+    index = []
+    lengths: dict[str, int] = {}
+    for part in _parts(out, blocks):
+        index.append(part["index"])
+        report.skipped.extend((name, reason) for name, reason in json.loads(str(part["skipped"])))
+        if len(part["index"]):
+            lengths = {name: part[name].shape[2] for name in plan["streams"]}
+    rows = np.concatenate(index) if index else np.zeros(0, np.int64)
+    if not len(rows):
+        raise DigitError(f"{source.path} holds no picture that can be read: {report.summary()}")
+    files = {}
+    for name in plan["streams"]:
+        header = {"descr": "<u2", "fortran_order": False, "shape": (len(rows), plan["views"], lengths[name])}
+        # Plain writes: through a memory map a full disk is no error but a signal that kills the process.
+        with atomic_path(out / f"{name}.npy") as temporary, temporary.open("wb") as file:
+            np.lib.format.write_array_header_1_0(file, header)
+            for part in _parts(out, blocks):
+                if len(part["index"]):
+                    file.write(part[name].astype("<u2", copy=False).tobytes())
+        files[f"{name}.npy"] = sha256_file(out / f"{name}.npy")
+    if source.labels is not None:
+        with atomic_path(out / "labels.npy") as temporary, temporary.open("wb") as file:
+            np.save(file, source.labels[rows].astype(np.int32))
+        files["labels.npy"] = sha256_file(out / "labels.npy")
+    write_json_atomic(
+        out / "meta.json",
+        {
+            "format": FORMAT,
+            "plan": plan,
+            "images": len(rows),
+            "views": plan["views"],
+            "size": plan["size"],
+            "streams": plan["streams"],
+            "labelled": source.labels is not None,
+            "classes": source.classes,
+            "source": {
+                "name": Path(source.path).name,
+                "fingerprint": source.fingerprint,
+                "pictures": len(source),
+            },
+            "skipped": report.skipped,
+            "files": files,
+        },
+        checksum=True,
+    )
+    shutil.rmtree(out / "parts")
