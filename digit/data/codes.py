@@ -206,7 +206,7 @@ def _check_meta(meta: dict[str, Any], path: Path, *, verify: bool) -> None:
         )
         and isinstance(files, dict)
     )
-    if whole and verify:
+    if verify and isinstance(streams, dict) and isinstance(files, dict) and whole:
         needed = {f"{name}.npy" for name in (*streams, *(["labels"] if meta["labelled"] else []))}
         whole = needed <= set(files) <= {"codes.npy", "vq_codes.npy", "labels.npy"}
     if not whole:

@@ -8,10 +8,11 @@ import warnings
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from io import BytesIO
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from digit.data.bounds import BoundedReads, TooMuch, check_parts
 
 # Named formats only: Pillow would otherwise also try readers that start other programs (EPS).
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
@@ -44,25 +45,31 @@ def decode(data: bytes, *, max_pixels: int = 64_000_000) -> Image.Image:
     """The picture in `data` as mode RGB, turned upright by its EXIF orientation.
 
     Grey, palette, CMYK and 16-bit pictures are converted, transparency is laid on white, and an animation
-    gives its first frame. The size in the header is checked against `max_pixels` before any pixel is decoded.
+    gives its first frame. The size in the header is checked against `max_pixels` before any pixel is decoded,
+    and what lies beside the pixels is bounded (`digit.data.bounds`).
     Raises BrokenImage for whatever is no whole picture.
     """
     if not data:
         raise BrokenImage("the file is empty")
     with _quiet_pillow():
         try:
-            image = Image.open(BytesIO(data), formats=_FORMATS)
+            check_parts(data)
+            file = BoundedReads(data)
+            image = Image.open(file, formats=_FORMATS)
             width, height = image.size
             if width < 1 or height < 1:
                 raise BrokenImage(f"its header says {width} x {height} pixels")
             if width * height > max_pixels:
                 raise BrokenImage(f"its header says {width} x {height} pixels, more than {max_pixels:,}")
+            file.pixels_follow()
             image.load()
             if image.format == "TIFF" or "exif" in image.info or "xmp" in image.info:
                 image = _upright(image)
             return image if image.mode == "RGB" and "transparency" not in image.info else _to_rgb(image)
         except BrokenImage:
             raise
+        except TooMuch as error:
+            raise BrokenImage(str(error)) from None
         except UnidentifiedImageError:
             raise BrokenImage("not a picture in a known format") from None
         except _FAILURES as error:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Int
 
 from digit.data.decode import BrokenImage
-from digit.data.listing import Listing, ignore_reason
+from digit.data.listing import LARGEST, Listing, ignore_reason
 from digit.data.tar_index import list_tars
 from digit.data.zip_index import list_zip
 from digit.errors import DigitError
@@ -174,9 +174,13 @@ def _list_folder(root: Path) -> Listing:
 
     def read(i: int) -> bytes:
         try:
-            return (root / names[i]).read_bytes()
+            with (root / names[i]).open("rb") as file:
+                data = file.read(LARGEST + 1)
         except OSError as error:
             raise BrokenImage(f"cannot be read: {os.strerror(error.errno or 0)}") from error
+        if len(data) > LARGEST:
+            raise BrokenImage(f"it is larger than {LARGEST:,} bytes")
+        return data
 
     return Listing(names, names, lambda: [_size(root / name) for name in names], read, sorted(ignored))
 

@@ -6,6 +6,7 @@ from pathlib import PurePosixPath
 
 _JPEG = (".jpe", ".jpeg", ".jpg")
 _OTHERS = (".bmp", ".gif", ".j2k", ".jp2", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
+LARGEST = 2**30  # bytes of a picture file; what claims more is not read
 SUFFIXES = frozenset(_JPEG + _OTHERS)  # of the formats that `decode` reads
 
 

@@ -2,18 +2,17 @@
 
 import json
 import os
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
+from typing import Any
 
 from digit.data.decode import BrokenImage
-from digit.data.listing import Listing, ignore_reason
+from digit.data.listing import LARGEST, Listing, ignore_reason
+from digit.data.tar_headers import Damaged, Member, read_members
 from digit.data.zip_index import read_span
 from digit.errors import DigitError
 
-_FAILURES = (tarfile.TarError, OSError, EOFError, ValueError, LookupError, OverflowError, RuntimeError)
-_LARGEST_HEADER = 2**20  # bytes; a longer PAX record or label file is an attack or damage
+_LARGEST_LABEL = 2**20  # bytes; a longer label file is an attack or damage
 
 
 def list_tars(paths: list[Path]) -> Listing:
@@ -58,9 +57,9 @@ def _list_one(
     for member in _members(path, ignored):
         place = member.name.removeprefix("./")
         reason = None
-        if not member.isreg() or member.issparse():
+        if member.kind != "file":
             reason = "a link, a device or sparse"
-        elif member.offset_data + member.size > size:
+        elif member.offset + member.size > size:
             reason = "the tar file ends within it"
         elif (label := _label(path, place, member)) is not None:
             labels[_key(place)] = label
@@ -69,58 +68,42 @@ def _list_one(
             reason = ignore_reason(place)
             if reason is None and place in pictures:
                 reason = "the name appears twice"
+            elif reason is None and member.size > LARGEST:
+                reason = f"larger than {LARGEST:,} bytes"
         if reason is None:
-            pictures[place] = (member.offset_data, member.size)
+            pictures[place] = (member.offset, member.size)
         else:
             ignored.append((f"{path.name}/{place}", reason))
     return pictures, labels
 
 
-def _members(path: Path, ignored: list[tuple[str, str]]) -> Iterator[tarfile.TarInfo]:
-    with path.open("rb") as file:
+def _members(path: Path, ignored: list[tuple[str, str]]) -> Iterator[Member]:
+    """The members; where headers are damaged, that is noted in `ignored` and the rest is not read."""
+    members = read_members(path)
+    first = True
+    while True:
         try:
-            archive = tarfile.TarFile(fileobj=_ShortReads(file))  # type: ignore[arg-type]
-        except _FAILURES as error:
-            raise DigitError(
-                f"{path} is no uncompressed tar file ({error}): unpack it or copy it again"
-            ) from error
-        while True:
-            start = archive.offset
-            try:
-                member = archive.next()
-                if member is None:
-                    break
-                if member.size < 0:
-                    raise tarfile.ReadError("negative size")  # a loop, otherwise
-            except _FAILURES as error:
-                ignored.append((path.name, f"damaged at byte {start} ({error}), not read from there on"))
-                return
-            archive.members.clear()  # type: ignore[attr-defined]  # or a million headers stay in memory
-            if not member.isdir():
-                yield member
-        file.seek(start)
-        if file.read(512).strip(b"\0"):
-            ignored.append((path.name, f"damaged at byte {start}, not read from there on"))
+            member = next(members, None)
+        except Damaged as error:
+            if first:
+                raise DigitError(
+                    f"{path} is no uncompressed tar file ({error}): unpack it or copy it again"
+                ) from None
+            ignored.append((path.name, f"{error}, not read from there on"))
+            return
+        if member is None:
+            return
+        first = False
+        if member.kind != "folder":
+            yield member
 
 
-class _ShortReads:
-    """A file whose reads are bounded: tarfile reads a PAX record whole, whatever length its header claims."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.tell, self.seek, self._file = file.tell, file.seek, file
-
-    def read(self, length: int = -1) -> bytes:
-        if not 0 <= length <= _LARGEST_HEADER:
-            raise tarfile.ReadError(f"a header of {length} bytes")
-        return self._file.read(length)
-
-
-def _label(path: Path, place: str, member: tarfile.TarInfo) -> str | None:
+def _label(path: Path, place: str, member: Member) -> str | None:
     suffix = PurePosixPath(place).suffix.lower()
-    if suffix not in (".cls", ".json") or member.size > _LARGEST_HEADER:
+    if suffix not in (".cls", ".json") or member.size > _LARGEST_LABEL:
         return None
     try:
-        text = read_span(path, member.offset_data, member.size).decode().strip()
+        text = read_span(path, member.offset, member.size).decode().strip()
         value: Any = text if suffix == ".cls" else json.loads(text)["label"]
     except (ValueError, LookupError, TypeError, RecursionError):
         return None

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 
 from digit.data.decode import BrokenImage
-from digit.data.listing import Listing, ignore_reason
+from digit.data.listing import LARGEST, Listing, ignore_reason
 from digit.errors import DigitError
 
 _ENCRYPTED = 1  # flag bit
-_LARGEST = 2**30  # bytes of one picture file; a header that says more is not believed
+_INFLATED, _RATIO = 2**25, 100  # a member of more bytes that inflates more than this is a bomb
 
 
 def list_zip(path: Path) -> Listing:
@@ -25,10 +25,13 @@ def list_zip(path: Path) -> Listing:
         raise DigitError(f"{path} is no readable zip file ({error}): copy or download it again") from error
     members: dict[str, zipfile.ZipInfo] = {}
     ignored = []
+    overlapping = _overlapping(entries)
     for entry in entries:
         if entry.is_dir():
             continue
         reason = ignore_reason(entry.filename) or _unreadable(entry)
+        if reason is None and id(entry) in overlapping:
+            reason = "overlaps another member"
         if reason is None and entry.filename in members:
             reason = "the name appears twice"
         if reason is None:
@@ -61,9 +64,22 @@ def _unreadable(entry: zipfile.ZipInfo) -> str | None:
         return "encrypted"
     if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         return f"compression method {entry.compress_type} is not supported"
-    if max(entry.file_size, entry.compress_size) > _LARGEST:
-        return f"larger than {_LARGEST:,} bytes"
+    if max(entry.file_size, entry.compress_size) > LARGEST:
+        return f"larger than {LARGEST:,} bytes"
+    if entry.file_size > max(_INFLATED, _RATIO * entry.compress_size):
+        return f"inflates more than {_RATIO}-fold, to {entry.file_size:,} bytes"
     return None
+
+
+def _overlapping(entries: list[zipfile.ZipInfo]) -> set[int]:
+    """The ids of entries that start before another one ends: a few bytes that are read a thousand times."""
+    found: set[int] = set()
+    end = 0
+    for entry in sorted(entries, key=lambda each: each.header_offset):
+        if entry.header_offset < end:
+            found.add(id(entry))
+        end = max(end, entry.header_offset + 30 + len(entry.orig_filename) + entry.compress_size)
+    return found
 
 
 def _span(entry: zipfile.ZipInfo) -> tuple[int, ...]:
