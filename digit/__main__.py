@@ -1,6 +1,15 @@
-"""`python -m digit`, and so `torchrun ... -m digit VERB`."""
+"""The command `digit`, also `python -m digit`, and so `torchrun ... -m -- digit VERB`."""
 
-from digit.run.main import main
+from digit.run.ending import at_once
+
+
+def main() -> None:
+    """Run the command line; a signal while its libraries are loaded, which takes seconds, ends it at once."""
+    at_once()
+    from digit.run.main import main as command
+
+    command()
+
 
 if __name__ == "__main__":
     main()

@@ -16,6 +16,7 @@ from digit.run.compare import compare_results
 from digit.run.compose import compose
 from digit.run.convert import convert
 from digit.run.convert_official import convert_official
+from digit.run.ending import by_exception, interrupted
 from digit.run.evaluate import evaluate_images
 from digit.run.evaluate_probe import evaluate_probe
 from digit.run.fit import fit
@@ -68,8 +69,8 @@ official fetches a whole published model. train base, large, renderer_ar and so 
 Every verb takes --json: the result on standard output for machines, everything else on standard error.
 Several GPUs: --processes 8 splits train, fit, tokenize, sample and evaluate images over as many processes,
 one a GPU; over several machines `torchrun ... -m -- digit VERB ...` does.
-Exit codes: 0 done, 2 bad input (one sentence says what to do), 130 interrupted (what is written is whole;
-repeat to go on)."""
+Exit codes: 0 done, 2 bad input or a full disk (one sentence says what to do), 130 interrupted by Ctrl-C, 143
+by SIGTERM (what is written is whole, a training has saved; repeat the command to go on)."""
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BAD_PLACE = (
@@ -115,12 +116,8 @@ def run(arguments: list[str]) -> int:
             speaks = is_main()
     except DigitError as error:
         return _fail(str(error))
-    except KeyboardInterrupt:
-        print(
-            "digit: interrupted; what is written is whole, and the same command goes on or starts again",
-            file=sys.stderr,
-        )
-        return 130
+    except KeyboardInterrupt as stop:
+        return interrupted(stop)
     except OSError as error:
         if error.errno in _NO_ROOM:
             return _fail(
@@ -180,6 +177,7 @@ def _show(result: dict[str, Any], indent: str = "") -> None:
 
 def main() -> None:
     """The console script."""
+    by_exception()
     warnings.filterwarnings("ignore", category=UserWarning)  # libraries' advice is for developers
     try:
         code = run(sys.argv[1:])
@@ -187,4 +185,8 @@ def main() -> None:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
+    except KeyboardInterrupt as stop:
+        code = interrupted(stop)
+    if code > 128:
+        os._exit(code)  # a thread that waits for a disk would keep the process
     sys.exit(code)

@@ -1,4 +1,4 @@
-"""`digit VERB ... --processes 8`: one command line in several processes of this machine, by torchrun's agent."""
+"""`digit VERB ... --processes 8`: one command line in several local processes, by torchrun's agent."""
 
 import logging
 import os
@@ -47,6 +47,6 @@ def run_together(arguments: list[str], processes: int) -> int:
     except ChildFailedError as error:
         code = error.get_first_failure()[1].exitcode
         return code if code > 0 else 128 - code
-    except SignalException:
-        return 130
+    except SignalException as stop:
+        return 128 + stop.sigval
     return 0
