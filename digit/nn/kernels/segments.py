@@ -61,23 +61,36 @@ def segment_sums(
     vectors: Float[Tensor, "m d"], codes: Int[Tensor, " m"], k: int
 ) -> tuple[Float[Tensor, "k d"], Int[Tensor, " k"]]:
     """Float64 sum and number of the vectors of each code, the same for the same input; nothing waits."""
-    count, width = vectors.shape
-    device = vectors.device
-    # Radix sort takes one pass a byte.
-    ranked, order = codes.to(torch.int16 if k <= 2**15 else torch.int32).sort(stable=True)
-    starts = torch.searchsorted(ranked, torch.arange(k, device=device, dtype=ranked.dtype))
-    starts = F.pad(starts, (0, 1), value=count)
-    counts = starts.diff()
-    first = torch.zeros(k + 1, dtype=torch.int64, device=device)
-    torch.cumsum((counts + _PIECE - 1) // _PIECE, 0, out=first[1:])
-    pieces = count // _PIECE + k  # at most so many
-    owner = torch.searchsorted(first[1:], torch.arange(pieces, device=device), right=True)
+    width = vectors.shape[1]
+    order, owner, first, starts = plan(codes, k)
+    pieces = len(owner)
     block = min(256, triton.next_power_of_2(width))
-    partial = torch.empty(pieces, width, device=device)
-    sums = torch.empty(k, width, dtype=torch.float64, device=device)
+    partial = torch.empty(pieces, width, device=vectors.device)
+    sums = torch.empty(k, width, dtype=torch.float64, device=vectors.device)
     across = triton.cdiv(width, block)
     _pieces[(pieces, across)](
         vectors, order, owner, first, starts, partial, k, WIDTH=width, BLOCK=block, PIECE=_PIECE, ROWS=16
     )
     _join[(k, across)](partial, first, sums, WIDTH=width, BLOCK=block)
-    return sums, counts
+    return sums, starts.diff()
+
+
+def plan(
+    codes: Int[Tensor, " m"], k: int
+) -> tuple[Int[Tensor, " m"], Int[Tensor, " p"], Int[Tensor, " k1"], Int[Tensor, " k1"]]:
+    """Who adds what.
+
+    Returns:
+        The vectors in order of code; the code of each piece (k for those that are not needed); the first
+        piece of each code, and the first place of each code in the order, both with their end.
+    """
+    count, device = len(codes), codes.device
+    # Radix sort takes one pass a byte.
+    ranked, order = codes.to(torch.int16 if k <= 2**15 else torch.int32).sort(stable=True)
+    starts = torch.searchsorted(ranked, torch.arange(k, device=device, dtype=ranked.dtype))
+    starts = F.pad(starts, (0, 1), value=count)
+    first = torch.zeros(k + 1, dtype=torch.int64, device=device)
+    torch.cumsum((starts.diff() + _PIECE - 1) // _PIECE, 0, out=first[1:])
+    pieces = count // _PIECE + k  # at most so many
+    owner = torch.searchsorted(first[1:], torch.arange(pieces, device=device), right=True)
+    return order, owner, first, starts

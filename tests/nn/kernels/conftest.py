@@ -1,5 +1,21 @@
-"""Without Triton there are no kernels to test; without a GPU its interpreter runs them (tests/conftest.py)."""
+"""Without Triton nothing is tested here; without a GPU its interpreter runs the kernels."""
 
 import importlib.util
+from functools import partial
+
+import pytest
+import torch
 
 collect_ignore_glob = [] if importlib.util.find_spec("triton") else ["test_*.py"]
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    """The interpreter computes all of a tile, also where it lies outside: tiles that fit the tests' sizes."""
+    if torch.cuda.is_available():
+        return
+    from digit.nn.kernels import attention, linear, nearest
+
+    monkeypatch.setattr(attention, "tile", lambda programs, scaled: (4, 1))
+    monkeypatch.setattr(linear, "ELEMENTS", 1024)
+    monkeypatch.setattr(nearest, "scan", partial(nearest.scan, tiles=nearest.Tiles(16, 16, 16)))

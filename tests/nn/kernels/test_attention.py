@@ -6,8 +6,10 @@ from digit.nn.kernels.attention import attend
 
 
 @pytest.mark.parametrize("channels", [16, 20])
-@pytest.mark.parametrize("filled", [0, 1, 5, 11])
-def test_attends_to_the_filled_part_and_writes_behind_it(channels, filled):
+@pytest.mark.parametrize(
+    ("filled", "tile"), [(0, (4, 1)), (1, (4, 1)), (5, (4, 1)), (11, (4, 1)), (5, (64, 1))]
+)
+def test_attends_to_the_filled_part_and_writes_behind_it(channels, filled, tile):
     torch.manual_seed(filled)
     rows, heads, room = 2, 3, 12
     keys, values = torch.randn(2, rows, heads, room, channels).unbind(0)
@@ -19,7 +21,7 @@ def test_attends_to_the_filled_part_and_writes_behind_it(channels, filled):
     wanted = F.scaled_dot_product_attention(query[:, :, None], *seen).reshape(rows, -1)
     mixed = torch.full((rows, heads * channels), float("nan"))
     counter = torch.tensor(filled - 1, dtype=torch.int32)
-    attend(qkv, keys, values, mixed, counter, offset=1, block=4, warps=1)
+    attend(qkv, keys, values, mixed, counter, offset=1, block=tile[0], warps=tile[1])
     torch.testing.assert_close(mixed, wanted, atol=1e-6, rtol=1e-5)
     assert torch.equal(keys, whole[0]) and torch.equal(values, whole[1])  # nothing else was touched
 

@@ -7,7 +7,7 @@ from digit.nn import sampling
 from digit.nn.kernels.draw import Filters, draw
 from digit.nn.sampling import SamplerConfig
 
-COUNT = 37
+COUNT = 21
 
 
 def kernel(logits, uniforms, config, specials, **more):
@@ -38,9 +38,10 @@ SETTINGS = [
 @pytest.mark.parametrize("config", [*SETTINGS, SamplerConfig(temperature=0.0)], ids=str)
 def test_draws_what_the_plain_function_draws(config, rounded):
     torch.manual_seed(0)
-    logits = torch.randn(8, 5 + COUNT) * 2
+    rows = 5 if rounded else 8  # among equal scores a threshold takes many rounds
+    logits = torch.randn(rows, 5 + COUNT) * 2
     logits = logits.round() if rounded else logits
-    uniforms = torch.rand(8, 3, dtype=torch.float64)
+    uniforms = torch.rand(rows, 3, dtype=torch.float64)
     wanted = sampling.draw(logits, uniforms[:, 1], config, specials=5)
     assert torch.equal(kernel(logits, uniforms, config, 5), wanted)
 
@@ -58,10 +59,10 @@ def test_top_p_of_the_vocabulary(level):
 
 def test_the_ends_of_the_unit_interval():
     logits = torch.full((2, COUNT), -60.0)
-    logits[:, 3], logits[:, 30] = 1.0, 1.0
+    logits[:, 3], logits[:, 20] = 1.0, 1.0
     uniforms = torch.tensor([[0.0] * 3, [1 - 2**-53] * 3], dtype=torch.float64)
     config = SamplerConfig(top_k=2)
-    assert kernel(logits, uniforms, config, 0).tolist() == [3, 30]
+    assert kernel(logits, uniforms, config, 0).tolist() == [3, 20]
 
 
 def test_guidance_embedding_and_confidence():

@@ -34,9 +34,14 @@ def test_tokenizer(device):
 
 
 @pytest.mark.parametrize(
-    "changes", [{}, {"shortcut": "input", "blocks": 2}, {"family": "taming", "shortcut": "input"}]
+    ("changes", "tail"),
+    [
+        ({}, None),
+        ({}, 1),
+        ({"shortcut": "input", "blocks": 2, "multipliers": (1, 2)}, 1),
+        ({"family": "taming", "shortcut": "input"}, None),
+    ],
 )
-@pytest.mark.parametrize("tail", [None, 1])
 def test_vqgan(device, changes, tail):
     settings = {
         "image_size": 8,

@@ -70,7 +70,7 @@ def test_codes_are_exact_where_float16_errs(kernels):
 
 def test_the_bound_holds(kernels):
     """Never is a code taken as sure that float64 does not find, and most are taken as sure."""
-    vectors, centroids = torch.randn(512, 64, device=kernels) * 3, torch.randn(200, 64, device=kernels) * 3
+    vectors, centroids = torch.randn(200, 64, device=kernels) * 3, torch.randn(150, 64, device=kernels) * 3
     rounded = centroids.half()
     squares = centroids.square().sum(1)
     halves = Halves(*halve(vectors))
@@ -106,13 +106,13 @@ def test_pieces_and_given_halves_change_nothing(kernels):
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
 def test_a_fit_is_that_of_the_plain_path(kernels, monkeypatch, precision):
-    vectors = torch.randn(400, 16, device=kernels) * torch.linspace(0.3, 2, 16, device=kernels)
-    fused = kmeans.fit(vectors, 12, iterations=4, precision=precision)
-    again = kmeans.fit(vectors, 12, iterations=4, precision=precision, chunk=133)
+    vectors = torch.randn(200, 16, device=kernels) * torch.linspace(0.3, 2, 16, device=kernels)
+    fused = kmeans.fit(vectors, 12, iterations=3, precision=precision)
+    again = kmeans.fit(vectors, 12, iterations=3, precision=precision, chunk=67)
     torch.testing.assert_close(again.centroids, fused.centroids, rtol=1e-6, atol=1e-6)
     for place in (module, kmeans):
         monkeypatch.setattr(place, "has_kernels", lambda device, width: False)
-    plain = kmeans.fit(vectors, 12, iterations=4, precision=precision)
+    plain = kmeans.fit(vectors, 12, iterations=3, precision=precision)
     torch.testing.assert_close(fused.centroids, plain.centroids, rtol=1e-5, atol=1e-5)
     assert fused.inertia == pytest.approx(plain.inertia, rel=1e-6)
     assert torch.equal(fused.counts, plain.counts)

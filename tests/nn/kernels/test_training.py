@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 import digit.nn.transformer
+from digit.nn.fused import add_norm, gelu, heads
 from digit.nn.fused.add_norm import AddNorm
 from digit.nn.fused.blocks import blocks
 from digit.nn.transformer import Transformer, TransformerConfig
@@ -36,6 +37,13 @@ def model(width, heads, dropout=0.0, layers=2, causal=True):
     return made.to(DEVICE)
 
 
+def few_programs(monkeypatch):
+    """Fewer of them than rows, so that each has several turns."""
+    monkeypatch.setattr(add_norm, "PROGRAMS", 9)
+    for module in (gelu, heads):
+        monkeypatch.setattr(module, "STRIPS", 2)
+
+
 def both(made, x, gradient):
     """Outputs and all gradients of the plain blocks and of the kernels."""
     for run in (made, lambda x: blocks(made, x)):
@@ -44,7 +52,8 @@ def both(made, x, gradient):
 
 
 @pytest.mark.parametrize(("width", "heads", "causal"), [(64, 4, True), (48, 3, False)])
-def test_blocks_and_all_their_gradients_are_those_of_the_plain_ones(width, heads, causal):
+def test_blocks_and_all_their_gradients_are_those_of_the_plain_ones(monkeypatch, width, heads, causal):
+    few_programs(monkeypatch)
     made = model(width, heads, causal=causal)
     x = torch.randn(3, 7, width, device=DEVICE, requires_grad=True)
     plain, fast = both(made, x, torch.randn_like(x))
@@ -63,8 +72,9 @@ def test_in_bf16_weights_keep_float32_gradients():
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5])
-def test_dropout_is_the_same_mask_forward_and_backward(share):
-    rows, width = 1100, 40  # more rows than programs
+def test_dropout_is_the_same_mask_forward_and_backward(monkeypatch, share):
+    few_programs(monkeypatch)
+    rows, width = 60, 40
     torch.manual_seed(0)
     inputs = [torch.randn(rows, width), torch.randn(width), torch.randn(rows, width)]
     inputs = [each.to(DEVICE).requires_grad_() for each in (*inputs, torch.rand(width), torch.randn(width))]
