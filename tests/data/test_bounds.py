@@ -1,4 +1,4 @@
-"""What ordinary files hold beside their pixels is not refused; what no picture holds is, before it costs time."""
+"""What ordinary files hold beside their pixels is read; what no picture holds is refused at once."""
 
 import struct
 import zlib
