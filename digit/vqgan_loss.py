@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from digit.distributed import add_up, world_size
 from digit.errors import DigitError
 from digit.nn.codebook import MovingCodebook
 from digit.nn.discriminator import MapDiscriminator, PatchDiscriminator, preference
@@ -52,14 +53,19 @@ class HasPixels(Protocol):
         ...
 
 
-def perceptual_network(config: VQGANLossConfig, weights: Path | None = None) -> PerceptualNetwork | None:
-    """The frozen network that `config` names, from a file or downloaded by timm; None where it names none."""
+def perceptual_network(
+    config: VQGANLossConfig, weights: Path | None = None, *, empty: bool = False
+) -> PerceptualNetwork | None:
+    """The frozen network that `config` names, from a file or downloaded by timm; None where it names none.
+
+    `empty`: only its shapes; random weights, and nothing is read or downloaded.
+    """
     if config.perceptual is None:
         return None
     return PerceptualNetwork(
         config.perceptual,
-        weights=weights,
-        pretrained=weights is None,
+        weights=None if empty else weights,
+        pretrained=weights is None and not empty,
         size=config.perceptual_size,
         indices=config.perceptual_maps,
     )
@@ -70,7 +76,9 @@ class VQGANLoss(nn.Module):
 
     One optimizer steps both sides: the pictures reach the discriminators detached, and the discriminators'
     own parameters are switched off while they judge for the generator, so one backward gives each side
-    its own gradient. `perceptual`: a frozen module, pixels -> maps. `metrics`: the last call's, detached.
+    its own gradient. Over several processes codebook and balance follow the batch of all of them, as in one
+    process with all of it at once; random restarts of codes take latents of the main process, and each
+    process draws its own noise. In micro-batches either follows one after the other. `perceptual`: a frozen module, pixels -> maps. `metrics`: the last call's, detached.
     """
 
     step: Tensor
@@ -129,6 +137,18 @@ class VQGANLoss(nn.Module):
         if not self.discriminators or step < self.config.adversarial_start - self.config.discriminator_ahead:
             return self._reconstruction(pixels, reconstruction, self._maps(pixels))[0] + commitment
         return self._adversarial(pixels, reconstruction, step) + commitment
+
+    def assume(self, step: int) -> None:
+        """Go on as from this step, the codebook started: for counting where tensors have no values."""
+        self._known = (step, True)
+
+    @property
+    def partial_gradients(self) -> bool:
+        """Whether the next update leaves some trainable parameters without a gradient."""
+        step = int(self.step) if self._known is None else self._known[0]
+        waits = step < self.config.adversarial_start - self.config.discriminator_ahead
+        continuous = step < self.config.continuous_steps and self.vqgan.config.codebook == "gradient"
+        return continuous or (waits and len(self.discriminators) > 0)
 
     def compile_parts(self) -> None:
         """Compile the encoder and the decoder up to its last convolution, where most of the time goes."""
@@ -250,7 +270,9 @@ class VQGANLoss(nn.Module):
         """Norm of the last convolution's gradient when `gradient` arrives at the pixels."""
         weight = self.vqgan.decoder.conv_out.weight
         (reached,) = torch.autograd.grad(reconstruction, weight, gradient, retain_graph=True)
-        return reached.float().norm()
+        reached = reached.float()
+        add_up(reached)
+        return reached.norm() / world_size()
 
     def _report(self, **values: Tensor) -> None:
         self.metrics.update({name: value.detach() for name, value in values.items()})

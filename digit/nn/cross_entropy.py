@@ -26,8 +26,8 @@ def cross_entropy(
     elsewhere this is torch's own function on torch's own logits.
     """
     if fused(hidden):
-        half = torch.get_autocast_dtype(hidden.device.type)
-        with torch.autocast(hidden.device.type, enabled=False):
+        half = torch.get_autocast_dtype("cuda")
+        with torch.autocast("cuda", enabled=False):
             return _Fused.apply(hidden.to(half), table, targets, label_smoothing, counted)
     logits = F.linear(hidden, table)
     if counted is None:

@@ -18,8 +18,10 @@ from digit.evaluation.linear_probe import (
     head_accuracies,
     pooled_states,
 )
+from digit.nn.batch import CodeBatch
 from digit.prior import Prior
 from digit.run.device import choose_device
+from digit.run.dry_run import DryRun, code_batch, describe_codes, dry_run
 from digit.run.recipes import linear_probe
 from digit.run.train import run_stage, same_lineage, seeded
 from digit.training.config import TrainConfig
@@ -39,6 +41,7 @@ def train_linear_probe(
     start: float = 0.01,
     training: TrainConfig = RECIPE.training,
     device: str | None = None,
+    plan: DryRun = DryRun(),  # noqa: B008
 ) -> dict[str, Any]:
     """Train linear heads on a frozen prior's states, one for each layer (DiGIT, section 4.2, figure 3b).
 
@@ -55,6 +58,7 @@ def train_linear_probe(
         start: standard deviation of the heads' weights before training.
         training: steps, batch, learning rate and the rest of the loop.
         device: cpu, cuda or cuda:N; a GPU if there is one.
+        plan: what --dry-run estimates.
     """
     where = choose_device(device)
     opened = Codes(codes)
@@ -65,20 +69,14 @@ def train_linear_probe(
     layers = frozen.config.layers + last_block
     classes, width = len(opened.classes), frozen.config.width
     shape = ProbeConfig(width, classes, layers=layers, learning_rates=learning_rates, start=start)
-    with seeded(training.seed):
+    with seeded(training.seed), plan.building():
         stage = Probe(shape)
-    source = CodeData(opened, batch_size=training.batch, arrays=(over,), seed=training.seed, device=where)
     size = training.micro_batch or training.batch
     bf16 = training.precision == "bf16" or (training.precision == "auto" and where.type == "cuda")
 
     def features(batch: Int[Tensor, "b n"]) -> Float[Tensor, "b l d"]:
         with torch.autocast(where.type, dtype=torch.bfloat16, enabled=bf16):
             return torch.cat([pooled_states(frozen, part)[:, :layers] for part in batch.split(size)])
-
-    def data(step: int) -> FeatureBatch:
-        batch = source(step)
-        assert batch.labels is not None
-        return FeatureBatch(features(batch.codes), batch.labels)
 
     def on_save(trained: Probe, state: Path | None) -> None:
         save(trained, out, lineage={"prior": origin["id"]}, classes=opened.classes)
@@ -90,7 +88,32 @@ def train_linear_probe(
         if unseen.classes != opened.classes:
             raise DigitError(f"{held_out} has other classes than {codes}: give codes of the same classes")
         evaluate = _accuracies(unseen, over, features, where, size)
+    if plan.dry_run:
+        whole = _WithPrior(stage, frozen.to("meta"), layers)
+        batch, inputs = code_batch(frozen.config.length), describe_codes(opened) | {"prior": prior}
+        return dry_run(stage, batch, training, out, plan, model=shape, inputs=inputs, counted_as=whole)
+    source = CodeData(opened, batch_size=training.batch, arrays=(over,), seed=training.seed, device=where)
+
+    def data(step: int) -> FeatureBatch:
+        batch = source(step)
+        assert batch.labels is not None
+        return FeatureBatch(features(batch.codes), batch.labels)
+
     return run_stage(stage, data, training, out, where, evaluate, None, on_save, title="linear probe")
+
+
+class _WithPrior(torch.nn.Module):
+    """All that an update of the probe computes, the frozen prior's states included."""
+
+    def __init__(self, probe: Probe, prior: Prior, layers: int) -> None:
+        super().__init__()
+        self.probe, self.prior, self.layers = probe, prior.requires_grad_(False), layers
+
+    def loss(self, batch: CodeBatch) -> Tensor:
+        """The probe's loss."""
+        assert batch.labels is not None
+        states = pooled_states(self.prior, batch.codes)[:, : self.layers]
+        return self.probe.loss(FeatureBatch(states, batch.labels))
 
 
 def _accuracies(

@@ -13,7 +13,7 @@ from torch import nn
 from digit.data.codes import CodeData, Codes
 from digit.data.images import open_images
 from digit.data.loader import Report, load_pixels
-from digit.data.pixels import PixelData
+from digit.data.pixels import PixelBatch, PixelData
 from digit.errors import DigitError, LineageError
 from digit.nn.batch import CodeBatch
 from digit.nn.sampling import SamplerConfig
@@ -22,6 +22,7 @@ from digit.prior import Prior, PriorConfig
 from digit.renderer import Renderer, RendererConfig
 from digit.renderer_masked import MaskedConfig, MaskedRenderer
 from digit.run.device import choose_device
+from digit.run.dry_run import DryRun, code_batch, describe_codes, dry_run
 from digit.run.progress import progress, say
 from digit.run.sample import grid
 from digit.training.config import TrainConfig
@@ -58,6 +59,7 @@ def train_vqgan(
     threads: int | None = None,
     device: str | None = None,
     strict: bool = False,
+    plan: DryRun = DryRun(),  # noqa: B008
 ) -> dict[str, Any]:
     """Train the reconstructive tokenizer, pixels <-> VQ codes. The same command resumes an interrupted run.
 
@@ -75,11 +77,22 @@ def train_vqgan(
         threads: that decode pictures.
         device: cpu, cuda or cuda:N; a GPU if there is one.
         strict: stop at the first broken picture instead of leaving it out.
+        plan: what --dry-run estimates.
     """
     where, report = choose_device(device), Report()
     source = open_images(images, under=under)
     unseen = open_images(held_out, under=held_out_under) if held_out else source
     size = model.image_size
+    network = perceptual_network(losses, perceptual_weights, empty=plan.dry_run)
+    with seeded(training.seed), plan.building():
+        stage = VQGANLoss(VQGAN(model), losses, network)
+    if plan.dry_run:
+        stage.assume(losses.adversarial_start + losses.adversarial_ramp)
+        pictures = {"pictures": len(source), "held_out_pictures": len(unseen)}
+        inputs = {"path": images, **pictures, "classes": len(source.classes)}
+        batch = PixelBatch(torch.empty(2, 3, size, size, device="meta"), None)
+        told = {"model": model, "inputs": inputs, "speed_is_known": False}
+        return dry_run(stage, batch, training, out, plan, **told)
     with progress("read", len(source)) as advance:
         data = PixelData(
             source,
@@ -98,9 +111,6 @@ def train_vqgan(
         report.write(out / "skipped.json")
     index = np.linspace(0, len(unseen) - 1, min(len(unseen), 2048)).astype(np.int64)
     pixels = load_pixels(unseen, index, size, threads=threads, report=Report())[1]
-    network = perceptual_network(losses, perceptual_weights)
-    with seeded(training.seed):
-        stage = VQGANLoss(VQGAN(model), losses, network)
 
     def evaluate(trained: VQGANLoss, step: int) -> Iterator[tuple[str, float]]:
         error, used = 0.0, set()
@@ -142,6 +152,7 @@ def train_prior(
     renderer: Path | None = None,
     vqgan: Path | None = None,
     device: str | None = None,
+    plan: DryRun = DryRun(),  # noqa: B008
 ) -> dict[str, Any]:
     """Train the GPT over codes (stage 1 of the paper). The same command resumes an interrupted run.
 
@@ -163,6 +174,7 @@ def train_prior(
         renderer: artifact, for sample pictures while training; else samples/ shows the codes as colours.
         vqgan: artifact, likewise.
         device: cpu, cuda or cuda:N; a GPU if there is one.
+        plan: what --dry-run estimates.
     """
     where = choose_device(device)
     opened = Codes(codes)
@@ -180,9 +192,8 @@ def train_prior(
         label_smoothing=label_smoothing,
         tied=tied,
     )
-    with seeded(training.seed):
+    with seeded(training.seed), plan.building():
         stage = Prior(config)
-    data = CodeData(opened, batch_size=training.batch, arrays=(over,), seed=training.seed, device=where)
     lineage = opened.lineage(over)
     second: Any = None if vqgan is None else load(vqgan, kind="vqgan", device=where)
     first: Any = None if renderer is None else load(renderer, kind="renderer", device=where)
@@ -203,6 +214,10 @@ def train_prior(
         save(trained, out, lineage=lineage, classes=opened.classes if classes else [])
 
     evaluate = _held_out(held_out, (over,), lineage, where, training)
+    if plan.dry_run:
+        batch = code_batch(config.length)
+        return dry_run(stage, batch, training, out, plan, model=config, inputs=describe_codes(opened))
+    data = CodeData(opened, batch_size=training.batch, arrays=(over,), seed=training.seed, device=where)
     return run_stage(stage, data, training, out, where, evaluate, picture, on_save, title="prior")
 
 
@@ -221,6 +236,7 @@ def train_renderer(
     held_out: Path | None = None,
     vqgan: Path | None = None,
     device: str | None = None,
+    plan: DryRun = DryRun(),  # noqa: B008
 ) -> dict[str, Any]:
     """Train the renderer, codes -> VQ codes (stage 2 of the paper). The same command resumes a stopped run.
 
@@ -238,6 +254,7 @@ def train_renderer(
         held_out: codes of unseen pictures, for the held-out loss.
         vqgan: artifact, for sample pictures while training (its reconstructions above, renderings below).
         device: cpu, cuda or cuda:N; a GPU if there is one.
+        plan: what --dry-run estimates.
     """
     where = choose_device(device)
     opened, names = Codes(codes), ("codes", "vq_codes")
@@ -253,9 +270,8 @@ def train_renderer(
         dropout=dropout,
         label_smoothing=label_smoothing,
     )
-    with seeded(training.seed):
+    with seeded(training.seed), plan.building():
         stage = MaskedRenderer(MaskedConfig(**shape.__dict__)) if masked else Renderer(shape)
-    data = CodeData(opened, batch_size=training.batch, arrays=names, seed=training.seed, device=where)
     lineage = opened.lineage(*names)
     decoder: Any = None if vqgan is None else load(vqgan, kind="vqgan", device=where)
     if decoder is not None:
@@ -272,6 +288,10 @@ def train_renderer(
         save(trained, out, lineage=lineage, classes=opened.classes)
 
     evaluate = _held_out(held_out, names, lineage, where, training)
+    if plan.dry_run:
+        batch, model = code_batch(shape.length, vq_length=shape.vq_length), stage.config
+        return dry_run(stage, batch, training, out, plan, model=model, inputs=describe_codes(opened))
+    data = CodeData(opened, batch_size=training.batch, arrays=names, seed=training.seed, device=where)
     return run_stage(stage, data, training, out, where, evaluate, picture, on_save, title="renderer")
 
 
