@@ -76,9 +76,9 @@ def dry_run(
 ) -> dict[str, Any]:
     """What the verb prints instead of training; a sentence more on standard error where it will not fit.
 
-    `batch` has two samples or more. `model` is the stage's config as it would be stored and `inputs` what was found.
-    `counted_as` computes all of an update, where a frozen network runs before the stage. `speed_is_known`
-    says that such stages were timed.
+    `batch` has two samples or more. `model` is the stage's config as it would be stored and `inputs` what was
+    found. `counted_as` computes all of an update, where a frozen network runs before the stage.
+    `speed_is_known` says that such stages were timed.
 
     Raises:
         DigitError: the run would stop at once: its folder cannot be written or another process trains there,
