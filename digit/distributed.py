@@ -27,7 +27,8 @@ def joined() -> Iterator[None]:
     """Inside, the processes that torchrun started can talk; nothing happens in a process that is alone.
 
     Raises:
-        DigitError: torchrun's variables are there and the others cannot be reached.
+        DigitError: torchrun's variables are there and the others cannot be reached, or one of them ended while
+            another waited for it.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
         yield
@@ -46,6 +47,10 @@ def joined() -> Iterator[None]:
         ) from error
     try:
         yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):  # gloo has no class of its own for it
+            raise DigitError("another process of this command has ended: what it said tells why") from error
+        raise
     finally:
         dist.destroy_process_group()
 
@@ -104,7 +109,7 @@ def as_main(*tensors: Tensor) -> None:
     """Replace each tensor by that of the main process, in place."""
     if world_size() > 1:
         for tensor in tensors:
-            dist.broadcast(tensor, 0)
+            dist.broadcast(tensor.view(torch.uint8) if tensor.dtype == torch.bool else tensor, 0)
 
 
 def any_of(flag: bool) -> bool:

@@ -4,9 +4,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from digit.distributed import add_up, as_main
+
 
 class MovingCodebook(nn.Module):
     """The averages of one code table. Everything is float32 and nothing waits for the device.
+
+    Of several processes each has latents of its own, and all end with the same table: the averages are over
+    the latents of all, and what is drawn at random is drawn by the main one, from its own.
 
     `decay`: of the averages, a step. `dead_after`: steps without use after which a code restarts at a random
     latent of the batch, drawn by torch's generator.
@@ -30,6 +35,7 @@ class MovingCodebook(nn.Module):
         k, m = len(table), len(latents)
         rows = torch.cat([torch.randperm(m, device=latents.device) for _ in range(-(-k // m))])[:k]
         table.copy_(latents[rows])
+        as_main(table)
         self.counts.fill_(1)
         self.sums.copy_(table)
         self.idle.zero_()
@@ -48,6 +54,7 @@ class MovingCodebook(nn.Module):
         ones = torch.ones_like(codes, dtype=torch.float32)
         counts = torch.zeros_like(self.counts).index_add_(0, codes, ones)
         sums = torch.zeros_like(self.sums).index_add_(0, codes, latents.float())
+        add_up(counts, sums)
         self.counts.lerp_(counts, 1 - decay)
         self.sums.lerp_(sums, 1 - decay)
         known = self.counts > 1e-6
@@ -59,6 +66,7 @@ class MovingCodebook(nn.Module):
     def _restart(self, table: Tensor, latents: Tensor) -> None:
         dead = self.idle >= self.dead_after
         fresh = latents[torch.randint(len(latents), (len(table),), device=latents.device)]
+        as_main(fresh)
         table.copy_(torch.where(dead[:, None], fresh, table))
         self.sums.copy_(torch.where(dead[:, None], fresh, self.sums))
         self.counts.masked_fill_(dead, 1)

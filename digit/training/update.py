@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from digit.distributed import share, world_size
+from digit.distributed import add_up, gather, share, world_size
 from digit.errors import DigitError
 from digit.training import checkpoint
 from digit.training.average import WeightAverage
@@ -17,6 +17,7 @@ from digit.training.batches import rows, split
 from digit.training.config import TrainConfig
 from digit.training.flops import flops_per_sample, peak_flops
 from digit.training.optimizer import OptimizerConfig, build, learning_rate, prepare
+from digit.training.parallel import Parallel, local
 from digit.training.randomness import seed_all
 from digit.training.untrained import Untrained
 
@@ -29,13 +30,13 @@ class Updater:
 
     def __init__(self, stage: nn.Module, config: TrainConfig, device: torch.device) -> None:
         """Move the stage to `device` and prepare it for training; nothing is read from disk."""
-        self.stage = stage.to(device).train()
-        self.config, self.device = config, device
+        bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
+        self.stage, self.config, self.device = stage.train(), config, device
+        self._parallel = Parallel(stage, device, sharded=config.sharded, bf16=bf16)
         self.optimizer = build(stage, config.optimizer)
         self.average = None if config.ema is None else WeightAverage(stage, config.ema)
         self.trainable = [parameter for parameter in stage.parameters() if parameter.requires_grad]
         self.names = {parameter: name for name, parameter in stage.named_parameters()}
-        self.loss: Any = stage.loss  # or its compiled form
         self.flops: float | None = None  # per sample, once `count` has been asked and could tell
         self.step = 0  # finished updates
         self.seconds = 0.0  # training time in earlier processes
@@ -46,9 +47,9 @@ class Updater:
         self.skipped = 0  # updates in all whose loss or gradient was not finite
         self.streak = 0  # of them, the latest in a row
         self._pending: list[Tensor] = []  # (loss, norm) still on the device
-        bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
         self._autocast = {"device_type": device.type, "dtype": torch.bfloat16, "enabled": bf16}
-        self._peak = peak_flops(device) if bf16 else None
+        peak = peak_flops(device) if bf16 else None
+        self._peak = None if peak is None else peak * world_size()
         # A fused optimizer multiplies by the factor of clipping on its way: one pass over all gradients less.
         self._clips_itself = bool(self.optimizer.defaults.get("fused"))
         self._untrained = Untrained(stage)
@@ -71,27 +72,28 @@ class Updater:
         prepare(self.optimizer, self.config.optimizer, step=self.step, total=self.config.steps)
         self.optimizer.zero_grad(set_to_none=True)
         self._untrained.keep()
+        self._parallel.begin()
         parts: list[Tensor] = []
         row = here.start
-        for part, weight in split(batch, self.config.micro_batch):
+        micro_batches = split(batch, self.config.micro_batch)
+        for number, (part, weight) in enumerate(micro_batches, start=1):
             # Randomness is a function of the update and of the rows: measuring, resuming and another number
             # of processes change nothing.
             seed_all(self.config.seed, self.step, row, device=self.device)
             row += rows(part)
-            with torch.autocast(**self._autocast):
-                loss = self.loss(part)
-            loss = loss if weight == 1.0 else loss * weight
-            loss.backward()
+            with self._parallel.accumulating(last=number == len(micro_batches)):
+                with torch.autocast(**self._autocast):
+                    loss = self._parallel.loss(part)
+                loss = loss if weight == 1.0 else loss * weight
+                loss.backward()
             parts.append(loss.detach().float())
-        self._apply(torch.stack(parts).sum(), self._norm())
+        loss = torch.stack(parts).sum() / world_size()
+        add_up(loss)
+        gradients = [parameter.grad for parameter in self.trainable if parameter.grad is not None]
+        self._apply(loss, self._parallel.norm(gradients), gradients)
         self.busy = False
 
-    def _norm(self) -> Tensor:
-        """The norm of the whole gradient, on the device."""
-        gradients = [parameter.grad for parameter in self.trainable if parameter.grad is not None]
-        return torch.nn.utils.get_total_norm(gradients).float()
-
-    def _apply(self, loss: Tensor, norm: Tensor) -> None:
+    def _apply(self, loss: Tensor, norm: Tensor, gradients: list[Tensor]) -> None:
         """Clip and step, unless loss or norm is not finite: then all but counters is as before the update."""
         self.step += 1
         self._pending.append(torch.stack([loss, norm]))
@@ -107,7 +109,8 @@ class Updater:
         if clip is not None and self._clips_itself:
             optimizer.grad_scale = ((norm + 1e-6) / clip).clamp(min=1.0)  # gradients are divided by it
         elif clip is not None:
-            torch.nn.utils.clip_grads_with_norm_(self.trainable, clip, norm)
+            factor = (clip / (norm + 1e-6)).clamp(max=1.0)
+            torch._foreach_mul_([local(gradient) for gradient in gradients], factor)
         optimizer.step()
         if fused:
             self._untrained.put_back(skipped)
@@ -119,7 +122,7 @@ class Updater:
         self.flops = flops_per_sample(self.stage, batch)
 
     def speed(self, samples_per_second: float) -> dict[str, float]:
-        """TFLOP/s in `tflops`, and as `mfu` its share of the board's bf16 peak where that is known."""
+        """TFLOP/s in `tflops`, and as `mfu` its share of all boards' bf16 peak where that is known."""
         if self.flops is None:
             return {}
         flops = samples_per_second * self.flops
@@ -162,6 +165,9 @@ class Updater:
         """The stage's own `metrics` of its latest batch, where it has them, and the peak of GPU memory."""
         own = getattr(self.stage, "metrics", None)
         values = {name: float(value) for name, value in own.items()} if isinstance(own, Mapping) else {}
+        if world_size() > 1:
+            everyones = gather(values)
+            values = {name: sum(each[name] for each in everyones) / world_size() for name in values}
         if self.device.type == "cuda":
             values["memory_gb"] = torch.cuda.max_memory_allocated(self.device) / 2**30
         return values
@@ -171,13 +177,10 @@ class Updater:
         """Inside, updates run compiled; what the compiler cannot take runs as it is, with its warning."""
         import torch._dynamo  # slow to import, and needed only here
 
-        stage: Any = self.stage
-        with torch._dynamo.config.patch(suppress_errors=True):
-            if hasattr(stage, "compile_parts"):
-                stage.compile_parts()
-                self.loss = stage.loss
-            else:
-                self.loss = torch.compile(stage.loss, dynamic=False)
+        # DDP would have the compiler cut the graph at each bucket of gradients, which it cannot where a graph
+        # has autograd functions of its own.
+        with torch._dynamo.config.patch(suppress_errors=True, optimize_ddp=False):
+            self._parallel.compile()
             yield
 
     @contextlib.contextmanager

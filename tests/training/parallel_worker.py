@@ -1,0 +1,151 @@
+"""What test_parallel.py runs in four processes: python parallel_worker.py RANK FOLDER.
+
+Each scenario takes the first one, two or four of them, in a group of its own, and leaves results in FOLDER.
+"""
+
+import json
+import sys
+import warnings
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+
+from digit.data.pixels import PixelBatch
+from digit.distributed import is_main, rank, share, world_size
+from digit.nn.batch import CodeBatch
+from digit.prior import Prior, PriorConfig
+from digit.training.config import TrainConfig
+from digit.training.loop import train
+from digit.training.optimizer import OptimizerConfig
+from digit.training.update import Updater
+from digit.vqgan import VQGAN, VQGANConfig
+from digit.vqgan_loss import VQGANLoss, VQGANLossConfig
+
+CPU = torch.device("cpu")
+# A large eps: some gradients are zero but for rounding, of which Adam would make whole steps.
+ADAM = OptimizerConfig(lr=1e-2, warmup=3, eps=1e-4)
+CONFIG = TrainConfig(
+    steps=12, batch=8, optimizer=ADAM, clip=0.5, ema=0.9, log_every=3, save_every=3, precision="fp32"
+)
+SHAPE = PriorConfig(codes=50, length=12, classes=3, width=32, layers=2, heads=2, label_dropout=0.5)
+PICTURES = VQGANConfig(image_size=16, width=8, multipliers=(1, 1, 2), blocks=1, codes=16, code_dim=4)
+LOSSES = VQGANLossConfig(
+    perceptual=None,
+    adversarial_start=2,
+    discriminator_ahead=1,  # the discriminators have no gradient in the first update
+    discriminator_slope=0.0,  # whose noise each process draws for itself
+    dead_after=1000,
+    discriminator_width=8,
+)
+
+
+def codes(step, batch=8):
+    """This process's rows of a batch."""
+    generator = torch.Generator().manual_seed(step)
+    drawn = torch.randint(50, (batch, 12), generator=generator)
+    labels = torch.randint(3, (batch,), generator=generator)
+    return CodeBatch(drawn[share(batch)], labels[share(batch)])
+
+
+def prior():
+    torch.manual_seed(0)
+    return Prior(SHAPE)
+
+
+class Poisoned(Prior):
+    """Its loss is not a number in some updates, in the last process only."""
+
+    calls = 0
+
+    def loss(self, batch):
+        self.calls += 1
+        bad = self.calls in (2, 4) and rank() == world_size() - 1
+        return super().loss(batch) * (float("nan") if bad else 1.0)
+
+
+def vqgan():
+    torch.manual_seed(0)
+    stage = VQGANLoss(VQGAN(PICTURES), LOSSES)
+    # As after the start, whose latents are those of the main process.
+    stage.started.fill_(True)
+    return stage
+
+
+def pixels(step):
+    drawn = torch.rand(8, 3, 16, 16, generator=torch.Generator().manual_seed(step))
+    return PixelBatch(drawn[share(8)], None)
+
+
+def updates(name, folder, stage, data=codes, steps=6, compiled=False, **changes):
+    """A few updates; weights, average and losses are written by the main process."""
+    updater = Updater(stage, replace(CONFIG, **changes), CPU)
+    if compiled:
+        updater._parallel.compile()
+    for step in range(steps):
+        updater.update(data(step))
+    updater.read_losses("none")
+    with updater.measuring() as whole:
+        average = {f"average.{key}": value.clone() for key, value in whole.state_dict().items()}
+    updater.take_average()
+    updater.metrics()
+    if is_main():
+        save_file(average, folder / f"{name}.safetensors")
+        numbers = [*updater.losses, *updater.norms, updater.skipped]
+        (folder / f"{name}.json").write_text(json.dumps(numbers))
+
+
+def one(folder):
+    updates("micro4-1", folder, prior(), micro_batch=4)
+    updates("micro2-1", folder, prior(), micro_batch=2)
+    updates("vqgan-1", folder, vqgan(), pixels, optimizer=replace(ADAM, lr=1e-3))
+
+
+def two(folder):
+    updates("micro4-2", folder, prior())
+    updates("micro2-2", folder, prior(), micro_batch=2)
+    updates("vqgan-2", folder, vqgan(), pixels, optimizer=replace(ADAM, lr=1e-3))
+    compiler = torch.compile
+    torch.compile = partial(compiler, backend="aot_eager")  # quick, and cuts graphs as the real one does
+    updates("compiled-2", folder, prior(), compiled=True)
+    torch.compile = compiler
+    torch.manual_seed(0)
+    updates("poisoned-2", folder, Poisoned(SHAPE))
+
+
+def four(folder):
+    updates("micro2-4", folder, prior())
+
+
+def run(folder, steps, name="run", **changes):
+    """One run in one folder, taken up by another number of processes."""
+    config = replace(CONFIG, steps=steps, micro_batch=2, **changes)
+    train(prior(), codes, config, folder / name, device="cpu", progress=False)
+
+
+PHASES = [
+    *[(1, one), (2, two), (4, four)],
+    *[(1, partial(run, steps=12, name="whole")), (1, partial(run, steps=3)), (2, partial(run, steps=6))],
+    *[(4, partial(run, steps=9)), (1, partial(run, steps=12))],
+]
+
+
+def main():
+    warnings.simplefilter("error")
+    number, folder = int(sys.argv[1]), Path(sys.argv[2])
+    for phase, (world, scenario) in enumerate(PHASES):
+        if number >= world:
+            continue
+        if world > 1:
+            store = f"file://{folder}/group-{phase}"
+            dist.init_process_group("gloo", init_method=store, rank=number, world_size=world)
+        scenario(folder)
+        if world > 1:
+            dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
