@@ -1,0 +1,138 @@
+"""Tensors of which each process holds a part: a safetensors file each, which says where its parts begin.
+
+The files are laid out as those of `HuggingFaceStorageWriter` (torch.distributed.checkpoint), and torch's
+reader reads them. They are not written by it: its processes tell each other by pickles what they write, and
+without telling it refuses a part as incomplete.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+
+from digit.errors import DigitError
+from digit.files import on_cpu
+
+PLACES, BEGINS = "DCP_SHARDING_INFO", "saved_offsets"  # torch's names in a file's metadata
+
+
+class Piece(NamedTuple):
+    """The part of a tensor that this process holds."""
+
+    tensor: Tensor
+    begins: tuple[int, ...]  # at these indices of the whole
+
+
+def piece(tensor: Tensor) -> Piece:
+    """What this process holds of a tensor: its shard, or all."""
+    if not isinstance(tensor, DTensor):
+        return Piece(tensor, (0,) * tensor.ndim)
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    _, begins = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
+    return Piece(tensor.to_local(), tuple(begins))
+
+
+def write(path: Path, pieces: Mapping[str, Piece]) -> None:
+    """Write what this process holds; parts without elements are left out.
+
+    Raises SafetensorError or OSError when the disk refuses.
+    """
+    some = {name: part for name, part in pieces.items() if part.tensor.numel()}
+    places = {name: {BEGINS: list(part.begins)} for name, part in some.items()}
+    tensors = on_cpu({name: part.tensor for name, part in some.items()})
+    safetensors.torch.save_file(tensors, path, metadata={PLACES: json.dumps(places)})
+
+
+class Tensors(Mapping[str, Tensor]):
+    """The tensors of one file or of several shards, each read whole when it is asked for, or in part.
+
+    DigitError where a file is damaged or a part is missing.
+    """
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        """Reads what the files hold, not the tensors."""
+        self._parts: dict[str, list[tuple[Path, tuple[int, ...], tuple[int, ...]]]] = {}
+        self._files = {}
+        for path in paths:
+            with _readable(path):
+                self._files[path] = file = safetensors.safe_open(path, "pt")
+                places = json.loads((file.metadata() or {}).get(PLACES, "{}"))
+                for name in file.keys():  # noqa: SIM118  (it is no mapping)
+                    shape = tuple(file.get_slice(name).get_shape())
+                    begins = tuple(places[name][BEGINS]) if name in places else (0,) * len(shape)
+                    self._parts.setdefault(name, []).append((path, begins, shape))
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The whole tensor."""
+        return self.read(name, (0,) * len(self.shape(name)), self.shape(name))
+
+    def __iter__(self) -> Iterator[str]:
+        """The names."""
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        """How many tensors there are."""
+        return len(self._parts)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Of the whole tensor."""
+        ends = [[b + s for b, s in zip(begins, shape, strict=True)] for _, begins, shape in self._parts[name]]
+        return tuple(max(each) for each in zip(*ends, strict=True))
+
+    def read(self, name: str, begins: Sequence[int], shape: Sequence[int]) -> Tensor:
+        """The part of a tensor that begins at these indices and has this shape; no more is read."""
+        found, missing = None, torch.Size(shape).numel()
+        for path, start, size in self._parts[name]:
+            low = [max(a, b) for a, b in zip(begins, start, strict=True)]
+            high = [min(a + n, b + m) for a, n, b, m in zip(begins, shape, start, size, strict=True)]
+            if any(a >= b for a, b in zip(low, high, strict=True)):
+                continue
+            inside = tuple(slice(a - b, c - b) for a, b, c in zip(low, start, high, strict=True))
+            with _readable(path):
+                part = (
+                    self._files[path].get_slice(name)[inside] if shape else self._files[path].get_tensor(name)
+                )
+            missing -= part.numel()
+            if part.shape == torch.Size(shape):
+                found = part
+                break
+            found = part.new_empty(*shape) if found is None else found
+            found[tuple(slice(a - b, c - b) for a, b, c in zip(low, begins, high, strict=True))] = part
+        if missing or found is None:
+            raise DigitError(
+                f"{self._parts[name][0][0].parent} lacks a part of {name}: take an earlier state"
+            )
+        return found
+
+
+@torch.no_grad()
+def fill(target: Tensor, tensors: Mapping[str, Tensor], name: str) -> None:
+    """Copy the stored tensor `name` into `target`, of which this process may hold a part.
+
+    Raises KeyError where there is no such tensor, ValueError where it has another shape.
+    """
+    here = piece(target)
+    shape = tensors.shape(name) if isinstance(tensors, Tensors) else tensors[name].shape
+    if tuple(shape) != tuple(target.shape):
+        raise ValueError(f"{name} has shape {tuple(shape)}, not {tuple(target.shape)}")
+    if isinstance(tensors, Tensors) and here.tensor.numel():
+        here.tensor.copy_(tensors.read(name, here.begins, here.tensor.shape))
+    elif here.tensor.numel():
+        inside = tuple(slice(b, b + n) for b, n in zip(here.begins, here.tensor.shape, strict=True))
+        here.tensor.copy_(tensors[name][inside] if inside else tensors[name])
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
+        raise DigitError(f"{path} is not a whole safetensors file ({error}): take an earlier state") from None
