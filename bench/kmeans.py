@@ -11,16 +11,13 @@ counted as 2 N K D operations, whatever was done. On a CPU: seconds and final in
 from one start, and both over ours (above 1: ours is better). Part by part the JSON is written to --out.
 """
 
-import argparse
 import importlib.util
-import json
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from machine import Report, kernel_times, median_seconds, peak_gib
+from machine import Report, kernel_times, median_seconds, parser, peak_gib
 from torch import Tensor
 
 from digit import kmeans
@@ -335,20 +332,14 @@ def cpu(n: int, width: int, codes: int, iterations: int) -> dict[str, Any]:
 
 def main() -> None:
     """Parse the sizes, measure, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--smoke", action="store_true", help="seconds of work, to see that it runs")
-    parser.add_argument("--vectors", type=int)
-    parser.add_argument("--width", type=int)
-    parser.add_argument("--codes", type=int)
-    parser.add_argument("--iterations", type=int, default=20, help="of the fits on a CPU")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seconds", type=float, default=240, help="after these no part is begun any more")
-    parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
-    device = torch.device("cpu" if given.smoke else given.device)
-    report = Report(device, given.out, seconds=given.seconds, smoke=given.smoke)
+    options = parser(__doc__)
+    options.add_argument("--vectors", type=int)
+    options.add_argument("--width", type=int)
+    options.add_argument("--codes", type=int)
+    options.add_argument("--iterations", type=int, default=20, help="of the fits on a CPU")
+    given = options.parse_args()
+    report = Report.of(given)
+    device = report.device
     if given.smoke:
         report.part("cpu", "fits", lambda: cpu(4096, 32, 32, 5))
         gpu(report, device, 256, 32, 32, smoke=True)
@@ -358,8 +349,7 @@ def main() -> None:
     else:
         sizes = given.vectors or 1 << 21, given.width or 768, given.codes or 8192
         gpu(report, device, *sizes, smoke=False)
-    print(json.dumps(report.content, indent=2))
-    raise SystemExit(report.failed)
+    report.finish()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What this machine can do at most, and how every bench times and writes: ceilings beside each value.
 
-    python bench/machine.py [--device cuda] [--smoke]
+    python bench/machine.py [--device cuda] [--smoke] [--out F]
 
 Prints the rate of a large matrix product (bfloat16 on a GPU) and of a large copy (bytes read and written).
 """
@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -70,6 +70,23 @@ def describe(device: torch.device) -> dict[str, Any]:
     }
 
 
+def parser(description: str | None, *, seconds: float = 240) -> argparse.ArgumentParser:
+    """The options that every bench has: --smoke, --device, --seconds and --out."""
+    made = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    made.add_argument("--smoke", action="store_true", help="small sizes on the CPU, to see that it runs")
+    made.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    made.add_argument("--seconds", type=float, default=seconds, help="after these no part is begun any more")
+    made.add_argument("--out", type=Path, help="JSON file for the result")
+    return made
+
+
+def device_of(given: argparse.Namespace) -> torch.device:
+    """Where to measure: a smoke run stays on the CPU."""
+    return torch.device("cpu" if given.smoke else given.device)
+
+
 class Report:
     """A result that grows part by part: each is written once known; one that fails is noted, not fatal."""
 
@@ -116,6 +133,16 @@ class Report:
         )
         self.write()
 
+    @classmethod
+    def of(cls, given: argparse.Namespace) -> "Report":
+        """As the options of `parser` say."""
+        return cls(device_of(given), given.out, seconds=given.seconds, smoke=given.smoke)
+
+    def finish(self) -> NoReturn:
+        """Print all and leave: with 1 if a part failed."""
+        print(json.dumps(self.content, indent=2))
+        raise SystemExit(self.failed)
+
     def write(self) -> None:
         """Replace the file by what is known."""
         if self.out is not None:
@@ -147,15 +174,13 @@ def kernel_times(work: Callable[[], object], *, most: int = 12) -> list[dict[str
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--smoke", action="store_true", help="small sizes, to see that it runs")
-    options = parser.parse_args()
-    device = torch.device("cpu" if options.smoke else options.device)
-    sizes = {"side": 256, "megabytes": 8} if options.smoke or device.type == "cpu" else {}
-    print(json.dumps({**describe(device), **ceilings(device, **sizes)}, indent=2))
+    given = parser(__doc__).parse_args()
+    device = device_of(given)
+    sizes = {"side": 256, "megabytes": 8} if device.type == "cpu" else {}
+    result = {**describe(device), **ceilings(device, **sizes)}
+    print(json.dumps(result, indent=2))
+    if given.out:
+        given.out.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

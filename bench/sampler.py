@@ -1,7 +1,7 @@
 """Sampling speed: prior, both renderers and the whole chain, each beside its limit and a rival.
 
-    python bench/sampler.py [--parts prior renderer masked chain agreement kernels rival] [--llamagen DIR]
-        [--seconds S] [--out F] [--smoke]
+    python bench/sampler.py [--parts prior renderer masked chain agreement rival length kernels]
+        [--llamagen DIR] [--device D] [--seconds S] [--out F] [--smoke]
 
 Models have the published base shapes and random weights: speed does not depend on them. A row gives images a
 second, the share of the limit, and peak memory. The limit is counted from this machine's own ceilings: the
@@ -18,13 +18,13 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from machine import ceilings, describe, median_seconds, peak_gib, wait
+from machine import ceilings, describe, device_of, median_seconds, parser, peak_gib, wait
 from torch import nn
 
 from digit.files import write_json_atomic
@@ -36,7 +36,7 @@ from digit.renderer_masked import MaskedConfig, MaskedRenderer
 from digit.vqgan import VQGAN, VQGANConfig
 
 TOP_K, TOP_P = SamplerConfig(top_k=200), SamplerConfig(top_p=0.8)  # the published settings of the two stages
-PARTS = ("agreement", "prior", "renderer", "masked", "chain", "rival", "one_image", "kernels")
+PARTS = ("agreement", "prior", "renderer", "masked", "chain", "rival", "length", "one_image", "kernels")
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ class Scale:
     batches: tuple[int, ...]
     masked_batches: tuple[int, ...]
     chain: int
+    lengths: tuple[int, ...]
 
 
 FULL = Scale(
@@ -60,6 +61,7 @@ FULL = Scale(
     (1, 8, 64, 256, 512, 1024, 2048),
     (1, 8, 64, 128),
     1024,
+    (64, 128, 256, 512, 1024),
 )
 _TINY = {"width": 32, "layers": 1, "heads": 2}
 SMOKE = Scale(
@@ -70,6 +72,7 @@ SMOKE = Scale(
     (1, 2),
     (2,),
     2,
+    (4, 8),
 )
 
 
@@ -79,7 +82,7 @@ class Bench:
     def __init__(self, options: argparse.Namespace) -> None:
         """Ceilings first."""
         self.options, self.scale = options, SMOKE if options.smoke else FULL
-        self.device = torch.device("cpu" if options.smoke else options.device)
+        self.device = device_of(options)
         self.started = time.monotonic()
         self.limits = ceilings(
             self.device, **({} if self.device.type == "cuda" else {"side": 256, "megabytes": 8})
@@ -132,6 +135,9 @@ class Bench:
     def timed(self, name: str, batch: int, work: Callable[[], object], *, limit: float, **more: Any) -> float:
         """Images a second of `work`, after a first call that is timed by itself."""
         if self.device.type == "cuda":
+            from digit.nn.fast_decoding import forget  # Triton exists on GPU machines only
+
+            forget()  # the caches of the row before are not this one's memory
             torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
         work()
@@ -199,31 +205,44 @@ class Bench:
             self.profile("prior", lambda: prior.sample(range(1024), config=TOP_K, batch_size=1024))
             self.profile("prior, one image", lambda: prior.sample([0], config=TOP_K))
 
+    def length(self) -> None:
+        """Stage 1 at one batch and several lengths."""
+        batch = self.scale.batches[-1] if self.device.type == "cpu" else 256
+        for length in self.scale.lengths:
+            config = replace(self.scale.prior, length=length)
+            prior = self.model(Prior, config)
+            limit = self.decode_limit(
+                prior.transformer.config, batch, prefix=1, length=length, rows=config.codes
+            )
+            self.timed(
+                f"prior, length {length}",
+                batch,
+                lambda prior=prior: prior.sample(range(batch), config=TOP_K, batch_size=batch),
+                limit=limit,
+                length=length,
+            )
+
     def renderer(self) -> None:
         """Stage 2, autoregressive, prefix included."""
         config = self.scale.renderer
         renderer = self.model(Renderer, config)
         codes = torch.randint(config.codes, (max(self.scale.batches), config.length))
         for batch in (b for b in self.scale.batches if b in (1, 2, 256, 512, 1024)):
-            limit = self.decode_limit(
-                renderer.transformer.config,
-                batch,
-                prefix=config.length + 1,
-                length=config.vq_length,
-                rows=config.vq_codes,
-            )
-            self.timed(
-                "autoregressive renderer, top-p 0.8",
-                batch,
-                lambda batch=batch: renderer.sample(codes[:batch], range(batch), TOP_P, batch_size=batch),
-                limit=limit,
-            )
-            if self.device.type == "cuda" and batch == 1024:
-                self.timed(
-                    "autoregressive renderer, top-p 0.8, cache of 8 bits",
+            kinds = (16, 8) if self.device.type == "cuda" and batch == 1024 else (16,)
+            for bits in kinds:
+                limit = self.decode_limit(
+                    renderer.transformer.config,
                     batch,
-                    lambda batch=batch: renderer.sample(
-                        codes[:batch], range(batch), TOP_P, batch_size=batch, cache_bits=8
+                    prefix=config.length + 1,
+                    length=config.vq_length,
+                    rows=config.vq_codes,
+                    bytes_each=bits / 8,
+                )
+                self.timed(
+                    "autoregressive renderer, top-p 0.8" + (", cache of 8 bits" if bits == 8 else ""),
+                    batch,
+                    lambda batch=batch, bits=bits: renderer.sample(
+                        codes[:batch], range(batch), TOP_P, batch_size=batch, cache_bits=bits
                     ),
                     limit=limit,
                 )
@@ -519,16 +538,10 @@ def repeated(work: Callable[[], object], times: int = 20) -> float:
 
 def main() -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
-    parser.add_argument("--llamagen", type=Path, help="its repository")
-    parser.add_argument("--seconds", type=float, default=400, help="after which no part begins")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--out", type=Path, help="JSON file for the result")
-    parser.add_argument("--smoke", action="store_true", help="tiny shapes on the CPU")
-    bench = Bench(parser.parse_args())
+    options = parser(__doc__, seconds=400)
+    options.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    options.add_argument("--llamagen", type=Path, help="its repository")
+    bench = Bench(options.parse_args())
     bench.go()
     if bench.failed:
         sys.exit("failed: " + "; ".join(bench.failed))

@@ -10,9 +10,7 @@ network and of the bundled CIFAR-10 tokenizer on its own pictures), `large` (DIN
 blocks, 16000 centroids) and `profile`. Rates in FLOP/s count matrix products only.
 """
 
-import argparse
 import io
-import json
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,7 +20,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from machine import Report, kernel_times, median_seconds, wait
+from machine import Report, kernel_times, median_seconds, parser, wait
 from PIL import Image
 from torch import Tensor
 from torch.nn.attention import SDPBackend
@@ -309,21 +307,13 @@ def jpeg(bench: Bench, count: int, threads: int | None) -> None:
 
 def main() -> None:
     """Parse, measure, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--smoke", action="store_true", help="a small network on the CPU, to see that it runs"
-    )
-    parser.add_argument("--batch", type=int, default=512)
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
-    parser.add_argument("--threads", type=int, help="that decode pictures")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seconds", type=float, default=240, help="after these no part is begun any more")
-    parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
-    device = torch.device("cpu" if given.smoke else given.device)
-    report = Report(device, given.out, seconds=given.seconds, smoke=given.smoke)
+    options = parser(__doc__)
+    options.add_argument("--batch", type=int, default=512)
+    options.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
+    options.add_argument("--threads", type=int, help="that decode pictures")
+    given = options.parse_args()
+    report = Report.of(given)
+    device = report.device
     if given.smoke:
         config = encoder_config("dinov2-b-reg", 56, arguments=SMALL)
         bench = Bench(report, make(config, 32, device), 4)
@@ -349,8 +339,7 @@ def main() -> None:
         del bench
         large = make(encoder_config("dinov2-l-reg"), 16000, device)
         Bench(report, large, given.batch // 2).codes("large")
-    print(json.dumps(report.content, indent=2))
-    raise SystemExit(report.failed)
+    report.finish()
 
 
 if __name__ == "__main__":

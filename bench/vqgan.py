@@ -10,9 +10,7 @@ bundled VQGAN); `profile`. Rates in FLOP/s count what the plain network computes
 less.
 """
 
-import argparse
 import copy
-import json
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from machine import Report, kernel_times, median_seconds, wait
+from machine import Report, kernel_times, median_seconds, parser, wait
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -302,20 +300,12 @@ def differ(bench: Bench, count: int) -> None:
 
 def main() -> None:
     """Parse, measure, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument(
-        "--smoke", action="store_true", help="a small network on the CPU, to see that it runs"
-    )
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--seconds", type=float, default=240, help="after these no part is begun any more")
-    parser.add_argument("--out", type=Path)
-    given = parser.parse_args()
-    device = torch.device("cpu" if given.smoke else given.device)
-    report = Report(device, given.out, seconds=given.seconds, smoke=given.smoke)
+    options = parser(__doc__)
+    options.add_argument("--batch", type=int, default=64)
+    options.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
+    given = options.parse_args()
+    report = Report.of(given)
+    device = report.device
     bench = Bench(
         report, make(SMALL if given.smoke else VQGANConfig(), device), 4 if given.smoke else given.batch
     )
@@ -336,8 +326,7 @@ def main() -> None:
         differ(bench, 2 if given.smoke else 32)
     if "batch" in given.only:
         bench.batches([1, 2] if given.smoke else [1, 8, 16, 32, 128])
-    print(json.dumps(report.content, indent=2))
-    raise SystemExit(report.failed)
+    report.finish()
 
 
 if __name__ == "__main__":
