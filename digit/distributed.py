@@ -27,8 +27,8 @@ def joined() -> Iterator[None]:
     """Inside, the processes that torchrun started can talk; nothing happens in a process that is alone.
 
     Raises:
-        DigitError: torchrun's variables are there and the others cannot be reached, or one of them ended while
-            another waited for it.
+        DigitError: torchrun's variables are there and the others cannot be reached, or another ended while
+            this one waited for it.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
         yield

@@ -9,10 +9,12 @@ from PIL import Image
 
 from digit.data.images import ImageSource, open_images
 from digit.data.listing import SUFFIXES
-from digit.data.loader import stream
+from digit.data.loader import in_blocks, stream
+from digit.distributed import gather, gather_rows, is_main, rank, world_size
 from digit.errors import DigitError
 from digit.files import atomic_path
 from digit.pipeline import DigitPipeline
+from digit.run.draw import begin
 from digit.run.grid import grid
 from digit.run.progress import progress, say
 
@@ -36,7 +38,7 @@ def complete(
     """Write a completion a picture and seed, a strip a picture and grid.png; the content of samples.json.
 
     A strip shows the original, the picture rendered from all of its codes, and the completions. Memory holds
-    one batch.
+    one batch. Of several processes each takes some of the batches of pictures.
 
     Args:
         pipeline: the model.
@@ -59,23 +61,25 @@ def complete(
     source = open_pictures_or_one(pictures)
     if labels is None and by_folder:
         labels = folder_labels(pipeline, source)
-    rows: list[dict[str, Any]] = []
-    strips: list[dict[str, str]] = []
-    shown: list[torch.Tensor] = []
-    drawn: Any = None
-    units = len(source) * (pipeline.work(len(seeds), prefix=known) + pipeline.work(1, prefix=length))
-    chunks = stream(
-        source, pipeline.vqgan.config.image_size, batch_size=max(1, batch // len(seeds)), strict=True
-    )
-    with progress("sample", units) as advance:
-        for numbers, views in chunks:
+    side, settings_used = pipeline.vqgan.config.image_size, None
+    columns = 2 + min(len(seeds), STRIP)  # tiles of a strip
+    shown = [torch.zeros(0, columns, 3, side, side, dtype=torch.uint8)]
+    written: list[list[Any]] = []  # of each batch of pictures: the first, rows and strips
+    at_once = max(1, batch // len(seeds))
+    blocks = in_blocks(len(source), at_once)[rank() :: world_size()]
+    units = pipeline.work(len(seeds), prefix=known) + pipeline.work(1, prefix=length)
+    batches = stream(source, side, batch_size=at_once, blocks=blocks, strict=True)
+    with progress("sample", units * sum(map(len, blocks))) as advance:
+        for numbers, views in batches:
             originals, count = views[:, 0], len(numbers)
             own = None if labels is None else [labels[i % len(labels)] for i in numbers.tolist()]
             how: dict[str, Any] = {"batch_size": batch, "progress": advance, **settings}
             prefix = pipeline.encode(originals.float() / 255)
             again = pipeline(own, seeds=[seeds[0]] * count, prefix=prefix, **how)
-            if not rows:
-                (out / "samples.json").unlink(missing_ok=True)  # an older list must not describe a mixture
+            if not written:
+                begin(out)
+            rows: list[dict[str, Any]] = []
+            strips: list[dict[str, str]] = []
             tiles = [originals.unsqueeze(1), again.pixels.unsqueeze(1)]
             for start in range(0, len(seeds), batch):
                 part = list(seeds[start : start + batch])
@@ -85,6 +89,7 @@ def complete(
                     prefix=prefix[:, :known].repeat_interleave(len(part), 0),
                     **how,
                 )
+                settings_used = drawn.settings
                 for i, image in enumerate(drawn.images):
                     number, seed = int(numbers[i // len(part)]), drawn.seeds[i]
                     row = {"file": f"{number:06d}-{seed:06d}.png", "seed": seed, "from": source.names[number]}
@@ -95,13 +100,25 @@ def complete(
                 tiles.append(drawn.pixels.unflatten(0, (count, len(part)))[:, : max(0, STRIP - start)])
             for number, strip in zip(numbers.tolist(), torch.cat(tiles, 1), strict=True):
                 name = f"strip-{number:06d}.png"
-                _save(grid(strip, columns=len(strip)), out / name)
+                _save(grid(strip, columns=columns), out / name)
                 strips.append({"file": name, "from": source.names[number]})
-                if (1 + len(shown)) * len(strip) <= TILES:
-                    shown.append(strip)
-    columns = len(shown[0])
-    _save(grid(torch.cat(shown), columns=columns), out / "grid.png")
-    return {"settings": drawn.settings, "pictures": str(pictures), "samples": rows, "strips": strips}
+                if number < TILES // columns:
+                    shown.append(strip[None])
+            written.append([int(numbers[0]), rows, strips])
+    if not written:
+        begin(out)
+    places = [number for block in blocks for number in block if number < TILES // columns]
+    order = torch.tensor([number for share in gather(places) for number in share]).argsort()
+    top = torch.cat(gather_rows(torch.cat(shown)))[order]
+    if is_main():
+        _save(grid(top.flatten(0, 1), columns=columns), out / "grid.png")
+    chunks = sorted(chunk for share in gather(written) for chunk in share)  # by their first picture
+    return {
+        "settings": next(used for used in gather(settings_used) if used is not None),
+        "pictures": str(pictures),
+        "samples": [row for _, rows, _ in chunks for row in rows],
+        "strips": [strip for _, _, strips in chunks for strip in strips],
+    }
 
 
 def open_pictures_or_one(path: str | Path) -> ImageSource:

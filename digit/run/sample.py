@@ -8,14 +8,15 @@ from typing import Annotated, Any, Literal
 import torch
 import tyro
 
+from digit.distributed import by_main, is_main, main_first
 from digit.errors import DigitError
 from digit.evaluation.npz import NpzWriter
-from digit.files import atomic_path, make_folder, write_json_atomic
-from digit.pipeline import DigitPipeline, Pictures
+from digit.files import atomic_path, locked, make_folder, write_json_atomic
+from digit.pipeline import DigitPipeline, locate, read_config
 from digit.run.complete import complete
 from digit.run.device import choose_device
+from digit.run.draw import draw, forget_drawn, read_drawn, read_pixels
 from digit.run.grid import grid
-from digit.run.progress import progress
 
 GRID = 256  # pictures that grid.png shows at most
 
@@ -48,10 +49,11 @@ def sample(
 ) -> dict[str, Any]:
     """Draw pictures: one 000000.png a seed, grid.png (of the first 256) and samples.json.
 
-    A seed always gives the same picture, whatever the batch, and memory holds one batch. Settings left out
-    are the model's own. With --prefix-from, the prior completes pictures of yours: it is given the first
-    --prefix codes of each and draws the rest once a seed; a strip a picture shows the original, the picture
-    from all of its codes, and the completions.
+    A seed always gives the same picture, whatever the batch or the number of processes, and memory holds one
+    batch. An interrupted command keeps what it drew when repeated. Settings left out are the model's own.
+    With --prefix-from, the prior completes pictures of yours: it is given the first --prefix codes of each
+    and draws the rest once a seed; a strip a picture shows the original, the picture from all of its codes,
+    and the completions.
 
     Args:
         model: a folder, a bundled model's name, or owner/name on the hub; the bundled one if left out.
@@ -94,8 +96,12 @@ def sample(
         raise DigitError(f"--npz {npz}: name a file that ends in .npz, and give no --prefix-from")
     if batch < 1:
         raise DigitError(f"--batch {batch}: draw at least one picture at once")
-    pipeline = DigitPipeline.from_pretrained(model, device=choose_device(device))
+    with main_first():  # it may have to fetch the model
+        folder = locate(model)
+    pipeline = DigitPipeline.from_pretrained(folder, device=choose_device(device))
     make_folder(out)
+    if npz is not None:
+        make_folder(npz.parent)
     chosen: Any = None
     if labels:
         chosen = pipeline.label_ids(labels)  # all of them, before the first picture
@@ -114,72 +120,61 @@ def sample(
         "steps": steps,
         "noise": noise,
     }
-    if prefix_from is not None and prefix is not None:
-        completed = complete(
+    name = model or "bundled"
+    with by_main(locked(out, f"another process is drawing pictures into {out}: wait, or choose --out")):
+        if prefix_from is not None and prefix is not None:
+            completed = complete(
+                pipeline,
+                prefix_from,
+                out,
+                known=prefix,
+                seeds=wanted,
+                labels=chosen,
+                by_folder=not unconditional,
+                settings=settings,
+                codes=codes,
+                batch=batch,
+            )
+            if is_main():
+                write_json_atomic(out / "samples.json", {"model": name, **completed})
+            return {
+                "pictures": len(completed["samples"]),
+                "strips": len(completed["strips"]),
+                "grid": out / "grid.png",
+                "list": out / "samples.json",
+                "settings": completed["settings"],
+            }
+        batches = [wanted[start : start + batch] for start in range(0, len(wanted), batch)]
+        numbers = draw(
             pipeline,
-            prefix_from,
+            batches,
             out,
-            known=prefix,
-            seeds=wanted,
-            labels=chosen,
-            by_folder=not unconditional,
+            labels=chosen and [chosen[i % len(chosen)] for i in range(len(wanted))],
             settings=settings,
             codes=codes,
-            batch=batch,
+            made_with=read_config(folder),
         )
-        write_json_atomic(out / "samples.json", {"model": model or "bundled", **completed})
-        return {
-            "pictures": len(completed["samples"]),
-            "strips": len(completed["strips"]),
-            "grid": out / "grid.png",
-            "list": out / "samples.json",
-            "settings": completed["settings"],
-        }
-    rows: list[dict[str, Any]] = []
-    shown: list[torch.Tensor] = []
-    with ExitStack() as stack:
-        advance = stack.enter_context(progress("sample", pipeline.work(len(wanted))))
-        file = None if npz is None else stack.enter_context(NpzWriter(npz, len(wanted)))
-        for start in range(0, len(wanted), batch):
-            part = wanted[start : start + batch]
-            names = chosen and [chosen[i % len(chosen)] for i in range(start, start + len(part))]
-            drawn = pipeline(names, seeds=part, batch_size=batch, progress=advance, **settings)
-            if not rows:
-                (out / "samples.json").unlink(missing_ok=True)  # an older list must not describe a mixture
-            rows += _write(drawn, out, pipeline.classes, codes)
-            if file is not None:
-                file.add(drawn.pixels, drawn.labels)
-            shown.append(drawn.pixels[: max(0, GRID - start)])
-    pixels = torch.cat(shown)
-    with atomic_path(out / "grid.png") as temporary:
-        in_turn = pipeline.prior.config.classes if chosen and not labels else 0
-        grid(pixels, columns=in_turn if 1 < in_turn <= 16 else None).save(temporary, "png")
-    write_json_atomic(
-        out / "samples.json", {"model": model or "bundled", "settings": drawn.settings, "samples": rows}
-    )
-    return {
-        "pictures": len(rows),
-        "grid": out / "grid.png",
-        "list": out / "samples.json",
-        "settings": drawn.settings,
-    }
-
-
-def _write(drawn: Pictures, out: Path, classes: list[str], codes: bool) -> list[dict[str, Any]]:
-    """Write a batch of pictures; its rows of the list."""
-    rows = []
-    for i, (seed, image) in enumerate(zip(drawn.seeds, drawn.images, strict=True)):
-        name = f"{seed:06d}.png"
-        with atomic_path(out / name) as temporary:
-            image.save(temporary, "png")
-        row: dict[str, Any] = {"file": name, "seed": seed, "label": None}
-        if drawn.labels is not None:
-            label = drawn.labels[i]
-            row |= {"label": label, "class": classes[label] if classes else None}
-        if codes:
-            row |= {"codes": drawn.codes[i].tolist(), "vq_codes": drawn.vq_codes[i].tolist()}
-        rows.append(row)
-    return rows
+        if not is_main():
+            return {}
+        rows, used = [], {}
+        shown: list[torch.Tensor] = []
+        with ExitStack() as stack:
+            file = None if npz is None else stack.enter_context(NpzWriter(npz, len(wanted)))
+            for part in read_drawn(out, numbers):
+                if len(rows) < GRID or file is not None:
+                    pixels = read_pixels(out, part["rows"])
+                    shown.append(pixels[: max(0, GRID - len(rows))])
+                    if file is not None:
+                        file.add(pixels, None if chosen is None else [row["label"] for row in part["rows"]])
+                rows += part["rows"]
+                used = part["settings"]
+        with atomic_path(out / "grid.png") as temporary:
+            in_turn = pipeline.prior.config.classes if chosen and not labels else 0
+            columns = in_turn if 1 < in_turn <= 16 else None
+            grid(torch.cat(shown), columns=columns).save(temporary, "png")
+        write_json_atomic(out / "samples.json", {"model": name, "settings": used, "samples": rows})
+        forget_drawn(out)
+    return {"pictures": len(rows), "grid": out / "grid.png", "list": out / "samples.json", "settings": used}
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -18,6 +18,7 @@ from PIL import Image
 from digit import files
 from digit.data.codes import Codes
 from digit.files import TEMPORARY
+from digit.pipeline import DigitPipeline
 from digit.weights.artifact import load
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -254,17 +255,31 @@ def test_an_interrupted_tokenize_goes_on(chain, run, tmp_path, monkeypatch):
     assert (repeated == Codes(chain.root / "codes").array("codes").reshape(3, 1, -1, 2, 16)).all()
 
 
-def test_an_interrupted_sample_begins_again(chain, run, tmp_path):
+def test_an_interrupted_sample_goes_on(chain, run, tmp_path, monkeypatch):
     out = tmp_path / "samples"
     call = f"sample {chain.root}/model --num 20000 --batch 4 --out {out} --device cpu".split()
-    interrupt(call, out.is_dir, later=0.3)
-    for path in out.iterdir():  # what was drawn is whole, and no list says that it is all
-        with Image.open(path) as picture:
-            picture.verify()
-    call[call.index("20000")] = "6"
+    interrupt(call, lambda: len(list(out.glob("parts/0*.json"))) > 1)
+    check_whole(out, unfinished=DONE["sample"])  # what was drawn is whole, and no list says that it is all
+    call[call.index("20000")] = "14"
+    (out / "000001.png").write_bytes(b"another picture")
+    seen, draw = [], DigitPipeline.__call__
+
+    def watched(*arguments, **settings):
+        seen.extend(settings["seeds"])
+        return draw(*arguments, **settings)
+
+    monkeypatch.setattr(DigitPipeline, "__call__", watched)
     code, _, err = run(*call)
     assert code == 0, err
     check_done("sample", out)
+    # The second four are kept; the first, one of which has changed, and the last two are drawn.
+    assert seen[:4] == [0, 1, 2, 3]
+    assert not {4, 5, 6, 7} & set(seen)
+    assert {12, 13} <= set(seen)
+    again = tmp_path / "again"
+    assert run(*call[:-3], again, "--device", "cpu")[0] == 0
+    for path in again.iterdir():
+        assert path.read_bytes() == (out / path.name).read_bytes(), path.name
 
 
 def test_sampling_interrupted_while_it_writes(chain, run, tmp_path, monkeypatch):
