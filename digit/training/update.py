@@ -176,10 +176,14 @@ class Updater:
     def compiled(self) -> Iterator[None]:
         """Inside, updates run compiled; what the compiler cannot take runs as it is, with its warning."""
         import torch._dynamo  # slow to import, and needed only here
+        import torch._functorch.config
 
         # DDP would have the compiler cut the graph at each bucket of gradients, which it cannot where a graph
         # has autograd functions of its own.
-        with torch._dynamo.config.patch(suppress_errors=True, optimize_ddp=False):
+        # The gradient's code is made with the loss's, in this thread, which a signal can leave; by default
+        # the thread that computes gradients on a GPU would make it.
+        early = torch._functorch.config.patch(force_non_lazy_backward_lowering=True)
+        with early, torch._dynamo.config.patch(suppress_errors=True, optimize_ddp=False):
             self._parallel.compile()
             yield
 
