@@ -11,7 +11,7 @@ from io import BytesIO
 
 from digit.errors import DigitError
 
-_READS = 20_000  # of the header: Pillow takes about a microsecond for each
+_READS = 8_000  # of the header: Pillow takes about a microsecond for each
 _HEADER = 12 * 2**20  # bytes of the header; a phone's depth map in a JPEG takes five million
 _TIFF_HEADER = 24 * 2**20  # likewise of a TIFF, which keeps layers and profiles beside the pixels
 _EXIF = 2 * 2**20  # bytes of EXIF in a JPEG, which Pillow copies once a segment
@@ -45,7 +45,7 @@ class BoundedReads(BytesIO):
 
     def pixels_follow(self) -> None:
         """From here on bytes are pixels, in parts of a kilobyte or more."""
-        self._reads, self._bytes = 2 * _READS + self._length // 1000, 4 * self._length + _HEADER
+        self._reads, self._bytes = 5 * _READS + self._length // 1000, 4 * self._length + _HEADER
 
     def read(self, size: int | None = -1, /) -> bytes:
         """As of any file."""

@@ -27,7 +27,7 @@ def list_zip(path: Path) -> Listing:
     ignored = []
     overlapping = _overlapping(entries)
     for entry in entries:
-        if entry.is_dir():
+        if entry.filename.endswith("/"):
             continue
         reason = ignore_reason(entry.filename) or _unreadable(entry)
         if reason is None and id(entry) in overlapping:
