@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import uuid
+from collections.abc import Sequence
 
 from digit.errors import DigitError
 
@@ -21,8 +22,8 @@ def take_processes(arguments: list[str]) -> tuple[list[str], int]:
     return arguments, 1
 
 
-def run_together(arguments: list[str], processes: int) -> int:
-    """Run `digit` with `arguments` in `processes` processes; 0, or the exit code of the first that failed.
+def run_together(arguments: list[str], processes: int, *, program: Sequence[str] = ("-m", "digit")) -> int:
+    """Run Python's `program` with `arguments` in `processes` processes; 0, or the code of the first to fail.
 
     A signal reaches all of them, which have 30 seconds to save. When one fails the others are ended.
     """
@@ -43,7 +44,7 @@ def run_together(arguments: list[str], processes: int) -> int:
         monitor_interval=0.1,
     )
     try:
-        elastic_launch(config, sys.executable)("-m", "digit", *arguments)
+        elastic_launch(config, sys.executable)(*program, *arguments)
     except ChildFailedError as error:
         code = error.get_first_failure()[1].exitcode
         return code if code > 0 else 128 - code
