@@ -190,10 +190,16 @@ def main_first() -> Iterator[None]:
             wait()
 
 
+def is_lost(error: RuntimeError) -> bool:
+    """Whether `error` says that another process cannot be reached any more."""
+    return world_size() > 1 and (isinstance(error, dist.DistError) or "gloo" in str(error))
+
+
 def raise_in_all(failed: Exception | None) -> None:
-    """Raise the main process's error in all of them, if it has one: there itself, elsewhere its sentence."""
-    sentence = from_main(None if failed is None else str(failed))
+    """Raise an error that a process has in all of them: there itself, elsewhere the first one's sentence."""
+    sentences = gather(None if failed is None else str(failed))
     if failed is not None:
         raise failed
-    if sentence is not None:
-        raise DigitError(sentence)
+    for sentence in sentences:
+        if sentence is not None:
+            raise DigitError(sentence)

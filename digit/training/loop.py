@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from digit.distributed import by_main, from_main, is_main, largest, raise_in_all, world_size
+from digit.distributed import by_main, from_main, is_lost, is_main, largest, raise_in_all, world_size
 from digit.errors import DigitError
 from digit.files import atomic_path, sweep
 from digit.training import checkpoint
@@ -170,12 +170,18 @@ class _Run:
         """Update until the last step, the wall-clock limit or a signal."""
         try:
             self._go(data)
-        except RuntimeError:
-            # Of several processes the first that leaves at a signal breaks what the others wait for.
-            if world_size() > 1 and self.interrupts.signal is not None:
-                self._status("interrupted")
-                self.interrupts.check()
-            raise
+        except RuntimeError as error:
+            if not is_lost(error):
+                raise
+            # A process that ends breaks what the others wait for, and torchrun then sends them SIGTERM.
+            for _ in range(50):
+                if self.interrupts.signal is not None:
+                    self._status("interrupted")
+                    self.interrupts.check()
+                time.sleep(0.1)
+            raise DigitError(
+                "another process of this training has ended: see what it said and repeat the command"
+            ) from error
 
     def _go(self, data: Callable[[int], Any]) -> None:
         updater, steps = self.updater, self.config.steps
@@ -327,7 +333,8 @@ class _Run:
                 self.saver.amend(self.updater, self._seconds())
             self.saver.writer.wait()
             self._status(reason)
-            self.log.event(self._step(), f"{reason}: saved unfinished, run the same command again to go on")
+            done = "nothing new to save" if self.updater.busy else "saved unfinished"
+            self.log.event(self._step(), f"{reason}: {done}, run the same command again to go on")
         if not self.updater.busy:
             self._agreed()
         self.interrupts.check()
