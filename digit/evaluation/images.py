@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from digit.distributed import is_main
 from digit.errors import DigitError
 from digit.evaluation.class_accuracy import class_accuracy
 from digit.evaluation.frechet import Moments, frechet_distance
@@ -69,7 +70,9 @@ def evaluate_images(
         )
     if drawn.n is not None:
         check_number(drawn.name, drawn.n, protocol, few=few)
-    run = partial(measure, networks=networks, device=device, precision=precision, progress=progress)
+    run = partial(
+        measure, networks=networks, device=device, precision=precision, progress=progress, together=True
+    )
     keep, spatial = bool({"precision_recall", "kd"} & set(metrics)), "sfd" in metrics
     if isinstance(reference, list | tuple) and reference and isinstance(reference[0], Measured):
         of_reference = [part for part in reference if isinstance(part, Measured)]
@@ -99,6 +102,8 @@ def evaluate_images(
     check_number(drawn.name, _count(of_samples[0]), protocol, few=few)
     if isinstance(of_reference[0].moments, Moments):
         check_number("the reference", _count(of_reference[0]), protocol, few=few, reference=True)
+    if not is_main():
+        return
     yield "n_samples", float(_count(of_samples[0]))
     yield "n_reference", float(_count(of_reference[0]))
     for network, sample, real in zip(networks, of_samples, of_reference, strict=True):

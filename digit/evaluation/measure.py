@@ -4,13 +4,14 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
+from digit.distributed import gather, gather_rows, largest, world_size
 from digit.errors import DigitError
 from digit.evaluation.frechet import Gaussian, Moments
-from digit.evaluation.networks import Network
-from digit.evaluation.pictures import Pictures
+from digit.evaluation.networks import Network, Outputs
+from digit.evaluation.pictures import Pictures, shared
 
 Precision = Literal["fp32", "tf32", "bf16"]
 
@@ -32,50 +33,100 @@ def measure(
     keep: bool = False,
     spatial: bool = False,
     precision: Precision = "tf32",
+    together: bool = False,
     progress: Callable[[int, int | None], None] | None = None,
 ) -> list[Measured]:
     """One pass of every network, each on `device`.
 
     `keep` stores the features, for precision, recall and the kernel distance; `spatial` sums up the spatial
-    features too, of networks that have them.
+    features too, of networks that have them. `together`: each process measures its batches of the pictures,
+    and all of them get sums over all, and features and probabilities in the order of the pictures.
     """
+    if together:
+        pictures = shared(pictures)
     device = torch.device(device)
-    kept = [(_Rows(pictures.n), _Rows(pictures.n)) for _ in networks]
-    moments: list[tuple[Moments, Moments | None] | None] = [None for _ in networks]
-    done = 0
+    running = [_Running(pictures.n, device, keep=keep, spatial=spatial) for _ in networks]
+    sizes: list[int] = []  # of the batches
     for batch in pictures.batches:
         if batch.dtype != torch.uint8 or batch.ndim != 4 or batch.shape[1] != 3:
             raise DigitError(
                 f"{pictures.name} has pixels {batch.dtype} {tuple(batch.shape)}: give uint8 b 3 h w"
             )
         batch = batch.to(device, non_blocking=True)
-        for i, network in enumerate(networks):
+        for network, part in zip(networks, running, strict=True):
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-                features, probabilities, places = network.outputs(batch, tf32=precision == "tf32")
-            if moments[i] is None:
-                of_places = (
-                    Moments(places.shape[1], device=device) if spatial and places is not None else None
-                )
-                moments[i] = Moments(features.shape[1], device=device), of_places
-            running, of_places = moments[i] or (None, None)
-            assert running is not None
-            running.update(features)
-            if of_places is not None and places is not None:
-                of_places.update(places)
-            if keep:
-                kept[i][0].add(features)
-            if probabilities is not None:
-                kept[i][1].add(probabilities)
-        done += len(batch)
+                outputs = network.outputs(batch, tf32=precision == "tf32")
+            part.add(outputs)
+        sizes.append(len(batch))
         if progress is not None:
-            progress(done, pictures.n)
-    found = [running for running in moments if running is not None]
-    if len(found) != len(networks) or not found:
+            progress(sum(sizes), pictures.n)
+    if together and world_size() > 1:
+        order = _order(gather(sizes))
+        for part in running:
+            part.over_processes(order)
+    if not running or any(part.pooled is None for part in running):
         raise DigitError(f"{pictures.name} holds no pictures, or no network was given: give both")
     return [
-        Measured(running, features.rows, guesses.rows, of_places)
-        for (running, of_places), (features, guesses) in zip(found, kept, strict=True)
+        Measured(part.pooled, part.features.rows, part.probabilities.rows, part.places)
+        for part in running
+        if part.pooled is not None
     ]
+
+
+class _Running:
+    """What one network has said so far; nothing of what has not come yet."""
+
+    def __init__(self, expected: int | None, device: torch.device, *, keep: bool, spatial: bool) -> None:
+        self.pooled: Moments | None = None
+        self.places: Moments | None = None  # of spatial features
+        self.features, self.probabilities = _Rows(expected), _Rows(expected)
+        self._device, self._keep, self._spatial = device, keep, spatial
+
+    def add(self, outputs: Outputs) -> None:
+        """Count a batch."""
+        features, probabilities, places = outputs
+        self.pooled = self.pooled or Moments(features.shape[1], device=self._device)
+        self.pooled.update(features)
+        if self._spatial and places is not None:
+            self.places = self.places or Moments(places.shape[1], device=self._device)
+            self.places.update(places)
+        if self._keep:
+            self.features.add(features)
+        if probabilities is not None:
+            self.probabilities.add(probabilities)
+
+    def over_processes(self, order: Int[Tensor, " n"]) -> None:
+        """Take in what the other processes counted; one that saw no batch learns the widths from them."""
+        self.pooled, self.places = (self._sum(part) for part in (self.pooled, self.places))
+        self.features, self.probabilities = (
+            self._rows(part, order) for part in (self.features, self.probabilities)
+        )
+
+    def _sum(self, part: Moments | None) -> Moments | None:
+        width = largest(0 if part is None else part.width)
+        return (part or Moments(width, device=self._device)).over_ranks() if width else None
+
+    def _rows(self, part: "_Rows", order: Tensor) -> "_Rows":
+        rows, whole = part.rows, _Rows(len(order))
+        width = largest(0 if rows is None else rows.shape[1])
+        if width:
+            own = torch.zeros(0, width, device=self._device) if rows is None else rows
+            whole.add(torch.cat(gather_rows(own))[order.to(self._device)])
+        return whole
+
+
+def _order(sizes: list[list[int]]) -> Int[Tensor, " n"]:
+    """Places of the pictures where the processes' rows stand one after another.
+
+    `sizes` are those of each process's batches; of w processes the r-th has batches r, r + w, ...
+    """
+    batch_of_row = [
+        first + len(sizes) * i
+        for first, own in enumerate(sizes)
+        for i, size in enumerate(own)
+        for _ in range(size)
+    ]
+    return torch.tensor(batch_of_row, dtype=torch.int64).argsort(stable=True)
 
 
 class _Rows:

@@ -1,8 +1,8 @@
 """Where measured pictures come from: a folder, zip or tar shards, an .npz as of ADM, tensors."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from digit.data.decode import BrokenImage, decode
 from digit.data.images import ImageSource, open_images
-from digit.data.loader import stream
+from digit.data.loader import in_blocks, stream
+from digit.distributed import rank, world_size
 from digit.errors import DigitError
 from digit.evaluation.frechet import Gaussian
 from digit.evaluation.npz import Npz, open_npz
@@ -72,9 +73,34 @@ def of_images(
                 f"{images.names[0]} in {images.path} cannot be read ({error}): repair or remove it"
             ) from None
     prepared = _prepared(images, size) if bilinear else images
-    batches = (pixels[:, 0] for _, pixels in stream(prepared, size, batch_size=batch_size, strict=True))
+    batches = _Batches(prepared, size, in_blocks(len(images), batch_size))
     labels = None if images.labels is None else torch.from_numpy(images.labels)
     return Pictures(str(images.path), batches, len(images), labels, tuple(images.classes), size)
+
+
+class _Batches:
+    """Batches of files, decoded when it is their turn."""
+
+    def __init__(self, images: ImageSource, size: int, blocks: Sequence[range]) -> None:
+        self.images, self.size, self.blocks = images, size, blocks
+
+    def __iter__(self) -> Iterator[Tensor]:
+        most = max(map(len, self.blocks), default=1)
+        for _, pixels in stream(self.images, self.size, batch_size=most, blocks=self.blocks, strict=True):
+            yield pixels[:, 0]
+
+
+def shared(pictures: Pictures) -> Pictures:
+    """The set with this process's batches alone: of w processes the r-th has batches r, r + w, ...
+
+    They are the batches of one process, so that networks say the same of each picture. Number and labels
+    stay those of the whole set.
+    """
+    first, step = rank(), world_size()
+    if isinstance(pictures.batches, _Batches):  # no process decodes the others' files
+        here = pictures.batches
+        return replace(pictures, batches=_Batches(here.images, here.size, here.blocks[first::step]))
+    return replace(pictures, batches=islice(pictures.batches, first, None, step))
 
 
 def without_statistics(pictures: Pictures) -> Pictures:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 
 from digit.data.images import open_images
+from digit.distributed import is_main, main_first
 from digit.errors import DigitError
 from digit.evaluation.images import evaluate_images as measure_images
 from digit.evaluation.images import report
@@ -41,7 +42,8 @@ def evaluate_images(
 
     Protocols: digit-paper (50,000 samples against the 50,000 validation pictures, prepared as the paper did),
     adm (an .npz of 50,000 samples against a reference .npz of ADM with its statistics), own (any two sets).
-    Memory grows with the number of pictures only for kd and precision_recall.
+    Memory grows with the number of pictures only for kd and precision_recall. Several processes measure a
+    share of both sets each.
 
     Args:
         samples: what `digit sample` wrote, or any folder, zip, tar shards or npz (arr_0, uint8 n h w 3).
@@ -61,7 +63,10 @@ def evaluate_images(
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """
     where, chosen = choose_device(device), PROTOCOLS[protocol]
-    networks = [open_network(spec, inception_weights=inception_weights, device=where) for spec in features]
+    with main_first():  # it may have to fetch weights
+        networks = [
+            open_network(spec, inception_weights=inception_weights, device=where) for spec in features
+        ]
     if out is not None:
         make_folder(out.parent)
     drawn: Any = samples
@@ -90,6 +95,8 @@ def evaluate_images(
                 progress=tell,
             )
         )
+    if not is_main():
+        return {}
     value = report(
         values,
         networks,
