@@ -117,25 +117,28 @@ def any_of(flag: bool) -> bool:
     return bool(largest(int(flag)))
 
 
-def gather(value: T) -> list[T]:
-    """What each process gave, in their order, in all of them; values are what JSON can hold."""
+def gather(value: T, group: dist.ProcessGroup | None = None) -> list[T]:
+    """What each process gave, in their order, in all of them; values are what JSON can hold.
+
+    `group`: the same processes in a group of their own, for a thread that talks beside the others.
+    """
     if world_size() == 1:
         return [value]
     data = torch.tensor(list(json.dumps(value).encode()), dtype=torch.uint8)
-    return [json.loads(bytes(part.tolist())) for part in gather_rows(data)]
+    return [json.loads(bytes(part.tolist())) for part in gather_rows(data, group)]
 
 
-def gather_rows(rows: Tensor) -> list[Tensor]:
+def gather_rows(rows: Tensor, group: dist.ProcessGroup | None = None) -> list[Tensor]:
     """The tensor of each process, in their order, in all of them; they may differ in length only."""
     if world_size() == 1:
         return [rows]
     lengths = [torch.zeros(1, dtype=torch.int64) for _ in range(world_size())]
-    dist.all_gather(lengths, torch.tensor([len(rows)]))
+    dist.all_gather(lengths, torch.tensor([len(rows)]), group=group)
     longest = int(max(lengths))
     padded = rows.new_zeros(longest, *rows.shape[1:])
     padded[: len(rows)] = rows
     parts = [torch.empty_like(padded) for _ in range(world_size())]
-    dist.all_gather(parts, padded)
+    dist.all_gather(parts, padded, group=group)
     return [part[: int(length)] for part, length in zip(parts, lengths, strict=True)]
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping
 import torch
 from torch import Tensor, nn
 
+from digit.training.shards import fill, local
+
 
 class WeightAverage:
     """The average of every floating-point parameter and persistent buffer of `module`.
@@ -27,9 +29,9 @@ class WeightAverage:
         `skipped` is on the weights' device, 0 or 1, and is not waited for.
         """
         decay = min(self.decay, (1 + step) / (10 + step))
-        live = list(self._live().values())
+        live = self._here(self._live())
         targets = [tensor if tensor.dtype == torch.float32 else tensor.float() for tensor in live]
-        values = list(self.values.values())
+        values = self._here(self.values)
         if skipped is None:
             torch._foreach_lerp_(values, targets, 1 - decay)
         else:
@@ -40,10 +42,10 @@ class WeightAverage:
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """The module holds the average inside the block, and its own weights again after it."""
-        live = list(self._live().values())
-        own = [tensor.detach().clone() for tensor in live]
+        live = self._here(self._live())
+        own = [tensor.clone() for tensor in live]
         with torch.no_grad():
-            torch._foreach_copy_(live, list(self.values.values()))
+            torch._foreach_copy_(live, self._here(self.values))
         try:
             yield
         finally:
@@ -53,12 +55,20 @@ class WeightAverage:
     @torch.no_grad()
     def give(self) -> None:
         """Copy the average into the module, for good."""
-        torch._foreach_copy_(list(self._live().values()), list(self.values.values()))
+        torch._foreach_copy_(self._here(self._live()), self._here(self.values))
 
-    def load(self, values: Mapping[str, Tensor]) -> None:
-        """Take stored values, by name; the shapes must agree."""
+    def load(self, values: Mapping[str, Tensor], *, prefix: str = "") -> None:
+        """Take stored values, by name behind `prefix`.
+
+        Raises KeyError or ValueError where they are another module's.
+        """
         for name, value in self.values.items():
-            value.copy_(values[name])
+            fill(value, values, prefix + name)
+
+    @staticmethod
+    def _here(tensors: Mapping[str, Tensor]) -> list[Tensor]:
+        """What of them this process holds."""
+        return [local(tensor.detach()) for tensor in tensors.values()]
 
     def _live(self) -> dict[str, Tensor]:
         """The module's tensors as they are now: a buffer may have been replaced by assignment."""

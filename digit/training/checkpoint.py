@@ -6,6 +6,7 @@ whatever is found under its name is whole, or is known not to be.
 
 import contextlib
 import fcntl
+import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,12 +22,12 @@ from digit.files import (
     atomic_path,
     on_cpu,
     read_json,
-    read_safetensors,
     remove,
     sha256_file,
     sweep,
     write_json_atomic,
 )
+from digit.training.shards import Piece, Tensors, like, write
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 
@@ -36,8 +37,8 @@ class Checkpoint(NamedTuple):
 
     path: Path  # state/step-0001000
     step: int  # finished updates
-    model: dict[str, Tensor]  # the stage's state_dict, on the CPU
-    optimizer: dict[str, Tensor]  # "adam.<parameter>.<key>" and "average.<tensor>", on the CPU
+    model: Mapping[str, Tensor]  # the stage's state_dict, on the CPU
+    optimizer: Mapping[str, Tensor]  # "adam.<parameter>.<key>" and "average.<tensor>", on the CPU
     state: dict[str, Any]  # all that is not a tensor
 
 
@@ -64,12 +65,16 @@ def save(
     folder: Path,
     step: int,
     *,
-    model: Mapping[str, Tensor],
-    optimizer: Mapping[str, Tensor],
     state: Mapping[str, Any],
     keep: int,
+    model: Mapping[str, Tensor] | None = None,
+    optimizer: Mapping[str, Tensor] | None = None,
+    together: Callable[[Path], dict[str, str]] | None = None,
 ) -> Path:
     """Write the state of `step`, keep the `keep` newest; its path. DigitError when the disk refuses.
+
+    The tensors are `model` and `optimizer`, or what `together` writes into the folder that it is given: the
+    sha256 of its files by name.
 
     Later states, which were damaged when this run began before them, go too, once this one is whole.
     """
@@ -77,10 +82,11 @@ def save(
     try:
         with atomic_path(path) as temporary:
             temporary.mkdir()
-            files = {}
+            files = together(temporary) if together else {}
             for name, tensors in ((MODEL, model), (OPTIMIZER, optimizer)):
-                safetensors.torch.save_file(on_cpu(tensors), temporary / name)
-                files[name] = sha256_file(temporary / name)
+                if tensors is not None:
+                    safetensors.torch.save_file(on_cpu(tensors), temporary / name)
+                    files[name] = sha256_file(temporary / name)
             write_json_atomic(temporary / STATE, {"step": step, "files": files, **state}, checksum=True)
         found = paths(folder)
         before = [other for other in found if _step(other) <= step]
@@ -92,6 +98,20 @@ def save(
             f"{path} cannot be written ({error}): earlier states are intact, make room and resume"
         ) from error
     return path
+
+
+def write_shards(
+    folder: Path, number: int, count: int, *, model: Mapping[str, Piece], optimizer: Mapping[str, Piece]
+) -> dict[str, str]:
+    """Write what process `number` of `count` holds of a state; the sha256 of its files by name."""
+    files = {}
+    for kind, pieces in (("model", model), ("optimizer", optimizer)):
+        name = f"{kind}-{number + 1:05d}-of-{count:05d}.safetensors"
+        write(folder / name, pieces)
+        with (folder / name).open("rb") as file:
+            os.fsync(file.fileno())
+        files[name] = sha256_file(folder / name)
+    return files
 
 
 def amend(path: Path, state: Mapping[str, Any]) -> None:
@@ -137,17 +157,23 @@ def load_newest(folder: Path, *, warn: Callable[[str], None]) -> Checkpoint | No
     return None
 
 
-def load(path: Path) -> Checkpoint:
-    """Read one state; DigitError when a file is absent, damaged or not the one that was written."""
+def load(path: Path, *, verify: bool = True) -> Checkpoint:
+    """Open one state, of one process or of shards; its tensors are read when they are asked for.
+
+    DigitError when a file is absent, damaged or, with `verify`, not the one that was written.
+    """
     state = read_json(path / STATE)
-    if not isinstance(state, dict) or not isinstance(state.get("step"), int) or "files" not in state:
+    files = state.get("files") if isinstance(state, dict) else None
+    if not isinstance(files, dict) or not files or not isinstance(state.get("step"), int):
         raise DigitError(f"{path / STATE} is not the state of a training run")
-    for name in (MODEL, OPTIMIZER):
-        if not (path / name).is_file() or sha256_file(path / name) != state["files"].get(name):
+    for name, digest in files.items():
+        if not (path / name).is_file() or (verify and sha256_file(path / name) != digest):
             raise DigitError(f"{path / name} is absent or is not what was written (sha256)")
-    return Checkpoint(
-        path, state["step"], read_safetensors(path / MODEL), read_safetensors(path / OPTIMIZER), state
+    model, optimizer = (
+        Tensors([path / name for name in sorted(files) if name.startswith(kind)])
+        for kind in ("model", "optimizer")
     )
+    return Checkpoint(path, state["step"], model, optimizer, state)
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Any, str]) -> dict[str, Tensor]:
@@ -164,11 +190,12 @@ def load_optimizer(
 ) -> None:
     """Put moments and counters back; a parameter without any had no gradient so far and stays so."""
     order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    known = {names[parameter]: parameter for parameter in order}
     states: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
+    for name in tensors:
         if name.startswith("adam."):
             parameter, key = name.removeprefix("adam.").rsplit(".", 1)
-            states.setdefault(parameter, {})[key] = tensor
+            states.setdefault(parameter, {})[key] = like(known[parameter], tensors, name)
     state = {
         index: states[names[parameter]] for index, parameter in enumerate(order) if names[parameter] in states
     }

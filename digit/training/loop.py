@@ -30,6 +30,7 @@ from digit.training.log import Log
 from digit.training.saving import OnSave, Saver
 from digit.training.snapshot import Twin
 from digit.training.status import Status, read_status, write_status
+from digit.training.together import Together
 from digit.training.update import Updater
 from digit.training.writer import Writer
 
@@ -119,6 +120,7 @@ def train(
                 on_save=on_save,
                 twin=twin,
                 after=log.plot,
+                together=Together() if updater.sharded else None,
             )
             if config.compile:
                 stack.enter_context(updater.compiled())
@@ -141,7 +143,7 @@ def _newest(folder: Path, *, warn: Callable[[str], None]) -> checkpoint.Checkpoi
     found = checkpoint.load_newest(folder, warn=warn) if is_main() else None
     step = from_main(found.step if found else None)
     if step is not None and not is_main():
-        found = checkpoint.load(checkpoint.path_of(folder, step))
+        found = checkpoint.load(checkpoint.path_of(folder, step), verify=False)
     return found
 
 

@@ -1,18 +1,19 @@
 """A stage's loss in several processes: every process has all weights (DDP), or a part of each (FSDP2)."""
 
 import contextlib
+import copy
 from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
 from digit.distributed import add_up, as_main, world_size
 from digit.errors import DigitError
 from digit.nn.transformer import Block
+from digit.training.shards import full, local
 
 
 class Parallel:
@@ -33,7 +34,9 @@ class Parallel:
         self.stage, self._replicas = stage, None
         self._replicated = world_size() > 1 and not self.sharded
         as_main(*(tensor.data for tensor in (*stage.parameters(), *stage.buffers())))
+        self._device, self.empty = device, stage
         if self.sharded:
+            self.empty = _without_data(stage)
             shard(stage, device, bf16=bf16)
         else:
             stage.to(device)
@@ -92,6 +95,17 @@ class Parallel:
             return square.sqrt()
         return norm
 
+    @torch.no_grad()
+    def whole(self) -> nn.Module:
+        """The stage, or where it is sharded a copy with all weights; to be called in all processes."""
+        if not self.sharded:
+            return self.stage
+        copied = copy.deepcopy(self.empty).to_empty(device=self._device)
+        live = dict((*self.stage.named_parameters(), *self.stage.named_buffers()))
+        for name, tensor in (*copied.named_parameters(), *copied.named_buffers()):
+            tensor.copy_(full(live[name]))
+        return copied.train(self.stage.training)
+
 
 class _Loss(nn.Module):
     """A stage whose forward is its loss, as DDP needs it."""
@@ -102,6 +116,16 @@ class _Loss(nn.Module):
 
     def forward(self, batch: Any) -> Tensor:
         return self._parallel[0].compute(batch)
+
+
+def _without_data(stage: nn.Module) -> nn.Module:
+    """A copy whose tensors are on the meta device."""
+    known: dict[int, Any] = {}
+    for tensor in (*stage.parameters(), *stage.buffers()):
+        empty = torch.empty_like(tensor, device="meta")
+        is_parameter = isinstance(tensor, nn.Parameter)
+        known[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
+    return copy.deepcopy(stage, known)
 
 
 def blocks(stage: nn.Module) -> list[nn.Module]:
@@ -128,11 +152,6 @@ def shard(stage: nn.Module, device: torch.device, *, bf16: bool) -> None:
     for part in parts:
         fully_shard(part, mesh=mesh, mp_policy=policy)
     fully_shard(stage, mesh=mesh, mp_policy=policy)
-    for part in (*stage.buffers(),):
-        part.data = part.data.to(device)
+    for buffer in stage.buffers():
+        buffer.data = buffer.data.to(device)
     register_fsdp_forward_method(stage, "loss")
-
-
-def local(tensor: Tensor) -> Tensor:
-    """This process's part of a sharded tensor; another tensor as it is."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor

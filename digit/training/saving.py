@@ -11,6 +11,7 @@ from torch import nn
 from digit.distributed import is_main
 from digit.training import checkpoint
 from digit.training.snapshot import Snapshot, Twin
+from digit.training.together import Together
 from digit.training.update import Updater
 from digit.training.writer import Writer
 
@@ -34,12 +35,16 @@ class Saver:
         on_save: OnSave | None,
         twin: Twin | None,
         after: Callable[[], None],
+        together: Together | None = None,
     ) -> None:
-        """`step` is that of the newest state in `folder`; `after` runs in the thread, behind each write."""
+        """`step` is that of the newest state in `folder`; `after` runs in the thread, behind each write.
+
+        `together` writes states of which each process holds a part.
+        """
         self.folder, self.writer, self.keep = folder, writer, keep
         self.step = step  # of the newest state, on the disk or in flight; None where there is none
         self._exported: int | None = None  # step of the artifact, likewise, if this process wrote it
-        self._on_save, self._twin, self._after = on_save, twin, after
+        self._on_save, self._twin, self._after, self._together = on_save, twin, after, together
         self._model, self._optimizer = Snapshot(), Snapshot()
 
     def save(self, updater: Updater, seconds: float) -> None:
@@ -51,6 +56,9 @@ class Saver:
         if known and exported:
             if is_main():
                 self.writer.start(lambda: checkpoint.amend(path, state))
+            return
+        if self._together:
+            self._save_parts(updater, state, self._together, known=known)
             return
         model, optimizer = updater.model_tensors(), updater.optimizer_tensors()
         if not is_main():
@@ -72,6 +80,27 @@ class Saver:
                 }
                 with torch.no_grad():
                     self._on_save(self._twin.fill(model, average), path)
+            self._after()
+
+        self.writer.start(write)
+
+    def _save_parts(
+        self, updater: Updater, state: dict[str, Any], together: Together, *, known: bool
+    ) -> None:
+        """As `save`; every process writes what it holds."""
+        self.writer.wait()
+        pieces = together.take(model=updater.model_tensors(), optimizer=updater.optimizer_tensors())
+        whole = updater.whole_tensors() if self._on_save else {}
+        path = checkpoint.path_of(self.folder, state["step"])
+
+        def write() -> None:
+            if not known:
+                together.write(self.folder, pieces, state, self.keep)
+            elif is_main():
+                checkpoint.amend(path, state)
+            if self._on_save and self._twin:
+                with torch.no_grad():
+                    self._on_save(self._twin.fill(whole, {}), path)
             self._after()
 
         self.writer.start(write)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from digit.errors import DigitError
@@ -28,16 +28,41 @@ class Piece(NamedTuple):
 
     tensor: Tensor
     begins: tuple[int, ...]  # at these indices of the whole
+    sharded: bool = True  # or all of it, as every process does
 
 
 def piece(tensor: Tensor) -> Piece:
     """What this process holds of a tensor: its shard, or all."""
     if not isinstance(tensor, DTensor):
-        return Piece(tensor, (0,) * tensor.ndim)
+        return Piece(tensor, (0,) * tensor.ndim, sharded=False)
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
     _, begins = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
     return Piece(tensor.to_local(), tuple(begins))
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This process's part of a sharded tensor, in the same memory; another tensor as it is."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def full(tensor: Tensor) -> Tensor:
+    """The whole of a sharded tensor, of which every process must ask; another tensor as it is."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def like(parameter: Tensor, tensors: Mapping[str, Tensor], name: str) -> Tensor:
+    """The stored tensor `name`, in parts as `parameter` is, if it has the same shape."""
+    if not isinstance(parameter, DTensor) or shape_of(tensors, name) != tuple(parameter.shape):
+        return tensors[name]
+    target = torch.zeros_like(parameter.detach())
+    fill(target, tensors, name)
+    return target
+
+
+def shape_of(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
+    """The shape of a stored tensor, which is not read for it."""
+    return tensors.shape(name) if isinstance(tensors, Tensors) else tuple(tensors[name].shape)
 
 
 def write(path: Path, pieces: Mapping[str, Piece]) -> None:
@@ -120,14 +145,26 @@ def fill(target: Tensor, tensors: Mapping[str, Tensor], name: str) -> None:
     Raises KeyError where there is no such tensor, ValueError where it has another shape.
     """
     here = piece(target)
-    shape = tensors.shape(name) if isinstance(tensors, Tensors) else tensors[name].shape
-    if tuple(shape) != tuple(target.shape):
-        raise ValueError(f"{name} has shape {tuple(shape)}, not {tuple(target.shape)}")
+    shape = shape_of(tensors, name)
+    if shape != tuple(target.shape):
+        raise ValueError(f"{name} has shape {shape}, not {tuple(target.shape)}")
     if isinstance(tensors, Tensors) and here.tensor.numel():
         here.tensor.copy_(tensors.read(name, here.begins, here.tensor.shape))
     elif here.tensor.numel():
         inside = tuple(slice(b, b + n) for b, n in zip(here.begins, here.tensor.shape, strict=True))
         here.tensor.copy_(tensors[name][inside] if inside else tensors[name])
+
+
+def load_parts(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """What `load_state_dict` does, for a module of which this process holds a part.
+
+    Raises KeyError or ValueError where the tensors are another module's.
+    """
+    here = module.state_dict()
+    for name in here.keys() ^ tensors.keys():
+        raise KeyError(f"{name} is in one of them only")
+    for name, target in here.items():
+        fill(target, tensors, name)
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from digit.distributed import add_up, gather, share, world_size
+from digit.distributed import add_up, gather, is_main, share, world_size
 from digit.errors import DigitError
 from digit.training import checkpoint
 from digit.training.average import WeightAverage
@@ -17,8 +17,9 @@ from digit.training.batches import rows, split
 from digit.training.config import TrainConfig
 from digit.training.flops import flops_per_sample, peak_flops
 from digit.training.optimizer import OptimizerConfig, build, learning_rate, prepare
-from digit.training.parallel import Parallel, local
+from digit.training.parallel import Parallel
 from digit.training.randomness import seed_all
+from digit.training.shards import full, load_parts, local
 from digit.training.untrained import Untrained
 
 # Settings whose change makes a resumed run another run; the others (how long, how often) may change freely.
@@ -53,6 +54,11 @@ class Updater:
         # A fused optimizer multiplies by the factor of clipping on its way: one pass over all gradients less.
         self._clips_itself = bool(self.optimizer.defaults.get("fused"))
         self._untrained = Untrained(stage)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether this process holds a part of each tensor only."""
+        return self._parallel.sharded
 
     @property
     def lr(self) -> float:
@@ -119,7 +125,7 @@ class Updater:
 
     def count(self, batch: Any) -> None:
         """Learn from a batch how many floating-point operations a sample takes; nothing is computed."""
-        self.flops = flops_per_sample(self.stage, batch)
+        self.flops = flops_per_sample(self._parallel.empty, batch)
 
     def speed(self, samples_per_second: float) -> dict[str, float]:
         """TFLOP/s in `tflops`, and as `mfu` its share of all boards' bf16 peak where that is known."""
@@ -189,12 +195,12 @@ class Updater:
 
     @contextlib.contextmanager
     def measuring(self) -> Iterator[nn.Module]:
-        """Inside, the stage is in eval mode, has the averaged weights and makes no gradients."""
+        """Inside, the stage, or a whole copy of a sharded one: averaged weights, eval mode, no gradients."""
         average = self.average.applied() if self.average else contextlib.nullcontext()
         with average, self._uncompiled(), torch.no_grad():
             self.stage.eval()
             try:
-                yield self.stage
+                yield self._parallel.whole()
             finally:
                 self.stage.train()
 
@@ -212,6 +218,19 @@ class Updater:
     def model_tensors(self) -> dict[str, Tensor]:
         """The stage's state_dict, by the names it has when it is not compiled."""
         return {name.replace("_orig_mod.", ""): tensor for name, tensor in self.stage.state_dict().items()}
+
+    def whole_tensors(self) -> dict[str, Tensor]:
+        """The state_dict with the average in its place, whole and on the CPU, in the main process; else {}.
+
+        To be called in all processes: each tensor is gathered, and kept by the main one, before the next.
+        """
+        whole: dict[str, Tensor] = {}
+        with self.average.applied() if self.average else contextlib.nullcontext(), torch.no_grad():
+            for name, tensor in self.model_tensors().items():
+                gathered = full(tensor.detach())
+                if is_main():
+                    whole[name] = gathered.cpu().clone()
+        return whole
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
         """Moments and counters of the optimizer, and the average."""
@@ -234,13 +253,14 @@ class Updater:
     def restore(self, found: checkpoint.Checkpoint) -> list[str]:
         """Take up a state; sentences about settings that differ. DigitError if it is of another model."""
         try:
-            self.stage.load_state_dict(found.model)
+            if self.sharded:
+                load_parts(self.stage, found.model)
+            else:
+                self.stage.load_state_dict(dict(found.model))
             checkpoint.load_optimizer(self.optimizer, self.names, found.optimizer)
-            stored = {
-                name[8:]: value for name, value in found.optimizer.items() if name.startswith("average.")
-            }
+            stored = any(name.startswith("average.") for name in found.optimizer)
             if self.average and stored:
-                self.average.load(stored)
+                self.average.load(found.optimizer, prefix="average.")
         except (RuntimeError, KeyError, ValueError) as error:
             first = str(error).splitlines()[0]
             raise DigitError(

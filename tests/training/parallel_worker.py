@@ -12,12 +12,15 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from PIL import Image
 from safetensors.torch import save_file
 
 from digit.data.pixels import PixelBatch
 from digit.distributed import is_main, rank, share, world_size
+from digit.errors import DigitError
 from digit.nn.batch import CodeBatch
 from digit.prior import Prior, PriorConfig
+from digit.training import checkpoint
 from digit.training.config import TrainConfig
 from digit.training.loop import train
 from digit.training.optimizer import OptimizerConfig
@@ -98,6 +101,14 @@ def updates(name, folder, stage, data=codes, steps=6, compiled=False, **changes)
         (folder / f"{name}.json").write_text(json.dumps(numbers))
 
 
+def refusal(name, folder, stage):
+    """What is said to a stage that cannot be sharded."""
+    try:
+        Updater(stage, replace(CONFIG, sharded=True), CPU)
+    except DigitError as error:
+        (folder / f"{name}.txt").write_text(str(error))
+
+
 def one(folder):
     updates("micro4-1", folder, prior(), micro_batch=4)
     updates("micro2-1", folder, prior(), micro_batch=2)
@@ -114,6 +125,12 @@ def two(folder):
     torch.compile = compiler
     torch.manual_seed(0)
     updates("poisoned-2", folder, Poisoned(SHAPE))
+    updates("shards-2", folder, prior(), sharded=True)
+    updates("shards-micro2-2", folder, prior(), sharded=True, micro_batch=2)
+    torch.manual_seed(0)
+    updates("shards-poisoned-2", folder, Poisoned(SHAPE), sharded=True)
+    updates("shards-bf16-2", folder, prior(), sharded=True, precision="bf16")
+    refusal("no-blocks", folder, vqgan())
 
 
 def four(folder):
@@ -123,13 +140,46 @@ def four(folder):
 def run(folder, steps, name="run", **changes):
     """One run in one folder, taken up by another number of processes."""
     config = replace(CONFIG, steps=steps, micro_batch=2, **changes)
-    train(prior(), codes, config, folder / name, device="cpu", progress=False)
+
+    def evaluate(stage, step):
+        assert not stage.training
+        yield "score", float(stage.logits(torch.arange(12)[None], torch.tensor([1])).std())
+
+    def on_save(stage, path):
+        save_file(stage.state_dict(), folder / name / "artifact.safetensors")
+
+    def picture(stage, step):
+        drawn = stage.sample([0, 1], torch.tensor([0, 2]))
+        return Image.fromarray(drawn.byte().numpy(), mode="L")
+
+    seen = {"evaluate": evaluate, "on_save": on_save, "picture": picture}
+    train(prior(), codes, config, folder / name, device="cpu", progress=False, **seen)
+
+
+def full_disk(folder):
+    """The last process cannot write its part of the second state."""
+    written = checkpoint.write_shards
+
+    def refuses(place, number, count, **pieces):
+        if number == count - 1 and "0000006" in place.name:
+            raise OSError(28, "No space left on device")
+        return written(place, number, count, **pieces)
+
+    checkpoint.write_shards = refuses
+    try:
+        run(folder, 12, "full", sharded=True)
+    except DigitError as error:
+        (folder / f"full-{rank()}.txt").write_text(str(error))
+    checkpoint.write_shards = written
 
 
 PHASES = [
     *[(1, one), (2, two), (4, four)],
     *[(1, partial(run, steps=12, name="whole")), (1, partial(run, steps=3)), (2, partial(run, steps=6))],
     *[(4, partial(run, steps=9)), (1, partial(run, steps=12))],
+    (2, full_disk),
+    *[(1, partial(run, steps=3, name="parts")), (2, partial(run, steps=6, name="parts", sharded=True))],
+    *[(4, partial(run, steps=9, name="parts", sharded=True)), (1, partial(run, steps=12, name="parts"))],
 ]
 
 
