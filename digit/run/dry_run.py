@@ -25,6 +25,7 @@ from digit.training import estimate
 from digit.training.checkpoint import paths
 from digit.training.config import TrainConfig
 from digit.training.estimate import GIB, MEMORY
+from digit.training.parallel import blocks
 from digit.training.status import read_status
 from digit.weights.config import to_dict
 
@@ -85,6 +86,10 @@ def dry_run(
             its states are of another model, or the batch does not divide among the boards.
     """
     whole, boards = counted_as or stage, plan.boards or world_size()
+    if training.sharded and boards > 1 and not blocks(stage):
+        raise DigitError(
+            f"{type(stage).__name__} has no transformer blocks to shard: train it without --sharded"
+        )
     state = _check_folder(out, stage, training)
     found = estimate.measure(whole, batch, training, processes=boards)
     flops = estimate.flops_of(whole, batch, found)
@@ -124,7 +129,7 @@ def describe_codes(codes: Codes) -> dict[str, Any]:
 def _memory(stage: nn.Module, found: Any, training: TrainConfig, plan: DryRun, boards: int) -> dict[str, Any]:
     if found is None:
         return {"advice": "this stage's loss asks for values, so its memory cannot be counted beforehand"}
-    sharded = getattr(training, "sharded", False)
+    sharded = training.sharded
     size = estimate.micro_batch(training, boards)
     parts = estimate.memory(stage, found, training, processes=boards, sharded=sharded)
     room = MEMORY[plan.board]

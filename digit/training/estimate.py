@@ -14,6 +14,7 @@ from torch import nn
 from digit.training.config import TrainConfig, accumulation
 from digit.training.flops import BOARDS, flops_per_sample
 from digit.training.memory import Held, held
+from digit.training.parallel import blocks
 
 GIB = 2**30
 # GiB that a process can have of a board, a little less than the data sheet's GB.
@@ -37,7 +38,9 @@ class Memory:
     gradients: int  # where several micro-batches or processes add to them; else they come as activations go
     moments: int
     average: int
-    communication: int  # gradients in DDP's buckets, or what FSDP2 gathers of a layer and its neighbour
+    communication: (
+        int  # DDP's buckets beside gradients of earlier micro-batches, or blocks that FSDP2 gathers
+    )
     activations: int
     working: int  # logits and other things that are held for a moment
     headroom: int  # of CUDA, NCCL and the allocator: assumed, not counted
@@ -93,11 +96,15 @@ def memory(stage: nn.Module, found: Held, config: TrainConfig, *, processes: int
         "moments": adam * trainable,
         "average": 0 if config.ema is None else _bytes(t for t in everything if t.is_floating_point()),
     }
-    communication = 0
+    communication, activations = 0, found.activations
     if sharded and processes > 1:
         parts = {name: math.ceil(size / processes) for name, size in parts.items()}
-        communication = 3 * _largest_layer(stage)  # its weights, the next one's, and its gradients
-    parts |= {"communication": communication, "activations": found.activations, "working": found.working}
+        # A block's weights and the next one's in bf16, its gradients in float32, and all outside of blocks.
+        communication = 2 * _largest_block(stage) + _outside(stage) // 2
+        activations -= found.copies
+    elif processes > 1 and accumulation(config, processes) > 1:
+        communication = trainable
+    parts |= {"communication": communication, "activations": activations, "working": found.working}
     headroom = CONTEXT + (NCCL if processes > 1 else 0) + UNUSABLE * sum(parts.values())
     return Memory(**parts, headroom=int(headroom))
 
@@ -129,7 +136,7 @@ def flops_of(stage: nn.Module, batch: Any, found: Held | None) -> float | None:
 
 def state_bytes(stage: nn.Module, config: TrainConfig) -> int:
     """Bytes of one saved state: weights, moments and average."""
-    unsharded = memory(stage, Held(0, 0, 0.0), config, processes=1, sharded=False)
+    unsharded = memory(stage, Held(0, 0, 0, 0.0), config, processes=1, sharded=False)
     return unsharded.weights + unsharded.moments + unsharded.average
 
 
@@ -137,7 +144,11 @@ def _bytes(tensors: Any) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _largest_layer(stage: nn.Module) -> int:
-    """Bytes of the largest member of a list of layers, or of the whole stage if it has no such list."""
-    layers = [layer for module in stage.modules() if isinstance(module, nn.ModuleList) for layer in module]
-    return max((_bytes(layer.parameters()) for layer in layers), default=_bytes(stage.parameters()))
+def _largest_block(stage: nn.Module) -> int:
+    """Bytes of the largest transformer block; 0 if there is none."""
+    return max((_bytes(block.parameters()) for block in blocks(stage)), default=0)
+
+
+def _outside(stage: nn.Module) -> int:
+    """Bytes of the parameters that are in no transformer block."""
+    return _bytes(stage.parameters()) - sum(_bytes(block.parameters()) for block in blocks(stage))

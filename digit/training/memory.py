@@ -25,10 +25,11 @@ from digit.training.batches import split
 
 @dataclass(frozen=True)
 class Held:
-    """Bytes that loss and gradient of a micro-batch hold beside weights, gradients and the optimizer."""
+    """Bytes that loss and gradient of a micro-batch hold beside weights, gradients and moments."""
 
     activations: int  # kept from the forward pass for the backward pass, bf16 copies of weights included
     working: int  # the most that is held beyond these at any moment: logits and their gradients, chiefly
+    copies: int  # of `activations`, the bf16 copies of weights, which shards do not keep
     flops: float  # of a sample's matrix products and convolutions, without the square of attention
 
 
@@ -50,9 +51,9 @@ def held(
         if tensor.requires_grad and accumulates:
             tensor.grad = torch.empty_like(tensor)  # as after an earlier micro-batch
     before = {name: dict(vars(module)) for name, module in stage.named_modules()}
-    counted = _Counted()
+    counted, gpu = _Counted(), _OnGPU(bf16, compiled)
     try:
-        with torch.random.fork_rng([]), _as_on_a_gpu(bf16, compiled), counted:
+        with torch.random.fork_rng([]), _as_on_a_gpu(gpu), counted:
             loss = torch.func.functional_call(
                 _Loss(stage), {f"stage.{name}": tensor for name, tensor in tensors.items()}, (part,)
             )
@@ -64,7 +65,7 @@ def held(
         for name, module in stage.named_modules():
             vars(module).clear()
             vars(module).update(before[name])
-    return Held(activations, counted.peak - activations, counted.flops / size)
+    return Held(activations, counted.peak - activations, gpu.copies, counted.flops / size)
 
 
 class _Loss(nn.Module):
@@ -111,15 +112,15 @@ class _Counted(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def _as_on_a_gpu(bf16: bool, compiled: bool) -> Iterator[None]:
+def _as_on_a_gpu(gpu: "_OnGPU") -> Iterator[None]:
     """Inside, meta tensors say that they are on a GPU and functions keep what they would keep there."""
     before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda"), cross_entropy._Fused
-    torch.set_autocast_enabled("cuda", bf16)
+    torch.set_autocast_enabled("cuda", gpu.bf16)
     torch.set_autocast_dtype("cuda", torch.bfloat16)
-    if compiled:
+    if gpu.compiled:
         cross_entropy._Fused = _Whole  # pyright: ignore[reportAttributeAccessIssue]
     try:
-        with _OnGPU(bf16, compiled):
+        with gpu:
             yield
     finally:
         torch.set_autocast_enabled("cuda", before[0])
@@ -163,6 +164,11 @@ class _OnGPU(TorchFunctionMode):
                 return _Recomputed.apply(args[0])
             args, kwargs = _pytree.tree_map_only(Tensor, _single, (args, kwargs))
         return func(*args, **kwargs)
+
+    @property
+    def copies(self) -> int:
+        """Bytes of weights that were cast."""
+        return sum(tensor.nbytes for tensor in self._cast.values())
 
     def _half(self, tensor: Tensor) -> Tensor:
         if tensor.dtype != torch.float32:

@@ -101,6 +101,11 @@ def test_what_the_run_would_refuse_is_refused(chain, run, tmp_path):
     (tmp_path / "file").write_text("")
     code, _, err = run("train", "prior", *base, "--out", tmp_path / "file" / "run")
     assert code == 2 and "is a file" in err
+    pixels = options(chain, "vqgan")
+    code, _, err = run(
+        *("train", "vqgan", *pixels, "--dry-run", "--out", tmp_path / "run", "--boards", 2, "--sharded")
+    )
+    assert code == 2 and "no transformer blocks to shard" in err
     for wrong in (("--boards", 0), ("--mfu", 1.5)):
         code, _, err = run("train", "prior", *base, "--out", tmp_path / "run", *wrong)
         assert code == 2 and wrong[0] in err

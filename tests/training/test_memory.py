@@ -50,7 +50,7 @@ def gib(name, *, micro, compiled, layers=None):
     [
         ("base, 256", "base", 256, None, 0.01),
         ("large, 128", "large", 128, None, 0.01),
-        ("screen, package", "base", 128, 4, 0.02),
+        ("screen, package", "base", 128, 4, 0.02),  # a quarter of the depth
     ],
 )
 def test_compiled_updates(row, name, micro, layers, error):
@@ -58,7 +58,7 @@ def test_compiled_updates(row, name, micro, layers, error):
     assert gib(name, micro=micro, compiled=True, layers=layers) == pytest.approx(measured, rel=error)
 
 
-@pytest.mark.parametrize("name", ["base", "renderer_ar", "renderer_masked", "ablation_39m"])
+@pytest.mark.parametrize("name", ["renderer_ar", "renderer_masked", "ablation_39m"])
 def test_eager_updates_as_they_were_when_they_were_measured(name, monkeypatch):
     # Before the residual stream was bf16 and the gradient made with the loss.
     for module in (digit.prior, digit.renderer, digit.renderer_masked):
@@ -124,15 +124,18 @@ def test_a_loss_that_asks_for_values_is_not_counted():
 def test_shared_states_are_a_part_each_and_the_working_layers():
     stage, _ = built("large")
     config = RECIPES["large"]().training
-    found = Held(10**9, 10**8, 1.0)
+    found = Held(10**9, 10**8, 10**7, 1.0)
     alone = estimate.memory(stage, found, config, processes=1, sharded=False)
     shared = estimate.memory(stage, found, config, processes=8, sharded=True)
     parameters = 4 * sum(p.numel() for p in stage.parameters())
     assert alone.weights == alone.gradients == parameters and alone.moments == 2 * parameters
     assert shared.weights == -(-alone.weights // 8)
     layer = 4 * sum(p.numel() for p in stage.transformer.blocks[0].parameters())
-    assert shared.communication == 3 * layer
+    assert shared.communication == 2 * layer + (parameters - 24 * layer) // 2
+    assert shared.activations == alone.activations - 10**7
     assert shared.total < alone.total
+    apart = estimate.memory(stage, found, replace(config, batch=4096), processes=8, sharded=False)
+    assert (apart.communication, alone.communication) == (parameters, 0)  # two micro-batches in each
     assert estimate.state_bytes(stage, config) == 3 * parameters
 
 
