@@ -21,7 +21,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import torch
 
 from digit.files import read_json, write_json_atomic, write_text_atomic
-from torture import archives, bombs, flipped_bytes, pictures
+from torture import archives, bombs, checkpoints, flipped_bytes, pictures
 from torture.children import Child
 from torture.outcome import Outcome
 from torture.page import machine, row, table
@@ -30,6 +30,7 @@ TESTS: dict[str, ModuleType] = {
     "T9": pictures,
     "T10": flipped_bytes,
     "T11": archives,
+    "T12": checkpoints,
     "T13": bombs,
 }
 LIMIT = 3600  # seconds for one test, and then it hangs

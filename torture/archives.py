@@ -42,24 +42,22 @@ class Canary:
 
 
 class Watch:
-    """Notes what this process does that reading an archive must not: write, link, unpickle, run."""
+    """Notes what this process does that reading must not: write, link, unpickle, run."""
 
-    FORBIDDEN = (
-        "os.link", "os.symlink", "os.mkdir", "os.rename", "os.chmod", "os.system", "os.exec",
-        "os.posix_spawn", "subprocess.Popen", "pickle.find_class", "shutil.unpack_archive",
-    )  # fmt: skip
+    ACTS = ("os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "pickle.find_class")
+    WRITES = ("os.link", "os.symlink", "os.mkdir", "os.rename", "os.chmod", "shutil.unpack_archive")
 
     def __init__(self) -> None:
         """Python gives no way to take such a hook out again, so it can only be switched off."""
-        self.on, self.seen = False, []
+        self.writing = False  # whether writing is noted
+        self.unpickling = False  # whether running and unpickling are noted
+        self.seen: list[str] = []
         sys.addaudithook(self._hook)
 
     def _hook(self, event: str, arguments: tuple[Any, ...]) -> None:
-        if not self.on:
-            return
         writes = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wax+")
-        if writes or event in self.FORBIDDEN:
-            self.seen.append(f"{event} {arguments[:1]}")
+        if (self.writing and (writes or event in self.WRITES)) or (self.unpickling and event in self.ACTS):
+            self.seen.append(f"{event} {arguments[:2]}")
 
 
 def picture() -> bytes:
@@ -268,7 +266,7 @@ def run(cases: int, folder: Path, seed: int = 0) -> Outcome:
 
 def _read(path: Path, watch: Watch, outcome: Outcome, name: str, *, most: int = 10) -> list[str] | None:
     """List an archive and read its first pictures; the names ignored, or None if it was refused."""
-    watch.on, watch.seen = True, []
+    watch.writing, watch.unpickling, watch.seen = True, True, []
     try:
         source = open_images(path)
         for i in range(min(most, len(source))):
@@ -284,7 +282,7 @@ def _read(path: Path, watch: Watch, outcome: Outcome, name: str, *, most: int = 
         outcome.lost(f"{name} raised {type(error).__name__}: {error}")
         return None
     finally:
-        watch.on = False
+        watch.writing = watch.unpickling = False
         outcome.check(not watch.seen, f"{name} did {watch.seen[:3]}")
 
 

@@ -7,7 +7,7 @@ and is taken up by the same call.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -67,7 +67,7 @@ class Codes:
         self.classes: list[str] = self.meta["classes"]
         self.labels = None
         if self.meta["labelled"]:
-            labels = np.load(self.path / "labels.npy", allow_pickle=False)
+            labels = _array(self.path / "labels.npy", None)
             if labels.shape != (len(self),) or labels.dtype.kind not in "iu":
                 raise DigitError(f"{self.path / 'labels.npy'} does not hold one whole number for each image")
             self.labels = labels.astype(np.int64)
@@ -83,7 +83,7 @@ class Codes:
             raise DigitError(
                 f"{self.path} holds no {name}: repeat `digit tokenize` with {option} into a new folder"
             )
-        array = np.load(self.path / f"{name}.npy", mmap_mode="r", allow_pickle=False)
+        array = _array(self.path / f"{name}.npy", "r")
         if array.ndim != 3 or array.dtype != np.uint16 or len(array) != len(self):
             raise DigitError(f"{self.path / name}.npy holds no codes of {len(self)} images")
         return array
@@ -184,6 +184,15 @@ def _sent(array: np.ndarray, device: torch.device) -> Tensor:
     """The array on `device`; the caller does not wait until the GPU has done what it was given before."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def _array(path: Path, mode: Literal["r"] | None) -> np.ndarray:
+    """The array of a file; DigitError if it holds none, or objects that would have to be unpickled."""
+    try:
+        return np.load(path, mmap_mode=mode, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        what = (str(error).splitlines() or ["it is empty"])[0][:100]
+        raise DigitError(f"{path} is no array of numbers ({what}): copy it again") from None
 
 
 def _check_meta(meta: dict[str, Any], path: Path, *, verify: bool) -> None:

@@ -85,9 +85,14 @@ def create(
                 f"the weights of {name} could not be downloaded ({_first_line(error)}): "
                 "give a local .safetensors file, for an encoder with --encoder-weights"
             ) from error
+    own = sorted(set(arguments) & set(inspect.signature(timm.create_model).parameters))
+    if own:  # such as checkpoint_path, by which timm would open a file: a model's settings must not
+        raise DigitError(
+            f"{name} does not take these arguments ({', '.join(own)} is no setting of a network)"
+        )
     try:
         module = timm.create_model(name, pretrained=False, **arguments)
-    except TypeError as error:
+    except (TypeError, AssertionError) as error:
         raise DigitError(f"{name} does not take these arguments ({_first_line(error)})") from error
     if weights is not None:
         load_weights(module, weights, name)

@@ -23,6 +23,18 @@ from digit.weights.storage import StoredAs, fingerprint, pack, unpack
 FORMAT = 1  # raised when an older digit could no longer read what is written
 CONFIG, MODEL = "config.json", "model.safetensors"
 LOW_PRECISION = ("prior", "renderer", "renderer_masked")  # kinds whose weights may be bfloat16 or float16
+_REPEATED = (
+    "layers",
+    "depth",
+    "blocks",
+    "decoder_blocks",
+)  # settings that count parts with tensors of their own
+_LARGEST = 2**24  # of any number in settings
+# What building a network of impossible settings raises, in torch and in timm.
+_IMPOSSIBLE = (
+    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError,
+    ValueError,
+)  # fmt: skip
 
 
 def save(
@@ -110,9 +122,17 @@ def load(
             f"{path / MODEL} is not the file that {CONFIG} describes (sha256 differs): copy both again"
         )
     tensors = unpack(read_safetensors(path / MODEL))
+    repeated = _LARGEST if artifact["kind"] == "probe" else len(tensors)  # a probe's layers share a tensor
+    _check_sizes(artifact["config"], repeated, path / CONFIG)
+    with torch.device("meta"):  # settings that do not fit the tensors could ask for any amount of memory
+        try:
+            outline = stage_type(config)
+        except _IMPOSSIBLE as error:
+            what = (str(error).splitlines() or [type(error).__name__])[0][:160]
+            raise DigitError(f"{path / CONFIG}: no network can be made with its settings ({what})") from None
+    _check(tensors, outline.state_dict(), path / MODEL)
     with torch.random.fork_rng([]):  # building draws random weights, which are thrown away
         module = stage_type(config)
-    _check(tensors, module.state_dict(), path / MODEL)
     module.load_state_dict(tensors)
     module.artifact = artifact
     return module.to(device, dtype).eval()
@@ -155,6 +175,19 @@ def describe(path: str | Path) -> dict[str, Any]:
     return artifact
 
 
+def _check_sizes(settings: Any, repeated: int, path: Path) -> None:
+    """DigitError for settings that ask for more than `repeated` parts of a kind, or for absurd sizes."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            _check_sizes(value, repeated, path)
+        numbers = value if isinstance(value, list) else [value]
+        most = repeated if name in _REPEATED else _LARGEST
+        if len(numbers) > _LARGEST or any(
+            isinstance(each, int | float) and abs(each) > most for each in numbers
+        ):
+            raise DigitError(f"{path}: {name} is {str(value)[:40]}, which its tensors cannot make")
+
+
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
     """By the names they have outside of torch.compile."""
     return {name.replace("_orig_mod.", ""): tensor for name, tensor in module.state_dict().items()}
@@ -170,7 +203,8 @@ def _check(given: dict[str, Tensor], needed: dict[str, Tensor], path: Path) -> N
         if name in given and given[name].shape != needed[name].shape
     ]
     problems = [
-        f"{what}: {', '.join(names[:4])}{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
+        f"{what}: {', '.join(name[:99] for name in names[:4])}"
+        f"{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
         for what, names in (("missing", missing), ("unknown", surplus), ("of another shape", shapes))
         if names
     ]
