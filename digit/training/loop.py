@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from digit.distributed import by_main, from_main, is_lost, is_main, largest, raise_in_all, world_size
+from digit.distributed import any_of, by_main, from_main, is_lost, is_main, largest, raise_in_all, world_size
 from digit.errors import DigitError
 from digit.files import atomic_path, sweep
 from digit.training import checkpoint
@@ -63,7 +63,7 @@ def train(
 ) -> nn.Module:
     """Train `stage` on data(0), data(1), ...; the stage in eval mode, with the averaged weights if any.
 
-    data(step) returns a batch on `device`.
+    data(step) returns a batch on `device`: of several processes each gives its own rows, as CodeData does.
 
     `out` gets state/, log.jsonl, loss.png, status.json and samples/step-*.png. Besides loss and learning rate
     the log has `stall`, the share of the time that was spent waiting in data(); `save_seconds`, the time for
@@ -321,8 +321,13 @@ class _Run:
         """Copy the state, which is then written beside the training."""
         self.updater.read_losses(self._last_good())
         begun = time.monotonic()
-        with self._timed_aside(), self._writing():
-            self.saver.save(self.updater, self._seconds())
+        with self._timed_aside():
+            with self._writing():
+                self.saver.writer.wait()
+            if any_of(self.failed is not None):
+                return  # the processes would not all come to gather what they hold
+            with self._writing():
+                self.saver.save(self.updater, self._seconds())
         self.held += time.monotonic() - begun
 
     def _leave(self, stop: Stop) -> None:
