@@ -63,6 +63,13 @@ FULL = Scale(
     1024,
     (64, 128, 256, 512, 1024),
 )
+# On a CPU the bundled model's shapes, for time against length.
+SMALL = replace(
+    FULL,
+    prior=PriorConfig(1024, 64, width=320, layers=8, heads=5, norm="pre"),
+    batches=(1, 8),
+    lengths=(16, 64, 256),
+)
 _TINY = {"width": 32, "layers": 1, "heads": 2}
 SMOKE = Scale(
     PriorConfig(16, 4, **_TINY),
@@ -81,8 +88,8 @@ class Bench:
 
     def __init__(self, options: argparse.Namespace) -> None:
         """Ceilings first."""
-        self.options, self.scale = options, SMOKE if options.smoke else FULL
-        self.device = device_of(options)
+        self.options, self.device = options, device_of(options)
+        self.scale = SMOKE if options.smoke else SMALL if self.device.type == "cpu" else FULL
         self.started = time.monotonic()
         self.limits = ceilings(
             self.device, **({} if self.device.type == "cuda" else {"side": 256, "megabytes": 8})

@@ -1,0 +1,204 @@
+"""One row a hot path: the value, its ceiling, what ran beside it, memory, and the goal set before."""
+
+from dataclasses import dataclass
+
+from speeds.results import Results, Row, gib, number, percent, table
+
+PRIOR, RENDERER = "prior, top-k 200", "autoregressive renderer, top-p 0.8"
+EIGHT, MASKED = ", cache of 8 bits", "masked renderer, 8 steps"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A path and what it should reach."""
+
+    path: str
+    goal: float
+    unit: str
+    value: float | None = None  # None: never run
+    share: float | None = None  # of the ceiling measured in the same run
+    beside: str = ""  # the ratio to what ran beside it
+    peak: float | None = None  # GiB
+    least: bool = True  # the goal is a lower bound
+    further: bool = False  # beyond the goals proper
+
+    @property
+    def met(self) -> bool:
+        """Whether it was reached."""
+        assert self.value is not None
+        return self.value >= self.goal if self.least else self.value <= self.goal
+
+    def cells(self) -> list[str]:
+        """Of the table."""
+        wanted = f"{'at least' if self.least else 'at most'} {number(self.goal)} {self.unit}".rstrip()
+        wanted += " (further)" if self.further else ""
+        if self.value is None:
+            return [self.path, "not run", "", self.beside, "", wanted, "not run"]
+        verdict = "yes" if self.met else f"**no**, {abs(self.value / self.goal - 1):.1%} off"
+        value = f"{number(self.value)} {self.unit}".rstrip()
+        return [self.path, value, percent(self.share), self.beside, gib(self.peak), wanted, verdict]
+
+
+def goals(results: Results) -> list[str]:
+    """The table, and how many were met."""
+    rows = [*sampling(results), *tokenizer(results), *kmeans(results), *training(results), *others(results)]
+    run = [row for row in rows if row.value is not None]
+    proper = [row for row in run if not row.further]
+    met, further = sum(row.met for row in proper), [row for row in run if row.further]
+    head = ["path", "measured", "of its ceiling", "beside it", "peak memory", "goal", "met"]
+    return [
+        (
+            f"Of {len(proper)} goals that were measured {met} are met; of {len(further)} set further off,"
+            f" {sum(row.met for row in further)}. Never run: {len(rows) - len(run)}."
+        ),
+        "",
+        *table(head, [row.cells() for row in rows]),
+    ]
+
+
+def sampling(results: Results) -> list[Goal]:
+    """Prior, renderers and the whole chain."""
+
+    def best(path: str, name: str, goal: float, *, further: bool = False) -> Goal:
+        row = results.best(name)
+        if row is None:
+            return Goal(path, goal, "img/s", further=further)
+        share = row["share_of_limit"]
+        # The ceiling of a row with 8-bit caches is known only where the bench counted 8-bit caches.
+        share = share if share <= 1 else None
+        path = f"{path}, batch {row['batch']}"
+        rival = results.best("LlamaGen's code, compiled") if name == PRIOR else None
+        beside = ""
+        if rival:
+            beside = f"{row['images_per_second'] / rival['images_per_second']:.2f} x LlamaGen's, compiled"
+        return Goal(
+            path, goal, "img/s", row["images_per_second"], share, beside, row["peak_gib"], further=further
+        )
+
+    def one(path: str, name: str, goal: float) -> Goal:
+        row = next((row for row in results.sampling(name) if row["batch"] == 1), None)
+        if row is None:
+            return Goal(path, goal, "ms", least=False)
+        return Goal(
+            path, goal, "ms", row["milliseconds"], row["share_of_limit"], "", row["peak_gib"], least=False
+        )
+
+    chain = results.best("whole chain, autoregressive, to pictures in memory")
+    return [
+        best("prior, 219M", PRIOR, 820),
+        best("prior, 8-bit caches", PRIOR + EIGHT, 1200, further=True),
+        one("prior, one image", PRIOR, 75),
+        best("autoregressive renderer", RENDERER, 290),
+        best("autoregressive renderer, 8-bit caches", RENDERER + EIGHT, 450, further=True),
+        best("masked renderer, 8 steps", MASKED, 290),
+        one("masked renderer, one image", MASKED, 8),
+        Goal("labels to pixels, whole chain", 190, "img/s", chain["images_per_second"] if chain else None),
+    ]
+
+
+def tokenizer(results: Results) -> list[Goal]:
+    """Features and codes from pixels that lie on the GPU, and JPEG files."""
+
+    def against(path: str, section: str, goal: float, *, further: bool = False) -> Goal:
+        rows = results.section("tokenizer", section)
+        if "digit" not in rows:
+            return Goal(path, goal, "img/s", further=further)
+        row, rival = rows["digit"], rows.get("timm, compiled")
+        beside = f"{row['images_per_s'] / rival['images_per_s']:.2f} x timm, compiled" if rival else ""
+        share = row["share_of_matmul"]
+        return Goal(
+            f"{path}, batch {row['batch']}",
+            goal,
+            "img/s",
+            row["images_per_s"],
+            share,
+            beside,
+            row["peak_gib"],
+            further=further,
+        )
+
+    files = results.section("tokenizer", "jpeg").get("read, decode, crop, resize")
+    return [
+        against("features and codes, base", "codes", 11_500),
+        against("features and codes, large", "large", 3_000, further=True),
+        Goal(
+            "JPEG files to pixels on the GPU, decoded by the CPU",
+            5_000,
+            "img/s",
+            files["images_per_s"] if files else None,
+            further=True,
+        ),
+    ]
+
+
+def kmeans(results: Results) -> list[Goal]:
+    """One Lloyd iteration, exact and by float16 products, and what float16 costs."""
+    rows = results.section("kmeans", "iteration")
+    found = []
+    for precision in ("float32", "float16"):
+        row, rival = rows.get(f"digit {precision}"), rows.get("flash-kmeans")
+        path = f"K-means, one iteration, distances in {precision}"
+        if row is None:
+            found.append(Goal(path, 60, "ms", least=False))
+            continue
+        beside = f"{rival['ms'] / row['ms']:.2f} x flash-kmeans" if rival else ""
+        found.append(
+            Goal(path, 60, "ms", row["ms"], row["share_of_matmul"], beside, row["peak_gib"], least=False)
+        )
+    inertia = results.section("kmeans", "precision").get("inertia")
+    value = None if inertia is None else abs(inertia["ratio_minus_1"])
+    return [*found, Goal("K-means, inertia by float16 over float32's, less 1", 1e-3, "", value, least=False)]
+
+
+def training(results: Results) -> list[Goal]:
+    """Tokens and operations a second, and the wait for data."""
+    base, large = results.training("base, 256"), results.training("large, 128")
+    ratios = results.files["train"].get("ratio_to_rival", {})
+
+    def row(path: str, found: Row | None, name: str, goal: float, *, further: bool = False) -> Goal:
+        if found is None:
+            return Goal(path, goal, "TFLOP/s", further=further)
+        path = f"{path}, {found['tokens_per_second'] / 1e3:.0f}k tokens/s"
+        beside = f"{ratios[name]:.2f} x a plain compiled GPT" if name in ratios else "not run"
+        measured = found["model_tflops"], found["share_of_matmul"], beside, found["peak_gib"]
+        return Goal(path, goal, "TFLOP/s", *measured, further=further)
+
+    stall = None if base is None else 100 * base["stall"]
+    return [
+        row("training the prior, 219M", base, "base", 495),
+        row("training the prior, 732M", large, "large", 495, further=True),
+        Goal("wait for cached codes, of an update", 1, "%", stall, least=False),
+    ]
+
+
+def others(results: Results) -> list[Goal]:
+    """VQGAN, FID and the CPU."""
+    decode = results.section("vqgan", "decode").get("digit")
+    fid = results.files["fid"].get("results", {}).get("digit, tf32")
+    sample = results.files["sample"].get("seconds", {}).get("autoregressive")
+    vqgan = Goal("VQGAN decode, 256 px", 2_000, "img/s")
+    if decode is not None:
+        rival = results.section("vqgan", "decode").get("compiled bfloat16")
+        beside = f"{decode['images_per_s'] / rival['images_per_s']:.2f} x compiled bfloat16" if rival else ""
+        values = decode["images_per_s"], decode["share_of_matmul"], beside, decode["peak_gib"]
+        vqgan = Goal(f"VQGAN decode, 256 px, batch {decode['batch']}", 2_000, "img/s", *values)
+    taken = "best" if sample and "best" in sample else "median"
+    return [
+        vqgan,
+        Goal("FID and IS of 50,000 images, TF32", 15, "s", fid["seconds"] if fid else None, least=False),
+        Goal(
+            "64 images of the bundled model, two CPU cores",
+            20,
+            "s",
+            sample[taken] if sample else None,
+            least=False,
+        ),
+        Goal(
+            "the same",
+            10,
+            "s",
+            sample[taken] if sample else None,
+            least=False,
+            further=True,
+        ),
+    ]

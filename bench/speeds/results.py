@@ -1,0 +1,89 @@
+"""The measured JSON of one folder: what was run, and where to find a row."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Row = dict[str, Any]
+FILES = {
+    "sampler": "sampler-h100.json",
+    "tokenizer": "tokenizer-h100.json",
+    "kmeans": "kmeans-h100.json",
+    "train": "train-h100.json",
+    "vqgan": "vqgan-h100.json",
+    "fid": "fid-h100-50000.json",
+    "sample": "sample.json",
+    "length": "length-cpu.json",
+}
+
+
+@dataclass(frozen=True)
+class Results:
+    """A result file is empty where it has not been made yet."""
+
+    files: dict[str, Row]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Results":
+        """All files that are there."""
+        paths = {name: folder / file for name, file in FILES.items()}
+        return cls(
+            {
+                name: json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+                for name, path in paths.items()
+            }
+        )
+
+    def sampling(self, name: str, *, file: str = "sampler") -> list[Row]:
+        """Rows of one path of `bench/sampler.py` in order of batch."""
+        rows = [
+            row for row in self.files[file].get("rows", []) if row["name"] == name and "milliseconds" in row
+        ]
+        return sorted(rows, key=lambda row: row["batch"])
+
+    def lengths(self, file: str) -> list[Row]:
+        """Rows of the prior at several lengths, in their order."""
+        rows = [row for row in self.files[file].get("rows", []) if "length" in row]
+        return sorted(rows, key=lambda row: row["length"])
+
+    def section(self, file: str, section: str) -> dict[str, Row]:
+        """Parts of one section that gave a result."""
+        rows = self.files[file].get(section, {})
+        return {name: row for name, row in rows.items() if "error" not in row and "left_out" not in row}
+
+    def training(self, name: str) -> Row | None:
+        """A row of `bench/train.py` that was run to its end."""
+        row = self.files["train"].get("rows", {}).get(name)
+        return row if row and "tokens_per_second" in row else None
+
+    def best(self, name: str) -> Row | None:
+        """The row of the highest throughput."""
+        return max(self.sampling(name), key=lambda row: row["images_per_second"], default=None)
+
+
+def table(head: list[str], rows: list[list[str]]) -> list[str]:
+    """A Markdown table."""
+    return [line_of(head), "|" + "---|" * len(head), *map(line_of, rows)]
+
+
+def line_of(cells: list[str]) -> str:
+    """One row of it."""
+    return f"| {' | '.join(cells)} |"
+
+
+def number(value: float) -> str:
+    """Three digits, or all before the point."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.3g}" if abs(value) < 1 else f"{value:.2f}".rstrip("0").rstrip(".")
+
+
+def percent(share: float | None) -> str:
+    """A share, where there is one."""
+    return "" if share is None or share != share else f"{share:.0%}"
+
+
+def gib(value: float | None) -> str:
+    """Memory, where it was measured."""
+    return "" if value is None else f"{value:.1f} GiB"
