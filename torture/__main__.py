@@ -21,12 +21,24 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import torch
 
 from digit.files import read_json, write_json_atomic, write_text_atomic
-from torture import archives, bombs, checkpoints, flipped_bytes, pictures
+from torture import (
+    archives,
+    bombs,
+    checkpoints,
+    flipped_bytes,
+    killed_saving,
+    killed_training,
+    newest_state,
+    pictures,
+)
 from torture.children import Child
 from torture.outcome import Outcome
 from torture.page import machine, row, table
 
 TESTS: dict[str, ModuleType] = {
+    "T1": killed_training,
+    "T2": killed_saving,
+    "T6": newest_state,
     "T9": pictures,
     "T10": flipped_bytes,
     "T11": archives,
@@ -48,18 +60,16 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="page whose table is written anew")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    kept: dict[str, Any] = {}
-    if options.results and options.results.exists():
-        kept = read_json(options.results)["tests"]
-    lost = 0
+    lost, kept = 0, _kept(options.results)
     for name in options.only:
         about = TESTS[name].ABOUT
         cases = options.cases or (about.short if options.short else about.full)
-        kept[name] = run(name, cases)
-        lost += len(kept[name]["losses"])
-        print(row(name, kept[name]), flush=True)
-        for sentence in kept[name]["losses"][:20]:
+        result = run(name, cases)
+        lost += len(result["losses"])
+        print(row(name, result), flush=True)
+        for sentence in result["losses"][:20]:
             print(f"  {sentence}", flush=True)
+        kept = (_kept(options.results) if options.results else kept) | {name: result}
         if options.results:
             write_json_atomic(options.results, {"machine": machine(), "tests": _sorted(kept)})
     print(table(_sorted(kept)))
@@ -96,6 +106,11 @@ def run(name: str, cases: int) -> dict[str, Any]:
             outcome["losses"].append(f"the test itself ended with {code} {last[0]}")
             print(said, file=sys.stderr)
     return {"what": about.what, "goal": about.goal, "seconds": time.monotonic() - begun, **outcome}
+
+
+def _kept(path: Path | None) -> dict[str, Any]:
+    """The rows of earlier runs."""
+    return read_json(path)["tests"] if path and path.exists() else {}
 
 
 def _sorted(kept: dict[str, Any]) -> dict[str, Any]:

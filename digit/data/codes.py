@@ -5,6 +5,7 @@ and/or `vq_codes.npy`, and `labels.npy` where the pictures have classes. Unfinis
 and is taken up by the same call.
 """
 
+import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -84,17 +85,23 @@ class Codes:
                 f"{self.path} holds no {name}: repeat `digit tokenize` with {option} into a new folder"
             )
         array = _array(self.path / f"{name}.npy", "r")
-        if array.ndim != 3 or array.dtype != np.uint16 or len(array) != len(self):
+        if (
+            array.ndim != 3
+            or array.dtype != np.uint16
+            or len(array) != len(self)
+            or not array.flags.c_contiguous
+        ):
             raise DigitError(f"{self.path / name}.npy holds no codes of {len(self)} images")
         return array
 
     def blocks(self, name: str, *, rows: int = ROWS) -> Iterator[UInt16[np.ndarray, "m v n"]]:
         """The array called `name`, `rows` images at once; read, as touched pages of a map stay in memory."""
-        _, *shape = self.array(name).shape
+        array: Any = self.array(name)
+        shape, left = array.shape[1:], array.nbytes
         with (self.path / f"{name}.npy").open("rb") as file:
-            np.lib.format.read_magic(file)
-            np.lib.format.read_array_header_1_0(file)
-            while data := file.read(rows * shape[0] * shape[1] * 2):
+            file.seek(array.offset)
+            while left and (data := file.read(min(left, rows * shape[0] * shape[1] * 2))):
+                left -= len(data)
                 yield np.frombuffer(data, "<u2").reshape(-1, *shape)
 
     def vocabulary(self, name: str) -> int:
@@ -190,7 +197,7 @@ def _array(path: Path, mode: Literal["r"] | None) -> np.ndarray:
     """The array of a file; DigitError if it holds none, or objects that would have to be unpickled."""
     try:
         return np.load(path, mmap_mode=mode, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
         what = (str(error).splitlines() or ["it is empty"])[0][:100]
         raise DigitError(f"{path} is no array of numbers ({what}): copy it again") from None
 

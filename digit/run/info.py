@@ -27,7 +27,7 @@ def info(path: Annotated[str | None, tyro.conf.Positional] = None) -> dict[str, 
         meta = codes.meta
         return {
             "kind": "codes",
-            **{key: meta[key] for key in ("images", "views", "size", "streams", "classes", "source")},
+            **{key: meta.get(key) for key in ("images", "views", "size", "streams", "classes", "source")},
         }
     if not (folder / "config.json").exists():
         raise DigitError(

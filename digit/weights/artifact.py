@@ -60,8 +60,9 @@ def save(
     # Buffers stay exact: centroids and codebooks decide which code is the nearest.
     exact = set(tensors) - {name.replace("_orig_mod.", "") for name, _ in module.named_parameters()}
     try:
+        # One note: safetensors writes several in an order by lot, and equal models shall be equal files.
         write_safetensors_atomic(
-            path / MODEL, pack(tensors, stored_as, exact=exact), metadata={"kind": kind, "id": id}
+            path / MODEL, pack(tensors, stored_as, exact=exact), metadata={"artifact": f"{kind} {id}"}
         )
         value = {
             "format": FORMAT,

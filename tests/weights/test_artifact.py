@@ -89,6 +89,28 @@ def test_the_id_is_of_settings_and_weights(saved, tmp_path):
     assert artifact.describe(tmp_path / "packed")["id"] == id
 
 
+def test_equal_models_are_equal_files(saved, tmp_path):
+    prior, path, _ = saved
+    for turn in range(8):
+        artifact.save(prior, tmp_path / str(turn), lineage={"tokenizer": "f00"}, classes=["cat", "dog"])
+        for name in ("model.safetensors", "config.json"):
+            assert (tmp_path / str(turn) / name).read_bytes() == (path / name).read_bytes()
+
+
+def test_a_model_asks_for_no_more_than_its_tensors(saved):
+    _, path, _ = saved
+    for config in ({"width": 2**40}, {"names": {"layers": 10**6}}):
+        edit(path, config=config)
+        with pytest.raises(DigitError, match="which its tensors cannot make"):
+            artifact.load(path)
+    edit(path, config={"width": 2**20})
+    with pytest.raises(DigitError, match="another shape"):
+        artifact.load(path)
+    edit(path, config={"width": -3})
+    with pytest.raises(DigitError, match="no network can be made"):
+        artifact.load(path)
+
+
 def test_int8_error_is_bounded_by_each_row(saved, tmp_path):
     prior, _, _ = saved
     with torch.no_grad():
