@@ -130,7 +130,7 @@ def slopes(minutes: list[float], values: list[float]) -> dict[str, float]:
     x, y = np.array(minutes[first:]) / 60, np.array(values[first:])
     if len(x) < 3:
         return {"mean": float(y.mean()), "rounds": len(x)}
-    slope, start = np.polyfit(x, y, 1)
+    slope, start = np.polyfit(x, y, 1) if np.ptp(y) else (0.0, y[0])  # and not a rounding error
     rest = y - (slope * x + start)
     error = np.sqrt(rest.var(ddof=2) * len(x) / (len(x) - 2) / ((x - x.mean()) ** 2).sum())
     return {
