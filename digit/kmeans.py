@@ -82,14 +82,16 @@ class Reservoir:
         width = max(gather(0 if self._kept is None else self._kept.shape[1]))
         if self._kept is None and width:  # more processes than pictures
             self._kept = torch.empty(self.capacity, width, device=self._device)
-        self._arrange(self._draws)
+        if self._kept is None:
+            raise DigitError(_NOTHING)
+        draws = self._draws[: self._held].sort().values
         low, high = -_LARGEST - 1, _LARGEST
         while low < high:  # find the largest draw of the whole sample; no two are equal
             middle = (low + high) // 2
-            below = torch.searchsorted(self._draws[: self._held], torch.tensor([middle]), right=True)
+            below = torch.searchsorted(draws, torch.tensor([middle]), right=True)
             add_up(below)
             low, high = (low, middle) if int(below) >= self.capacity else (middle + 1, high)
-        self._held = int(torch.searchsorted(self._draws[: self._held], torch.tensor([low]), right=True))
+        self._take(torch.nonzero(self._draws[: self._held] <= low).flatten())
 
     @property
     def vectors(self) -> Float[Tensor, "m d"]:
@@ -98,29 +100,29 @@ class Reservoir:
         Raises:
             DigitError: nothing was added yet.
         """
-        self._arrange(self._places)
-        assert self._kept is not None
+        if self._kept is None:
+            raise DigitError(_NOTHING)
+        self._take(self._places[: self._held].argsort())
         return self._kept[: self._held]
 
     @property
     def places(self) -> Int[Tensor, " m"]:
         """The places of `vectors`, rising."""
-        self._arrange(self._places)
-        return self._places[: self._held]
+        return self._places[: self._held].sort().values
 
-    def _arrange(self, by: Tensor) -> None:
-        """Order the rows held by their draws or places."""
-        if self._kept is None:
-            raise DigitError("no features were seen: give at least one readable picture")
-        order = by[: self._held].argsort()
-        if not torch.equal(order, torch.arange(self._held)):
-            on_device = order.to(self._device)
-            for columns in self._kept[: self._held].split(64, dim=1):
-                columns.copy_(columns[on_device])  # a copy of 64 channels at a time, not of all
-            self._draws[: self._held] = self._draws[order]
-            self._places[: self._held] = self._places[order]
+    def _take(self, rows: Tensor) -> None:
+        """Keep these rows of those held, in this order."""
+        assert self._kept is not None
+        if not torch.equal(rows, torch.arange(self._held)):
+            on_device, count = rows.to(self._device), len(rows)
+            for columns in self._kept.split(64, dim=1):  # a copy of 64 channels at a time, not of all
+                columns[:count] = columns[on_device]
+            self._draws[:count] = self._draws[rows]
+            self._places[:count] = self._places[rows]
+            self._held = count
 
 
+_NOTHING = "no features were seen: give at least one readable picture"
 _LARGEST = torch.iinfo(torch.int64).max
 
 

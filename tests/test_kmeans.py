@@ -150,6 +150,27 @@ def test_reservoir_does_not_depend_on_the_pieces():
     assert (whole == whole[:, :1]).all()
 
 
+def test_a_vector_is_drawn_by_its_place_not_by_when_it_comes():
+    stream, places = torch.arange(900.0)[:, None], torch.arange(900) * 1_000_003
+    samples = []
+    for order in (torch.arange(900), torch.arange(900).flip(0), torch.arange(900).view(3, 300).T.flatten()):
+        reservoir = Reservoir(50, 7)
+        for piece in order.split(128):
+            reservoir.add(stream[piece], places[piece])
+        reservoir.over_processes()  # of one process: nothing changes
+        samples.append(reservoir.vectors.clone())
+        assert torch.equal(reservoir.places, 1_000_003 * samples[-1][:, 0].long())
+    assert len(samples[0]) == 50
+    assert torch.equal(samples[0], samples[1]) and torch.equal(samples[0], samples[2])
+
+
+def test_places_of_all_vectors_change_nothing():
+    vectors = blobs(n=800)
+    plain, placed = fit(vectors, 12), fit(vectors, 12, places=torch.arange(0, 8000, 10))
+    assert torch.equal(plain.centroids, placed.centroids)
+    assert plain.inertia == placed.inertia
+
+
 def test_reservoir_holds_everything_until_it_is_full():
     assert torch.equal(filled([3, 4], 10)[:, 0], torch.arange(7.0))
     assert torch.equal(filled([3, 7], 10)[:, 0], torch.arange(10.0))

@@ -75,7 +75,7 @@ def together(chain, tmp_path_factory) -> SimpleNamespace:
     (root / "at-once").mkdir()
     codes("at-once", 16, alone=True)
     call = ("--num", 5, "--batch", 2, "--out", root / "at-once-s", "--npz", root / "at-once-s.npz")
-    add("sixteen samples", 16, *model, *call, alone=True)
+    add("samples at once", 6, *model, *call, alone=True)
     with fake_hub() as hub:
         hub.files["owner/name/file.bin"] = os.urandom(3_000_000)
         add("sixteen fetch", 16, alone=True, fetch=[hub.endpoint, str(root / "cache")])
@@ -192,8 +192,8 @@ def test_a_folder_that_another_command_writes_is_refused(together, name):
         assert len(err.splitlines()) == 1
 
 
-def test_sixteen_commands_on_one_folder_tear_nothing(together):
-    for name, words in (("at-once", "tokenizing"), ("sixteen samples", "drawing")):
+def test_commands_at_once_on_one_folder_tear_nothing(together):
+    for name, words in (("at-once", "tokenizing"), ("samples at once", "drawing")):
         results = together.said[name]
         assert 0 in [code for code, _, _ in results]
         for code, _, err in results:
