@@ -33,13 +33,14 @@ class Parallel:
         self.sharded = sharded and world_size() > 1
         self.stage, self._replicas = stage, None
         self._replicated = world_size() > 1 and not self.sharded
-        as_main(*(tensor.data for tensor in (*stage.parameters(), *stage.buffers())))
         self._device, self.empty = device, stage
         if self.sharded:
             self.empty = _without_data(stage)
-            shard(stage, device, bf16=bf16)
         else:
             stage.to(device)
+        as_main(*(tensor.data for tensor in (*stage.parameters(), *stage.buffers())))
+        if self.sharded:
+            shard(stage, device, bf16=bf16)
         self.compute: Any = stage.loss  # or its compiled form
         if self._replicated and device.type == "cuda":
             nn.SyncBatchNorm.convert_sync_batchnorm(stage)

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from digit.training.average import places
+from digit.training.shards import local
 
 
 class Untrained:
@@ -44,5 +45,5 @@ class Untrained:
                 tensor.copy_(kept if where is None else torch.where(where > 0, kept, tensor))
 
     def _live(self) -> list[Tensor]:
-        """The tensors as they are now: a buffer may have been replaced by assignment."""
-        return [place[key] for place, key in self._places]
+        """What this process holds of them now: a buffer may have been replaced by assignment."""
+        return [local(place[key]) for place, key in self._places]

@@ -1,10 +1,13 @@
-"""What test_parallel.py runs in four processes: python parallel_worker.py RANK FOLDER.
+"""What test_parallel.py runs in four processes, forked after the imports: python parallel_worker.py FOLDER.
 
 Each scenario takes the first one, two or four of them, in a group of its own, and leaves results in FOLDER.
 """
 
 import json
+import os
+import signal
 import sys
+import traceback
 import warnings
 from dataclasses import replace
 from functools import partial
@@ -14,6 +17,7 @@ import torch
 import torch.distributed as dist
 from PIL import Image
 from safetensors.torch import save_file
+from stages import Batch, data, make
 
 from digit.data.pixels import PixelBatch
 from digit.distributed import is_main, rank, share, world_size
@@ -121,7 +125,12 @@ def two(folder):
     updates("vqgan-2", folder, vqgan(), pixels, optimizer=replace(ADAM, lr=1e-3))
     compiler = torch.compile
     torch.compile = partial(compiler, backend="aot_eager")  # quick, and cuts graphs as the real one does
-    updates("compiled-2", folder, prior(), compiled=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings(
+            "ignore", message="The .grad attribute of a Tensor"
+        )  # the compiler asks for it
+        updates("compiled-2", folder, prior(), compiled=True)
+        updates("compiled-shards-2", folder, prior(), compiled=True, sharded=True)
     torch.compile = compiler
     torch.manual_seed(0)
     updates("poisoned-2", folder, Poisoned(SHAPE))
@@ -156,6 +165,16 @@ def run(folder, steps, name="run", **changes):
     train(prior(), codes, config, folder / name, device="cpu", progress=False, **seen)
 
 
+def statistics(folder, steps, name):
+    """A stage with batch normalisation."""
+
+    def rows(step):
+        return Batch(*(part[share(8)] for part in data(step, 8)[:2]))
+
+    config = replace(CONFIG, steps=steps)
+    train(make(), rows, config, folder / name, device="cpu", progress=False)
+
+
 def full_disk(folder):
     """The last process cannot write its part of the second state."""
     written = checkpoint.write_shards
@@ -178,14 +197,15 @@ PHASES = [
     *[(1, partial(run, steps=12, name="whole")), (1, partial(run, steps=3)), (2, partial(run, steps=6))],
     *[(4, partial(run, steps=9)), (1, partial(run, steps=12))],
     (2, full_disk),
+    (2, partial(statistics, steps=6, name="statistics")),
+    *[(2, partial(statistics, steps=steps, name="statistics-resumed")) for steps in (3, 6)],
     *[(1, partial(run, steps=3, name="parts")), (2, partial(run, steps=6, name="parts", sharded=True))],
     *[(4, partial(run, steps=9, name="parts", sharded=True)), (1, partial(run, steps=12, name="parts"))],
 ]
 
 
-def main():
-    warnings.simplefilter("error")
-    number, folder = int(sys.argv[1]), Path(sys.argv[2])
+def work(number, folder):
+    """Process `number`'s part of every scenario."""
     for phase, (world, scenario) in enumerate(PHASES):
         if number >= world:
             continue
@@ -195,6 +215,32 @@ def main():
         scenario(folder)
         if world > 1:
             dist.destroy_process_group()
+
+
+def main():
+    warnings.simplefilter("error")
+    folder = Path(sys.argv[1])
+    children = []
+    for number in range(4):
+        child = os.fork()
+        if child == 0:
+            code = 1
+            try:
+                work(number, folder)
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                sys.stderr.flush()
+                os._exit(code)
+        children.append(child)
+    while children:
+        child, status = os.wait()
+        children.remove(child)
+        if status:  # the others would wait for it
+            for other in children:
+                os.kill(other, signal.SIGKILL)
+            sys.exit(1)
 
 
 if __name__ == "__main__":
