@@ -25,11 +25,14 @@ from torture import (
     archives,
     bombs,
     checkpoints,
+    crowd,
     flipped_bytes,
     killed_saving,
     killed_training,
     newest_state,
+    not_finite,
     pictures,
+    resumed,
 )
 from torture.children import Child
 from torture.outcome import Outcome
@@ -38,12 +41,15 @@ from torture.page import machine, row, table
 TESTS: dict[str, ModuleType] = {
     "T1": killed_training,
     "T2": killed_saving,
+    "T3": resumed,
     "T6": newest_state,
+    "T8": not_finite,
     "T9": pictures,
     "T10": flipped_bytes,
     "T11": archives,
     "T12": checkpoints,
     "T13": bombs,
+    "T18": crowd,
 }
 LIMIT = 3600  # seconds for one test, and then it hangs
 

@@ -320,6 +320,7 @@ class _Run:
     def _save(self) -> None:
         """Copy the state, which is then written beside the training."""
         self.updater.read_losses(self._last_good())
+        self.updater.check_weights(self._last_good())
         begun = time.monotonic()
         with self._timed_aside():
             with self._writing():

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from digit.distributed import add_up, gather, is_main, share, world_size
+from digit.distributed import add_up, any_of, gather, is_main, share, world_size
 from digit.errors import DigitError
 from digit.training import checkpoint
 from digit.training.average import WeightAverage
@@ -157,6 +157,18 @@ class Updater:
                     f"{self.streak} in a row to be skipped; {last_good}: "
                     "resume with a lower learning rate, a longer warm-up or precision fp32"
                 )
+
+    def check_weights(self, last_good: str) -> None:
+        """DigitError, in all processes, if a weight is not finite: such a state must not be saved.
+
+        Not every loss tells: a batch may not use the row of a table that is not finite.
+        """
+        finite = torch.stack([local(parameter.detach()).isfinite().all() for parameter in self.trainable])
+        if any_of(not bool(finite.all())):
+            raise DigitError(
+                f"training diverged: some weights are not finite after update {self.step}; {last_good}: "
+                "resume with a lower learning rate, a longer warm-up or precision fp32"
+            )
 
     def take_means(self) -> dict[str, float]:
         """Loss and norm, on average, since the last call, and if any were `skipped`, how many in all."""
