@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
+import torch._dynamo  # as optimizers do, once for all that are forked
 from stages import Batch, Plain, data
 
 from digit.distributed import joined
