@@ -137,7 +137,7 @@ def read_json(path: str | Path) -> Any:
     except FileNotFoundError:
         raise DigitError(f"{path} does not exist: check the path") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise DigitError(f"{path} cannot be read as JSON ({error}): make or copy it again") from None
+        raise DigitError(f"{path} cannot be read as JSON ({_short(error)}): make or copy it again") from None
     if not isinstance(value, dict):
         return value
     sealed = _SEAL.match(data)
@@ -199,10 +199,18 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
         whole = _is_whole(path, notes)
         tensors = safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
-        raise DigitError(f"{path} is not a whole safetensors file ({error}): make or copy it again") from None
+        raise DigitError(
+            f"{path} is not a whole safetensors file ({_short(error)}): make or copy it again"
+        ) from None
     if not whole:
         raise DigitError(f"{path} is not what was written (its checksum differs): make or copy it again")
     return tensors
+
+
+def _short(error: Exception) -> str:
+    """What an error says, without the whole of a header that it may quote."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 def _is_whole(path: str | Path, notes: Mapping[str, str]) -> bool:

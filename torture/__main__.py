@@ -33,6 +33,7 @@ from torture import (
     not_finite,
     pictures,
     resumed,
+    signals,
 )
 from torture.children import Child
 from torture.outcome import Outcome
@@ -42,6 +43,7 @@ TESTS: dict[str, ModuleType] = {
     "T1": killed_training,
     "T2": killed_saving,
     "T3": resumed,
+    "T5": signals,
     "T6": newest_state,
     "T8": not_finite,
     "T9": pictures,

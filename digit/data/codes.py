@@ -56,7 +56,9 @@ class Codes:
         if not isinstance(self.meta, dict):
             raise DigitError(f"{path} does not describe a tokenised data set: repeat `digit tokenize`")
         if self.meta.get("format") != FORMAT:
-            raise DigitError(f"{self.path} has format {self.meta.get('format')}, this version reads {FORMAT}")
+            raise DigitError(
+                f"{self.path} has format {str(self.meta.get('format'))[:40]}, this version reads {FORMAT}"
+            )
         _check_meta(self.meta, path, verify=verify)
         if verify:
             for name, digest in self.meta["files"].items():
@@ -206,7 +208,8 @@ def _check_meta(meta: dict[str, Any], path: Path, *, verify: bool) -> None:
     """DigitError unless `meta`, which may come from anywhere, has what a tokenised data set is read by."""
     streams, files, skipped = meta.get("streams"), meta.get("files"), meta.get("skipped", [])
     whole = (
-        isinstance(meta.get("images"), int)
+        isinstance(images := meta.get("images"), int)
+        and 0 <= images < 2**40
         and isinstance(meta.get("labelled"), bool)
         and isinstance(meta.get("classes"), list)
         and isinstance(meta.get("plan", {}), dict)

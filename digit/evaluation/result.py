@@ -76,7 +76,9 @@ def read_result(path: Path) -> dict[str, Any]:
             f"{path} is no result of a measurement: give a JSON file that `digit evaluate` wrote"
         )
     if value.get("format") != FORMAT:
-        raise DigitError(f"{path} was written by another version of digit (format {value.get('format')})")
+        raise DigitError(
+            f"{path} was written by another version of digit (format {str(value.get('format'))[:40]})"
+        )
     parts = {"measurement": str, "protocol": str, "counts": dict, "features": list}
     lacking = [name for name, kind in parts.items() if not isinstance(value.get(name), kind)]
     if not all(number is None or isinstance(number, int | float) for number in value["values"].values()):

@@ -38,5 +38,5 @@ def kind_of(module: nn.Module) -> str:
 def classes_of(kind: str) -> tuple[type[Any], type[Any]]:
     """The module and the settings of a kind; DigitError if there is no such kind."""
     if kind not in KINDS:
-        raise DigitError(f"there is no artifact kind {kind!r}: the kinds are {', '.join(KINDS)}")
+        raise DigitError(f"there is no artifact kind {kind[:40]!r}: the kinds are {', '.join(KINDS)}")
     return KINDS[kind]
