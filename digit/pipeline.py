@@ -15,12 +15,13 @@ from torch import Tensor
 
 from digit.errors import DigitError, LineageError
 from digit.files import read_json, write_json_atomic
+from digit.nn.pieces import at_once, weight_state
 from digit.nn.sampling import SamplerConfig
 from digit.prior import Prior
 from digit.renderer import Renderer
 from digit.renderer_masked import MaskedRenderer
 from digit.tokenizer import Tokenizer
-from digit.vqgan import VQGAN
+from digit.vqgan import VQGAN, decoding
 from digit.weights.artifact import artifact_of, describe, load, save
 from digit.weights.config import from_dict
 
@@ -76,6 +77,7 @@ class DigitPipeline:
         self.prior, self.vqgan, self.tokenizer = prior.eval(), vqgan.eval(), tokenizer
         self.renderer, self.renderer_masked = renderer, renderer_masked
         self.classes, self.sampling = list(classes), sampling or PipelineSampling()
+        self._decode: tuple[list[tuple[int, int]], Callable[[Tensor], Tensor]] | None = None
         _check_together(self)
 
     @property
@@ -187,7 +189,7 @@ class DigitPipeline:
         steps: int | None = None,
         noise: float | None = None,
         prefix: Int[Tensor, "b p"] | None = None,
-        batch_size: int = 64,
+        batch_size: int | None = None,
         autocast: bool | None = None,
         progress: Callable[[int], None] | None = None,
     ) -> Pictures:
@@ -210,8 +212,8 @@ class DigitPipeline:
             noise: of the masked renderer: weight of the Gumbel noise on its confidence, 0 by the last step.
             prefix: the first p codes of each picture, as `encode` gives them; the prior draws the others.
                 With all of them it draws none: the pictures are what the codes say, rendered.
-            batch_size: pictures at once.
-            autocast: bfloat16 products; by default on a GPU only. A seed's picture may differ in details.
+            batch_size: pictures at once; 64 on a CPU, and on a GPU as many as there are, up to 1024.
+            autocast: half precision; by default on a GPU only. A seed's picture may differ in details.
             progress: called with the number of finished code positions times pictures; see `work`.
 
         Raises:
@@ -253,6 +255,8 @@ class DigitPipeline:
             )
         label_tensor = None if ids is None else torch.tensor(ids, device=self.device)
         all_codes, all_vq, all_pixels = [], [], []
+        batch_size = batch_size or at_once(self.device, len(given))
+        decode = self.vqgan.decode if autocast is False else self._decoding()
         for start in range(0, len(given), batch_size):
             part = given[start : start + batch_size]
             rows = None if label_tensor is None else label_tensor[start : start + batch_size]
@@ -269,7 +273,7 @@ class DigitPipeline:
                 vq_codes = self.renderer.sample(codes, part, ar, **how)
             all_codes.append(codes.cpu())
             all_vq.append(vq_codes.cpu())
-            all_pixels += [to_uint8(self.vqgan.decode(part)).cpu() for part in vq_codes.split(DECODED)]
+            all_pixels += [to_uint8(decode(part)).cpu() for part in vq_codes.split(DECODED)]
         pixels = torch.cat(all_pixels)
         settings: dict[str, Any] = {"prior": asdict(prior), "renderer": chosen}
         if chosen:
@@ -280,6 +284,13 @@ class DigitPipeline:
             settings["prefix"] = prefix.shape[1]
         images = [Image.fromarray(np.ascontiguousarray(row)) for row in pixels.permute(0, 2, 3, 1).numpy()]
         return Pictures(images, pixels, torch.cat(all_codes), torch.cat(all_vq), given, ids, settings)
+
+    def _decoding(self) -> Callable[[Tensor], Tensor]:
+        """How VQ codes become pixels; made again when a weight of the VQGAN has changed."""
+        state = [weight_state(each) for each in (*self.vqgan.parameters(), *self.vqgan.buffers())]
+        if self._decode is None or self._decode[0] != state:
+            self._decode = state, decoding(self.vqgan)
+        return self._decode[1]
 
     @torch.no_grad()
     def encode(self, pixels: Float[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:

@@ -15,6 +15,7 @@ from digit.nn.kernels.attention import attend
 from digit.nn.kernels.draw import Filters, draw
 from digit.nn.kernels.linear import few_rows
 from digit.nn.packed import PackedTransformer
+from digit.nn.pieces import weight_state
 from digit.nn.sampling import SamplerConfig
 from digit.nn.transformer import KeyValueCache, Transformer, TransformerConfig
 
@@ -270,7 +271,7 @@ def decoder_for(transformer: Transformer, tables: CodeTables, shape: Shape) -> F
     The transformer's last one serves again if it is of the same kind, large enough and not much larger, and
     no weight has changed. Raises DigitError where not even one row fits.
     """
-    state = tuple(_state(each) for each in (*transformer.parameters(), tables.codes, tables.head))
+    state = tuple(weight_state(each) for each in (*transformer.parameters(), tables.codes, tables.head))
     found = _decoders.pop(transformer, None)
     if found is not None and found[0] == state:
         has = found[1].shape
@@ -312,11 +313,6 @@ def _free(device: torch.device) -> float:
     """Bytes that may be filled: all but a gigabyte and a tenth."""
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return 0.9 * (torch.cuda.mem_get_info(device)[0] + unused - 2**30)
-
-
-def _state(weight: Tensor) -> tuple[int, int]:
-    """What changes when a weight does; inference tensors do not change."""
-    return weight.data_ptr(), -1 if weight.is_inference() else weight._version
 
 
 def _aligned(matrix: Tensor) -> Tensor:

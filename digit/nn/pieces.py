@@ -1,4 +1,4 @@
-"""A batch that does not fit into the memory of a GPU, done in smaller ones."""
+"""Inference in batches: how large, smaller where one does not fit, and whether the weights are the same."""
 
 from collections.abc import Callable
 
@@ -26,3 +26,20 @@ def in_pieces(run: Callable[[Tensor], Tensor], batch: Tensor, most: int | None =
             continue
         torch.cuda.empty_cache()  # outside the handler, whose traceback holds what did not fit
     return done[0] if len(done) == 1 else torch.cat(done)
+
+
+def at_once(device: torch.device, pictures: int) -> int:
+    """Pictures that are drawn in one batch where nobody says how many: 64 on a CPU.
+
+    On a GPU as many as there are, for a batch of the sampler costs little more than one picture: up to 1024,
+    and 64 MiB of its whole memory each, so that the number is the same whatever else runs there.
+    """
+    if device.type != "cuda":
+        return 64
+    room = torch.cuda.get_device_properties(device).total_memory // (64 << 20)
+    return max(64, min(pictures, room, 1024))
+
+
+def weight_state(weight: Tensor) -> tuple[int, int]:
+    """What changes when a weight does, for what was made from it; inference tensors do not change."""
+    return weight.data_ptr(), -1 if weight.is_inference() else weight._version

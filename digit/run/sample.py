@@ -12,6 +12,7 @@ from digit.distributed import by_main, is_main, main_first
 from digit.errors import DigitError
 from digit.evaluation.npz import NpzWriter
 from digit.files import atomic_path, locked, make_folder, write_json_atomic
+from digit.nn.pieces import at_once
 from digit.pipeline import DigitPipeline, locate, read_config
 from digit.run.complete import complete
 from digit.run.device import choose_device
@@ -44,7 +45,7 @@ def sample(
     steps: int | None = None,
     noise: float | None = None,
     codes: bool = False,
-    batch: int = 64,
+    batch: int | None = None,
     device: str | None = None,
 ) -> dict[str, Any]:
     """Draw pictures: one 000000.png a seed, grid.png (of the first 256) and samples.json.
@@ -79,7 +80,7 @@ def sample(
         steps: of the masked renderer.
         noise: of the masked renderer: weight of the Gumbel noise on its confidence.
         codes: also write the codes and VQ codes into samples.json.
-        batch: pictures at once.
+        batch: pictures at once; 64 if left out, and on a GPU an eighth of all, up to 1024 as its memory allows.
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """
     if (prefix_from is None) != (prefix is None):
@@ -94,11 +95,12 @@ def sample(
         raise DigitError("--unconditional and --labels exclude each other: give one of them")
     if npz is not None and (npz.suffix != ".npz" or prefix_from is not None):
         raise DigitError(f"--npz {npz}: name a file that ends in .npz, and give no --prefix-from")
-    if batch < 1:
+    if batch is not None and batch < 1:
         raise DigitError(f"--batch {batch}: draw at least one picture at once")
     with main_first():  # it may have to fetch the model
         folder = locate(model)
     pipeline = DigitPipeline.from_pretrained(folder, device=choose_device(device))
+    batch = batch or at_once(pipeline.device, len(wanted) // 8)  # eight processes have work then
     make_folder(out)
     if npz is not None:
         make_folder(npz.parent)

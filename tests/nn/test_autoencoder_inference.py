@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from digit.nn.autoencoder_inference import InferenceDecoder, InferenceEncoder
-from digit.vqgan import VQGAN, InferenceVQGAN, VQGANConfig
+from digit.vqgan import VQGAN, InferenceVQGAN, VQGANConfig, by_form, decoding
 
 TAMING = {"family": "taming", "shortcut": "input", "attention": True, "decoder_blocks": 3, "blocks": 2}
 KINDS = [
@@ -80,3 +80,19 @@ def test_half_precision_stays_close(dtype):
     again = InferenceEncoder(made.encoder, dtype=dtype)(expected)
     assert again.dtype == torch.float32
     assert (again - encoded).norm() / encoded.norm() < (0.05 if dtype == torch.bfloat16 else 0.006)
+
+
+def test_pictures_that_overflow_half_precision_are_decoded_by_the_module():
+    made = vqgan()
+    codes = torch.randint(1, 12, (3, made.length))
+    codes[1, 5] = 0
+    with torch.no_grad():
+        made.quantize.embedding.weight[0] = 1e6  # only the second picture has it
+        expected = made.decode(codes)
+        found = by_form(made)(codes)
+        form = InferenceVQGAN(made, dtype=torch.float16).decode(codes, kind=torch.float32)
+    assert not form[1].isfinite().all() and form[[0, 2]].isfinite().all()
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-4)  # of one picture instead of three
+    assert torch.equal(found[[0, 2]], form[[0, 2]]) and not torch.equal(found[0], expected[0])
+    assert (found - expected).abs().max() < 0.02
+    assert decoding(made) == made.decode  # on a CPU nothing changes

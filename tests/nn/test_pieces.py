@@ -1,9 +1,11 @@
 """A batch in pieces: halved where memory ends, in order, and never for nothing."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
-from digit.nn.pieces import in_pieces
+from digit.nn.pieces import at_once, in_pieces, weight_state
 
 
 @pytest.mark.parametrize(("room", "most", "sizes"), [
@@ -33,3 +35,22 @@ def test_one_row_that_does_not_fit_is_an_error():
 
 def test_nothing_gives_nothing():
     assert in_pieces(lambda rows: rows[:, :1], torch.zeros(0, 3)).shape == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("gibibytes", "pictures", "batch"), [(80, 16, 64), (80, 500, 500), (80, 50_000, 1024), (24, 50_000, 384)]
+)
+def test_batches_of_a_gpu_are_large_and_follow_its_memory(monkeypatch, gibibytes, pictures, batch):
+    assert at_once(torch.device("cpu"), pictures) == 64
+    card = SimpleNamespace(total_memory=gibibytes << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    assert at_once(torch.device("cuda"), pictures) == batch
+
+
+def test_the_state_of_a_weight_changes_with_it():
+    weight = torch.nn.Parameter(torch.zeros(2))
+    before = weight_state(weight)
+    assert weight_state(weight) == before
+    with torch.no_grad():
+        weight += 1
+    assert weight_state(weight) != before

@@ -169,7 +169,8 @@ def _pixels(taps, bias, out, count, wide, low, width, ROWS: tl.constexpr, BYTES:
         there = (rows < count) & (y >= 0) & (y < count // wide) & (x >= 0) & (x < wide)
         plane = (picture * 27 + tap * 3 + channel) * count
         total += tl.load(taps + plane + y * wide + x, mask=there, other=0.0).to(tl.float32)
-    total = tl.clamp((total - low) / width, 0.0, 1.0)
+    total = (total - low) / width
+    total = tl.where(total == total, tl.clamp(total, 0.0, 1.0), total)  # so that an overflow can be seen
     if BYTES:
         total = total * 255 + 0.5
     tl.store(out + (picture * 3 + channel) * count + rows, total.to(out.dtype.element_ty), mask=rows < count)

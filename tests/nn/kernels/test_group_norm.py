@@ -69,3 +69,11 @@ def test_pixels(kind):
         assert ((expected * 255).round() - out.float()).abs().max() <= 1
     else:
         torch.testing.assert_close(out, expected, rtol=2e-3, atol=2e-3)
+
+
+def test_an_overflow_can_be_seen_in_float_pixels():
+    x, bias = picture(1, 16, 2, 2), torch.zeros(3, device=DEVICE)
+    affine = torch.full((1, 16), float("nan"), device=DEVICE), torch.zeros(1, 16, device=DEVICE)
+    out = torch.empty(1, 3, 2, 2, device=DEVICE)
+    to_pixels(x, affine, torch.ones(16, 32, device=DEVICE), bias, 0.0, 1.0, out)
+    assert out.isnan().all()
