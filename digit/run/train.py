@@ -14,6 +14,7 @@ from digit.data.codes import CodeData, Codes
 from digit.data.images import open_images
 from digit.data.loader import Report, load_pixels
 from digit.data.pixels import PixelBatch, PixelData
+from digit.distributed import is_main, main_first
 from digit.errors import DigitError, LineageError
 from digit.nn.batch import CodeBatch
 from digit.nn.sampling import SamplerConfig
@@ -83,7 +84,8 @@ def train_vqgan(
     source = open_images(images, under=under)
     unseen = open_images(held_out, under=held_out_under) if held_out else source
     size = model.image_size
-    network = perceptual_network(losses, perceptual_weights, empty=plan.dry_run)
+    with main_first():  # it may have to be downloaded
+        network = perceptual_network(losses, perceptual_weights, empty=plan.dry_run)
     with seeded(training.seed), plan.building():
         stage = VQGANLoss(VQGAN(model), losses, network)
     if plan.dry_run:
@@ -108,7 +110,8 @@ def train_vqgan(
         )
     if report.skipped:
         say(report.summary())
-        report.write(out / "skipped.json")
+        if is_main():
+            report.write(out / "skipped.json")
     index = np.linspace(0, len(unseen) - 1, min(len(unseen), 2048)).astype(np.int64)
     pixels = load_pixels(unseen, index, size, threads=threads, report=Report())[1]
 
