@@ -80,7 +80,7 @@ def sample(
         steps: of the masked renderer.
         noise: of the masked renderer: weight of the Gumbel noise on its confidence.
         codes: also write the codes and VQ codes into samples.json.
-        batch: pictures at once; 64 if left out, and on a GPU an eighth of all, up to 1024 as its memory allows.
+        batch: pictures at once; 64 if left out, on a GPU an eighth of all, up to 1024 as its memory allows.
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """
     if (prefix_from is None) != (prefix is None):
