@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench torture clean
 
 # The package and what the demo needs; rebuilt only when the list of dependencies changes.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -30,6 +30,10 @@ lint: $(VENV)/installed-test
 
 bench: $(VENV)/installed-test
 	for script in bench/*.py; do $(RUN)/python $$script --smoke || exit 1; done
+
+# Processes killed, disks that refuse, hostile files: hours of CPU. The figures go into docs/reliability.md.
+torture: $(VENV)/installed-test
+	$(RUN)/python -m torture --results bench/results/reliability.json --out docs/reliability.md
 
 clean:
 	rm -rf $(VENV) demo build dist

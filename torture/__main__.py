@@ -32,8 +32,11 @@ from torture import (
     newest_state,
     not_finite,
     pictures,
+    refusing_disks,
     resumed,
+    sampling,
     signals,
+    world_sizes,
 )
 from torture.children import Child
 from torture.outcome import Outcome
@@ -43,14 +46,17 @@ TESTS: dict[str, ModuleType] = {
     "T1": killed_training,
     "T2": killed_saving,
     "T3": resumed,
+    "T4": world_sizes,
     "T5": signals,
     "T6": newest_state,
+    "T7": refusing_disks,
     "T8": not_finite,
     "T9": pictures,
     "T10": flipped_bytes,
     "T11": archives,
     "T12": checkpoints,
     "T13": bombs,
+    "T15": sampling,
     "T18": crowd,
 }
 LIMIT = 3600  # seconds for one test, and then it hangs

@@ -24,7 +24,7 @@ ABOUT = About(
     "overlap, lie about sizes, end early, are damaged, or come a million at a time",
     goal="no canary acts, nothing is written, every hostile member reported, 0 crashes",
     full=10_000,
-    short=300,
+    short=120,
 )
 MILLION = 1_000_000  # members of the longest tar in a full run
 Members = list[tuple[tarfile.TarInfo, bytes]]

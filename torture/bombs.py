@@ -21,7 +21,7 @@ ABOUT = About(
     "parts, ask for thousands of passes, or inflate a thousandfold",
     goal="each rejected before decoding, < 200 ms, < 50 MB more memory",
     full=50 * 2**20,
-    short=50 * 2**20,
+    short=26 * 2**20,
 )
 BEST_OF = 3  # times that a case is tried where other work on the machine may have slowed it
 

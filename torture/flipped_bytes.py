@@ -24,7 +24,7 @@ ABOUT = About(
     "features and unfinished parts, then read",
     goal="1,000 of 1,000 found",
     full=1000,
-    short=150,
+    short=90,
 )
 
 

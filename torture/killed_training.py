@@ -16,7 +16,7 @@ ABOUT = About(
     "started again until it is done; CPU",
     goal="100 runs of >= 3 kills: weights equal to those of one piece (sha256), 0 unreadable, 0 leftovers",
     full=100,
-    short=3,
+    short=2,
 )
 KILLS = 4  # at random times in a quarter of a whole run, the last in a half of it
 

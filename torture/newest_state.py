@@ -16,7 +16,7 @@ ABOUT = About(
     what="the newest state read every millisecond while a process saves without pause and is often killed",
     goal="100 saves with kills: never an incomplete state",
     full=300,
-    short=60,
+    short=30,
 )
 
 

@@ -21,7 +21,7 @@ ABOUT = About(
     "several times, or for as many updates in a row as end a run",
     goal="100 runs: single ones skipped and counted, many in a row end with the last good state, finite",
     full=100,
-    short=8,
+    short=4,
 )
 STEPS = training.CONFIG.steps
 

@@ -18,7 +18,7 @@ ABOUT = About(
     "open_images and stream",
     goal="each rejected file reported with a reason, 0 crashes, < 300 MB more memory, >= 1,500 a second",
     full=10_000,
-    short=400,
+    short=250,
 )
 SIZE = 64  # pixels that the loader renders
 

@@ -27,7 +27,7 @@ ABOUT = About(
     "1 to 3 times by SIGTERM at random steps; 24 steps, 8 epochs; CPU",
     goal="100 runs: weights, every batch and every logged loss bitwise those of one piece",
     full=100,
-    short=8,
+    short=5,
 )
 CONFIG = replace(training.CONFIG, save_every=1000)
 

@@ -1,0 +1,53 @@
+"""The fault and fuzz tests of torture/ in their short form, each in processes of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from digit.files import read_json
+
+ROOT = Path(__file__).parents[1]
+NAMES = ("T1", "T2", "T3", "T4", "T5", "T6", "T7", "T8", "T9", "T10", "T11", "T12", "T13", "T15", "T18")
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory):
+    """The rows of all tests, run by two processes at once."""
+    folder = tmp_path_factory.mktemp("torture")
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    started = []
+    for part in range(2):
+        path = folder / f"{part}.json"
+        command = [
+            sys.executable,
+            "-m",
+            "torture",
+            "--short",
+            "--results",
+            str(path),
+            "--only",
+            *NAMES[part::2],
+        ]
+        options = {"cwd": ROOT, "env": environment, "text": True, "stderr": subprocess.STDOUT}
+        started.append((path, subprocess.Popen(command, stdout=subprocess.PIPE, **options)))
+    found = {}
+    for path, process in started:
+        said, _ = process.communicate(timeout=230)
+        assert path.exists(), said
+        rows = read_json(path)["tests"]
+        assert process.returncode == any(row["losses"] for row in rows.values()), said
+        found |= rows
+    return found
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_nothing_is_lost(results, name):
+    assert results[name]["cases"] > 0
+    assert not results[name]["losses"]
+
+
+def test_none_is_left_out(results):
+    assert set(results) == set(NAMES)
