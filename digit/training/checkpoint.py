@@ -104,6 +104,7 @@ def write_shards(
     folder: Path, number: int, count: int, *, model: Mapping[str, Piece], optimizer: Mapping[str, Piece]
 ) -> dict[str, str]:
     """Write what process `number` of `count` holds of a state; the sha256 of its files by name."""
+    folder.mkdir(exist_ok=True)  # made by the main process, which a shared disk may be slow to show
     files = {}
     for kind, pieces in (("model", model), ("optimizer", optimizer)):
         name = f"{kind}-{number + 1:05d}-of-{count:05d}.safetensors"

@@ -83,6 +83,9 @@ class Parallel:
             stage.compile_parts()
         elif self.sharded:
             for block in blocks(stage):
+                # One graph serves all blocks, as they differ in no number: each is a compiled whole of its
+                # own, so what tells the dropouts of one whole apart may be the same in all.
+                block.attention_dropout.first, block.mlp_dropout.first = 1, 2
                 block.forward = torch.compile(block.forward, dynamic=False)
         else:
             self.compute = torch.compile(stage.loss, dynamic=False)
@@ -129,7 +132,7 @@ def _without_data(stage: nn.Module) -> nn.Module:
     return copy.deepcopy(stage, known)
 
 
-def blocks(stage: nn.Module) -> list[nn.Module]:
+def blocks(stage: nn.Module) -> list[Block]:
     """The transformer blocks of a stage."""
     return [part for part in stage.modules() if isinstance(part, Block)]
 

@@ -22,6 +22,7 @@ from stages import Batch, data, make
 from digit.data.pixels import PixelBatch
 from digit.distributed import is_main, rank, share, world_size
 from digit.errors import DigitError
+from digit.nn import dropout
 from digit.nn.batch import CodeBatch
 from digit.prior import Prior, PriorConfig
 from digit.training import checkpoint
@@ -131,6 +132,12 @@ def two(folder):
         )  # the compiler asks for it
         updates("compiled-2", folder, prior(), compiled=True)
         updates("compiled-shards-2", folder, prior(), compiled=True, sharded=True)
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        dropout.hashed = lambda x: torch.compiler.is_compiling()  # as on a GPU
+        updates("compiled-hashed-2", folder, prior(), steps=1, compiled=True, sharded=True)
+        graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        (folder / f"graphs-{rank()}.txt").write_text(str(graphs))
     torch.compile = compiler
     torch.manual_seed(0)
     updates("poisoned-2", folder, Poisoned(SHAPE))

@@ -61,6 +61,10 @@ def test_compiled(results, name):
     agree(results, "micro4-1", name)
 
 
+def test_all_blocks_share_one_compiled_graph(results):
+    assert [(results / f"graphs-{number}.txt").read_text() for number in (0, 1)] == ["1", "1"]
+
+
 def test_an_update_that_one_process_cannot_use_is_skipped_in_all(results):
     *rest, skipped = numbers(results, "poisoned-2")
     assert skipped == 2 and len(rest) == 2 * 4
