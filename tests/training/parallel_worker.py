@@ -88,9 +88,12 @@ def pixels(step):
     return PixelBatch(drawn[share(8)], None)
 
 
-def updates(name, folder, stage, data=codes, steps=6, compiled=False, **changes):
+def updates(name, folder, stage, data=codes, steps=6, compiled=False, fused=False, **changes):
     """A few updates; weights, average and losses are written by the main process."""
     updater = Updater(stage, replace(CONFIG, **changes), CPU)
+    if fused:  # as on a GPU
+        groups = [{**group, "fused": True} for group in updater.optimizer.param_groups]
+        updater.optimizer, updater._clips_itself = torch.optim.AdamW(groups, fused=True), True
     if compiled:
         updater._parallel.compile()
     for step in range(steps):
@@ -145,6 +148,8 @@ def two(folder):
     updates("shards-micro2-2", folder, prior(), sharded=True, micro_batch=2)
     torch.manual_seed(0)
     updates("shards-poisoned-2", folder, Poisoned(SHAPE), sharded=True)
+    torch.manual_seed(0)
+    updates("shards-fused-2", folder, Poisoned(SHAPE), sharded=True, fused=True)
     updates("shards-bf16-2", folder, prior(), sharded=True, precision="bf16")
     refusal("no-blocks", folder, vqgan())
 

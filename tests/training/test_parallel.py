@@ -69,6 +69,7 @@ def test_an_update_that_one_process_cannot_use_is_skipped_in_all(results):
     *rest, skipped = numbers(results, "poisoned-2")
     assert skipped == 2 and len(rest) == 2 * 4
     agree(results, "poisoned-2", "shards-poisoned-2")
+    agree(results, "poisoned-2", "shards-fused-2")
 
 
 def test_shards_in_bf16(results):
