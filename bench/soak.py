@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=6, help="of each way of running")
     parser.add_argument("--out", type=Path, help="JSON file for the result")
     parser.add_argument("--plot", type=Path, help="PNG file")
-    parser.add_argument("--smoke", action="store_true", help="one round of one process and one command")
+    parser.add_argument("--smoke", action="store_true", help="one round of one process")
     options = parser.parse_args()
     if not Path("/proc/self/status").exists():
         sys.exit("this needs /proc: run it on Linux")
@@ -199,7 +199,8 @@ def main() -> None:
     seconds = 60 * options.minutes
     verbs: Sequence[str] = VERBS
     if options.smoke:
-        sizes, seconds, verbs = {"pictures": 2, "updates": 2, "draws": 1}, 1e-3, VERBS[:1]
+        sizes, seconds, verbs = {"pictures": 2, "updates": 2, "draws": 1}, 1e-3, ()
+        assert _peaks([sys.executable, "-c", "import time; time.sleep(0.1)"])["threads"] == 1
     rows = {
         "one_process": soak(in_one_process, sizes, seconds),
         "commands": soak(lambda work, time: by_commands(work, time, verbs), sizes, seconds),
