@@ -1,12 +1,12 @@
 """seeds -> pictures on disk, batch by batch, shared out to the processes; what is drawn is not drawn again.
 
-A batch whose pictures are written leaves a list of them in `parts/`, with their checksums, under a name that
+A batch whose pictures are written leaves a list of them in `.drawn/`, with their checksums, under a name that
 is made of all that decides them. The same command finds the lists and draws the rest.
 """
 
+import contextlib
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +24,8 @@ from digit.files import atomic_path, read_json, sha256_file, sweep, write_json_a
 from digit.pipeline import DigitPipeline, Pictures
 from digit.run.progress import progress, say
 from digit.weights.artifact import version
+
+LISTS = ".drawn"  # the folder of the batches' lists, in that of the pictures
 
 
 def draw(
@@ -58,7 +60,7 @@ def draw(
         made_of = [made_with, settings, seeds, own, codes, where, version(), torch.__version__]
         key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
         tasks[f"{number:06d}-{key[:16]}"] = (seeds, own)
-    on_main(lambda: sweep(out) + sweep(out / "parts"))
+    on_main(lambda: sweep(out) + sweep(out / LISTS))
     share = [name for name in list(tasks)[rank() :: world_size()] if not _is_drawn(out, name)]
     absent = sorted(name for names in gather(share) for name in names)
     if len(absent) < len(tasks):
@@ -74,7 +76,7 @@ def draw(
             rows = _write(drawn, out, pipeline.classes, codes)
             files = {row["file"]: sha256_file(out / row["file"]) for row in rows}
             part = {"settings": drawn.settings, "rows": rows, "files": files}
-            write_json_atomic(out / "parts" / f"{name}.json", part, checksum=True)
+            write_json_atomic(out / LISTS / f"{name}.json", part, checksum=True)
     if not begun:
         begin(out)
     wait()
@@ -84,7 +86,7 @@ def draw(
 def read_drawn(out: Path, names: Sequence[str]) -> Iterator[dict[str, Any]]:
     """For each batch its settings and the rows of its pictures."""
     for name in names:
-        yield read_json(out / "parts" / f"{name}.json")
+        yield read_json(out / LISTS / f"{name}.json")
 
 
 def read_pixels(out: Path, rows: Sequence[dict[str, Any]]) -> UInt8[Tensor, "b 3 h w"]:
@@ -100,13 +102,16 @@ def read_pixels(out: Path, rows: Sequence[dict[str, Any]]) -> UInt8[Tensor, "b 3
 
 def forget_drawn(out: Path) -> None:
     """Remove the lists of batches, when there is a list of all."""
-    shutil.rmtree(out / "parts")
+    for path in (out / LISTS).glob("*.json"):
+        path.unlink()
+    with contextlib.suppress(OSError):  # it holds something that is not ours
+        (out / LISTS).rmdir()
 
 
 def _is_drawn(out: Path, name: str) -> bool:
     """Whether a batch's list is there and its pictures are those that were written."""
     try:
-        part = read_json(out / "parts" / f"{name}.json")
+        part = read_json(out / LISTS / f"{name}.json")
     except DigitError:
         return False
     return all(

@@ -258,7 +258,7 @@ def test_an_interrupted_tokenize_goes_on(chain, run, tmp_path, monkeypatch):
 def test_an_interrupted_sample_goes_on(chain, run, tmp_path, monkeypatch):
     out = tmp_path / "samples"
     call = f"sample {chain.root}/model --num 20000 --batch 4 --out {out} --device cpu".split()
-    interrupt(call, lambda: len(list(out.glob("parts/0*.json"))) > 1)
+    interrupt(call, lambda: len(list(out.glob(".drawn/0*.json"))) > 1)
     check_whole(out, unfinished=DONE["sample"])  # what was drawn is whole, and no list says that it is all
     call[call.index("20000")] = "14"
     (out / "000001.png").write_bytes(b"another picture")
