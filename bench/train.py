@@ -49,6 +49,7 @@ from digit.data.codes import FORMAT, CodeData, Codes
 from digit.errors import DigitError
 from digit.files import write_json_atomic
 from digit.nn.batch import CodeBatch
+from digit.nn.transformer import Transformer
 from digit.prior import Prior, PriorConfig
 from digit.run.recipes import RECIPES
 from digit.training.config import TrainConfig
@@ -215,7 +216,7 @@ def choose(way: Way) -> Iterator[None]:
     """Inside, the package's choices are those of `way`."""
     with contextlib.ExitStack() as stack:
         for chosen, module, name, other in (
-            (True, digit.nn.transformer, "KERNELS", way.kernels == "on"),
+            (True, Transformer, "kernels", way.kernels == "on"),
             (way.kernels == "on" and INTERPRETED, digit.nn.transformer, "fused", lambda x, _: x.is_cpu),
             (way.stream == "fp32", digit.prior, "stream", lambda x: x),
             (way.dropout == "philox", digit.nn.dropout, "hashed", lambda x: False),

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from digit.errors import DigitError
 from digit.nn.dropout import Dropout
 
-KERNELS = False  # training kernels
-
 
 @dataclass(frozen=True)
 class TransformerConfig:
@@ -132,6 +130,8 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Blocks over embedded positions; pre-norm stacks end with a LayerNorm, post-norm stacks already do."""
 
+    kernels = False  # whether training may use digit.nn.fused; digit.training.kernels switches it on
+
     def __init__(self, config: TransformerConfig) -> None:
         """Config-many blocks, freshly drawn."""
         super().__init__()
@@ -173,10 +173,10 @@ class Transformer(nn.Module):
 
 
 def fused(x: Float[Tensor, "b n d"], transformer: Transformer) -> bool:
-    """Whether the blocks run on training kernels: post-norm, in training on a GPU, in autocast's dtype."""
-    if not KERNELS or transformer.config.norm != "post" or not transformer.training:
+    """Whether the blocks run on training kernels: switched on, post-norm, in training on a GPU, in bf16."""
+    if not transformer.kernels or transformer.config.norm != "post" or not transformer.training:
         return False
-    return x.is_cuda and torch.is_grad_enabled() and x.dtype == torch.get_autocast_dtype("cuda")
+    return x.is_cuda and torch.is_grad_enabled() and x.dtype == torch.bfloat16
 
 
 def stream(x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:

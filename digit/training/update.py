@@ -16,6 +16,7 @@ from digit.training.average import WeightAverage
 from digit.training.batches import rows, split
 from digit.training.config import TrainConfig
 from digit.training.flops import flops_per_sample, peak_flops
+from digit.training.kernels import use_kernels
 from digit.training.optimizer import OptimizerConfig, build, learning_rate, prepare
 from digit.training.parallel import Parallel
 from digit.training.randomness import seed_all
@@ -34,6 +35,8 @@ class Updater:
         bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
         self.stage, self.config, self.device = stage.train(), config, device
         self._parallel = Parallel(stage, device, sharded=config.sharded, bf16=bf16)
+        if config.kernels:
+            use_kernels(stage, device, bf16=bf16, sharded=self._parallel.sharded)
         self.optimizer = build(stage, config.optimizer)
         self.average = None if config.ema is None else WeightAverage(stage, config.ema)
         self.trainable = [parameter for parameter in stage.parameters() if parameter.requires_grad]

@@ -3,12 +3,13 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import digit.nn.transformer
 from digit.nn.fused import add_norm, gelu, heads
 from digit.nn.fused.add_norm import AddNorm
 from digit.nn.fused.blocks import blocks
-from digit.nn.transformer import Transformer, TransformerConfig
+from digit.nn.transformer import Transformer, TransformerConfig, fused
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 MIX = 0xFFFFFFFF
@@ -111,9 +112,26 @@ def test_dropout_follows_torchs_generator():
     assert torch.equal(blocks(made, x), first) and not torch.equal(first, second)
 
 
-def test_they_run_only_where_they_can(monkeypatch):
+def test_they_run_only_where_they_can():
     made, x = model(32, 2), torch.randn(2, 5, 32)
-    assert not digit.nn.transformer.fused(x, made)
-    monkeypatch.setattr(digit.nn.transformer, "KERNELS", True)
-    assert not digit.nn.transformer.fused(x, made)  # on the CPU
-    assert not digit.nn.transformer.fused(x.to("meta"), made)
+
+    def on_a_gpu(dtype):
+        return FakeTensor(FakeTensorMode(), x.to("meta", dtype), torch.device("cuda:0"))
+
+    assert not fused(on_a_gpu(torch.bfloat16), made)  # not asked for
+    made.kernels = True
+    assert fused(on_a_gpu(torch.bfloat16), made)
+    assert not fused(on_a_gpu(torch.float32), made) and not fused(x.bfloat16(), made)
+    with torch.no_grad():
+        assert not fused(on_a_gpu(torch.bfloat16), made)
+    assert not fused(on_a_gpu(torch.bfloat16), made.eval())
+
+
+def test_a_transformer_that_is_switched_on_computes_by_them(monkeypatch):
+    made = model(32, 2)
+    x = torch.randn(2, 5, 32, device=DEVICE)
+    plain = made(x)
+    monkeypatch.setattr(digit.nn.transformer, "fused", lambda x, transformer: transformer.kernels)
+    made.kernels = True
+    torch.testing.assert_close(made(x), plain, rtol=1e-4, atol=1e-5)
+    assert not torch.equal(made(x), plain)
