@@ -7,6 +7,7 @@ time; --out writes the table between two marks of a page. Exit code 1 if anythin
 
 import argparse
 import os
+import resource
 import sys
 import tempfile
 import time
@@ -97,7 +98,7 @@ def main() -> int:
 def run(name: str, cases: int) -> dict[str, Any]:
     """One test in a process of its own, whose end by a signal or by time is a loss too."""
     about = TESTS[name].ABOUT
-    begun = time.monotonic()
+    begun, used = time.monotonic(), _processor()
     with tempfile.TemporaryDirectory(prefix=f"torture-{name}-") as folder:
         place = Path(folder)
 
@@ -119,7 +120,14 @@ def run(name: str, cases: int) -> dict[str, Any]:
             last = said.strip().splitlines()[-1:] or [""]
             outcome["losses"].append(f"the test itself ended with {code} {last[0]}")
             print(said, file=sys.stderr)
-    return {"what": about.what, "goal": about.goal, "seconds": time.monotonic() - begun, **outcome}
+    times = {"seconds": time.monotonic() - begun, "processor_seconds": _processor() - used}
+    return {"what": about.what, "goal": about.goal, **times, **outcome}
+
+
+def _processor() -> float:
+    """Seconds of a core that ended processes have taken."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _kept(path: Path | None) -> dict[str, Any]:

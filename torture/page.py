@@ -27,14 +27,14 @@ def row(name: str, result: dict[str, Any]) -> str:
         f"{len(result['losses']):,}",
         figures,
         result["goal"],
-        f"{result['seconds']:.0f} s",
+        f"{result['processor_seconds']:.0f} s" if "processor_seconds" in result else "",
     )
     return "| " + " | ".join(cells) + " |"
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
     """All rows."""
-    head = ("test", "what is done", "cases", "losses", "measured", "goal", "time")
+    head = ("test", "what is done", "cases", "losses", "measured", "goal", "of a core")
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join(lines + [row(name, result) for name, result in results.items()])
 

@@ -86,7 +86,7 @@ def run(cases: int, folder: Path, seed: int = 0) -> Outcome:
     """`cases` signals, the phases in turn; compiling only in a full run."""
     outcome, draw = Outcome(), random.Random(seed)
     codes, out = training.make_data(folder), folder / "run"
-    phases = PHASES if cases >= ABOUT.full else PHASES[:-1]
+    phases = PHASES if cases > ABOUT.short else PHASES[:-1]
     training.warm(codes, folder / "warm")
 
     def work(pipe: int, phase: str, at: int) -> int:
