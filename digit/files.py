@@ -69,9 +69,11 @@ def locked(folder: str | Path, refusal: str) -> Iterator[None]:
         lock = path.open("w")
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except OSError as error:
             lock.close()
-            raise DigitError(refusal) from None
+            if isinstance(error, BlockingIOError):
+                raise DigitError(refusal) from None
+            raise DigitError(f"{path} cannot be locked ({error}): choose a folder on another disk") from error
         with contextlib.suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
                 break

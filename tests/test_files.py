@@ -1,3 +1,5 @@
+import errno
+
 import pytest
 import torch
 
@@ -95,3 +97,22 @@ def test_what_a_checksum_guards_is_read_without_it(tmp_path):
     assert files.read_json(path) == {"a": 2}, "a change of one's own: its line is taken out"
     files.write_bytes_atomic(tmp_path / "b", b"some")
     assert files.read_bytes(tmp_path / "b") == b"some"
+
+
+def test_a_locked_folder_is_one_commands_and_left_clean(tmp_path, monkeypatch):
+    with files.locked(tmp_path, "taken"):
+        assert (tmp_path / ".lock").exists()
+        with pytest.raises(DigitError, match="taken"), files.locked(tmp_path, "taken"):
+            pass
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(KeyboardInterrupt), files.locked(tmp_path, "taken"):
+        raise KeyboardInterrupt
+    with files.locked(tmp_path, "taken"):
+        pass
+
+    def without_locks(*arguments: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(files.fcntl, "flock", without_locks)
+    with pytest.raises(DigitError, match="cannot be locked"), files.locked(tmp_path, "taken"):
+        pass
