@@ -5,7 +5,6 @@ Inputs are opened and checked as the run does it. Nothing is written.
 
 import contextlib
 import fcntl
-import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from digit.data.codes import Codes
 from digit.distributed import world_size
 from digit.errors import DigitError
 from digit.nn.batch import CodeBatch
+from digit.run.dry_run_data import writable
 from digit.run.progress import say
 from digit.training import estimate
 from digit.training.checkpoint import paths
@@ -190,7 +190,7 @@ def _disk(stage: nn.Module, training: TrainConfig, out: Path) -> dict[str, Any]:
     state = estimate.state_bytes(stage, training)
     artifact = sum(tensor.numel() * tensor.element_size() for tensor in stage.state_dict().values())
     most = (training.keep + 1) * state + 2 * artifact  # the newest is written before the oldest goes
-    free = shutil.disk_usage(_existing(out)).free
+    free = shutil.disk_usage(writable(out)).free
     answer: dict[str, Any] = {
         "state_gib": state / GIB,
         "states_kept": training.keep,
@@ -209,11 +209,7 @@ def _disk(stage: nn.Module, training: TrainConfig, out: Path) -> dict[str, Any]:
 
 def _check_folder(out: Path, stage: nn.Module, training: TrainConfig) -> str:
     """What the run would do with what lies in `out`; DigitError where it would refuse."""
-    there = _existing(out)
-    if not there.is_dir():
-        raise DigitError(f"{there} is a file: choose another --out")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise DigitError(f"{there} cannot be written: choose another --out")
+    writable(out)
     if _busy(out / "state" / ".lock"):
         raise DigitError(f"another process is training in {out}: wait for it or choose --out")
     states = paths(out / "state")
@@ -247,11 +243,3 @@ def _busy(lock: Path) -> bool:
         except OSError:
             return True
     return False
-
-
-def _existing(path: Path) -> Path:
-    """The path, or the nearest folder above it that exists."""
-    path = path.absolute()
-    while not path.exists():
-        path = path.parent
-    return path

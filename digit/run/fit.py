@@ -16,9 +16,11 @@ from digit.features import Encoder, EncoderConfig, encoder_config, reading
 from digit.files import atomic_path, locked, make_folder, write_json_atomic
 from digit.nn.nearest import Precision
 from digit.run.device import choose_device
+from digit.run.dry_run_data import plan_codebook
 from digit.run.progress import progress, say
 from digit.tokenizer import Tokenizer, TokenizerConfig
 from digit.weights.artifact import load, save
+from digit.weights.config import to_dict
 
 BLOCK = 512  # pictures that one process reads in a row
 
@@ -48,6 +50,7 @@ def fit(
     threads: int | None = None,
     device: str | None = None,
     strict: bool = False,
+    dry_run: bool = False,
 ) -> dict[str, Any]:
     """Fit a discriminative tokenizer: K-means over a frozen encoder's features (section 3.2 of the paper).
 
@@ -79,6 +82,7 @@ def fit(
         threads: that decode pictures.
         device: cpu, cuda or cuda:N; a GPU if there is one.
         strict: stop at the first broken picture instead of leaving it out.
+        dry_run: only open everything, print pictures, settings and the sample's size, and stop.
     """
     where = choose_device(device)
     source = open_images(images, under=under)
@@ -94,6 +98,7 @@ def fit(
             },
             block=block,
             norm=norm,
+            random=dry_run,
         )
     config = network.config
     network = network.to(where)
@@ -104,6 +109,17 @@ def fit(
         raise DigitError(
             f"--clusters {clusters} is more than the {vectors} feature vectors of {images}: choose fewer "
             "clusters or more pictures"
+        )
+    if dry_run:
+        settings = {"encoder": to_dict(config), "size": side, "clusters": clusters, "mirror": mirror}
+        return plan_codebook(
+            source,
+            out,
+            clusters=clusters,
+            per_cluster=per_cluster,
+            vectors_of_a_picture=network.tokens * (1 + mirror),
+            width=network.width,
+            settings=settings | {"iterations": iterations, "precision": precision, "seed": seed},
         )
     make_folder(out)
     with by_main(locked(out, f"another process is fitting a tokenizer into {out}: wait, or choose --out")):
@@ -208,13 +224,16 @@ def _write(
 
 
 def _encoder(
-    name: str, weights: Path | None, settings: dict[str, Any], *, block: int, norm: bool
+    name: str, weights: Path | None, settings: dict[str, Any], *, block: int, norm: bool, random: bool
 ) -> tuple[Encoder, dict[str, str]]:
-    """The encoder of a name, or of an artifact's folder with the id of the artifact as lineage."""
+    """The encoder of a name, or of an artifact's folder with the id of the artifact as lineage.
+
+    `random`: of a name only the shape; nothing is downloaded.
+    """
     given = {setting: value for setting, value in settings.items() if value is not None}
     if not Path(name).is_dir():
         config = encoder_config(name, **{"block": block, "norm": norm, **given})
-        return Encoder(config, weights=weights, pretrained=weights is None), {}
+        return Encoder(config, weights=weights, pretrained=weights is None and not random), {}
     network: Any = load(name, kind="encoder")
     default = EncoderConfig("", 1)
     if given or weights is not None:

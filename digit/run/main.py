@@ -85,7 +85,7 @@ def run(arguments: list[str]) -> int:
         arguments, processes = take_processes(arguments)
     except DigitError as error:
         return _fail(str(error))
-    if processes > 1 and "--dry-run" in arguments:  # one process tells what each of them would take
+    if processes > 1 and arguments[:1] == ["train"] and "--dry-run" in arguments:  # one tells for all
         arguments = [*arguments, *(() if "--boards" in arguments else ("--boards", str(processes)))]
     elif processes > 1:
         return run_together(arguments, processes)

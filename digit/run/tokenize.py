@@ -14,6 +14,7 @@ from digit.errors import DigitError
 from digit.evaluation.codebook import codebook_report
 from digit.nn.nearest import Precision
 from digit.run.device import choose_device
+from digit.run.dry_run_data import plan_codes
 from digit.run.progress import progress, say
 from digit.weights.artifact import artifact_of, load
 
@@ -34,6 +35,7 @@ def tokenize(
     threads: int | None = None,
     device: str | None = None,
     strict: bool = False,
+    dry_run: bool = False,
 ) -> dict[str, Any]:
     """Write the codes of every picture: a uint16 memory map (images, views, codes) with labels and checksums.
 
@@ -54,11 +56,13 @@ def tokenize(
         threads: that decode pictures.
         device: cpu, cuda or cuda:N; a GPU if there is one.
         strict: stop at the first broken picture instead of leaving it out.
+        dry_run: only open everything, print pictures, settings and the codes' size, and stop.
     """
     if tokenizer is None and vqgan is None:
         raise DigitError("nothing to write: give --tokenizer, --vqgan, or both")
     where = choose_device(device)
     streams: dict[str, Stream] = {}
+    lengths: dict[str, int] = {}
     sides: dict[str, int] = {}
     if tokenizer is not None:
         module: Any = load(tokenizer, kind="tokenizer", device=where)
@@ -66,15 +70,18 @@ def tokenize(
         streams["codes"] = Stream(
             tokenizers.encoding(module, precision=precision), module.config.codes, there["id"]
         )
-        sides["tokenizer"] = there["extra"]["size"]
+        sides["tokenizer"], lengths["codes"] = there["extra"]["size"], module.length
     if vqgan is not None:
         module = load(vqgan, kind="vqgan", device=where)
         streams["vq_codes"] = Stream(vqgans.encoding(module), module.config.codes, artifact_of(module)["id"])
-        sides["vqgan"] = module.config.image_size
+        sides["vqgan"], lengths["vq_codes"] = module.config.image_size, module.length
     side = size or sides.get("vqgan") or sides["tokenizer"]
     if "tokenizer" in sides and sides["tokenizer"] != side:
         say(f"the tokenizer was fitted on pictures of {sides['tokenizer']} px, these are read at {side} px")
     source = open_images(images, under=under)
+    if dry_run:
+        settings = {"tokenizer": tokenizer, "vqgan": vqgan, "size": side, "views": views, "seed": seed}
+        return plan_codes(source, out, lengths, views=views, settings=settings)
     with progress("tokenize", len(source)) as advance:
         codes, report = write_codes(
             source,
