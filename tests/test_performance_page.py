@@ -3,6 +3,7 @@
 import copy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,37 +15,39 @@ def scripts():
     """The modules of the page; they import each other as scripts do."""
     sys.path.insert(0, str(ROOT / "bench"))
     import performance
-    from speeds import costs, goals, plots, results, tables
+    from speeds import costs, goals, growth, plots, results, tables
 
     sys.path.remove(str(ROOT / "bench"))
-    return performance, costs, goals, plots, results, tables
+    return SimpleNamespace(
+        page=performance, costs=costs, goals=goals, growth=growth, plots=plots, results=results, tables=tables
+    )
 
 
 @pytest.fixture
 def measured(scripts):
-    return scripts[4].Results.read(ROOT / "bench" / "results")
+    return scripts.results.Results.read(ROOT / "bench" / "results")
 
 
 def test_the_page_is_what_the_script_writes(scripts, measured):
     page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
-    assert scripts[0].filled(page, measured) == page
+    assert scripts.page.filled(page, measured) == page
 
 
 def test_a_changed_figure_changes_the_page(scripts, measured):
     page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     files = copy.deepcopy(measured.files)
     files["kmeans"]["iteration"]["digit float32"]["ms"] = 59.0
-    changed = scripts[0].filled(page, scripts[4].Results(files))
+    changed = scripts.page.filled(page, scripts.results.Results(files))
     before = next(line for line in page.splitlines() if "distances in float32" in line)
     after = next(line for line in changed.splitlines() if "distances in float32" in line)
     rest = " 59 ms | 57% | 0.98 x flash-kmeans | 7.4 GiB | at most 60 ms | yes |"
     assert "**no**" in before and after.endswith(rest)
     with pytest.raises(SystemExit, match="wanted are"):
-        scripts[0].filled(page.replace("<!-- figures: costs -->", ""), measured)
+        scripts.page.filled(page.replace("<!-- figures: costs -->", ""), measured)
 
 
 def test_what_was_never_run_is_said_until_it_is(scripts, measured):
-    _, _, goals, _, results, tables = scripts
+    goals, results, tables = scripts.goals, scripts.results, scripts.tables
     assert any("VQGAN" in line for line in tables.missing(measured))
     files = copy.deepcopy(measured.files)
     row = {"images_per_s": 2100.0, "share_of_matmul": 0.5, "batch": 64, "peak_gib": 9.0}
@@ -60,17 +63,19 @@ def test_what_was_never_run_is_said_until_it_is(scripts, measured):
 
 
 def test_a_new_largest_kernel_needs_a_new_reason(scripts, measured):
-    _, costs, _, _, results, _ = scripts
+    costs, results = scripts.costs, scripts.results
     files = copy.deepcopy(measured.files)
     files["kmeans"]["profile"]["fit of two iterations"][0]["kernel"] = "another"
     with pytest.raises(ValueError, match="the largest kernel of K-means is another"):
         costs.costs(results.Results(files))
 
 
-def test_pictures(scripts, measured, tmp_path):
+def test_pictures_and_table_of_lengths(scripts, measured, tmp_path):
     files = copy.deepcopy(measured.files)
     for codes, milliseconds in ((64, 100.0), (256, 500.0)):
         row = {"name": f"prior, length {codes}", "batch": 256, "length": codes}
         files["sampler"]["rows"].append(row | {"milliseconds": milliseconds})
-    scripts[3].draw(scripts[4].Results(files), tmp_path)
+    now = scripts.results.Results(files)
+    assert "| 256 | 500 | 1.95 |" in scripts.growth.length(now)
+    scripts.plots.draw(now, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"performance-batch.png", "performance-length.png"}
