@@ -24,9 +24,9 @@ class Interrupts:
 
     def __init__(self) -> None:
         """No signal has come yet."""
-        self.signal: int | None = None  # the first that came
+        self.signal: int | None = None  # the first that came, here or in another process
         self.insisted = False  # a second one came: leave without saving
-        self._since = 0.0  # time.monotonic() of the first
+        self._since: float | None = None  # time.monotonic() of the first that came here
         self._immediate = False
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -65,8 +65,8 @@ class Interrupts:
             return None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.signal is None:
-            self.signal, self._since = number, time.monotonic()
+        if self._since is None:
+            self.signal, self._since = self.signal or number, time.monotonic()
         elif "TORCHELASTIC_RUN_ID" not in os.environ or time.monotonic() - self._since > ECHO:
             self.insisted = True
         if self.insisted or self._immediate:

@@ -291,7 +291,10 @@ class _Run:
         self.mark, self.aside, self.waited, self.held, self.updates = now, 0.0, 0.0, 0.0, 0
 
     def _duties(self) -> None:
-        """Measure and draw what is due, in all processes; each is struck off once it is on the disk."""
+        """Measure and draw what is due, in all processes; each is struck off once it is on the disk.
+
+        What a signal breaks off stays due. All processes come to all of it: shards are gathered for each.
+        """
         step, evaluate, picture = self.updater.step, self.evaluate, self.picture
         for duty in list(self.updater.duties):
             self.updater.read_losses(self._last_good())
@@ -301,13 +304,13 @@ class _Run:
                         lambda: {name: float(value) for name, value in evaluate(stage, step)}
                     )
                     if values is None:
-                        return
+                        continue
                     with self._writing():
                         self.log.record(step, values)
                 if duty == "picture" and picture:
                     image = self.interrupts.attempt(lambda: picture(stage, step))
                     if image is None:
-                        return
+                        continue
                     with self._writing():
                         self._write_picture(image)
             self.updater.duties.remove(duty)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from digit.errors import Terminated
 from digit.training import checkpoint, log
+from digit.training.interrupt import Interrupts
 from digit.training.loop import TrainConfig, train
 from digit.training.optimizer import OptimizerConfig
 from digit.training.status import read_status
@@ -237,3 +238,12 @@ def test_two_trainings_in_a_thread(tmp_path):
     thread.start()
     thread.join(60)
     assert len(out) == 1
+
+
+def test_a_signal_that_another_process_told_of_is_the_first_when_it_comes():
+    with Interrupts() as interrupts:
+        interrupts.signal = signal.SIGTERM  # as the processes agreed
+        signal.raise_signal(signal.SIGTERM)
+        assert not interrupts.insisted
+        with pytest.raises(Terminated):
+            signal.raise_signal(signal.SIGTERM)
