@@ -116,10 +116,10 @@ class _Loss(nn.Module):
 
     def __init__(self, parallel: Parallel) -> None:
         super().__init__()
-        self.stage, self._parallel = parallel.stage, [parallel]
+        self.stage, self._parallel = parallel.stage, parallel
 
     def forward(self, batch: Any) -> Tensor:
-        return self._parallel[0].compute(batch)
+        return self._parallel.compute(batch)
 
 
 def _without_data(stage: nn.Module) -> nn.Module:
