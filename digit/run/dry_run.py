@@ -25,6 +25,7 @@ from digit.training import estimate
 from digit.training.checkpoint import paths
 from digit.training.config import TrainConfig
 from digit.training.estimate import GIB, MEMORY
+from digit.training.kernels import check_kernels
 from digit.training.parallel import blocks
 from digit.training.status import read_status
 from digit.weights.config import to_dict
@@ -86,7 +87,10 @@ def dry_run(
             its states are of another model, or the batch does not divide among the boards.
     """
     whole, boards = counted_as or stage, plan.boards or world_size()
-    if training.sharded and boards > 1 and not blocks(stage):
+    sharded = training.sharded and boards > 1
+    if training.kernels:
+        check_kernels(stage, bf16=training.precision != "fp32", sharded=sharded)
+    if sharded and not blocks(stage):
         raise DigitError(
             f"{type(stage).__name__} has no transformer blocks to shard: train it without --sharded"
         )
@@ -162,14 +166,10 @@ def _time(
     is_measured = plan.mfu is None
     if flops is None or (is_measured and training.precision == "fp32"):
         return {"assumes": "no such training was timed: give --mfu, the share of the bf16 rate to count on"}
-    mfu = plan.mfu or estimate.assumed_mfu(parameters, compiled=training.compile)
+    mfu = plan.mfu or estimate.assumed_mfu(parameters, training)
     hours = estimate.hours(flops, training, plan.board, boards=boards, mfu=mfu)
-    source = (
-        f"as measured on one H200 {'with' if training.compile else 'without'} --compile "
-        "(bench/results/recipes.json)"
-        if is_measured
-        else "as given by --mfu"
-    )
+    source = f"as measured on one {estimate.MEASURED_ON[estimate.mode(training)]}"
+    source = source if is_measured else "as given by --mfu"
     several = (
         f", and {estimate.EFFICIENCY:.0%} of it on each of {boards} boards, a goal and no measurement"
         if boards > 1

@@ -1,7 +1,7 @@
 """What a training run will take of a board, before it is begun: memory by parts, hours, disk.
 
-Speeds are not guessed: they are shares of the data sheet's rate that were measured (bench/recipes.py on one
-H200, bench/results/recipes.json), between two sizes in proportion to the logarithm of the parameters.
+Speeds are not guessed: they are shares of the data sheet's rate that were measured (`MEASURED_ON`), between
+two sizes in proportion to the logarithm of the parameters.
 """
 
 import math
@@ -23,10 +23,16 @@ MEMORY = {"H100": 79, "H100 PCIe": 79, "H100 NVL": 93, "H200": 140, "A100": 79, 
 CONTEXT, NCCL, UNUSABLE = 0.6 * GIB, 1.0 * GIB, 0.04
 # Of one board's speed each of several keeps. The goal (two boards 1.9 times one); not measured so far.
 EFFICIENCY = 0.95
-# (parameters in millions, share of the data sheet's bf16 rate) of whole updates on one H200.
+# (parameters in millions, share of the data sheet's bf16 rate) of whole updates on one board.
 MEASURED_MFU = {
     "eager": ((38.3, 0.153), (218.6, 0.347), (729.5, 0.422)),
     "compiled": ((38.3, 0.217), (218.6, 0.440), (729.5, 0.479)),
+    "kernels": ((218.6, 0.468), (729.5, 0.501)),
+}
+MEASURED_ON = {
+    "eager": "H200 without --compile (bench/results/recipes.json)",
+    "compiled": "H200 with --compile (bench/results/recipes.json)",
+    "kernels": "H100 with --compile --kernels (bench/results/train-h100.json)",
 }
 
 
@@ -75,7 +81,7 @@ def measure(stage: nn.Module, batch: Any, config: TrainConfig, *, processes: int
         batch,
         size=micro_batch(config, processes),
         bf16=config.precision != "fp32",
-        compiled=config.compile,
+        compiled=config.compile or config.kernels,  # both keep the same
         accumulates=accumulates(config, processes),
     )
 
@@ -116,9 +122,14 @@ def largest_micro_batch(parts: Memory, size: int, board: str) -> int:
     return max(0, int((MEMORY[board] * GIB - rest) / samples))
 
 
-def assumed_mfu(parameters: int, *, compiled: bool) -> float:
+def mode(config: TrainConfig) -> str:
+    """Which of the measured ways of training comes nearest to the settings."""
+    return "eager" if not config.compile else "kernels" if config.kernels else "compiled"
+
+
+def assumed_mfu(parameters: int, config: TrainConfig) -> float:
     """The measured share of the data sheet's rate at this size; outside of the measured sizes the nearest."""
-    points = MEASURED_MFU["compiled" if compiled else "eager"]
+    points = MEASURED_MFU[mode(config)]
     sizes = np.log([size for size, _ in points])
     return float(np.interp(math.log(parameters / 1e6), sizes, [share for _, share in points]))
 

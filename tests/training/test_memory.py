@@ -75,12 +75,17 @@ def test_speeds_are_the_measured_ones():
         products = 12 * shape.layers * shape.width**2 + shape.codes * shape.width
         square = 2 * shape.layers * shape.length * shape.width  # of attention, half of it
         flops = shape.length * (6 * products + 3 * square)
-        for mode, points in estimate.MEASURED_MFU.items():
-            (size, share), row = points[place], RECIPE[name][mode]
+        for mode in ("eager", "compiled"):
+            (size, share), row = estimate.MEASURED_MFU[mode][place], RECIPE[name][mode]
             assert row["parameters"] / 1e6 == pytest.approx(size, abs=0.05)
             assert flops * row["images_per_second"] / estimate.peak("H200") == pytest.approx(share, abs=1e-3)
-    assert estimate.assumed_mfu(10**6, compiled=True) == 0.217
-    assert 0.44 < estimate.assumed_mfu(400 * 10**6, compiled=True) < 0.479
+    for key, (size, share) in zip(("base, 256", "large, 128"), estimate.MEASURED_MFU["kernels"], strict=True):
+        assert TRAIN[key]["way"]["kernels"] == "on" and TRAIN[key]["way"]["compiled"] and size > 200
+        assert TRAIN[key]["mfu"] == pytest.approx(share, abs=1e-3)
+    config = replace(RECIPES["base"]().training, compile=True)
+    assert estimate.assumed_mfu(10**6, config) == 0.217
+    assert 0.44 < estimate.assumed_mfu(400 * 10**6, config) < 0.479
+    assert estimate.assumed_mfu(218_600_000, replace(config, kernels=True)) == 0.468
 
 
 def test_a_linear_layer_by_hand():
