@@ -3,15 +3,15 @@
     python bench/soak.py [--minutes 6] [--out results/soak.json] [--plot soak.png] [--smoke]
 
 Twice: in one process, which calls the functions behind the verbs, and by fresh commands, of which one always
-continues the training that the one before it left. Each round tokenises 64 pictures with the bundled model,
-trains a tiny prior on the codes for 20 updates and draws 4 pictures. After each round of the one process its
+continues the training that the one before it left. Each round tokenises 16 pictures with the bundled model,
+trains a tiny prior on the codes for 20 updates and draws one picture. After each round of the one process its
 resident memory, open descriptors and threads are read from /proc (so this runs on Linux); of a command the
 peaks are, read every 20 ms.
 
 The first third of the rounds warms up: libraries load what they use first and the allocator finds its size.
-Over the others a line is fitted by least squares; `per_hour` is its slope, `error` the slope's standard error
-and `growth` the line's rise over these rounds as a share of its height. What holds on to something in every
-round has a slope beyond its error.
+Over the others a line is fitted by least squares; `per_round` is its slope, `error` that slope's standard
+error and `growth` the line's rise over these rounds as a share of its height. What holds on to something in
+every round has a slope beyond its error.
 """
 
 import argparse
@@ -124,30 +124,26 @@ def _peaks(command: list[str]) -> dict[str, float]:
     return peaks
 
 
-def slopes(minutes: list[float], values: list[float]) -> dict[str, float]:
-    """The line through the later two thirds: rise an hour with its standard error, and growth as a share."""
-    first = len(values) // 3
-    x, y = np.array(minutes[first:]) / 60, np.array(values[first:])
-    if len(x) < 3:
-        return {"mean": float(y.mean()), "rounds": len(x)}
+def slopes(values: list[float]) -> dict[str, float]:
+    """The line through the later two thirds: rise a round with its standard error, and growth as a share.
+
+    No line where there are fewer than six rounds to fit it to.
+    """
+    y = np.array(values[len(values) // 3 :])
+    found = {"mean": float(y.mean()), "least": float(y.min()), "most": float(y.max()), "rounds": len(y)}
+    if len(y) < 6:
+        return found
+    x = np.arange(len(y))
     slope, start = np.polyfit(x, y, 1) if np.ptp(y) else (0.0, y[0])  # and not a rounding error
     rest = y - (slope * x + start)
     error = np.sqrt(rest.var(ddof=2) * len(x) / (len(x) - 2) / ((x - x.mean()) ** 2).sum())
-    return {
-        "per_hour": float(slope),
-        "error": float(error),
-        "growth": float(slope * (x[-1] - x[0]) / y.mean()),
-        "mean": float(y.mean()),
-        "least": float(y.min()),
-        "most": float(y.max()),
-        "rounds": len(x),
-    }
+    growth = slope * (x[-1] - x[0]) / y.mean()
+    return found | {"per_round": float(slope), "error": float(error), "growth": float(growth)}
 
 
 def fitted(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """The slopes of every gauge."""
-    minutes = [row["minutes"] for row in rows]
-    return {name: slopes(minutes, [row[name] for row in rows]) for name in GAUGES}
+    return {name: slopes([row[name] for row in rows]) for name in GAUGES}
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
@@ -195,7 +191,7 @@ def main() -> None:
         sys.exit("this needs /proc: run it on Linux")
     os.environ["OMP_NUM_THREADS"] = "1"  # of the commands; and here:
     torch.set_num_threads(1)
-    sizes = {"pictures": 64, "updates": 20, "draws": 4}
+    sizes = {"pictures": 16, "updates": 20, "draws": 1}
     seconds = 60 * options.minutes
     verbs: Sequence[str] = VERBS
     if options.smoke:

@@ -14,6 +14,7 @@ import pytest
 from digit.run import main as command_line
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+PAGE = EXPERIMENTS.parent / "docs" / "scaling.md"
 SLURM, CHAIN = EXPERIMENTS / "slurm" / "train.sh", EXPERIMENTS / "several_gpus.sh"
 
 
@@ -30,11 +31,20 @@ def commands(path: Path) -> list[str]:
     return found
 
 
+def commands_of_page(path: Path) -> list[str]:
+    """The digit commands in a page's blocks of bash, started by torchrun or sbatch or not."""
+    blocks = re.findall(r"```bash\n(.*?)```", path.read_text(), flags=re.DOTALL)
+    pattern = r"^(?:torchrun .* -m -- digit|sbatch .*/train\.sh|digit) (.*)"
+    return [found[1] for block in blocks for line in block.splitlines() if (found := re.match(pattern, line))]
+
+
 COMMANDS = [(path.name, line) for path in (SLURM, CHAIN) for line in commands(path)]
+COMMANDS += [(PAGE.name, line) for line in commands_of_page(PAGE)]
 
 
 def test_there_are_commands_to_test():
-    assert len(COMMANDS) >= 12
+    assert len(COMMANDS) >= 15
+    assert len(commands_of_page(PAGE)) == 3
     verbs = {tuple(shlex.split(line)[:2]) for _, line in COMMANDS}
     assert {("train", "base_cond"), ("train", "vqgan"), ("evaluate", "images")} <= verbs
     assert {"fit", "tokenize", "sample"} <= {verb for verb, _ in verbs}
