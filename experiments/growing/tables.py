@@ -86,7 +86,7 @@ def model(results: Path) -> list[str]:
         row = train["rows"][key]
         known = recipes["recipes"][name]["eager"] | {"micro_batch": row["way"]["micro"]}
         tokens, share = row["tokens_per_second"], row["mfu"]
-        rows.append(_speed(known, "compiled, training kernels", "H100", tokens, share, row["peak_gib"]))
+        rows.append(_speed(known, "compiled, --kernels", "H100", tokens, share, row["peak_gib"]))
     return table(("parameters", "micro-batch", "how", "GPU", "tokens/s", "MFU", "peak memory"), rows)
 
 
@@ -145,20 +145,20 @@ def soak(results: Path) -> list[str]:
     }
     for name, fit in fits.items():
         memory, files, threads = (fit[gauge] for gauge in ("resident_mb", "descriptors", "threads"))
-        slope = f"{memory['per_hour']:+.0f} ± {memory['error']:.0f} MB/h" if "per_hour" in memory else ""
+        slope = f"{memory['per_round']:+.2f} ± {memory['error']:.2f} MB" if "per_round" in memory else ""
         growth = f"{memory['growth']:+.2%}" if "growth" in memory else ""
         rows.append(
             (
                 name,
                 str(memory["rounds"]),
-                f"{memory['mean']:.0f} MB",
+                f"{memory['least']:.0f} to {memory['most']:.0f} MB",
                 slope,
                 growth,
                 _range(files),
                 _range(threads),
             )
         )
-    columns = ("", "rounds", "resident", "slope", "over these rounds", "descriptors", "threads")
+    columns = ("", "rounds", "resident", "a round", "over these rounds", "descriptors", "threads")
     return table(columns, rows)
 
 
