@@ -8,6 +8,7 @@ time; --out writes the table between two marks of a page. Exit code 1 if anythin
 import argparse
 import os
 import resource
+import signal
 import sys
 import tempfile
 import time
@@ -75,6 +76,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="page whose table is written anew")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts with & ignore it
     lost, kept = 0, _kept(options.results)
     for name in options.only:
         about = TESTS[name].ABOUT
