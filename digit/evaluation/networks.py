@@ -56,7 +56,10 @@ class Network:
         """
         with torch.inference_mode(), _arithmetic(tf32):
             parts = [self._outputs(part) for part in pixels.split(AT_ONCE)]
-            return parts[0] if len(parts) == 1 else Outputs(*map(_joined, zip(*parts, strict=True)))
+            if len(parts) == 1:
+                return parts[0]
+            features = torch.cat([part.features for part in parts])
+            return Outputs(features, *(_joined([part[i] for part in parts]) for i in (1, 2)))
 
     def _outputs(self, pixels: Tensor) -> Outputs:
         pixels = pixels / 255 if pixels.dtype == torch.uint8 else pixels.float()
@@ -77,7 +80,7 @@ class Network:
         return _OFFICIAL.get(kind, kind) if self.name == INCEPTION else f"{kind}-{self.name}"
 
 
-def _joined(parts: tuple[Tensor | None, ...]) -> Tensor | None:
+def _joined(parts: list[Tensor | None]) -> Tensor | None:
     there = [part for part in parts if part is not None]
     return torch.cat(there) if there else None
 
