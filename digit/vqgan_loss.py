@@ -78,7 +78,9 @@ class VQGANLoss(nn.Module):
     own parameters are switched off while they judge for the generator, so one backward gives each side
     its own gradient. Over several processes codebook and balance follow the batch of all of them, as in one
     process with all of it at once; random restarts of codes take latents of the main process, and each
-    process draws its own noise. In micro-batches either follows one after the other. `perceptual`: a frozen module, pixels -> maps. `metrics`: the last call's, detached.
+    process draws its own noise. In micro-batches either follows one after the other.
+
+    `perceptual`: a frozen module, pixels -> maps. `metrics`: the last call's, detached.
     """
 
     step: Tensor
