@@ -1,6 +1,5 @@
 """A tiny real training that the tests kill, stop, starve and repeat."""
 
-import contextlib
 import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -95,8 +94,7 @@ def check_folder(outcome: Outcome, out: Path, name: str) -> int:
 
 def warm(codes: Path, out: Path) -> None:
     """Import and compute all that a run needs, once, so that copies of this process have it."""
-    with contextlib.suppress(OSError):
-        train_prior(codes, out)
+    train_prior(codes, out)
 
 
 def fingerprint(batch: Any) -> str:
