@@ -20,7 +20,7 @@ demo: $(VENV)/installed
 	$(RUN)/digit sample --num 64 --out demo
 
 test: $(VENV)/installed-test
-	$(RUN)/python -m pytest
+	$(RUN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/installed-test
 	$(RUN)/ruff format --check .

@@ -273,7 +273,7 @@ class DigitPipeline:
                 vq_codes = self.renderer.sample(codes, part, ar, **how)
             all_codes.append(codes.cpu())
             all_vq.append(vq_codes.cpu())
-            all_pixels += [to_uint8(decode(part)).cpu() for part in vq_codes.split(DECODED)]
+            all_pixels += [to_uint8(_in_company(decode, part)).cpu() for part in vq_codes.split(DECODED)]
         pixels = torch.cat(all_pixels)
         settings: dict[str, Any] = {"prior": asdict(prior), "renderer": chosen}
         if chosen:
@@ -330,6 +330,11 @@ PARTS = ("prior", "renderer", "renderer_masked", "vqgan", "tokenizer")
 def to_uint8(pixels: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
     """Pixels in [0, 1] as bytes, rounded to the nearest level."""
     return (pixels.float().clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def _in_company(decode: Callable[[Tensor], Tensor], codes: Tensor) -> Tensor:
+    """Pixels of VQ codes. A lone picture is decoded twice: a CPU's convolutions round one otherwise."""
+    return decode(codes) if len(codes) > 1 else decode(codes.expand(2, -1))[:1]
 
 
 def _with(settings: Any, **given: Any) -> Any:

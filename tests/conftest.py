@@ -13,7 +13,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # Triton's own functions choose the interpreter as they are imported, so this comes before any test's import.
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
-torch.set_num_threads(2)
+torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
 ENCODER = {"patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2}

@@ -32,6 +32,7 @@ def test_draws_with_and_without_labels_by_both_renderers():
     first = pipeline("cat", seeds=[5, 6])
     again = pipeline(["cat"], seeds=[6])
     assert torch.equal(first.vq_codes[1:], again.vq_codes)
+    assert torch.equal(first.pixels[1:], again.pixels)
     masked = pipeline("cat", seeds=[5, 6], renderer="masked")
     assert torch.equal(masked.codes, first.codes)  # one prior, one seed
     assert not torch.equal(masked.vq_codes, first.vq_codes)

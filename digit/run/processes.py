@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 import sys
 import uuid
 from collections.abc import Sequence
@@ -45,6 +46,7 @@ def run_together(arguments: list[str], processes: int, *, program: Sequence[str]
         max_restarts=0,
         monitor_interval=0.1,
     )
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         elastic_launch(config, sys.executable)(*program, *arguments)
     except ChildFailedError as error:
@@ -52,4 +54,7 @@ def run_together(arguments: list[str], processes: int, *, program: Sequence[str]
         return code if code > 0 else 128 - code
     except SignalException as stop:
         return 128 + stop.sigval
+    finally:
+        for number, handler in handlers.items():  # the agent leaves its own behind
+            signal.signal(number, handler)
     return 0
