@@ -174,7 +174,7 @@ def paper() -> list[str]:
         "## The paper's figures",
         "",
         (
-            "The run behind this page took the parts of `experiments/cifar10.sh` one by one on leased"
+            "The run behind this page took the parts of `experiments/cifar10.sh` one by one on rented"
             " machines, with VQGAN_STEPS=8500, LIMIT=505 for the VQGAN and the four settings named above;"
             " `all` in one go was not run."
         ),

@@ -1,5 +1,6 @@
 """OUT/results -> the folder of results that is kept: JSON files, pictures, and the plots drawn from them."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,10 @@ PICTURES = (  # drawn from pictures
 )
 
 
+# The place of a file on one machine is of no use on another: its folder and name stay.
+ABSOLUTE = re.compile(r"(?<![\w./])/(?:[\w.-]+/)*([\w.-]+/[\w.-]+)")
+
+
 def publish(results: Path, folder: Path) -> None:
     """Copy what is there and draw; what the folder holds besides stays."""
     files = sorted(path for path in results.glob("*.json") if not path.stem.endswith("-sampling"))
@@ -27,6 +32,10 @@ def publish(results: Path, folder: Path) -> None:
     for path in [*files, *(results / name for name in PICTURES)]:
         if path.exists():
             with atomic_path(folder / path.name) as temporary:
-                shutil.copyfile(path, temporary)
+                if path.suffix == ".json":
+                    text = path.read_text(encoding="utf-8")
+                    temporary.write_text(ABSOLUTE.sub(r"\1", text), encoding="utf-8")
+                else:
+                    shutil.copyfile(path, temporary)
     plots = draw_all(Found(folder), folder)
     say(f"{folder}: {len(files)} results, {len(plots)} plots")
