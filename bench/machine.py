@@ -108,6 +108,36 @@ class Report:
         """A rate in FLOP/s as a share of the matrix product measured here."""
         return {"share_of_matmul": flops / 1e12 / self.content["ceilings"]["matmul_tflops"]}
 
+    def rate(
+        self,
+        section: str,
+        name: str,
+        build: Callable[[], Callable[[torch.Tensor], object]],
+        given: torch.Tensor,
+        flops: float,
+    ) -> None:
+        """Images a second of the way that `build` makes, on the images or codes `given`, `flops` an image."""
+
+        def measure() -> dict[str, Any]:
+            run = build()
+            with torch.inference_mode():
+                start = time.perf_counter()
+                run(given)
+                wait(self.device)
+                first = time.perf_counter() - start
+                seconds = median_seconds(lambda: run(given), self.device, repeats=7)
+            rate = len(given) / seconds
+            return {
+                "images_per_s": rate,
+                "ms": 1e3 * seconds,
+                "batch": len(given),
+                "first_call_s": first,
+                "tflops": rate * flops / 1e12,
+                **self.share(rate * flops),
+            }
+
+        self.part(section, name, measure)
+
     def part(self, section: str, name: str, measure: Callable[[], Any]) -> None:
         """Measure one part, with the peak of GPU memory where the result is a table."""
         rows = self.content.setdefault(section, {})

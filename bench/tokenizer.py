@@ -128,26 +128,7 @@ class Bench:
         self, section: str, name: str, build: Callable[[], Callable[[Tensor], Tensor]], pixels: Tensor
     ) -> None:
         """Images a second of one way."""
-
-        def measure() -> dict[str, Any]:
-            run = build()
-            start = time.perf_counter()
-            with torch.inference_mode():
-                run(pixels)
-                wait(self.report.device)
-                first = time.perf_counter() - start
-                seconds = median_seconds(lambda: run(pixels), self.report.device, repeats=7)
-            rate = len(pixels) / seconds
-            return {
-                "images_per_s": rate,
-                "ms": 1e3 * seconds,
-                "batch": len(pixels),
-                "first_call_s": first,
-                "tflops": rate * self.work / 1e12,
-                **self.report.share(rate * self.work),
-            }
-
-        self.report.part(section, name, measure)
+        self.report.rate(section, name, build, pixels, self.work)
 
     def codes(self, section: str = "codes") -> None:
         """All ways from uint8 pixels on the device to codes."""

@@ -11,7 +11,6 @@ less.
 """
 
 import copy
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from machine import Report, kernel_times, median_seconds, parser, wait
+from machine import Report, kernel_times, median_seconds, parser
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -149,26 +148,7 @@ class Bench:
         given: Tensor,
     ) -> None:
         """Images a second of one way."""
-
-        def measure() -> dict[str, Any]:
-            run = build()
-            with torch.inference_mode():
-                start = time.perf_counter()
-                run(given)
-                wait(self.report.device)
-                first = time.perf_counter() - start
-                seconds = median_seconds(lambda: run(given), self.report.device, repeats=7)
-            rate = len(given) / seconds
-            return {
-                "images_per_s": rate,
-                "ms": 1e3 * seconds,
-                "batch": len(given),
-                "first_call_s": first,
-                "tflops": rate * self.work[kind] / 1e12,
-                **self.report.share(rate * self.work[kind]),
-            }
-
-        self.report.part(section, name, measure)
+        self.report.rate(section, name, build, given, self.work[kind])
 
     def decode(self) -> None:
         """All ways from codes to bytes."""

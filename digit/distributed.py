@@ -9,7 +9,7 @@ import datetime
 import json
 import os
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -144,7 +144,8 @@ def gather_rows(rows: Tensor, group: dist.ProcessGroup | None = None) -> list[Te
 
 def from_main(value: T) -> T:
     """The main process's value, in all of them; it is what JSON can hold."""
-    return gather(value if is_main() else None)[0]  # type: ignore[return-value]
+    given: Any = gather(value if is_main() else None)
+    return given[0]
 
 
 def wait() -> None:
@@ -168,14 +169,15 @@ def by_main(context: contextlib.AbstractContextManager[object]) -> Iterator[None
 
 def on_main(work: Callable[[], T]) -> T:
     """The main process does `work`; its value, which JSON can hold, or its DigitError in all of them."""
-    value = failed = None
+    value: Any = None
+    failed = None
     if is_main():
         try:
             value = work()
         except DigitError as error:
             failed = error
     raise_in_all(failed)
-    return from_main(value)  # type: ignore[return-value]
+    return from_main(value)
 
 
 @contextlib.contextmanager

@@ -1,11 +1,11 @@
 """The README's commands are real: every one parses, and those on the bundled model run."""
 
-import functools
 import re
 import shlex
 from pathlib import Path
 
 import pytest
+from tests_support import note_calls
 
 from digit.run import main as command_line
 
@@ -22,19 +22,8 @@ COMMANDS = [line.split("#")[0].strip() for block in blocks("bash") for line in b
 
 @pytest.mark.parametrize("line", COMMANDS)
 def test_every_command_parses(line, monkeypatch):
-    called = []
-
-    def noting(verb):
-        @functools.wraps(verb)
-        def note(**values):
-            called.append(values)
-            return {}
-
-        return note
-
-    monkeypatch.setattr(
-        command_line, "VERBS", {name: noting(verb) for name, verb in command_line.VERBS.items()}
-    )
+    verbs, called = note_calls(command_line.VERBS)
+    monkeypatch.setattr(command_line, "VERBS", verbs)
     monkeypatch.setattr(command_line, "run_together", lambda arguments, _: command_line.run(arguments))
     assert command_line.run(shlex.split(line)[1:]) == 0
     assert len(called) == 1

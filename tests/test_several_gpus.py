@@ -1,6 +1,5 @@
 """The scripts for several GPUs: valid bash, real commands; a job that is stopped goes back into the queue."""
 
-import functools
 import os
 import re
 import shlex
@@ -10,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from tests_support import note_calls
 
 from digit.run import main as command_line
 
@@ -52,17 +52,7 @@ def test_there_are_commands_to_test():
 
 @pytest.mark.parametrize(("script", "line"), COMMANDS)
 def test_every_command_parses(script, line, monkeypatch):
-    called = []
-
-    def noting(verb):
-        @functools.wraps(verb)
-        def note(**values):
-            called.append(values)
-            return {}
-
-        return note
-
-    verbs = {name: noting(verb) for name, verb in command_line.VERBS.items()}
+    verbs, called = note_calls(command_line.VERBS)
     monkeypatch.setattr(command_line, "VERBS", verbs)
     assert command_line.run(shlex.split(line)) == 0
     assert len(called) == 1

@@ -1,5 +1,6 @@
 """Pictures that tests make for themselves, and where the files of the reference are."""
 
+import functools
 import zipfile
 from pathlib import Path
 
@@ -24,3 +25,18 @@ def make_pictures(path: Path, count: int = 48, size: int = 16) -> Path:
             archive.write(file, f"{name}/{i:04d}.png")
             file.unlink()
     return path
+
+
+def note_calls(verbs: dict) -> tuple[dict, list]:
+    """The verbs of the command line with nothing behind them, and the list that their arguments go to."""
+    called: list = []
+
+    def noting(verb):
+        @functools.wraps(verb)
+        def note(**values):
+            called.append(values)
+            return {}
+
+        return note
+
+    return {name: noting(verb) for name, verb in verbs.items()}, called

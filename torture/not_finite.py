@@ -51,7 +51,7 @@ class Poison:
             value = loss(batch)
             return value * self.value if self.now() == "loss" else value
 
-        prior.loss = poisoned  # type: ignore[method-assign]
+        prior.loss = poisoned
         return prior
 
     def now(self) -> str | None:

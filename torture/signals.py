@@ -101,7 +101,7 @@ def run(cases: int, folder: Path, seed: int = 0) -> Outcome:
             config,
             **options,
             evaluate=told.evaluate,
-            picture=told.picture,  # type: ignore[arg-type]
+            picture=told.picture,
         )
 
     child = Child(lambda pipe: work(pipe, "none", 0))

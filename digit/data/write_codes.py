@@ -112,7 +112,7 @@ def write_codes(
         blocks = in_blocks(len(source), PART)
         found = gather(_absent(out, blocks[rank() :: world_size()]))
         absent = sorted(start for share in found for start in share)
-        done = 0
+        done, there = 0, len(source) - sum(len(blocks[start // PART]) for start in absent)
         made = _encode(
             source,
             streams,
@@ -125,13 +125,13 @@ def write_codes(
             threads=threads,
             strict=strict,
         )
-        for block, arrays, skipped in made:
+        for count, (block, arrays, skipped) in enumerate(made, start=1):
             file, reasons = BytesIO(), np.array(json.dumps(skipped))
             # pyright takes one of the arrays for savez's own allow_pickle; none has that name
             np.savez(file, **arrays, skipped=reasons)  # pyright: ignore[reportArgumentType]
             write_bytes_atomic(_part(out, block), file.getvalue())
             if progress:
-                before, done = done, min(PART * len(list((out / "parts").glob("*.npz"))), len(source))
+                before, done = done, min(there + PART * count * world_size(), len(source))  # others do alike
                 progress(done - before)
         wait()
         on_main(lambda: _assemble(source, out, plan, blocks))

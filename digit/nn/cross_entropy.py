@@ -68,7 +68,7 @@ class _Fused(torch.autograd.Function):
         return torch.stack(losses).sum() / count
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         hidden, table, count = ctx.saved_tensors
         factor = gradient / count
         return (hidden * factor).to(hidden.dtype), table * factor, None, None, None

@@ -5,7 +5,6 @@ whatever is found under its name is whole, or is known not to be.
 """
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -20,6 +19,7 @@ from digit.errors import DigitError
 from digit.files import (
     TEMPORARY,
     atomic_path,
+    locked,
     on_cpu,
     read_json,
     remove,
@@ -45,17 +45,13 @@ class Checkpoint(NamedTuple):
 @contextlib.contextmanager
 def hold(folder: Path) -> Iterator[None]:
     """Keep `folder` for this process and sweep it; DigitError when another one trains there."""
+    refusal = f"another process is training in {folder.parent}: wait for it or choose --out"
     with contextlib.ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = stack.enter_context((folder / ".lock").open("w"))
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            stack.enter_context(locked(folder, refusal))
             for place in (folder, *paths(folder)):
                 sweep(place)
-        except BlockingIOError:
-            raise DigitError(
-                f"another process is training in {folder.parent}: wait for it or choose --out"
-            ) from None
         except OSError as error:
             raise DigitError(f"{folder} cannot be written ({error}): make room or choose --out") from error
         yield

@@ -10,6 +10,7 @@ from torch.utils import _pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from digit.training.batches import rows, split
+from digit.training.on_meta import loss, tensors_of, unchanged
 
 # Dense bf16 FLOP/s on the data sheets, without sparsity; the first name that is part of the board's counts.
 BOARDS = {
@@ -30,22 +31,11 @@ def flops_per_sample(stage: nn.Module, batch: Any) -> float | None:
     None where the loss asks for values (as a VQGAN's does), which the meta device has not.
     """
     part, _ = split(_to_meta(batch), 2)[0]
-    meta = {
-        name: tensor.detach().to("meta").requires_grad_(tensor.requires_grad)
-        for name, tensor in (*stage.named_parameters(), *stage.named_buffers())
-    }
-    kept = dict(vars(stage))
     try:
-        with FlopCounterMode(display=False) as counter, _Masked() as masked, torch.random.fork_rng([]):
-            loss = torch.func.functional_call(
-                _Loss(stage), {f"stage.{k}": v for k, v in meta.items()}, (part,)
-            )
-            loss.backward()
-    except RuntimeError:
+        with unchanged(stage), FlopCounterMode(display=False) as counter, _Masked() as masked:
+            loss(stage, tensors_of(stage), part).backward()
+    except RuntimeError:  # it asks for values; an error of another kind shows in the training itself
         return None
-    finally:
-        vars(stage).clear()
-        vars(stage).update(kept)
     return (counter.get_total_flops() - 3 * masked.flops) / rows(part)
 
 
@@ -55,18 +45,6 @@ def peak_flops(device: torch.device) -> float | None:
         return None
     name = torch.cuda.get_device_name(device)
     return next((peak for board, peak in BOARDS.items() if board in name), None)
-
-
-class _Loss(nn.Module):
-    """A stage whose forward is its loss, as functional_call needs it."""
-
-    def __init__(self, stage: nn.Module) -> None:
-        super().__init__()
-        self.stage = stage
-
-    def forward(self, batch: Any) -> Tensor:
-        loss: Any = self.stage.loss
-        return loss(batch)
 
 
 class _Masked(TorchFunctionMode):

@@ -21,6 +21,7 @@ from torch.utils.flop_counter import flop_registry
 
 from digit.nn import cross_entropy
 from digit.training.batches import split
+from digit.training.on_meta import loss, tensors_of, unchanged
 
 
 @dataclass(frozen=True)
@@ -43,41 +44,21 @@ def held(
     device has not.
     """
     part = _pytree.tree_map_only(Tensor, lambda tensor: _repeated(tensor, size), split(batch, 1)[0][0])
-    tensors = {
-        name: tensor.detach().to("meta").requires_grad_(tensor.requires_grad)
-        for name, tensor in (*stage.named_parameters(), *stage.named_buffers())
-    }
+    tensors = tensors_of(stage)
     for tensor in tensors.values():
         if tensor.requires_grad and accumulates:
             tensor.grad = torch.empty_like(tensor)  # as after an earlier micro-batch
-    before = {name: dict(vars(module)) for name, module in stage.named_modules()}
     counted, gpu = _Counted(), _OnGPU(bf16, compiled)
     try:
-        with torch.random.fork_rng([]), _as_on_a_gpu(gpu), counted:
-            loss = torch.func.functional_call(
-                _Loss(stage), {f"stage.{name}": tensor for name, tensor in tensors.items()}, (part,)
-            )
+        with unchanged(stage), _as_on_a_gpu(gpu), counted:
+            value = loss(stage, tensors, part)
             activations = counted.now
-            loss.backward()
-    except (RuntimeError, NotImplementedError):
+            value.backward()
+    except RuntimeError as error:
+        if "meta" not in str(error).lower():  # what the meta device says when it is asked for values
+            raise
         return None
-    finally:
-        for name, module in stage.named_modules():
-            vars(module).clear()
-            vars(module).update(before[name])
     return Held(activations, counted.peak - activations, gpu.copies, counted.flops / size)
-
-
-class _Loss(nn.Module):
-    """A stage whose forward is its loss, as functional_call needs it."""
-
-    def __init__(self, stage: nn.Module) -> None:
-        super().__init__()
-        self.stage = stage
-
-    def forward(self, batch: Any) -> Tensor:
-        loss: Any = self.stage.loss
-        return loss(batch)
 
 
 class _Counted(TorchDispatchMode):
@@ -144,9 +125,10 @@ class _OnGPU(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func == Tensor.is_cuda.__get__:  # type: ignore[attr-defined]
+        properties: Any = Tensor  # their types are declared as those of their values
+        if func == properties.is_cuda.__get__:
             return True
-        if func == Tensor.device.__get__:  # type: ignore[attr-defined]
+        if func == properties.device.__get__:
             return GPU
         # What was told GPU above asks for tensors there: they too have no data.
         args, kwargs = _pytree.tree_map_only(torch.device, lambda _: META, (args, kwargs))
@@ -192,7 +174,7 @@ class _Attention(torch.autograd.Function):
         return mixed
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, ...]:
         return tuple(torch.empty_like(each) for each in ctx.saved_tensors[:3])
 
 
@@ -208,7 +190,7 @@ class _Dropout(torch.autograd.Function):
         return torch.empty_like(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         return torch.empty_like(gradient), None, None
 
 
@@ -221,7 +203,7 @@ class _Recomputed(torch.autograd.Function):
         return torch.empty_like(x)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
         return torch.empty_like(gradient)
 
 
@@ -239,7 +221,7 @@ class _Whole(torch.autograd.Function):
         return hidden.new_empty((), dtype=torch.float32)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
         hidden, table = ctx.saved_tensors
         return torch.empty_like(hidden), torch.empty_like(table), None, None, None
 

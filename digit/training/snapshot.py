@@ -12,7 +12,7 @@ from digit.training.average import places
 class Snapshot:
     """Copies of tensors on the CPU, in memory of their own that every copy uses again.
 
-    New memory would take five times as long: the system hands it out page by page.
+    New memory would take longer: the system hands it out page by page.
     """
 
     def __init__(self) -> None:

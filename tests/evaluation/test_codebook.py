@@ -49,7 +49,7 @@ def colours() -> Tokenizer:
             means = torch.nn.functional.avg_pool2d(pixels, 4).flatten(2).transpose(1, 2)
             return torch.nn.functional.pad(means, (0, 9))
 
-    tokenizer.encoder = Means()  # type: ignore[assignment]
+    tokenizer.encoder = Means()
     return tokenizer
 
 

@@ -1,9 +1,14 @@
 """Small stages and data that the training tests share."""
 
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+
+from digit.training import log
+
+TIMES = ("samples_per_second", "stall", "save_seconds", "seconds", "eta_seconds", "tflops", "mfu")  # in a log
 
 
 class Batch(NamedTuple):
@@ -58,3 +63,12 @@ def same(one: nn.Module, two: nn.Module) -> bool:
 def make(seed: int = 0, **arguments: float) -> Regressor:
     torch.manual_seed(seed)
     return Regressor(**arguments)
+
+
+def records(out: Path) -> list[dict]:
+    """The log of a run without times, and without what it says of interruptions."""
+    return [
+        {name: value for name, value in record.items() if name not in TIMES}
+        for record in log.read(out / "log.jsonl")
+        if "event" not in record
+    ]

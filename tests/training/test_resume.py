@@ -14,7 +14,7 @@ from digit.training import log
 from digit.training.loop import TrainConfig, train
 from digit.training.optimizer import OptimizerConfig
 
-from .stages import same
+from .stages import records, same
 
 # 48 pictures: the second epoch begins within update 5, the third within update 10
 CONFIG = TrainConfig(
@@ -27,7 +27,6 @@ CONFIG = TrainConfig(
     save_every=5,
     evaluate_every=6,
 )
-TIMES = ("samples_per_second", "stall", "save_seconds", "seconds", "eta_seconds", "tflops")
 
 
 class Colours(nn.Module):
@@ -70,14 +69,6 @@ def run(pictures, out, *, threads, stops=()):
         with pytest.raises(KeyboardInterrupt):
             begin()
     return begin()
-
-
-def records(out):
-    return [
-        {name: value for name, value in record.items() if name not in TIMES}
-        for record in log.read(out / "log.jsonl")
-        if "event" not in record
-    ]
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from digit.training.optimizer import OptimizerConfig
 from digit.training.status import read_status
 from digit.training.update import Updater
 
-from .stages import Regressor, data, same
+from .stages import Regressor, data, records, same
 
 CONFIG = TrainConfig(
     steps=9,
@@ -30,7 +30,6 @@ CONFIG = TrainConfig(
     sample_every=3,
     ema=0.9,
 )
-TIMES = ("lr", "samples_per_second", "stall", "save_seconds", "seconds", "eta_seconds", "tflops", "mfu")
 
 
 @pytest.fixture(autouse=True)
@@ -62,15 +61,6 @@ def run(out, stage=None, config=CONFIG, **arguments):
         "picture": lambda stage, step: Image.new("RGB", (2, 2)),
     } | arguments
     return train(stage, config=config, out=out, device="cpu", progress=False, **arguments)
-
-
-def records(out):
-    """The log without times, and without what it says of interruptions."""
-    return [
-        {name: value for name, value in record.items() if name not in TIMES}
-        for record in log.read(out / "log.jsonl")
-        if "event" not in record
-    ]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,8 @@ from digit.training import checkpoint
 from digit.training.log import read
 from digit.training.status import read_status
 
-TIMES = ("samples_per_second", "stall", "save_seconds", "seconds", "eta_seconds", "tflops")
+from .stages import records
+
 WORKER = Path(__file__).with_name("stopping_worker.py")
 ENDS = {  # how both end, and the newest state then
     "one signal": ("Terminated", 5),
@@ -38,14 +39,6 @@ def folder(tmp_path_factory):
 
 def ends(folder, name):
     return [json.loads((folder / f"{name}-{rank}.json").read_text()) for rank in range(2)]
-
-
-def records(out):
-    return [
-        {name: value for name, value in record.items() if name not in TIMES}
-        for record in read(out / "log.jsonl")
-        if "event" not in record
-    ]
 
 
 @pytest.mark.parametrize("scenario", ENDS)
