@@ -7,6 +7,7 @@ import sys
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import measurements
 import pytest
@@ -132,10 +133,16 @@ def test_a_part_that_fails_or_is_late_stops_only_what_needs_it(tmp_path, monkeyp
         ),
         *(Part("sweep-slow", (), 0), Part("winners-slow", ("sweep-slow",), 0), Part("endless", (), 1e6)),
     ]
-    landed = []
-    left = side_by_side(
-        plan, Desk(tmp_path), sleeper, workers=3, deadline=time.monotonic() + 3.5, landed=landed.append
-    )
+    landed, now = [], [0.0]
+
+    def arrived(name):
+        landed.append(name)
+        if name == "after-good":
+            now[0] = 4.5  # within the reserve
+
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda _: time.sleep(0.02))
+    monkeypatch.setattr("measuring.side_by_side.time", clock)
+    left = side_by_side(plan, Desk(tmp_path), sleeper, workers=3, deadline=5.0, landed=arrived)
     assert left == {
         "bad": "code 1, see logs/bad.log",
         "after-bad": "bad did not end well",

@@ -96,7 +96,7 @@ def job(folder: Path, **settings: str) -> subprocess.Popen[str]:
 
 def test_a_job_runs_one_agent_a_machine(tmp_path):
     done = job(tmp_path, SLURM_GPUS_ON_NODE="4")
-    _, errors = done.communicate(timeout=30)
+    _, errors = done.communicate(timeout=120)
     assert done.returncode == 0, errors
     told = (tmp_path / "srun").read_text()
     assert "--nnodes=2 --nproc-per-node=4" in told and "--rdzv-endpoint=one:29500" in told
@@ -106,7 +106,7 @@ def test_a_job_runs_one_agent_a_machine(tmp_path):
 
 def test_bad_input_is_not_tried_again(tmp_path):
     done = job(tmp_path, CODE="2")
-    done.communicate(timeout=30)
+    done.communicate(timeout=120)
     assert done.returncode == 2
     assert "requeue" not in (tmp_path / "scontrol").read_text()
 
@@ -116,7 +116,7 @@ def test_a_stopped_job_saves_and_is_queued_again(tmp_path):
     while not (tmp_path / "srun").exists():
         time.sleep(0.02)
     running.send_signal(signal.SIGTERM)
-    told, errors = running.communicate(timeout=30)
+    told, errors = running.communicate(timeout=120)
     assert running.returncode == 143, errors
     assert (tmp_path / "saved").exists()  # the script waited for it
     assert "back into the queue" in told

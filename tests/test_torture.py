@@ -35,7 +35,7 @@ def results(tmp_path_factory):
         started.append((path, subprocess.Popen(command, stdout=subprocess.PIPE, **options)))
     found = {}
     for path, process in started:
-        said, _ = process.communicate(timeout=230)
+        said, _ = process.communicate(timeout=500)
         assert path.exists(), said
         rows = read_json(path)["tests"]
         assert process.returncode == any(row["losses"] for row in rows.values()), said

@@ -29,13 +29,13 @@ def test_broken_pictures_give_one_reason(name):
 
 
 def test_size_is_checked_before_decoding():
-    start = time.perf_counter()
+    start = time.thread_time()  # of the processor: the machine may be busy
     with pytest.raises(BrokenImage, match="10000 x 9000"):
         decode(BROKEN["large.png"])
     with pytest.raises(BrokenImage, match="more than 239"):
         decode(READABLE["plain.png"], max_pixels=239)
     assert decode(READABLE["plain.png"], max_pixels=240).size == (20, 12)
-    assert time.perf_counter() - start < 0.5
+    assert time.thread_time() - start < 0.5
 
 
 def test_lossless_pictures_keep_their_values():

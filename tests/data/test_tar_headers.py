@@ -78,10 +78,10 @@ def test_extended_headers_take_no_time(tmp_path, record):
     member.type, member.size = tarfile.XHDTYPE, len(record)
     padded = record + bytes(-len(record) % 512)
     (tmp_path / "x.tar").write_bytes((member.tobuf(tarfile.USTAR_FORMAT) + padded) * 50)
-    start = time.perf_counter()
+    start = time.thread_time()  # of the processor: the machine may be busy
     with pytest.raises(Damaged, match="extended header"):
         list(read_members(tmp_path / "x.tar"))
-    assert time.perf_counter() - start < 0.5
+    assert time.thread_time() - start < 0.5
 
 
 def test_what_follows_the_end_is_told(tmp_path):

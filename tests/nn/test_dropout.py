@@ -95,6 +95,6 @@ torch.compile(model, backend=backend)(torch.randn(2, 5, 16)).sum().backward()
 def test_compiled_masks_are_not_stored():
     """What a compiled stack keeps for its backward pass has no mask, neither as bool nor as int32."""
     # In a process of its own: the compiler does not take functions whose types are checked.
-    done = subprocess.run([sys.executable, "-c", STORED], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", STORED], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert set(done.stdout.split()) == {"torch.float32"}

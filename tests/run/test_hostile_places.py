@@ -186,7 +186,7 @@ def test_files_may_not_grow(chain, run, tmp_path):
         "print(json.dumps(results))\n"
     )
     command = [sys.executable, "-c", script, json.dumps(wanted)]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     results = json.loads(done.stdout.splitlines()[-1])
     for verb, (code, err) in results.items():
@@ -204,14 +204,14 @@ def interrupt(call: list[str], when: Callable[[], bool], *, later: float = 0.0) 
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT
     ) as process:
         try:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 300
             while not when():
                 assert process.poll() is None, process.stderr.read().decode()
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
             time.sleep(later)
             process.send_signal(signal.SIGINT)
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=120)
         finally:
             process.kill()
     assert process.returncode == 130, err.decode()

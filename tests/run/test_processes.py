@@ -233,7 +233,7 @@ def test_the_option_processes(chain, together, tmp_path, verb):
         "2",
         "--json",
     ]
-    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)
     found, expected = files(out), files(together.root / {"tokenize": "codes-1", "sample": "sample-1"}[verb])

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -78,9 +77,7 @@ def test_a_signal_while_libraries_are_loaded(number):
             if line.rstrip().endswith(b"torch._utils"):  # within the import of torch
                 break
         process.send_signal(number)
-        begun = time.monotonic()
         rest, out = process.stderr.read().decode(), process.stdout.read()
         process.wait()
     assert process.returncode == 128 + number
     assert "Traceback" not in rest and rest.splitlines()[-1].startswith("digit: interrupted") and not out
-    assert time.monotonic() - begun < 20

@@ -32,7 +32,7 @@ def folder(tmp_path_factory):
     out = tmp_path_factory.mktemp("stopping")
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(WORKER.parents[2])}
     command = [sys.executable, str(WORKER), str(out)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0 and "Traceback" not in done.stderr, done.stderr
     return out
 
@@ -47,7 +47,7 @@ def test_both_stop_alike_and_the_same_command_goes_on(folder, scenario):
     both = ends(folder, scenario)
     assert [each["ended"] for each in both] == [ended] * 2, both
     assert both[0]["said"] == both[1]["said"]
-    assert max(each["seconds"] for each in both) < 20
+    assert max(each["seconds"] for each in both) < 45  # what is interrupted would last for a minute
     assert [each["ended"] for each in ends(folder, f"{scenario} again")] == ["returned"] * 2
     resumed = [record["event"] for record in read(out / "log.jsonl") if "resumed" in record.get("event", "")]
     assert resumed == ([] if step is None else [f"resumed from step-{step:07d}"])
@@ -73,7 +73,7 @@ def test_sentences(folder):
 def test_a_process_whose_partner_is_gone_ends_quietly(folder):
     """The partner vanished in the update after step 5; the state of step 4 is whole."""
     left = json.loads((folder / "lost-0.json").read_text())
-    assert left["ended"] == "Terminated" and left["seconds"] < 20
+    assert left["ended"] == "Terminated" and left["seconds"] < 45
     assert not (folder / "lost-1.json").exists()
     assert [each["ended"] for each in ends(folder, "lost again")] == ["returned"] * 2
     assert checkpoint.paths(folder / "lost/state")[-1].name == "step-0000009"
