@@ -16,7 +16,7 @@ from jaxtyping import UInt16
 from torch import Tensor
 
 from digit.data.order import order
-from digit.distributed import share
+from digit.distributed import on_main, share
 from digit.errors import DigitError, LineageError
 from digit.files import read_json, sha256_file
 from digit.nn.batch import CodeBatch
@@ -139,6 +139,16 @@ class Codes:
                     f"was written by the {part} {here[part][:12]}: tokenize the "
                     "pictures again with the one it was trained on"
                 )
+
+
+def open_codes(path: Path) -> Codes:
+    """The set in `path`; of several processes, all of which call, the main one compares the checksums."""
+
+    def check() -> None:
+        Codes(path)
+
+    on_main(check)
+    return Codes(path, verify=False)
 
 
 class CodeData:

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,8 @@ VERBS = {
 
 # What torchrun can split over processes; the other verbs are quick, or write one file after another.
 TOGETHER = ("fit", "tokenize", "sample", "evaluate images", "train")
+
+ALIKE = 3.0  # seconds in which all processes fail that fail for the same reason
 
 DESCRIPTION = """Image generation on discriminative tokens (DiGIT, arXiv:2410.12490).
 
@@ -152,6 +155,8 @@ def _splits(arguments: list[str]) -> None:
 
 def _fail(sentence: str) -> int:
     number = os.environ.get("RANK", "0")
+    if number != "0":  # what the main process says of itself is not said again: torchrun ends this one first
+        time.sleep(ALIKE)
     print(f"digit: {sentence}" if number == "0" else f"digit: (process {number}) {sentence}", file=sys.stderr)
     return 2
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from digit.data.codes import CodeData, Codes
+from digit.data.codes import CodeData, open_codes
 from digit.data.images import open_images
 from digit.data.loader import Report, load_pixels
 from digit.data.pixels import PixelBatch, PixelData
@@ -180,7 +180,7 @@ def train_prior(
         plan: what --dry-run estimates.
     """
     where = choose_device(device)
-    opened = Codes(codes)
+    opened = open_codes(codes)
     classes = len(opened.classes) if conditional and opened.labels is not None else 0
     config = PriorConfig(
         codes=opened.vocabulary(over),
@@ -260,7 +260,7 @@ def train_renderer(
         plan: what --dry-run estimates.
     """
     where = choose_device(device)
-    opened, names = Codes(codes), ("codes", "vq_codes")
+    opened, names = open_codes(codes), ("codes", "vq_codes")
     shape = RendererConfig(
         codes=opened.vocabulary("codes"),
         length=opened.length("codes"),
@@ -352,7 +352,7 @@ def _held_out(
     """The mean loss over the first view of every unseen image, or nothing to measure."""
     if path is None:
         return None
-    opened = Codes(path)
+    opened = open_codes(path)
     opened.check_lineage(lineage, "this stage")
     tensors = [torch.from_numpy(opened.array(name)[:, 0].astype(np.int64)) for name in arrays]
     labels = None if opened.labels is None else torch.from_numpy(opened.labels)

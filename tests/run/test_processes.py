@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -240,3 +241,31 @@ def test_the_option_processes(chain, together, tmp_path, verb):
     if verb == "tokenize":  # whose parts are larger here
         found["meta.json"] = expected["meta.json"]
     assert found == expected
+
+
+def test_what_all_processes_find_is_said_once(chain, tmp_path):
+    folder = tmp_path / "codes"
+    shutil.copytree(chain.root / "codes", folder)
+    data = bytearray((folder / "codes.npy").read_bytes())
+    data[-1] ^= 1
+    (folder / "codes.npy").write_bytes(data)
+    for codes, said in (
+        (folder, "codes.npy is missing or damaged"),
+        (tmp_path, "holds no tokenised data set"),
+    ):
+        command = [
+            sys.executable,
+            "-m",
+            "digit",
+            "train",
+            "prior",
+            "--codes",
+            codes,
+            "--out",
+            tmp_path / "prior",
+        ]
+        command += ["--processes", "2", "--device", "cpu", "--batch", "4"]
+        done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 2
+        assert len(done.stderr.splitlines()) == 1 and said in done.stderr, done.stderr
+    assert not (tmp_path / "prior").exists()
