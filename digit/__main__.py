@@ -1,11 +1,12 @@
 """The command `digit`, also `python -m digit`, and so `torchrun ... -m -- digit VERB`."""
 
-from digit.run.ending import at_once
+from digit.run.ending import at_once, with_launcher
 
 
 def main() -> None:
     """Run the command line; a signal while its libraries are loaded, which takes seconds, ends it at once."""
     at_once()
+    with_launcher()
     from digit.run.main import main as command
 
     command()

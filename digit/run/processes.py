@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Sequence
 
 from digit.errors import DigitError
+from digit.run.ending import LAUNCHER
 
 
 def take_processes(arguments: list[str]) -> tuple[list[str], int]:
@@ -26,7 +27,8 @@ def take_processes(arguments: list[str]) -> tuple[list[str], int]:
 def run_together(arguments: list[str], processes: int, *, program: Sequence[str] = ("-m", "digit")) -> int:
     """Run Python's `program` with `arguments` in `processes` processes; 0, or the code of the first to fail.
 
-    A signal reaches all of them, which have 30 seconds to save. When one fails the others are ended.
+    A signal reaches all of them, which have 30 seconds to save. When one fails the others are ended. When
+    this process is killed they end as by SIGTERM (see `with_launcher`).
     """
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -35,6 +37,7 @@ def run_together(arguments: list[str], processes: int, *, program: Sequence[str]
     for name in logging.root.manager.loggerDict:
         if name.startswith("torch.distributed.elastic"):
             logging.getLogger(name).setLevel(logging.CRITICAL)  # our own sentence says it
+    os.environ[LAUNCHER] = str(os.getpid())
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
     config = LaunchConfig(
         min_nodes=1,
@@ -43,6 +46,7 @@ def run_together(arguments: list[str], processes: int, *, program: Sequence[str]
         run_id=uuid.uuid4().hex,
         rdzv_backend="c10d",
         rdzv_endpoint="localhost:0",
+        local_addr="localhost",  # by default the machine's name, which bare machines cannot look up
         max_restarts=0,
         monitor_interval=0.1,
     )

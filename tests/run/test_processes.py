@@ -4,8 +4,10 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,9 @@ from PIL import Image
 
 from digit.data.codes import Codes
 from digit.files import TEMPORARY
+from digit.run.ending import LAUNCHER
+from digit.training import checkpoint
+from digit.training.status import read_status
 from digit.weights.artifact import load
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}
@@ -269,3 +274,56 @@ def test_what_all_processes_find_is_said_once(chain, tmp_path):
         assert done.returncode == 2
         assert len(done.stderr.splitlines()) == 1 and said in done.stderr, done.stderr
     assert not (tmp_path / "prior").exists()
+
+
+def without_launcher(command: list, begun: Path) -> str:
+    """Kill the process that started the others when `begun` is there; what they said until they had gone."""
+    words = [sys.executable, "-m", *map(str, command)]
+    with subprocess.Popen(words, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True) as launcher:
+        while not begun.exists():
+            assert launcher.poll() is None, launcher.communicate()[1]
+            time.sleep(0.05)
+        launcher.kill()
+        return launcher.communicate(timeout=120)[1]  # the pipe is closed when the last of them ends
+
+
+def test_a_training_whose_launcher_is_killed_saves_and_goes_on(chain, run, tmp_path):
+    options = ("--width", 16, "--layers", 1, "--heads", 2, "--batch", 4, "--warmup", 1, "--device", "cpu")
+    call = (
+        "train",
+        "prior",
+        "--codes",
+        chain.root / "codes",
+        "--out",
+        tmp_path,
+        *options,
+        "--save-every",
+        20,
+    )
+    endless = ["digit", *call, "--steps", 1_000_000, "--processes", 2]
+    said = without_launcher(endless, checkpoint.path_of(tmp_path / "state", 20))
+    assert "interrupted: saved unfinished" in said and "Traceback" not in said, said
+    status = read_status(tmp_path)
+    assert status is not None and status.reason == "interrupted" and 20 <= status.step < 1_000_000
+    assert checkpoint.path_of(tmp_path / "state", status.step).is_dir()
+    code, _, said = run(*call, "--steps", status.step + 1)
+    assert code == 0 and f"resumed from step-{status.step:07d}" in said, said
+
+
+def test_a_command_whose_launcher_is_killed_leaves(chain, tmp_path):
+    call = ("sample", chain.root / "model", "--num", 1_000_000, "--out", tmp_path / "out", "--device", "cpu")
+    agent = ["torch.distributed.run", "--nproc-per-node", 2, "-m", "--", "digit"]
+    said = without_launcher([*agent, *call], tmp_path / "out" / ".lock")
+    assert "digit: interrupted; what is written is whole" in said and "Traceback" not in said, said
+
+
+@pytest.mark.parametrize(("deaf", "number"), [(False, signal.SIGTERM), (True, signal.SIGKILL)])
+def test_a_launcher_that_has_gone_before_it_is_looked_for(deaf, number):
+    with subprocess.Popen([sys.executable, "-c", ""]) as gone:
+        pass
+    told = {LAUNCHER: str(gone.pid), "TORCHELASTIC_RUN_ID": "x", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "0"}
+    ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN); " * deaf
+    program = f"import signal; from digit.run.ending import with_launcher; {ignore}with_launcher(); input()"
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, env=ENVIRONMENT | told, stdin=subprocess.PIPE) as process:
+        assert process.wait(120) == -number
