@@ -8,6 +8,8 @@ import contextlib
 import datetime
 import json
 import os
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
@@ -39,7 +41,8 @@ def joined() -> Iterator[None]:
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"
     try:
-        dist.init_process_group(backend, timeout=TIMEOUT, device_id=device)
+        with _ended_by_signals():
+            dist.init_process_group(backend, timeout=TIMEOUT, device_id=device)
     except (ValueError, RuntimeError) as error:
         first = str(error).splitlines()[0]
         raise DigitError(
@@ -53,6 +56,21 @@ def joined() -> Iterator[None]:
         raise
     finally:
         dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Inside, Ctrl-C and SIGTERM end the process: what waits in C++ for others runs no handler of Python."""
+    before = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if signal.getsignal(number) != signal.SIG_IGN:  # as shells' background jobs have it
+                before[number] = signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def rank() -> int:

@@ -59,6 +59,7 @@ def run_together(arguments: list[str], processes: int, *, program: Sequence[str]
     except SignalException as stop:
         return 128 + stop.sigval
     finally:
+        del os.environ[LAUNCHER]
         for number, handler in handlers.items():  # the agent leaves its own behind
             signal.signal(number, handler)
     return 0

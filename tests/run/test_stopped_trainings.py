@@ -3,8 +3,10 @@
 import errno
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -81,3 +83,25 @@ def test_a_signal_while_libraries_are_loaded(number):
         process.wait()
     assert process.returncode == 128 + number
     assert "Traceback" not in rest and rest.splitlines()[-1].startswith("digit: interrupted") and not out
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_a_process_waits_for_the_others(number):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    told = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    told |= {"PYTHONPATH": str(Path(__file__).parents[2]), "CUDA_VISIBLE_DEVICES": ""}
+    program = "from digit.distributed import joined\nfrom digit.run.ending import by_exception\n"
+    program += "by_exception()\nwith joined(): pass"
+    with subprocess.Popen([sys.executable, "-c", program], env=os.environ | told) as process:
+        while not answers(port):  # a store, in which the others would meet it
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(number)
+        assert process.wait(120) == -number
+
+
+def answers(port):
+    with socket.socket() as connection:
+        return connection.connect_ex(("localhost", port)) == 0
