@@ -1,0 +1,135 @@
+"""Compile every kernel for an H100, at the published sizes, on a machine that has none; nothing is computed.
+
+A process of its own, since Triton decides while it is imported whether it compiles or interprets. Tensors
+are on the meta device. Prints a JSON object: how often each kernel was compiled, and what the compiler said
+where it was not.
+"""
+
+import collections
+import contextlib
+import itertools
+import json
+import os
+from typing import Any
+
+os.environ.pop("TRITON_INTERPRET", None)
+
+import torch
+from torch import Tensor
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+from triton.runtime.jit import JITFunction
+
+from digit.nn import autoencoder_inference
+from digit.nn.fast_decoding import FastDecoder, Shape
+from digit.nn.fused.blocks import blocks
+from digit.nn.kernels import nearest
+from digit.nn.kernels.draw import Filters, draw
+from digit.nn.kernels.patches import patches
+from digit.nn.kernels.segments import segment_sums
+from digit.prior import Prior, PriorConfig
+from digit.vqgan import VQGAN, InferenceVQGAN, VQGANConfig
+
+compiled: collections.Counter[str] = collections.Counter()
+failed: dict[str, str] = {}
+launch: Any = JITFunction.run
+SHARED = 227 * 1024  # bytes that a program can have
+
+
+class Hopper:
+    """A driver that names an H100 and has none."""
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", 90, 32)
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+
+def compile_only(self: Any, *arguments: Any, warmup: bool, **options: Any) -> None:
+    name = f"{self.fn.__module__.rpartition('.')[2]}.{self.fn.__name__}"
+    try:
+        kernel = launch(self, *arguments, warmup=True, **options)
+    except Exception as error:  # whatever a compiler raises: it is told, and the other kernels are tried
+        failed[name] = f"{type(error).__name__}: {error}"[-1000:]
+    else:
+        compiled[name] += 1
+        if kernel.metadata.shared > SHARED:
+            failed[name] = f"{kernel.metadata.shared} bytes of shared memory"
+
+
+def no_autocast(*_: Any, **__: Any) -> contextlib.AbstractContextManager[None]:
+    """The meta device has none."""
+    return contextlib.nullcontext()
+
+
+def decoding(config: PriorConfig) -> None:
+    """Few rows and many, caches of 16 and 8 bits, kernels that wait for one another and those that do not."""
+    prior, length = Prior(config).eval(), config.length
+    tables, plain = prior.tables(), Filters(*[False] * 5)
+    for rows, bits in itertools.product((1, 64), (16, 8)):
+        shape = Shape(rows, False, length, length, torch.bfloat16, bits, plain)  # type: ignore[arg-type]
+        decoder = FastDecoder(prior.transformer, tables, shape)
+        decoder.chained = decoder.few
+        decoder.scores()
+    given = {"settings": torch.ones(3, dtype=torch.float64), "counter": torch.zeros((), dtype=torch.int32)}
+    codes, uniforms = torch.zeros(2, length, dtype=torch.int64), torch.zeros(2, length, dtype=torch.float64)
+    for guided, greedy, top_k, top_p in ((0, 1, 0, 0), (1, 0, 1, 0), (0, 0, 0, 1), (1, 0, 1, 1)):
+        filters = Filters(*map(bool, (greedy, top_k, top_p, top_p and not guided, guided)))
+        logits, embedded = torch.zeros(4 if guided else 2, config.codes + 4), torch.zeros(4, config.width)
+        more: dict[str, Any] = {
+            "guidance": torch.ones(length) if guided else None,
+            "tables": (tables.codes, tables.positions, tables.scale),
+            "embedded": embedded.bfloat16() if greedy else embedded,
+            "specials": 4,
+            "chained": bool(greedy),
+        }
+        draw(logits, uniforms, codes, filters, count=config.codes, **given, **more)
+    draw(logits, uniforms, codes, plain, count=config.codes, confidence=torch.zeros(2, length), **given)
+
+
+def pixels(dtype: torch.dtype, kind: torch.dtype) -> None:
+    """Both ways through the VQGAN of the paper's scale."""
+    form = InferenceVQGAN(VQGAN(VQGANConfig()), dtype=dtype)
+    form.decode(torch.zeros(2, 256, dtype=torch.int64), kind=kind)
+    form.latents(torch.zeros(2, 3, 256, 256, dtype=torch.uint8))
+
+
+def features(dtype: torch.dtype) -> None:
+    """Patches, the nearest of 8192 centroids exactly and not, sums of clusters."""
+    patches(torch.zeros(2, 3, 224, 224, dtype=torch.uint8), 14, 592, 1.0, 0.0, dtype)
+    vectors, centroids = torch.zeros(4096, 768, dtype=dtype), torch.zeros(8192, 768, dtype=dtype)
+    for second in (False, True):
+        nearest.scan(vectors, centroids, torch.zeros(8192), second=second)
+    nearest.halve(vectors.float())
+    segment_sums(vectors, torch.zeros(4096, dtype=torch.int64), 8192)
+
+
+def training(config: PriorConfig) -> None:
+    """Forward and backward."""
+    transformer = Prior(config).transformer
+    x = torch.zeros(8, config.length, config.width, dtype=torch.bfloat16, requires_grad=True)
+    total: Tensor = blocks(transformer, x).float().sum()
+    total.backward()
+
+
+def main() -> None:
+    driver.set_active(Hopper())
+    JITFunction.run = compile_only
+    autoencoder_inference.has_kernels = lambda device, width: width % 8 == 0
+    torch.autocast = no_autocast  # type: ignore[assignment, misc]
+    torch.set_default_device("meta")
+    config = PriorConfig(codes=8192, length=256, classes=1000, width=1024, layers=2, heads=16)
+    decoding(config)
+    for dtype, kind in ((torch.float16, torch.uint8), (torch.bfloat16, torch.float32)):
+        pixels(dtype, kind)
+        features(dtype)
+    training(config)
+    print(json.dumps({"compiled": compiled, "failed": failed}))
+
+
+if __name__ == "__main__":
+    main()
