@@ -30,6 +30,7 @@ from torture import (
     crowd,
     flipped_bytes,
     killed_saving,
+    killed_together,
     killed_training,
     newest_state,
     not_finite,
@@ -60,6 +61,7 @@ TESTS: dict[str, ModuleType] = {
     "T13": bombs,
     "T15": sampling,
     "T18": crowd,
+    "T19": killed_together,
 }
 LIMIT = 3600  # seconds for one test, and then it hangs
 

@@ -79,19 +79,32 @@ class Child:
         os.close(self.reader)
 
 
-def together(processes: int, function: Callable[[int], object]) -> list[int | None]:
-    """Run a function in as many processes as torchrun would, each with its variables; their exit codes."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+def start(processes: int, function: Callable[[int], object], port: int | None = None) -> list[Child]:
+    """Run a function in as many processes as torchrun would, each with its variables.
+
+    port: where a launcher's store is that they meet in; without one their first has it.
+    """
+    told = {"WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes, "MASTER_ADDR": "127.0.0.1"}
+    told |= {"MASTER_PORT": port or free_port(), "TORCHELASTIC_USE_AGENT_STORE": port is not None}
 
     def work(number: int, pipe: int) -> object:
-        told = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-        os.environ.update({name: str(value) for name, value in told.items()})
-        os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+        each = {**told, "RANK": number, "LOCAL_RANK": number}
+        os.environ.update({name: str(value) for name, value in each.items()})
         return function(pipe)
 
-    children = [Child(lambda pipe, number=number: work(number, pipe)) for number in range(processes)]
+    return [Child(lambda pipe, number=number: work(number, pipe)) for number in range(processes)]
+
+
+def free_port() -> int:
+    """One that nobody listens at."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def together(processes: int, function: Callable[[int], object]) -> list[int | None]:
+    """The exit codes of the processes of `start`."""
+    children = start(processes, function)
     codes = [child.wait(120) for child in children]
     for child in children:
         child.close()
