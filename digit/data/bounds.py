@@ -84,7 +84,13 @@ def check_parts(data: bytes) -> None:
 
 def _check_jpeg(data: bytes) -> None:
     place, exif, scans, parts = 2, 0, 0, 0
-    while (marker := _next_marker(data, place)) is not None:
+    while True:
+        marker = _next_marker(data, place)
+        # Pillow would come to its bound of reads: it looks for the next segment of a header byte by byte.
+        if not scans and (len(data) if marker is None else marker) - place > _READS:
+            raise TooMuch("it holds kilobytes before its pixels that are no part of a JPEG")
+        if marker is None:
+            return
         place, kind = marker + 2, data[marker + 1]
         if kind == 0xD9:  # the end of the picture; phones append films and other pictures
             return

@@ -5,8 +5,9 @@ import zlib
 
 import pytest
 from odd_pictures import encoded, picture
+from PIL import Image
 
-from digit.data.bounds import _HEADER, _SCANS, BoundedReads, TooMuch, check_parts
+from digit.data.bounds import _HEADER, _READS, _SCANS, BoundedReads, TooMuch, check_parts
 from digit.data.decode import decode
 
 JPEG, PNG, WEBP = (encoded(picture(), kind) for kind in ("JPEG", "PNG", "WEBP"))
@@ -54,6 +55,17 @@ def test_passes_are_counted_up_to_the_end_of_the_picture(far):
     check_parts(both[0] + scan * 20 + both[1] + scan * _SCANS)
     with pytest.raises(TooMuch, match="passes"):
         check_parts(both[0] + bytes(3 * 2**20 if far else 0) + scan * _SCANS + both[1])
+
+
+@pytest.mark.parametrize("rest", [JPEG[2:], b""])
+def test_what_pillow_would_read_byte_by_byte_is_refused_before(rest):
+    for between in (bytes(_READS), b"\xff\0" * (_READS // 2)):
+        data = JPEG[:2] + segments(0xE0, b"JFIF\0\1\1\0\0\1\0\1\0\0", 1) + between
+        check_parts(data + rest)
+        with pytest.raises(TooMuch, match="kilobytes before its pixels"):
+            check_parts(data + b"\0" + rest)
+        with pytest.raises(TooMuch, match="small parts"), Image.open(BoundedReads(data + b"\0" + rest)):
+            pass
 
 
 def test_reads_are_counted():
