@@ -10,6 +10,7 @@ The same functions up to rounding, made from the modules' weights:
 """
 
 import copy
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -158,7 +159,7 @@ class InferenceDecoder:
             dtype=kind,
             device=latents.device,
         )
-        with torch.autocast(latents.device.type, enabled=False), torch.backends.cudnn.flags(benchmark=True):
+        with torch.autocast(latents.device.type, enabled=False), _searching():
             x, add = self.enter(latents.to(self.dtype, memory_format=torch.channels_last)), None
             for block in self.middle:
                 x, add = block(x, add)
@@ -236,7 +237,7 @@ class InferenceEncoder:
         if pixels.dtype == torch.uint8:
             pixels = pixels.float() / 255
         pixels = self.black + (self.white - self.black) * pixels
-        with torch.autocast(pixels.device.type, enabled=False), torch.backends.cudnn.flags(benchmark=True):
+        with torch.autocast(pixels.device.type, enabled=False), _searching():
             x, add = self.enter(pixels.to(self.dtype, memory_format=torch.channels_last)), None
             for blocks, halve in zip(self.levels, self.halvings, strict=True):
                 for block in blocks:
@@ -246,7 +247,7 @@ class InferenceEncoder:
             for block in self.middle:
                 x, add = block(x, add)
             normed, _ = self.norm(x, add)
-            with torch.backends.cudnn.flags(allow_tf32=False):
+            with _searching(allow_tf32=False):
                 return self.leave(normed.float())
 
 
@@ -258,6 +259,12 @@ class _Attending:
 
     def __call__(self, x: Tensor, add: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         return self.module(x if add is None else x + add), None
+
+
+def _searching(*, allow_tf32: bool = True) -> AbstractContextManager[None]:
+    """Inside, cuDNN tries its algorithms for each new shape and keeps the fastest."""
+    # torch's own default for `enabled` is False here, which would leave convolutions to much slower code.
+    return torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=allow_tf32)
 
 
 def _fused(x: Tensor, channels: int) -> bool:

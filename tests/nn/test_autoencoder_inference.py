@@ -56,6 +56,26 @@ def test_codes_are_the_modules(changes):
     assert torch.equal(form.encode(pixels / 255), codes)
 
 
+def test_convolutions_are_left_to_cudnn(monkeypatch):
+    """torch's context manager for its settings switches cuDNN off unless it is told not to."""
+    seen, convolve = [], torch.nn.functional.conv2d
+
+    def noted(*arguments, **options):
+        seen.append((torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark))
+        return convolve(*arguments, **options)
+
+    form = InferenceVQGAN(vqgan(), dtype=torch.float32)
+    monkeypatch.setattr(torch.nn.functional, "conv2d", noted)
+    before = torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32
+    form.encode(torch.zeros(1, 3, 16, 16))
+    form.decode(torch.zeros(1, 64, dtype=torch.int64))
+    assert len(seen) > 10 and set(seen) == {(True, True)}
+    assert before == (
+        *(torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark),
+        torch.backends.cudnn.allow_tf32,
+    )
+
+
 def test_batches_in_pieces_change_nothing():
     made = vqgan()
     form, pieces = (
