@@ -4,11 +4,13 @@ Every function also serves a process that is alone, where it costs nothing. Tens
 those on a GPU by NCCL; Python values travel as JSON, so that no process unpickles what it is sent.
 """
 
+import atexit
 import contextlib
 import datetime
 import json
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -28,16 +30,26 @@ T = TypeVar("T")
 def joined() -> Iterator[None]:
     """Inside, the processes that torchrun started can talk; nothing happens in a process that is alone.
 
+    An error ends it in this process alone. NCCL neither destroys nor aborts a group of one machine before all
+    of its processes do, and the others may be waiting for this one: where there are GPUs the group is left as
+    it is, and the end of the process does without destructors.
+
     Raises:
         DigitError: torchrun's variables are there and the others cannot be reached, or another ended while
-            this one waited for it.
+            this one waited for it, or there are more processes than GPUs.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or dist.is_initialized():
         yield
         return
     backend, device = "gloo", None
     if torch.cuda.is_available():
-        device = torch.device("cuda", local_rank() % torch.cuda.device_count())
+        processes, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", "1")), torch.cuda.device_count()
+        if processes > gpus:  # NCCL refuses two on one, in words that do not say it
+            raise DigitError(
+                f"{processes} processes need a GPU each and this machine has {gpus}: start fewer, or set "
+                "CUDA_VISIBLE_DEVICES= to compute on the CPU"
+            )
+        device = torch.device("cuda", local_rank() % gpus)
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"
     try:
@@ -50,12 +62,25 @@ def joined() -> Iterator[None]:
         ) from error
     try:
         yield
-    except RuntimeError as error:
-        if isinstance(error, dist.DistError) or "gloo" in str(error):  # gloo has no class of its own for it
+        wait()  # so that the group is destroyed by all at once
+    except BaseException as error:
+        lost = isinstance(error, RuntimeError) and is_lost(error)
+        if device is None:
+            dist.destroy_process_group()
+        else:
+            atexit.register(_end, error)
+        if lost:
             raise DigitError("another process of this command has ended: what it said tells why") from error
         raise
-    finally:
-        dist.destroy_process_group()
+    dist.destroy_process_group()
+
+
+def _end(error: BaseException) -> None:
+    """End the process with the code that `error` gives it, without destructors."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    code = error.code if isinstance(error, SystemExit) else 1
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 @contextlib.contextmanager

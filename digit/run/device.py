@@ -10,12 +10,15 @@ def choose_device(name: str | None) -> torch.device:
     """The device called `name`; nothing takes the GPU if there is one, of several processes each its own.
 
     Raises:
-        DigitError: no such device here.
+        DigitError: no such device here, or of several processes one that is not its own.
     """
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and world_size() > 1 and torch.cuda.is_available():
-        return torch.device("cuda", local_rank() % torch.cuda.device_count())
+    own = None
+    if world_size() > 1 and torch.cuda.is_available():
+        own = torch.device("cuda", local_rank() % torch.cuda.device_count())
+    if name == "cuda" and own is not None:
+        return own
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -24,6 +27,8 @@ def choose_device(name: str | None) -> torch.device:
         torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
     ):
         raise DigitError(f"--device {name}: there is no such GPU here; choose cpu")
+    if device.type == "cuda" and own is not None and device != own:  # NCCL wants tensors where its group is
+        raise DigitError(f"--device {name}: each of several processes has a GPU of its own; choose cuda")
     return device
 
 

@@ -194,6 +194,6 @@ def main() -> None:
         code = 0
     except KeyboardInterrupt as stop:
         code = interrupted(stop)
-    if code > 128:
-        os._exit(code)  # a thread that waits for a disk would keep the process
+    if code > 128 or (code and world_size() > 1):
+        os._exit(code)  # a thread that waits for a disk would keep the process, or NCCL (see `joined`)
     sys.exit(code)
