@@ -197,7 +197,8 @@ def fit(
         raise DigitError(
             f"{len(whole)} feature vectors cannot make {k} clusters: choose fewer clusters or more pictures"
         )
-    place = torch.device(device) if device is not None else vectors.device
+    # A tensor's device has the number of the GPU, without which "cuda" would not be where the vectors are.
+    place = torch.empty(0, device=vectors.device if device is None else device).device
     if start is None:
         chosen = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))[:k]
         start = (

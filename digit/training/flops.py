@@ -28,13 +28,14 @@ def flops_per_sample(stage: nn.Module, batch: Any) -> float | None:
     Counted on the meta device with the stage's `loss` as it stands: nothing is computed, and neither weights
     nor buffers nor random numbers change. A multiplication and an addition are two. Of causal attention half
     the square counts, as half of it is masked; what is computed again in the backward pass does not count.
-    None where the loss asks for values (as a VQGAN's does), which the meta device has not.
+    None where the loss asks for values (as a VQGAN's does) or for a GPU, which the meta device has not.
     """
     part, _ = split(_to_meta(batch), 2)[0]
     try:
         with unchanged(stage), FlopCounterMode(display=False) as counter, _Masked() as masked:
             loss(stage, tensors_of(stage), part).backward()
-    except RuntimeError:  # it asks for values; an error of another kind shows in the training itself
+    except (RuntimeError, ValueError):
+        # It asks for values, or, by a ValueError, for a GPU, as SyncBatchNorm; others show in the training.
         return None
     return (counter.get_total_flops() - 3 * masked.flops) / rows(part)
 

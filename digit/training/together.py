@@ -8,7 +8,7 @@ import safetensors
 import torch.distributed as dist
 from torch import Tensor
 
-from digit.distributed import gather, is_main, rank, world_size
+from digit.distributed import TIMEOUT, gather, is_main, rank, world_size
 from digit.errors import DigitError
 from digit.training import checkpoint
 from digit.training.shards import Piece, piece
@@ -20,7 +20,7 @@ class Together:
 
     def __init__(self) -> None:
         """To be made in all processes at once: their threads talk in a group of their own."""
-        self._group: Any = dist.new_group(backend="gloo")
+        self._group: Any = dist.new_group(backend="gloo", timeout=TIMEOUT)
         self._copies = {"model": Snapshot(), "optimizer": Snapshot()}
 
     def take(self, **tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Piece]]:

@@ -2,6 +2,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+import torch.distributed
+from torch import nn
 
 from digit.nn.batch import CodeBatch
 from digit.prior import Prior, PriorConfig
@@ -11,7 +13,7 @@ from digit.training.flops import flops_per_sample, peak_flops
 from digit.training.log import read
 from digit.training.loop import TrainConfig, train
 
-from .stages import Regressor, data
+from .stages import Regressor, data, make
 
 BASE = PriorConfig(codes=8192, length=256)
 
@@ -60,6 +62,16 @@ def test_a_loss_that_asks_for_values_is_not_counted():
             return loss * float(loss.detach())
 
     assert flops_per_sample(Asks(), data(0)) is None
+
+
+def test_a_loss_that_asks_for_a_gpu_is_not_counted(tmp_path):
+    """SyncBatchNorm refuses other devices where processes are joined, by another kind of error."""
+    stage = nn.SyncBatchNorm.convert_sync_batchnorm(make())
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        assert flops_per_sample(stage.train(), data(0, 8)) is None
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_boards(monkeypatch):
