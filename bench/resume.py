@@ -1,6 +1,6 @@
 """Is a resumed training the one that went on? First loss after resuming, and what saving costs an update.
 
-    python bench/resume.py [--processes 2] [--out F] [--smoke]
+    python bench/resume.py [--processes 2] [--seconds S] [--out F] [--smoke]
 
 The base prior trains for 2 n updates on random codes and saves at n; a second run takes up a copy of that
 state and goes on to 2 n by the same command. `first` is the difference of the losses at n + 1, `largest` that
@@ -8,14 +8,17 @@ of any update after n: the goal is 0 on a CPU, and 1e-6 for the first on a GPU. 
 one process, several by DDP, several with --sharded. `held` is the time for which the save at n held training
 up, `update` that of an update, `beside` that of one while the thread writes.
 
-Cost: about a minute a row on an H100.
+Cost: about two minutes a row on H100s. Each row is written once known, and none is begun after --seconds; one
+that fails is noted and the others go on.
 """
 
 import argparse
+import faulthandler
 import json
 import shutil
 import sys
 import tempfile
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,9 @@ from digit.training.log import read
 from digit.training.loop import train
 
 FIRST = 1e-6  # on a GPU
+# Batch and micro-batch; on a GPU the micro-batch of bench/scaling.py, which finds the same code compiled.
+SIZES = {"small": (8, 4), "whole": (1024, 256)}
+HANGS = 240  # seconds after which a process on a GPU says where it stands, and ends
 
 
 def child(out: Path, updates: int, *, sharded: bool, small: bool) -> None:
@@ -43,7 +49,7 @@ def child(out: Path, updates: int, *, sharded: bool, small: bool) -> None:
     if small:
         shape = replace(shape, codes=80, length=16, width=32, layers=2, heads=2)
     device = choose_device(None)
-    batch, micro = (8, 4) if small else (512, 128)
+    batch, micro = SIZES["small" if small else "whole"]
     config = replace(
         recipe.training,
         steps=2 * updates,
@@ -75,7 +81,7 @@ def run(out: Path, updates: int, processes: int, *, sharded: bool, small: bool) 
     arguments += ["--sharded"] * sharded
     code = run_together(arguments, processes, program=(str(Path(__file__).resolve()),))
     if code:
-        sys.exit(f"bench/resume.py: training in {processes} processes ended with code {code}")
+        raise RuntimeError(f"training in {processes} processes ended with code {code}")
     return [record for record in read(out / "log.jsonl") if "loss" in record]
 
 
@@ -89,9 +95,9 @@ def measure(folder: Path, updates: int, processes: int, *, sharded: bool, small:
     losses = {record["step"]: record["loss"] for record in whole}
     apart = [abs(losses[record["step"]] - record["loss"]) for record in resumed]
     if [record["step"] for record in resumed] != list(range(updates + 1, 2 * updates + 1)):
-        sys.exit("bench/resume.py: the second run did not go on from the state")
+        raise RuntimeError("the second run did not go on from the state")
     seconds = [1 / record["samples_per_second"] for record in whole]  # of a sample
-    batch = 8 if small else 512
+    batch, _ = SIZES["small" if small else "whole"]
     at = next(index for index, record in enumerate(whole) if record["step"] == updates)
     return {
         "processes": processes,
@@ -111,6 +117,8 @@ def main() -> None:
     options = arguments()
     small = options.smoke or not torch.cuda.is_available()  # a CPU takes small shapes
     if options.child is not None:
+        if torch.cuda.is_available():
+            faulthandler.dump_traceback_later(HANGS, exit=True)
         with joined():
             child(options.child, options.updates, sharded=options.sharded, small=small)
         return
@@ -119,24 +127,34 @@ def main() -> None:
         ways = [(0, False)]
     elif torch.cuda.is_available():
         ways = [way for way in ways if way[0] <= torch.cuda.device_count()]
-    rows = []
+    end = time.monotonic() + options.seconds
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rows: list[dict[str, Any]] = []
+    result = {**describe(device), "updates": options.updates, "rows": rows}
     for processes, sharded in ways:
-        with tempfile.TemporaryDirectory() as folder:
-            row = measure(Path(folder), options.updates, processes, sharded=sharded, small=small)
+        row: dict[str, Any] = {"processes": processes, "sharded": sharded}
+        if time.monotonic() > end:
+            row |= {"skipped": f"{options.seconds:.0f} seconds were over"}
+        else:
+            try:
+                with tempfile.TemporaryDirectory() as folder:
+                    row = measure(Path(folder), options.updates, processes, sharded=sharded, small=small)
+            except RuntimeError as error:
+                row |= {"error": str(error)}
         rows.append(row)
         print(row, file=sys.stderr, flush=True)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    result = {**describe(device), "updates": options.updates, "rows": rows}
+        if options.out is not None:
+            write_json_atomic(options.out, result)
     print(json.dumps(result, indent=2))
-    if options.out is not None:
-        write_json_atomic(options.out, result)
-    if any(row["first"] > row["goal"] for row in rows):
+    if any("error" in row for row in rows):
+        sys.exit("bench/resume.py: a row failed")
+    if any(row["first"] > row["goal"] for row in rows if "first" in row):
         sys.exit("bench/resume.py: a resumed run is not the one that went on")
 
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    commands = parser(__doc__)
+    commands = parser(__doc__, seconds=400)
     commands.add_argument("--processes", type=int, default=2)
     commands.add_argument("--updates", type=int, default=6, help="n")
     commands.add_argument("--child", type=Path, help=argparse.SUPPRESS)

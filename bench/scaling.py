@@ -19,6 +19,7 @@ of the H100's NVLink by its data sheet.
 """
 
 import argparse
+import faulthandler
 import hashlib
 import json
 import os
@@ -53,6 +54,7 @@ from digit.training.update import Updater
 
 NVLINK = 450e9  # bytes a second in one direction
 GOAL = 1.9  # for two
+HANGS = 240  # seconds after which a process on a GPU says where it stands, and ends: the other parts go on
 
 
 @dataclass(frozen=True)
@@ -280,6 +282,8 @@ def compare(one: dict[str, Any], several: dict[str, Any]) -> dict[str, Any]:
 def child(given: argparse.Namespace) -> None:
     """One of the processes."""
     sizes = SIZES[given.kind]
+    if given.kind == "gpu":
+        faulthandler.dump_traceback_later(HANGS, exit=True)
     with joined():
         device = choose_device(None if given.kind == "gpu" else "cpu")
         if device.type == "cpu":
