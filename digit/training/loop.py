@@ -218,7 +218,8 @@ class _Run:
         self.waited += time.monotonic() - begun
         if self.first and batch is not None:
             with self._timed_aside():
-                self.interrupts.attempt(lambda: self.updater.count(batch))
+                # Not broken off: between two lines it could leave the stage's tensors on the meta device.
+                self.updater.count(batch)
         return batch
 
     def _update(self, batch: Any) -> None:

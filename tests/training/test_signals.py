@@ -168,6 +168,21 @@ def test_a_signal_in_every_phase(tmp_path, monkeypatch, whole, phase, number):
     assert records(tmp_path) == whole[1]
 
 
+def test_a_signal_while_operations_are_counted_waits_for_the_end_of_it(tmp_path):
+    """Broken off while it puts the stage's tensors back it would leave them on the meta device."""
+    counted = []
+
+    def within(batch):
+        if batch.x.is_meta:
+            signal.raise_signal(signal.SIGTERM)
+            counted.append(True)
+
+    with pytest.raises(Terminated):
+        run(tmp_path, make_stage(within))
+    assert counted == [True]
+    assert [path.name for path in checkpoint.paths(tmp_path / "state")] == ["step-0000000"]
+
+
 def test_a_signal_at_the_end_is_not_lost(tmp_path):
     def on_save(stage, path):
         if path.name == "step-0000009":
