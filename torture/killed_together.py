@@ -87,11 +87,11 @@ def run(cases: int, folder: Path, seed: int = 0) -> Outcome:
             codes_of, said = _ended(children)
             seconds = time.monotonic() - begun
             case = f"run {i}, {'sharded, ' * sharded}{way} at step {step}"
-            allowed = {0, REFUSED, training.TERMINATED, -signal.SIGTERM, -signal.SIGKILL}
+            allowed = {REFUSED, training.TERMINATED, -signal.SIGTERM, -signal.SIGKILL}
             outcome.check(set(codes_of) <= allowed, f"{case}: ended with {codes_of} {said}")
             outcome.check(seconds < 30, f"{case}: took {seconds:.0f} s")
             slowest = max(slowest, seconds)
-            ended[way] += any(codes_of)
+            ended[way] += 1
             before, newest = newest, max([-1, *map(_step, (out / "state").glob("step-*"))])
             outcome.check(newest >= before, f"{case}: back from step {before} to {newest}")
             if step > 0 and way in ("SIGTERM", "launcher killed"):
@@ -100,7 +100,7 @@ def run(cases: int, folder: Path, seed: int = 0) -> Outcome:
                 kept = newest >= (step if step > max(before, 0) + 1 else step - 1)
                 outcome.check(kept, f"{case}, from {before} on: the newest state is of step {newest}")
                 status = read_status(out)
-                told = status is not None and status.reason in ("interrupted", "finished")
+                told = status is not None and status.reason == "interrupted"
                 outcome.check(told, f"{case}: the status is {status}")
         case = f"run {i}{', sharded' * sharded}, after its ends"
         outcome.check(finish(sharded, out, case) == whole[sharded], f"{case}: other weights")
@@ -144,6 +144,8 @@ def _tell(pipe: int, at: int) -> Callable[[int], None]:
         if not told and step >= at:
             told = True
             os.write(pipe, b"%d\n" % step)
+        if step == CONFIG.steps - 1:  # what is to be ended does not come to its end by itself
+            time.sleep(60)
 
     return tell
 
