@@ -13,7 +13,7 @@ import torch.distributed as dist
 from PIL import Image
 
 from digit.distributed import joined
-from digit.errors import DigitError
+from digit.errors import DigitError, Terminated
 from digit.run import ending
 from digit.training.status import read_status
 from torture import training
@@ -47,7 +47,7 @@ def run(cases: int, folder: Path, seed: int = 0) -> Outcome:
         tell(-1)
         try:
             with joined():
-                return training.train_prior(
+                code = training.train_prior(
                     codes,
                     place,
                     replace(CONFIG, sharded=sharded),
@@ -55,6 +55,9 @@ def run(cases: int, folder: Path, seed: int = 0) -> Outcome:
                     evaluate=lambda stage, step: [("score", 1.0)],
                     picture=lambda stage, step: Image.new("RGB", (4, 4)),
                 )
+                if code:  # as the command line: who leaves by a signal does not wait for the others
+                    raise Terminated
+                return code
         except DigitError:
             return REFUSED
         except KeyboardInterrupt:
