@@ -62,7 +62,8 @@ def joined() -> Iterator[None]:
         ) from error
     try:
         yield
-        wait()  # so that the group is destroyed by all at once
+        if device is not None:
+            wait()  # so that NCCL's group is destroyed by all at once; gloo's needs no such thing
     except BaseException as error:
         lost = isinstance(error, RuntimeError) and is_lost(error)
         if device is None:
