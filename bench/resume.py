@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from machine import describe, parser
 
-from digit.distributed import joined, share
+from digit.distributed import joined, leave, share
 from digit.files import write_json_atomic
 from digit.nn.batch import CodeBatch
 from digit.prior import Prior
@@ -121,7 +121,7 @@ def main() -> None:
             faulthandler.dump_traceback_later(HANGS, exit=True)
         with joined():
             child(options.child, options.updates, sharded=options.sharded, small=small)
-        return
+        leave()
     ways = [(1, False), (options.processes, False), (options.processes, True)]
     if options.smoke:
         ways = [(0, False)]

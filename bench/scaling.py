@@ -39,7 +39,7 @@ from memory import ROOT
 from torch import Tensor
 
 from digit import kmeans
-from digit.distributed import gather, gather_rows, is_main, joined, rank, share, world_size
+from digit.distributed import gather, gather_rows, is_main, joined, leave, rank, share, world_size
 from digit.distributed import wait as wait_for_all
 from digit.features import EncoderConfig
 from digit.files import read_json, write_json_atomic
@@ -292,6 +292,7 @@ def child(given: argparse.Namespace) -> None:
         if rank() == 0:
             print(f"{world_size()} processes, {', '.join(given.child)}", file=sys.stderr, flush=True)
         measure(given.child, sizes, device, given.out)
+    leave()
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -76,12 +76,21 @@ def joined() -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def _end(error: BaseException) -> None:
-    """End the process with the code that `error` gives it, without destructors."""
+def leave(code: int = 0) -> NoReturn:
+    """End this process, without destructors: how one that was `joined` ends.
+
+    In them NCCL waits for the others, and a thread of gloo's that still lets go of a tensor needs the
+    interpreter, which is gone by then: it aborts the process after all is done.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
+    os._exit(code)
+
+
+def _end(error: BaseException) -> None:
+    """Leave with the code that `error` gives the process."""
     code = error.code if isinstance(error, SystemExit) else 1
-    os._exit(code if isinstance(code, int) else int(code is not None))
+    leave(code if isinstance(code, int) else int(code is not None))
 
 
 @contextlib.contextmanager

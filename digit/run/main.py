@@ -11,7 +11,7 @@ from typing import Any
 
 import tyro
 
-from digit.distributed import is_main, joined, world_size
+from digit.distributed import is_main, joined, leave, world_size
 from digit.errors import DigitError
 from digit.run.compare import compare_results
 from digit.run.compose import compose
@@ -194,6 +194,6 @@ def main() -> None:
         code = 0
     except KeyboardInterrupt as stop:
         code = interrupted(stop)
-    if code > 128 or (code and world_size() > 1):
-        os._exit(code)  # a thread that waits for a disk would keep the process, or NCCL (see `joined`)
+    if code > 128 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        leave(code)  # a signal: a thread that waits for a disk would keep the process
     sys.exit(code)
