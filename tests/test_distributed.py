@@ -48,10 +48,17 @@ def test_a_process_that_fails_alone_waits_for_nobody(gpus, monkeypatch, error, c
         raise error
     assert gpus[:2] == ["cuda:0", "cpu:gloo,cuda:nccl"]
     [(end, what)] = gpus[2:]
-    codes = []
-    monkeypatch.setattr(os, "_exit", codes.append)
-    end(what)
-    assert codes == [code]
+
+    class Gone(BaseException):
+        pass
+
+    def gone(code):
+        raise Gone(code)
+
+    monkeypatch.setattr(os, "_exit", gone)
+    with pytest.raises(Gone) as left:
+        end(what)
+    assert left.value.args == (code,)
 
 
 def test_more_processes_than_gpus(gpus, monkeypatch):
