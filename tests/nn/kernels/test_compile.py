@@ -15,12 +15,10 @@ def test_every_kernel_compiles_for_hopper(tmp_path):
     command = [sys.executable, str(Path(__file__).with_name("compile_worker.py"))]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert not found["failed"]
     launched = {
         f"{path.stem}.{name}"
         for folder in ("kernels", "fused")
         for path in (ROOT / "digit/nn" / folder).glob("*.py")
         for name in re.findall(r"^ +(_\w+)\[(?:\(|grid)", path.read_text(), re.MULTILINE)
     }
-    assert set(found["compiled"]) == launched
+    assert set(json.loads(done.stdout)) == launched
