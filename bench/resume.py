@@ -1,6 +1,6 @@
 """Is a resumed training the one that went on? First loss after resuming, and what saving costs an update.
 
-    python bench/resume.py [--processes 2] [--seconds S] [--out F] [--smoke]
+    python bench/resume.py [--processes 2] [--rows ROW ...] [--seconds S] [--out F] [--smoke]
 
 The base prior trains for 2 n updates on random codes and saves at n; a second run takes up a copy of that
 state and goes on to 2 n by the same command. `first` is the difference of the losses at n + 1, `largest` that
@@ -39,6 +39,7 @@ from digit.training.loop import train
 FIRST = 1e-6  # on a GPU
 # Batch and micro-batch; on a GPU the micro-batch of bench/scaling.py, which finds the same code compiled.
 SIZES = {"small": (8, 4), "whole": (1024, 256)}
+WAYS = ("one", "several", "sharded")
 HANGS = 240  # seconds after which a process on a GPU says where it stands, and ends
 
 
@@ -123,6 +124,7 @@ def main() -> None:
             child(options.child, options.updates, sharded=options.sharded, small=small)
         leave()
     ways = [(1, False), (options.processes, False), (options.processes, True)]
+    ways = [way for way, name in zip(ways, WAYS, strict=True) if name in options.rows]
     if options.smoke:
         ways = [(0, False)]
     elif torch.cuda.is_available():
@@ -156,6 +158,7 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     commands = parser(__doc__, seconds=400)
     commands.add_argument("--processes", type=int, default=2)
+    commands.add_argument("--rows", nargs="+", choices=WAYS, default=WAYS, help="those named only")
     commands.add_argument("--updates", type=int, default=6, help="n")
     commands.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     commands.add_argument("--sharded", action="store_true", help=argparse.SUPPRESS)

@@ -139,8 +139,10 @@ class Bench:
         with self.device:
             return kind(config).eval()
 
-    def timed(self, name: str, batch: int, work: Callable[[], object], *, limit: float, **more: Any) -> float:
-        """Images a second of `work`, after a first call that is timed by itself."""
+    def timed(
+        self, name: str, batch: int, work: Callable[[], object], *, limit: float | None, **more: Any
+    ) -> float:
+        """Images a second of `work`, after a first call that is timed by itself; `limit` where one is known."""
         if self.device.type == "cuda":
             from digit.nn.fast_decoding import forget  # Triton exists on GPU machines only
 
@@ -157,7 +159,7 @@ class Bench:
             batch,
             images_per_second=rate,
             milliseconds=1e3 * seconds,
-            share_of_limit=rate / limit,
+            share_of_limit=None if limit is None else rate / limit,
             limit_images_per_second=limit,
             first_call_seconds=first,
             peak_gib=peak_gib(self.device),
@@ -293,7 +295,7 @@ class Bench:
                 f"whole chain, {name}, to pictures in memory",
                 batch,
                 lambda how=how: pipeline(seeds=range(batch), **how),
-                limit=float("nan"),
+                limit=None,
             )
 
     def agreement(self) -> None:
@@ -471,7 +473,7 @@ class Bench:
                 prior.transformer, start, uniforms=numbers, config=TOP_K, tables=prior.tables(), fast=False
             )
 
-        self.timed("prior, plain path", batch, plain, limit=float("nan"))
+        self.timed("prior, plain path", batch, plain, limit=None)
         if self.options.llamagen is None:
             return
         sys.path.insert(0, str(self.options.llamagen))
@@ -510,9 +512,7 @@ class Bench:
                 if time.monotonic() - self.started > self.options.seconds:
                     self.failed.append(f"LlamaGen at {batch}: no time left")
                     return
-                self.timed(
-                    "LlamaGen's code" + (", compiled" if compiled else ""), batch, work, limit=float("nan")
-                )
+                self.timed("LlamaGen's code" + (", compiled" if compiled else ""), batch, work, limit=None)
 
     def profile(self, name: str, work: Callable[[], object]) -> None:
         """The kernels that take the most time."""

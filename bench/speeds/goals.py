@@ -83,7 +83,7 @@ def sampling(results: Results) -> list[Goal]:
             path, goal, "ms", row["milliseconds"], row["share_of_limit"], "", row["peak_gib"], least=False
         )
 
-    chain = results.best("whole chain, autoregressive, to pictures in memory")
+    chain = results.best("whole chain, autoregressive, to pictures in memory", file="chain")
     return [
         best("prior, 219M", PRIOR, 820),
         best("prior, 8-bit caches", PRIOR + EIGHT, 1200, further=True),
@@ -92,7 +92,12 @@ def sampling(results: Results) -> list[Goal]:
         best("autoregressive renderer, 8-bit caches", RENDERER + EIGHT, 450, further=True),
         best("masked renderer, 8 steps", MASKED, 290),
         one("masked renderer, one image", MASKED, 8),
-        Goal("labels to pixels, whole chain", 190, "img/s", chain["images_per_second"] if chain else None),
+        Goal(
+            "labels to pixels, whole chain" + results.on("chain"),
+            190,
+            "img/s",
+            chain["images_per_second"] if chain else None,
+        ),
     ]
 
 
@@ -181,7 +186,9 @@ def others(results: Results) -> list[Goal]:
         rival = results.section("vqgan", "decode").get("compiled bfloat16")
         beside = f"{decode['images_per_s'] / rival['images_per_s']:.2f} x compiled bfloat16" if rival else ""
         values = decode["images_per_s"], decode["share_of_matmul"], beside, decode["peak_gib"]
-        vqgan = Goal(f"VQGAN decode, 256 px, batch {decode['batch']}", 2_000, "img/s", *values)
+        vqgan = Goal(
+            f"VQGAN decode, 256 px, batch {decode['batch']}{results.on('vqgan')}", 2_000, "img/s", *values
+        )
     return [
         vqgan,
         Goal("FID and IS of 50,000 images, TF32", 15, "s", fid["seconds"] if fid else None, least=False),

@@ -11,7 +11,8 @@ FILES = {
     "tokenizer": "tokenizer-h100.json",
     "kmeans": "kmeans-h100.json",
     "train": "train-h100.json",
-    "vqgan": "vqgan-h100.json",
+    "chain": "chain-h200.json",
+    "vqgan": "vqgan-h200.json",
     "fid": "fid-h100-50000.json",
     "sample": "sample.json",
     "length": "length-cpu.json",
@@ -35,6 +36,11 @@ class Results:
             }
         )
 
+    def on(self, file: str) -> str:
+        """The kind of GPU of a run, as a name's end; nothing for an H100 or no run."""
+        device = self.files[file].get("device", "")
+        return f", on an {device.removeprefix('NVIDIA ')}" if device and "H100" not in device else ""
+
     def sampling(self, name: str, *, file: str = "sampler") -> list[Row]:
         """Rows of one path of `bench/sampler.py` in order of batch."""
         rows = [
@@ -57,9 +63,9 @@ class Results:
         row = self.files["train"].get("rows", {}).get(name)
         return row if row and "tokens_per_second" in row else None
 
-    def best(self, name: str) -> Row | None:
+    def best(self, name: str, *, file: str = "sampler") -> Row | None:
         """The row of the highest throughput."""
-        return max(self.sampling(name), key=lambda row: row["images_per_second"], default=None)
+        return max(self.sampling(name, file=file), key=lambda row: row["images_per_second"], default=None)
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:

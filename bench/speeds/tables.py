@@ -222,7 +222,7 @@ def missing(results: Results) -> list[str]:
     asked = {
         "VQGAN, encode and decode (`bench/vqgan.py`)": results.section("vqgan", "decode"),
         "the whole chain, labels to pixels (`bench/sampler.py --parts chain`)": results.best(
-            "whole chain, autoregressive, to pictures in memory"
+            "whole chain, autoregressive, to pictures in memory", file="chain"
         ),
         "LlamaGen's code beside the prior (`--parts rival --llamagen DIR`)": results.best(
             "LlamaGen's code, compiled"
