@@ -142,7 +142,7 @@ class Bench:
     def timed(
         self, name: str, batch: int, work: Callable[[], object], *, limit: float | None, **more: Any
     ) -> float:
-        """Images a second of `work`, after a first call that is timed by itself; `limit` where one is known."""
+        """Images a second of `work`, after a first call that is timed by itself; `limit` where known."""
         if self.device.type == "cuda":
             from digit.nn.fast_decoding import forget  # Triton exists on GPU machines only
 
