@@ -11,7 +11,7 @@ FILES = {
     "tokenizer": "tokenizer-h100.json",
     "kmeans": "kmeans-h100.json",
     "train": "train-h100.json",
-    "chain": "chain-h200.json",
+    "sampler_h200": "sampler-h200.json",
     "vqgan": "vqgan-h200.json",
     "fid": "fid-h100-50000.json",
     "sample": "sample.json",

@@ -222,13 +222,15 @@ def missing(results: Results) -> list[str]:
     asked = {
         "VQGAN, encode and decode (`bench/vqgan.py`)": results.section("vqgan", "decode"),
         "the whole chain, labels to pixels (`bench/sampler.py --parts chain`)": results.best(
-            "whole chain, autoregressive, to pictures in memory", file="chain"
+            "whole chain, autoregressive, to pictures in memory", file="sampler_h200"
         ),
         "LlamaGen's code beside the prior (`--parts rival --llamagen DIR`)": results.best(
-            "LlamaGen's code, compiled"
+            "LlamaGen's code, compiled", file="sampler_h200"
         ),
-        "this package's plain path beside the prior (`--parts rival`)": results.best("prior, plain path"),
-        "the prior at several lengths (`--parts length`)": results.lengths("sampler"),
+        "this package's plain path beside the prior (`--parts rival`)": results.best(
+            "prior, plain path", file="sampler_h200"
+        ),
+        "the prior at several lengths (`--parts length`)": results.lengths("sampler_h200"),
         "training of the 219M without the training kernels at full depth (`bench/train.py --parts safe`)": (
             results.training("safe")
         ),
