@@ -93,7 +93,7 @@ def length(results: Results) -> list[str]:
         "ratio",
     ]
     lines = table(head, rows)
-    for file in ("sampler", "length"):
+    for file in ("sampler_h200", "length"):
         found = results.lengths(file)
         if found:
             lines += ["", *lengths(found, results.files[file]["device"])]
