@@ -12,6 +12,7 @@ FILES = {
     "kmeans": "kmeans-h100.json",
     "train": "train-h100.json",
     "sampler_h200": "sampler-h200.json",
+    "train_h200": "train-h200.json",
     "vqgan": "vqgan-h200.json",
     "fid": "fid-h100-50000.json",
     "sample": "sample.json",
@@ -58,9 +59,9 @@ class Results:
         rows = self.files[file].get(section, {})
         return {name: row for name, row in rows.items() if "error" not in row and "left_out" not in row}
 
-    def training(self, name: str) -> Row | None:
+    def training(self, name: str, *, file: str = "train") -> Row | None:
         """A row of `bench/train.py` that was run to its end."""
-        row = self.files["train"].get("rows", {}).get(name)
+        row = self.files[file].get("rows", {}).get(name)
         return row if row and "tokens_per_second" in row else None
 
     def best(self, name: str, *, file: str = "sampler") -> Row | None:

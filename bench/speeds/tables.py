@@ -16,14 +16,15 @@ SAMPLERS = {
 
 def machine(results: Results) -> list[str]:
     """Whose figures they are."""
-    rows, rates = [], {}
-    for name in ("sampler", "tokenizer", "kmeans", "train", "vqgan"):
+    rows, rates, scripts = [], {}, {}
+    for name in ("sampler", "sampler_h200", "tokenizer", "kmeans", "train", "train_h200", "vqgan"):
         result = results.files[name]
         if result:
             limits = result.get("ceilings", result)
             rates[name] = limits["matmul_tflops"]
             speeds = [f"{limits['matmul_tflops']:.0f} TFLOP/s", f"{limits['copy_tb_per_s']:.2f} TB/s"]
-            rows.append([f"`bench/{name}.py`", result["device"], result["torch"], *speeds])
+            scripts[name] = f"`bench/{name.removesuffix('_h200')}.py`{results.on(name)}"
+            rows.append([scripts[name], result["device"], result["torch"], *speeds])
     lines = table(["run", "GPU", "torch", "8192 x 8192 product, bf16", "copy"], rows)
     slowest = min(rates, key=lambda name: rates[name])
     less = 1 - rates[slowest] / max(rates.values())
@@ -31,7 +32,7 @@ def machine(results: Results) -> list[str]:
         lines += [
             "",
             (
-                f"In the run of `bench/{slowest}.py` the product was {less:.0%} slower than in the fastest"
+                f"In the run of {scripts[slowest]} the product was {less:.0%} slower than in the fastest"
                 " run, so shares of what is bound by products look that much larger there."
             ),
         ]
@@ -127,7 +128,10 @@ def training(results: Results) -> list[str]:
     rows = results.files["train"].get("rows", {})
     package = rows.get("screen, package")
     shown = []
-    for name, row in rows.items():
+    named = [(_named(name), name, row) for name, row in rows.items()]
+    other = results.files["train_h200"].get("rows", {})
+    named += [(_named(name) + results.on("train_h200"), name, row) for name, row in other.items()]
+    for shown_as, name, row in named:
         if "tokens_per_second" not in row:
             continue
         against = ""
@@ -136,7 +140,7 @@ def training(results: Results) -> list[str]:
         stall = f"{row['stall']:.1%}" if "stall" in row else ""
         shown.append(
             [
-                _named(name),
+                shown_as,
                 number(row["tokens_per_second"]),
                 number(row["model_tflops"]),
                 percent(row["mfu"]),
@@ -187,6 +191,7 @@ def _named(name: str) -> str:
     kinds = {
         "base": "219M, with the training kernels, micro-batch",
         "large": "732M, with the training kernels, micro-batch",
+        "safe": "219M, without the training kernels, micro-batch 256",
         "rival": "a plain compiled GPT of 219M, micro-batch",
         "screen": "a quarter of the 219M's layers:",
     }
@@ -232,7 +237,7 @@ def missing(results: Results) -> list[str]:
         ),
         "the prior at several lengths (`--parts length`)": results.lengths("sampler_h200"),
         "training of the 219M without the training kernels at full depth (`bench/train.py --parts safe`)": (
-            results.training("safe")
+            results.training("safe", file="train_h200")
         ),
         "a plain compiled GPT of 732M beside training (`--parts rival_large`)": results.training(
             "rival, large"
