@@ -192,17 +192,19 @@ def fit(
     Raises:
         DigitError: fewer vectors than centroids, or a vector that is not finite.
     """
-    whole = torch.arange(len(vectors)) if places is None else torch.cat(gather_rows(places)).sort().values
-    if k < 1 or len(whole) < k:
-        raise DigitError(
-            f"{len(whole)} feature vectors cannot make {k} clusters: choose fewer clusters or more pictures"
-        )
     # A tensor's device has the number of the GPU, without which "cuda" would not be where the vectors are.
     place = torch.empty(0, device=vectors.device if device is None else device).device
+    count = len(vectors) if places is None else sum(gather(len(places)))
+    if k < 1 or count < k:
+        raise DigitError(
+            f"{count} feature vectors cannot make {k} clusters: choose fewer clusters or more pictures"
+        )
     if start is None:
-        chosen = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))[:k]
+        chosen = _chosen(count, k, seed)
         start = (
-            vectors[chosen.to(vectors.device)] if places is None else _fetch(vectors, places, whole[chosen])
+            vectors[chosen.to(vectors.device)]
+            if places is None
+            else _fetch(vectors, places, _nth(places.to(place), chosen))
         )
     centroids = start.to(place, torch.float32, copy=True)
     sample = _Sample(vectors, place, k, chunk, together=places is not None)
@@ -228,6 +230,30 @@ def fit(
         if progress is not None:
             progress(done + 1)
     raise AssertionError("the loop returns in its last round")
+
+
+def _chosen(count: int, k: int, seed: int) -> Int[Tensor, " k"]:
+    """The first k of torch.randperm(count), faiss's own for a seed one less, in the time of k numbers.
+
+    The exchanges of a Fisher-Yates shuffle by the Mersenne Twister of `seed`; only places touched are held.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    pairs = torch.empty((k + 1) // 2, dtype=torch.int64).random_(-(2**63), None, generator=generator)
+    words = torch.stack([pairs >> 32, pairs], dim=1).flatten() & 0xFFFFFFFF
+    moved: dict[int, int] = {}
+    chosen = []
+    for here, word in enumerate(words[:k].tolist()):
+        there = here + word % (count - here)
+        chosen.append(moved.get(there, there))
+        moved[there] = moved.get(here, here)
+    return torch.tensor(chosen)
+
+
+def _nth(places: Tensor, wanted: Tensor) -> Tensor:
+    """The wanted-th smallest of all processes' places, which rise in each; on the CPU."""
+    parts = gather_rows(places)
+    whole = parts[0] if len(parts) == 1 else torch.cat(parts).sort().values
+    return whole[wanted.to(whole.device)].cpu()
 
 
 def _fetch(vectors: Tensor, places: Tensor, wanted: Tensor) -> Tensor:

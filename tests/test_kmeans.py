@@ -47,6 +47,14 @@ def test_inertia_is_that_of_faiss():
     assert fit(vectors, 32).inertia[-1] == pytest.approx(found, rel=5e-3)
 
 
+def test_the_start_is_the_first_of_torchs_permutation():
+    vectors = blobs(n=997)
+    for k, seed in ((1, 0), (2, 7), (31, 3), (996, 11), (997, 12)):
+        start = vectors[torch.randperm(len(vectors), generator=torch.Generator().manual_seed(seed))[:k]]
+        expected = fit(vectors, k, start=start, iterations=0).centroids
+        assert torch.equal(fit(vectors, k, seed=seed, iterations=0).centroids, expected)
+
+
 def test_inertia_falls_and_counts_are_the_final_codes():
     vectors = blobs()
     result = fit(vectors, 20, iterations=7)
