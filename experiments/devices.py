@@ -1,6 +1,7 @@
 """Several GPUs of one machine: processes that each see one of them."""
 
 import os
+from collections.abc import Sequence
 
 import torch
 
@@ -14,6 +15,12 @@ def environment(number: int, *, processes: int) -> dict[str, str]:
     threads = str(max(1, (os.cpu_count() or 1) // processes))
     own = {"CUDA_VISIBLE_DEVICES": names[number % len(names)], "OMP_NUM_THREADS": threads}
     return {**os.environ, **own, "TORCHINDUCTOR_COMPILE_THREADS": threads}
+
+
+def freest(places: Sequence[int], devices: int, *, workers: int) -> int | None:
+    """The device with the fewest of the processes at `places`; None where all have `workers` of them."""
+    load = [places.count(each) for each in range(devices)]
+    return load.index(min(load)) if min(load) < workers else None
 
 
 def check_devices(count: int, device: str) -> None:

@@ -5,12 +5,12 @@
 
 Figure 4b (prefixes), figure 6 (sweeps) and their best settings, table 2 and figure 3b (probes), the
 reconstruction rows of table 3, figure 5 (projections). Two networks measure: a classifier trained first, and
-SqueezeNet (experiments/squeezenet.py makes its file). Parts run as processes side by side on one device,
-each with a log in OUT/logs; every cell and point is written when it is known.
+SqueezeNet (experiments/squeezenet.py makes its file). Parts run as processes side by side on one device or
+on several (--devices), each with a log in OUT/logs; every cell and point is written when it is known.
 
-Cost: the seconds asked for, on one H100. The same command goes on where the last one stopped, on another
-machine with `--from RESULTS`, the folder of the last call's --results: at most four files below 16 MiB. Exit
-code 0: all done; 3: something is left, or failed (named at the end).
+Cost: the seconds asked for; all of it took 367 s on two H200s (--devices 2). The same command goes on where
+the last one stopped, on another machine with `--from RESULTS`, the folder of the last call's --results: at
+most four files below 16 MiB. Exit code 0: all done; 3: something is left, or failed (named at the end).
 
     python experiments/measurements.py --from carried --out runs/measurements \
         --publish bench/results/measurements
@@ -29,6 +29,7 @@ import time
 from pathlib import Path
 
 import torch
+from devices import check_devices
 from measuring.parcel import pack, unpack
 from measuring.photos import project_photos
 from measuring.plan import parts
@@ -69,7 +70,8 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     add("--from", dest="source", type=Path, help="the --results of an earlier call, to go on from")
     add("--publish", type=Path, help="only write the JSON files and plots of what is done into this folder")
     add("--seconds", type=float, default=480, help="this call ends by then")
-    add("--workers", type=int, default=4, help="processes at once; 0: all in this one")
+    add("--workers", type=int, default=4, help="processes at once on each device; 0: all in this one")
+    add("--devices", type=int, default=1, help="GPUs that share the parts")
     add("--part", help="only this part, in this process")
     add("--smoke", action="store_true", help="everything tiny, for a test")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -79,6 +81,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def run(options: argparse.Namespace) -> int:
     """The whole call."""
     started, out = time.monotonic(), options.out
+    check_devices(options.devices, options.device)
     if options.source is not None:
         unpack(options.source, out, locate(options.model))
     if options.publish is not None:
@@ -119,6 +122,7 @@ def run(options: argparse.Namespace) -> int:
         parts(scale),
         desk,
         lambda name, seconds: _command(options, name, seconds),
+        devices=options.devices,
         workers=options.workers,
         deadline=started + options.seconds - 5,
         landed=lambda name: pack(out, results),

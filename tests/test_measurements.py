@@ -157,6 +157,26 @@ def test_a_part_that_fails_or_is_late_stops_only_what_needs_it(tmp_path, monkeyp
     assert not desk.done("winners-slow")
 
 
+def test_each_device_takes_its_share_of_the_parts(tmp_path, monkeypatch):
+    monkeypatch.setattr("measuring.side_by_side.START", 0.0)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+
+    def note(name: str, seconds: float) -> list[str]:
+        # Ends when the other has begun: one device alone, with one worker, would never get there.
+        code = (
+            "import os, pathlib, time; out = pathlib.Path({0!r}); "
+            "(out / {1!r}).write_text(os.environ['CUDA_VISIBLE_DEVICES'])\n"
+            "while len(list(out.glob('gpu-*'))) < 2: time.sleep(0.01)"
+        )
+        return [sys.executable, "-c", code.format(str(tmp_path), f"gpu-{name}")]
+
+    plan = [Part("a", (), 0), Part("b", (), 0)]
+    deadline = time.monotonic() + 60
+    how = {"devices": 2, "workers": 1, "deadline": deadline, "landed": lambda name: None}
+    assert side_by_side(plan, Desk(tmp_path), note, **how) == {}
+    assert sorted(path.read_text() for path in tmp_path.glob("gpu-*")) == ["4", "7"]
+
+
 def test_options_that_cannot_be_meant(tmp_path, capsys):
     assert measurements.main(["--out", str(tmp_path)]) == 2
     assert "--images None: give the file" in capsys.readouterr().err

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from devices import environment
+from devices import environment, freest
 
 from digit.run.progress import say
 
@@ -35,11 +35,10 @@ def side_by_side(
     while waiting or running:
         undone = {task.name for task in waiting} | running.keys() | {line.split(":")[0] for line in missing}
         for task in [task for task in waiting if task.needs not in undone and left() > 5]:
-            load = [sum(place == each for _, _, place, _ in running.values()) for each in range(devices)]
-            if min(load) >= workers:
+            place = freest([place for _, _, place, _ in running.values()], devices, workers=workers)
+            if place is None:
                 break
             waiting.remove(task)
-            place = load.index(min(load))
             with (logs / f"{task.name.replace(':', '-')}.log").open("a") as log:
                 env = environment(place, processes=devices * workers)
                 process = subprocess.Popen(task.command, stdout=log, stderr=log, env=env)

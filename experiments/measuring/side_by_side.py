@@ -1,11 +1,11 @@
-"""Parts as processes on one device: those that are ready start in order, at most so many at once."""
+"""Parts as processes on one device or several: those that are ready start in order, so many at once on each."""
 
-import os
 import subprocess
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
+from devices import environment, freest
 from measuring.plan import Part
 
 from digit.files import read_json, write_json_atomic
@@ -45,38 +45,41 @@ def side_by_side(
     desk: Desk,
     command: Callable[[str, float], list[str]],
     *,
+    devices: int = 1,
     workers: int,
     deadline: float,
     landed: Callable[[str], None],
 ) -> dict[str, str]:
-    """Run parts that are not done; what became of those that still are not, by name.
+    """Run parts that are not done, at most `workers` on each device; what became of the others, by name.
 
     `command(name, seconds)` is a part's command line, `deadline` of time.monotonic(); `landed` hears of each
     that is done. A part that fails does not stop the others; one whose needs failed does not start.
     """
     waiting = [part for part in parts if not desk.done(part.name)]
-    running: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
+    running: dict[str, tuple[subprocess.Popen[bytes], float, int]] = {}
     failed: dict[str, str] = {}
     stopped: set[str] = set()  # sweeps that ran out of time: their rows so far count
     while waiting or running:
         left = deadline - time.monotonic()
         for part in list(waiting):
+            place = freest([place for _, _, place in running.values()], devices, workers=workers)
             if any(need in failed for need in part.needs):
                 failed[part.name] = f"{', '.join(n for n in part.needs if n in failed)} did not end well"
                 waiting.remove(part)
             elif _late(part, left):
                 failed[part.name] = "no time was left"
                 waiting.remove(part)
-            elif len(running) < workers and _ready(part, desk, stopped):
+            elif place is not None and _ready(part, desk, stopped):
                 waiting.remove(part)
+                env = environment(place, processes=devices * workers)
                 with (desk.logs / f"{part.name}.log").open("ab") as log:
-                    started = subprocess.Popen(command(part.name, left), stdout=log, stderr=log, env=_env())
-                running[part.name] = started, time.monotonic()
-                say(f"{part.name}: started, {left:.0f} s left")
+                    started = subprocess.Popen(command(part.name, left), stdout=log, stderr=log, env=env)
+                running[part.name] = started, time.monotonic(), place
+                say(f"{part.name}: started on device {place}, {left:.0f} s left")
         if not running and waiting:  # nothing that could make them ready
             return failed | {part.name: "what it needs is not there" for part in waiting}
         time.sleep(0.2)
-        for name, (process, start) in list(running.items()):
+        for name, (process, start, _) in list(running.items()):
             code, seconds = process.poll(), time.monotonic() - start
             ends = deadline - (RESERVE if name.startswith("sweep-") else 0)
             if code is None and time.monotonic() > ends:
@@ -107,8 +110,3 @@ def _ready(part: Part, desk: Desk, stopped: Collection[str]) -> bool:
 def _late(part: Part, left: float) -> bool:
     spare = left - (RESERVE if part.name.startswith("sweep-") else 0)
     return spare < START + min(10.0, part.seconds / 2)
-
-
-def _env() -> dict[str, str]:
-    """Few threads each: the processes share the cores."""
-    return {"OMP_NUM_THREADS": "4", **os.environ}
