@@ -286,8 +286,7 @@ def _judge(discriminator: nn.Module, shown: list[Tensor], name: str) -> list[Ten
 
 def _perplexity(codes: Int[Tensor, "b n"], k: int) -> Float[Tensor, ""]:
     """exp of the entropy of the codes in a batch: how many are in even use."""
-    counts = torch.zeros(k, device=codes.device).index_add_(
-        0, codes.flatten(), torch.ones_like(codes.flatten(), dtype=torch.float32)
-    )
+    counts = torch.zeros(k, device=codes.device)
+    counts.index_add_(0, codes.flatten(), counts.new_ones(codes.numel()))
     shares = counts / counts.sum()
     return (-(shares * shares.clamp(min=1e-12).log()).sum()).exp()

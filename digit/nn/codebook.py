@@ -51,8 +51,7 @@ class MovingCodebook(nn.Module):
     ) -> None:
         """Move `table`, in place, to the averages of each code's latents; decay 0 is a k-means step."""
         decay = self.decay if decay is None else decay
-        ones = torch.ones_like(codes, dtype=torch.float32)
-        counts = torch.zeros_like(self.counts).index_add_(0, codes, ones)
+        counts = torch.zeros_like(self.counts).index_add_(0, codes, self.counts.new_ones(len(codes)))
         sums = torch.zeros_like(self.sums).index_add_(0, codes, latents.float())
         add_up(counts, sums)
         self.counts.lerp_(counts, 1 - decay)

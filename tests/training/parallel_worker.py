@@ -9,6 +9,7 @@ import signal
 import sys
 import traceback
 import warnings
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -75,6 +76,18 @@ class Poisoned(Prior):
         return super().loss(batch) * (float("nan") if bad else 1.0)
 
 
+@contextmanager
+def in_float64():
+    """Rounding of float32 would decide on which side of a kink some unit or pixel lies, and in some machines
+    another than in others: from then on two runs part."""
+    single = torch.Tensor.float
+    torch.set_default_dtype(torch.float64)
+    torch.Tensor.float = torch.Tensor.double
+    yield
+    torch.Tensor.float = single
+    torch.set_default_dtype(torch.float32)
+
+
 def vqgan():
     torch.manual_seed(0)
     stage = VQGANLoss(VQGAN(PICTURES), LOSSES)
@@ -120,13 +133,15 @@ def refusal(name, folder, stage):
 def one(folder):
     updates("micro4-1", folder, prior(), micro_batch=4)
     updates("micro2-1", folder, prior(), micro_batch=2)
-    updates("vqgan-1", folder, vqgan(), pixels, optimizer=replace(ADAM, lr=1e-3))
+    with in_float64():
+        updates("vqgan-1", folder, vqgan(), pixels, optimizer=replace(ADAM, lr=1e-3))
 
 
 def two(folder):
     updates("micro4-2", folder, prior())
     updates("micro2-2", folder, prior(), micro_batch=2)
-    updates("vqgan-2", folder, vqgan(), pixels, optimizer=replace(ADAM, lr=1e-3))
+    with in_float64():
+        updates("vqgan-2", folder, vqgan(), pixels, optimizer=replace(ADAM, lr=1e-3))
     compiler = torch.compile
     torch.compile = partial(compiler, backend="aot_eager")  # quick, and cuts graphs as the real one does
     with warnings.catch_warnings():

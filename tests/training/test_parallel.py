@@ -84,7 +84,7 @@ def test_a_stage_without_blocks_is_not_sharded(results):
 
 def test_a_vqgan_follows_the_batch_of_all(results):
     """Codebook, balance, discriminators that begin later: as one process with the whole batch."""
-    agree(results, "vqgan-1", "vqgan-2", rtol=1e-4, atol=1e-5)
+    agree(results, "vqgan-1", "vqgan-2", rtol=1e-8, atol=1e-10)
 
 
 def moments(folder, name):
