@@ -1,4 +1,4 @@
-"""Parts as processes on one device or several: those that are ready start in order, so many at once on each."""
+"""Parts as processes on one device or several: those that are ready start in order, some on each at once."""
 
 import subprocess
 import time
