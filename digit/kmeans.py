@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from digit.distributed import add_up, any_of, gather, gather_rows
+from digit.distributed import add_up, gather, gather_rows
 from digit.errors import DigitError
 from digit.nn.nearest import Halves, Precision, exact_products, halve, has_kernels, nearest, rows_at_once
 
@@ -213,10 +213,10 @@ def fit(
     for done in range(iterations + 1):
         before = codes
         exact = precision if done < iterations else "float32"
-        codes, sums, counts = sample.sort(centroids, exact)
-        settled = before is not None and not sample.any_of(not torch.equal(codes, before))
+        codes, sums, counts, moved = sample.sort(centroids, exact, before)
+        settled = moved == 0
         if settled and exact != "float32":
-            codes, sums, counts = sample.sort(centroids, "float32")
+            codes, sums, counts, _ = sample.sort(centroids, "float32", before)
         inertia.append(max(sample.inertia(centroids, sums, counts), 0.0))
         if not math.isfinite(inertia[-1]):
             raise DigitError(
@@ -333,12 +333,12 @@ class _Sample:
             add_up(lengths)
         self.lengths = lengths  # sum of all |x|^2
 
-    def any_of(self, flag: bool) -> bool:
-        """Whether `flag` is set, in any process that shares the work."""
-        return any_of(flag) if self.together else flag
-
-    def sort(self, centroids: Tensor, precision: Precision) -> tuple[Tensor, Tensor, Tensor]:
-        """Codes of the vectors here, and per centroid the float64 sum and the number of its own, of all."""
+    def sort(
+        self, centroids: Tensor, precision: Precision, before: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor, int]:
+        """Codes of the vectors here, per centroid the float64 sum and the number of its own, of all, and how
+        many of all codes are not those of `before`.
+        """
         squares = centroids.square().sum(1)
         sums = torch.zeros(centroids.shape, dtype=torch.float64, device=self.place)
         counts = torch.zeros(self.k, dtype=torch.int64, device=self.place)
@@ -357,9 +357,11 @@ class _Sample:
                 sums.index_add_(0, codes, part.double())
                 counts += torch.bincount(codes, minlength=self.k)
             found.append(codes)
+        codes = torch.cat(found)
+        moved = counts.new_tensor(len(codes)) if before is None else torch.count_nonzero(codes != before)
         if self.together:
-            add_up(sums, counts)
-        return torch.cat(found), sums, counts
+            add_up(sums, counts, moved)
+        return codes, sums, counts, int(moved)
 
     def inertia(self, centroids: Tensor, sums: Tensor, counts: Tensor) -> float:
         """Sum of squared distances: |x|^2 - 2 x.c + |c|^2 with the sums of each centroid's x."""

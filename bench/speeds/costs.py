@@ -38,8 +38,8 @@ REASONS = {
     ),
     "K-means": (
         "_scan",
-        "the distances themselves; then the exact float32 products of the rows whose two best centroids lie"
-        " too close for float16, without tensor cores",
+        "the distances themselves; then the sums of each code's vectors (`_pieces`), the vectors' lengths"
+        " once a fit, and the comparison of centroids that float16 cannot tell apart",
     ),
     "training, 219M": (
         "nvjet",

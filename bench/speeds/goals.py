@@ -150,7 +150,7 @@ def kmeans(results: Results) -> list[Goal]:
     found = []
     for precision in ("float32", "float16"):
         row, rival = rows.get(f"digit {precision}"), rows.get("flash-kmeans")
-        path = f"K-means, one iteration, distances in {precision}"
+        path = f"K-means, one iteration, distances in {precision}{results.on('kmeans')}"
         if row is None:
             found.append(Goal(path, 60, "ms", least=False))
             continue
@@ -160,7 +160,8 @@ def kmeans(results: Results) -> list[Goal]:
         )
     inertia = results.section("kmeans", "precision").get("inertia")
     value = None if inertia is None else abs(inertia["ratio_minus_1"])
-    return [*found, Goal("K-means, inertia by float16 over float32's, less 1", 1e-3, "", value, least=False)]
+    path = f"K-means, inertia by float16 over float32's, less 1{results.on('kmeans')}"
+    return [*found, Goal(path, 1e-3, "", value, least=False)]
 
 
 def training(results: Results) -> list[Goal]:

@@ -9,7 +9,7 @@ Row = dict[str, Any]
 FILES = {
     "sampler": "sampler-h100.json",
     "tokenizer": "tokenizer-h100.json",
-    "kmeans": "kmeans-h100.json",
+    "kmeans": "kmeans-h200.json",
     "train": "train-h100.json",
     "sampler_h200": "sampler-h200.json",
     "train_h200": "train-h200.json",

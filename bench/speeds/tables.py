@@ -112,7 +112,8 @@ def kmeans(results: Results) -> list[str]:
         rows.append([f"whole iteration, {name}", *_timed(row), ""])
     head = ["what", "ms", "TFLOP/s", "of the product's rate", "peak memory", "codes differ"]
     return [
-        f"{sizes.get('vectors', 0):,} vectors of {sizes.get('width')}, {sizes.get('codes'):,} codes.",
+        f"{sizes.get('vectors', 0):,} vectors of {sizes.get('width')}, {sizes.get('codes'):,} codes"
+        f"{results.on('kmeans')}.",
         "",
         *table(head, rows),
     ]

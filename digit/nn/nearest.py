@@ -1,8 +1,8 @@
 """vectors -> the nearest centroid of each by squared distance, without the table of all distances.
 
 On a GPU the products are float16 with float32 sums. Their error is bounded (Cauchy-Schwarz on what rounding
-took from both sides), so most rows are proved right by the gap between their two best centroids, and only the
-others are computed again in float32.
+took from both sides), so most rows are proved right by the gap between their two best centroids. For others
+the same bound leaves a few centroids that may be nearest, and only those are compared in float32.
 """
 
 import importlib.util
@@ -19,6 +19,7 @@ Precision = Literal["float32", "float16"]
 _MARKED = 2.0**-15  # of a value that carries a column in its last 8 bits
 _SUMMED = 2.0**-23  # of the largest product, lost with each addition: tensor cores cut, they do not round
 _AT_ONCE = 1 << 20  # rows in float16 at once
+_FEW = 8  # centroids that are compared one by one; where more may be nearest, all are
 
 
 class Halves(NamedTuple):
@@ -101,13 +102,43 @@ def _screened(
     codes, best, second = scan(halves.values, rounded, squares / 2, second=exact)
     codes = codes.long()
     if exact:
-        sure = best - second > slack(halves, best, second, centroids, rounded, squares)
+        floor = best - slack(halves, best, second, centroids, rounded, squares)
+        sure = second < floor
     else:
+        floor = torch.full_like(best, torch.nan)
         sure = best.isfinite()  # what overflows float16
     again = torch.nonzero(~sure).flatten()
     for rows in again.split(rows_at_once(centroids)):
-        codes[rows] = _plain(vectors[rows], centroids, squares, "float32")
+        some = vectors[rows].float()
+        codes[rows] = _among(some, halves.values[rows], floor[rows], centroids, rounded, squares)
     return codes
+
+
+def _among(
+    vectors: Tensor, halves: Tensor, floor: Tensor, centroids: Tensor, rounded: Tensor, squares: Tensor
+) -> Tensor:
+    """Codes by float32 products with the centroids whose gain x.c - |c|^2 / 2 in float16 reaches `floor`.
+
+    With all centroids where these are many or, the gains or `floor` not being finite, unknown.
+    """
+    near = _products(halves, rounded).sub_(squares / 2) >= floor[:, None]
+    number = near.sum(1)
+    few = floor.isfinite() & (number > 0) & (number <= _FEW)
+    row, column = torch.nonzero(near & few[:, None], as_tuple=True)
+    distances = squares[column] - 2 * (vectors[row] * centroids[column]).sum(1)
+    least = torch.full_like(floor, torch.inf).scatter_reduce_(0, row, distances, "amin")
+    won = distances == least[row]
+    codes = torch.full_like(number, len(centroids)).scatter_reduce_(0, row[won], column[won], "amin")
+    others = torch.nonzero(~few).flatten()
+    codes[others] = _plain(vectors[others], centroids, squares, "float32")
+    return codes
+
+
+def _products(halves: Tensor, rounded: Tensor) -> Tensor:
+    """Float16 products with float32 sums."""
+    if halves.is_cuda:
+        return torch.mm(halves, rounded.T, out_dtype=torch.float32)
+    return halves.float() @ rounded.float().T  # a CPU has no such product
 
 
 def slack(

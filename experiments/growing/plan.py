@@ -59,7 +59,7 @@ class Measured:
     sha256: float  # bytes a second of a core
     decoded: float  # JPEGs a second of one process with 16 threads beside an H100, with four views of each
     tokenized: float  # pictures a second of an H100, codes of DINOv2 ViT-B/14
-    iteration: float  # seconds of a K-means iteration of 2,097,152 vectors to 8192 centroids on an H100
+    iteration: float  # seconds of a K-means iteration of 2,097,152 vectors to 8192 centroids on an H200
 
     @classmethod
     def read(cls, results: Path) -> "Measured":
@@ -67,7 +67,7 @@ class Measured:
         index = read_json(results / "memory.json")["results"]["index"]
         growth = read_json(results / "growth.json")
         tokenizer = read_json(results / "tokenizer-h100.json")
-        kmeans = read_json(results / "kmeans-h100.json")
+        kmeans = read_json(results / "kmeans-h200.json")
         added = index["pictures_5x"] - index["pictures_1x"]
         return cls(
             index_bytes=(index["megabytes_5x"] - index["megabytes_1x"]) * 1e6 / added,

@@ -53,6 +53,15 @@ def test_halves(kernels):
     assert halve(vectors.bfloat16())[2].max() == 0
 
 
+def assert_nearest(codes, vectors, centroids):
+    """The codes are float64's but where float32 cannot tell: distances apart by a few of its last bits."""
+    vectors, centroids = vectors.double(), centroids.double()
+    chosen = (vectors - centroids[codes]).square().sum(1)
+    best = torch.cdist(vectors, centroids, compute_mode="donot_use_mm_for_euclid_dist").square().min(1).values
+    size = (vectors.norm(dim=1) + centroids.norm(dim=1).max()).square()
+    assert ((chosen - best) / size).max() < 2 * torch.finfo(torch.float32).eps
+
+
 def test_codes_are_exact_where_float16_errs(kernels):
     """Pairs of centroids much closer together than float16 resolves, and vectors near the middle of each."""
     width = 64
@@ -62,10 +71,11 @@ def test_codes_are_exact_where_float16_errs(kernels):
     expected = torch.cdist(vectors.double(), centroids.double()).argmin(1)
     squares = centroids.square().sum(1)
     assert (nearest(vectors, centroids, squares, precision="float16") != expected).float().mean() > 0.02
-    assert (nearest(vectors, centroids, squares) == expected).float().mean() > 0.97
-    assert torch.equal(
-        nearest(vectors, centroids, squares), module._plain(vectors, centroids, squares, "float32")
-    )
+    codes, plain = nearest(vectors, centroids, squares), module._plain(vectors, centroids, squares, "float32")
+    assert (codes == expected).float().mean() > 0.97
+    for found in (codes, plain):
+        assert_nearest(found, vectors, centroids)
+    assert (codes != expected).sum() <= (plain != expected).sum()
 
 
 def test_the_bound_holds(kernels):
@@ -116,3 +126,26 @@ def test_a_fit_is_that_of_the_plain_path(kernels, monkeypatch, precision):
     torch.testing.assert_close(fused.centroids, plain.centroids, rtol=1e-5, atol=1e-5)
     assert fused.inertia == pytest.approx(plain.inertia, rel=1e-6)
     assert torch.equal(fused.counts, plain.counts)
+
+
+def test_few_centroids_are_compared_one_by_one(kernels, monkeypatch):
+    """Of the open rows only those go to the product with all centroids that more than a few could win."""
+    width = 64
+    ones = torch.randn(20, width, device=kernels)
+    pairs = torch.cat([ones, ones + 1e-2 * torch.randn(20, width, device=kernels)])
+    crowd = 3 * torch.randn(1, width, device=kernels) + 1e-3 * torch.randn(30, width, device=kernels)
+    centroids = torch.cat([pairs, crowd, pairs[:1]])  # the last ties with the first
+    vectors = torch.cat([(ones + pairs[20:]) / 2, crowd[:6] + 1e-3, pairs[:1]])
+    squares = centroids.square().sum(1)
+    done = []
+    plain = module._plain
+
+    def counted(some, *rest):
+        done.append(len(some))
+        return plain(some, *rest)
+
+    monkeypatch.setattr(module, "_plain", counted)
+    codes = nearest(vectors, centroids, squares)
+    assert done == [6]
+    assert_nearest(codes, vectors, centroids)
+    assert codes[-1] == 0
