@@ -7,8 +7,8 @@ the base prior, top-k 200), tokenize (pictures in memory -> codes by DINOv2 ViT-
 is left out, which takes processor cores) and kmeans (Lloyd iterations over 2,097,152 vectors). The work is
 the same, not N times as much: `ratio` is the time of one over the time of N, and `efficiency` ratio / N. The
 goal is a ratio of 1.9 for two. `agrees` says that N processes gave what one gives: losses to 1e-3, inertia to
-1e-6, codes to the last one. Of K-means the seconds to the first update, between two updates and
-after the last stand beside.
+1e-6, codes to the last one. Beside K-means stand the seconds to its first update, between two
+updates (median) and after the last.
 
 The script starts the processes itself, by torchrun's agent; on more hosts than one run it by torchrun's own
 options around `--child PART`. --smoke and machines without a GPU take small shapes on CPUs, one thread each;
@@ -32,6 +32,7 @@ import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -215,16 +216,16 @@ def cluster(sizes: Sizes, device: torch.device, clock: Clock) -> dict[str, Any]:
     found: list[Any] = []
     marks: list[float] = []
 
-    def fitted() -> None:
-        marks[:] = [time.perf_counter()]
-        found.append(kmeans.fit(vectors, sizes.codes, progress=lambda _: mark(), **options))
-        mark()
-
-    def mark() -> None:
+    def mark(_: int = 0) -> None:
         marks.append(time.perf_counter())
 
+    def fitted() -> None:
+        mark()
+        found.append(kmeans.fit(vectors, sizes.codes, progress=mark, **options))
+        mark()
+
     seconds = clock(fitted)
-    first, *between, last = torch.tensor(marks, dtype=torch.float64).diff().tolist()
+    first, *between, last = [later - earlier for earlier, later in pairwise(marks)]
     return {
         "seconds": seconds / found[0].iterations,
         "to_first_update": first,

@@ -337,7 +337,7 @@ class _Sample:
         self, centroids: Tensor, precision: Precision, before: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, int]:
         """Codes of the vectors here, per centroid the float64 sum and the number of its own, of all, and how
-        many of all codes are not those of `before`.
+        many of all codes are not those of `before`: without it, all.
         """
         squares = centroids.square().sum(1)
         sums = torch.zeros(centroids.shape, dtype=torch.float64, device=self.place)

@@ -20,6 +20,7 @@ _MARKED = 2.0**-15  # of a value that carries a column in its last 8 bits
 _SUMMED = 2.0**-23  # of the largest product, lost with each addition: tensor cores cut, they do not round
 _AT_ONCE = 1 << 20  # rows in float16 at once
 _FEW = 8  # centroids that are compared one by one; where more may be nearest, all are
+_OPEN_AT_ONCE = 1 << 15  # open rows at once: the centroids gathered for them are below 1 GiB at 768 channels
 
 
 class Halves(NamedTuple):
@@ -105,12 +106,15 @@ def _screened(
         floor = best - slack(halves, best, second, centroids, rounded, squares)
         sure = second < floor
     else:
-        floor = torch.full_like(best, torch.nan)
+        floor = None
         sure = best.isfinite()  # what overflows float16
     again = torch.nonzero(~sure).flatten()
-    for rows in again.split(rows_at_once(centroids)):
+    for rows in again.split(min(_OPEN_AT_ONCE, rows_at_once(centroids))):
         some = vectors[rows].float()
-        codes[rows] = _among(some, halves.values[rows], floor[rows], centroids, rounded, squares)
+        if floor is None:
+            codes[rows] = _plain(some, centroids, squares, "float32")
+        else:
+            codes[rows] = _among(some, halves.values[rows], floor[rows], centroids, rounded, squares)
     return codes
 
 

@@ -149,3 +149,8 @@ def test_few_centroids_are_compared_one_by_one(kernels, monkeypatch):
     assert done == [6]
     assert_nearest(codes, vectors, centroids)
     assert codes[-1] == 0
+    monkeypatch.setattr(module, "_OPEN_AT_ONCE", 4)
+    pieces = nearest(vectors, centroids, squares)
+    assert len(done) > 2 and sum(done) == 12
+    assert torch.equal(pieces[:20], codes[:20])
+    assert_nearest(pieces, vectors, centroids)  # a product's rounding depends on how many rows it has
