@@ -1,7 +1,7 @@
 """Sampling speed: prior, both renderers and the whole chain, each beside its limit and a rival.
 
     python bench/sampler.py [--parts prior renderer masked chain agreement rival length kernels]
-        [--llamagen DIR] [--device D] [--seconds S] [--out F] [--smoke]
+        [--llamagen DIR [--llamagen-batches B ...]] [--device D] [--seconds S] [--out F] [--smoke]
 
 Models have the published base shapes and random weights: speed does not depend on them. A row gives images a
 second, the share of the limit, and peak memory. The limit is counted from this machine's own ceilings: the
@@ -14,6 +14,7 @@ part of this one.
 import argparse
 import gc
 import importlib
+import itertools
 import json
 import sys
 import time
@@ -36,6 +37,7 @@ from digit.renderer_masked import MaskedConfig, MaskedRenderer
 from digit.vqgan import VQGAN, VQGANConfig
 
 TOP_K, TOP_P = SamplerConfig(top_k=200), SamplerConfig(top_p=0.8)  # the published settings of the two stages
+FEW_ROWS = ((2048, 1), (4096, 2), (8192, 4), (8192, 8), (16384, 8), (16384, 16))  # elements and warps
 PARTS = ("agreement", "prior", "renderer", "masked", "chain", "rival", "length", "one_image", "kernels")
 
 
@@ -411,22 +413,23 @@ class Bench:
                     milliseconds=1e3 * seconds,
                     tflops=4 * size * n * n * 1024 / seconds / 1e12,
                 )
-        from digit.nn.kernels.linear import few_rows
+        from unittest import mock
+
+        from digit.nn.kernels import linear
 
         for inputs, outputs in ((1024, 3072), (1024, 1024), (1024, 4096), (4096, 1024), (1024, 8192)):
             matrices = [
                 torch.randn(outputs, inputs, device=self.device, dtype=torch.bfloat16) for _ in range(16)
             ]
             x = torch.randn(1, inputs, device=self.device)
-            for elements, warps in ((4096, 4), (8192, 4), (8192, 8), (16384, 8), (32768, 8)):
+            for elements, warps in FEW_ROWS:
 
-                def all_of(
-                    elements: int = elements, warps: int = warps, matrices: Any = matrices, x: Any = x
-                ) -> None:
+                def all_of(matrices: Any = matrices, x: Any = x) -> None:
                     for matrix in matrices:
-                        few_rows(x, matrix, None, elements=elements, warps=warps, chained=True)
+                        linear.few_rows(x, matrix, None, chained=True)
 
-                seconds = repeated(all_of) / 16
+                with mock.patch.object(linear, "tile", lambda k, e=elements, w=warps: (max(1, e // k), w)):
+                    seconds = repeated(all_of) / 16
                 self.row(
                     f"few rows {outputs}x{inputs}, {elements} elements, {warps} warps",
                     1,
@@ -441,19 +444,16 @@ class Bench:
         from unittest import mock
 
         from digit.nn import fast_decoding
-        from digit.nn.kernels import attention, linear
+        from digit.nn.kernels import linear
 
         prior = self.model(Prior, self.scale.prior)
-        for elements in (4096, 8192, 16384):
-            for tile in ((64, 1), (64, 2), (128, 4), (256, 8)):
-                fast_decoding.forget()
-                with (
-                    mock.patch.object(linear, "ELEMENTS", elements),
-                    mock.patch.object(attention, "tile", lambda *_, t=tile: t),
-                ):
-                    prior.sample([0], config=TOP_K)
-                    seconds = median_seconds(lambda: prior.sample([0], config=TOP_K), self.device)
-                self.row(f"one image, {elements} elements, attention {tile}", 1, milliseconds=1e3 * seconds)
+        for short, long in itertools.product(FEW_ROWS, repeat=2):  # of the width, and of the hidden layer's
+            fast_decoding.forget()
+            tiles = {1024: short, 4096: long}
+            with mock.patch.object(linear, "tile", lambda k, t=tiles: (max(1, t[k][0] // k), t[k][1])):
+                prior.sample([0], config=TOP_K)
+                seconds = median_seconds(lambda: prior.sample([0], config=TOP_K), self.device)
+            self.row(f"one image, {short} and {long} elements and warps", 1, milliseconds=1e3 * seconds)
         fast_decoding.forget()
 
     def rival(self) -> None:
@@ -490,7 +490,7 @@ class Bench:
             cls_token_num=1,
         )
         for compiled in (True, False):
-            for batch in (1024, 512, 1) if compiled else (64,):
+            for batch in self.options.llamagen_batches if compiled else (64,):
                 # Its caches keep the first batch they were made for, so each batch has a model of its own.
                 model: Any = llamagen_gpt.Transformer(shape).to(self.device, torch.bfloat16).eval()
                 if compiled:
@@ -548,6 +548,7 @@ def main() -> None:
     options = parser(__doc__, seconds=400)
     options.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
     options.add_argument("--llamagen", type=Path, help="its repository")
+    options.add_argument("--llamagen-batches", type=int, nargs="+", default=[1024, 512, 1], help="compiled")
     bench = Bench(options.parse_args())
     bench.go()
     if bench.failed:

@@ -24,7 +24,6 @@ import faulthandler
 import hashlib
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -229,7 +228,7 @@ def cluster(sizes: Sizes, device: torch.device, clock: Clock) -> dict[str, Any]:
     return {
         "seconds": seconds / found[0].iterations,
         "to_first_update": first,
-        "between_updates": statistics.median(between) if between else None,
+        "between_updates": between,
         "after_last_update": last,
         "iterations": found[0].iterations,
         "result": found[0].inertia[-1],

@@ -199,6 +199,7 @@ def fit(
         raise DigitError(
             f"{count} feature vectors cannot make {k} clusters: choose fewer clusters or more pictures"
         )
+    sample = _Sample(vectors, place, k, chunk, together=places is not None)  # a GPU is busy with it meanwhile
     if start is None:
         chosen = _chosen(count, k, seed)
         start = (
@@ -207,7 +208,6 @@ def fit(
             else _fetch(vectors, places, _nth(places.to(place), chosen))
         )
     centroids = start.to(place, torch.float32, copy=True)
-    sample = _Sample(vectors, place, k, chunk, together=places is not None)
     inertia: list[float] = []
     codes: Tensor | None = None
     for done in range(iterations + 1):
@@ -359,9 +359,10 @@ class _Sample:
             found.append(codes)
         codes = torch.cat(found)
         moved = counts.new_tensor(len(codes)) if before is None else torch.count_nonzero(codes != before)
+        numbers = torch.cat([counts, moved[None]])
         if self.together:
-            add_up(sums, counts, moved)
-        return codes, sums, counts, int(moved)
+            add_up(sums, numbers)
+        return codes, sums, numbers[:-1], int(numbers[-1])
 
     def inertia(self, centroids: Tensor, sums: Tensor, counts: Tensor) -> float:
         """Sum of squared distances: |x|^2 - 2 x.c + |c|^2 with the sums of each centroid's x."""

@@ -163,7 +163,7 @@ class MaskedRenderer(nn.Module):
                         batch,
                         numbers,
                         noise=noise,
-                        read=self.transformer,
+                        read=self._read,
                         choose=partial(self._choose, config=config),
                         progress=progress,
                     )
@@ -182,14 +182,13 @@ class MaskedRenderer(nn.Module):
         """What `_fill` gives, by packed weights and one kernel a draw; few images as one captured graph."""
         from digit.nn.fast_filling import FEW, filler_for
 
-        m = self.config.vq_length
         filler = filler_for(
             self.transformer, self.projection.weight, specials=self.config.specials, dtype=dtype
         )
         filler.set(config)
 
-        def read(embedded: Tensor) -> Tensor:
-            return filler.packed.read(embedded, last=m)
+        def read(embedded: Tensor, positions: Tensor) -> Tensor:
+            return filler.packed.read(embedded, wanted=positions)
 
         def choose(hidden: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
             return filler.choose(hidden, uniform, config)
@@ -209,11 +208,11 @@ class MaskedRenderer(nn.Module):
         numbers: Float[Tensor, "b t 2 m"],
         *,
         noise: float,
-        read: Callable[[Tensor], Tensor],
+        read: Callable[[Tensor, Tensor], Tensor],
         choose: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
         progress: Callable[[int], None] | None = None,
     ) -> Int[Tensor, "b m"]:
-        """The loop: `read` gives the hidden states of embedded positions, `choose` codes and confidences."""
+        """The loop: `read` gives hidden states of some positions, `choose` codes and confidences."""
         b, steps, _, m = numbers.shape
         separated = self._embed_codes(codes)
         table, positions = self.vq_embedding.weight * self.scale, self.vq_position_embedding.weight[1:]
@@ -221,8 +220,8 @@ class MaskedRenderer(nn.Module):
         vq_codes = torch.full((b, m), self.mask, device=codes.device)
         masked = torch.arange(m, device=codes.device).expand(b, m)  # positions, equally many an image
         for step, left in enumerate(masked_after(m, steps)):
-            hidden = read(torch.cat((separated, table[vq_codes] + positions), dim=1))[:, -m:]
-            hidden = hidden.gather(1, masked.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+            embedded = torch.cat((separated, table[vq_codes] + positions), dim=1)
+            hidden = read(embedded, masked + separated.shape[1])
             drawn, confidence = choose(hidden, numbers[:, step, 0].gather(1, masked))
             vq_codes = vq_codes.scatter(1, masked, drawn)
             if progress is not None:
@@ -230,9 +229,16 @@ class MaskedRenderer(nn.Module):
             if left == 0:
                 break
             confidence = confidence + noise * (1 - (step + 1) / steps) * gumbel[:, step].gather(1, masked)
-            masked = masked.gather(1, confidence.topk(left, dim=1, largest=False).indices)
+            masked = masked.gather(1, confidence.topk(left, dim=1, largest=False, sorted=False).indices)
             vq_codes = vq_codes.scatter(1, masked, self.mask)
         return vq_codes
+
+    def _read(
+        self, embedded: Float[Tensor, "b n d"], positions: Int[Tensor, "b m"]
+    ) -> Float[Tensor, "b m d"]:
+        """Hidden states of the positions."""
+        hidden = self.transformer(embedded)
+        return hidden.gather(1, positions.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
 
     def _choose(
         self, hidden: Float[Tensor, "b m d"], uniform: Float[Tensor, "b m"], config: SamplerConfig

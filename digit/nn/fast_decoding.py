@@ -130,7 +130,8 @@ class FastDecoder:
         places = [slice(0, images)] + ([slice(rows, rows + images)] if self.shape.guided else [])
         for place, part in zip(places, prefix.split(images), strict=True):
             if part.shape[1] > 1:
-                self.packed.read(part[:, :-1], self.cache.rows(place), last=0)
+                nothing = torch.empty(images, 0, device=self.device, dtype=torch.int64)
+                self.packed.read(part[:, :-1], self.cache.rows(place), wanted=nothing)
             self.embedded[place].copy_(part[:, -1])
         self.filled.fill_(prefix.shape[1] - 1)
         self.drawn.fill_(first)

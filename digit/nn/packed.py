@@ -6,16 +6,15 @@ LayerNorm, attention and GELU need.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from digit.nn.attention import mix
 from digit.nn.kernels.linear import Norm, few_rows
 from digit.nn.kernels.norm import norm
 from digit.nn.transformer import KeyValueCache, Transformer
@@ -80,7 +79,7 @@ class PackedTransformer:
     def __call__(self, x: Float[Tensor, "r d"], attend: Attend) -> Float[Tensor, "r d"]:
         """Hidden states of rows that meet only in `attend`. Overwrites x."""
         for layer, block in enumerate(self.blocks):
-            mixed = attend(layer, self._queries(x, block))
+            mixed = attend(layer, torch.addmm(block.qkv_bias, self._normed(x, block), block.qkv.T))
             x = self._rest(x, mixed, block)
         return self._finish(x)
 
@@ -89,58 +88,69 @@ class PackedTransformer:
     ) -> tuple[Float[Tensor, "r d"], Norm | None]:
         """The same for a handful of rows, float32 throughout; the last LayerNorm is left to the reader."""
         before: Norm | None = None  # the LayerNorm that a post-norm stream still lacks
+        first_seen, inner_seen = x.new_empty(2, len(x), 2)  # mean and deviation, for what reads rows again
         for layer, block in enumerate(self.blocks):
             first = block.attention_norm if self.pre else before
             kept = None if self.pre else before
             inner = block.mlp_norm if self.pre else block.attention_norm
-            qkv = few_rows(x, block.qkv, block.biases[0], norm=first, chained=chained)
-            mixed = attend(layer, qkv)
-            x = few_rows(mixed, block.out, block.biases[1], residual=x, residual_norm=kept, chained=chained)
-            hidden = few_rows(x, block.up, block.biases[2], norm=inner, gelu=True, chained=chained)
-            kept = None if self.pre else inner
-            x = few_rows(hidden, block.down, block.biases[3], residual=x, residual_norm=kept, chained=chained)
+            seen = {"norm": first, "statistics": first_seen, "chained": chained}
+            mixed = attend(layer, few_rows(x, block.qkv, block.biases[0], **seen))
+            again = {"residual_norm": kept, "residual_statistics": first_seen, "chained": chained}
+            x = few_rows(mixed, block.out, block.biases[1], residual=x, **again)
+            seen = {"norm": inner, "statistics": inner_seen, "chained": chained}
+            hidden = few_rows(x, block.up, block.biases[2], gelu=True, **seen)
+            again |= {"residual_norm": None if self.pre else inner, "residual_statistics": inner_seen}
+            x = few_rows(hidden, block.down, block.biases[3], residual=x, **again)
             before = None if self.pre else block.mlp_norm
         return x, self.norm if self.pre else before
 
     def read(
-        self, x: Float[Tensor, "b n d"], cache: KeyValueCache | None = None, *, last: int | None = None
+        self,
+        x: Float[Tensor, "b n d"],
+        cache: KeyValueCache | None = None,
+        *,
+        wanted: Int[Tensor, "b m"] | None = None,
     ) -> Float[Tensor, "b m d"]:
-        """Hidden states of the last m of n positions (all if left out; none: only the cache is filled).
+        """Hidden states of the `wanted` positions, of all n in order if left out.
 
-        The cache must be empty: keys and values of all positions are written to it.
+        The last block computes no others, and with none wanted only fills the cache. The cache must be empty:
+        keys and values of all positions are written to it. A causal stack gives all hidden states or none.
         """
         b, n, width = x.shape
-        last = n if last is None else last
-        heads = self.config.heads
-        x = x.to(self.dtype).reshape(b * n, width).clone()
+        x = x.to(self.dtype, copy=True, memory_format=torch.contiguous_format).view(b * n, width)
         for layer, block in enumerate(self.blocks):
-            split = self._queries(x, block).view(b, n, 3, heads, width // heads)
-            queries, keys, values = split.permute(2, 0, 3, 1, 4).unbind(0)
+            read = self._normed(x, block)
+            final = layer + 1 == len(self.blocks)
+            if wanted is None or not final:
+                queries, keys, values = self._split(read, block.qkv, block.qkv_bias, b)
+            else:
+                assert not (self.config.causal and wanted.numel()), "a causal stack reads all, or only caches"
+                rows = (wanted + n * torch.arange(b, device=x.device)[:, None]).flatten()
+                keys, values = self._split(read, block.qkv[width:], block.qkv_bias[width:], b)
+                (queries,) = self._split(read[rows], block.qkv[:width], block.qkv_bias[:width], b)
+                x = x[rows]
             if cache is not None:
                 cache.extend(layer, keys, values=values)
-            final = layer + 1 == len(self.blocks)
-            if final and last < n:  # what the others would become, nothing reads
-                if last == 0:
-                    x = x[:0]
-                    break
-                queries = queries[:, :, n - last :]
-                x = x.view(b, n, width)[:, n - last :].reshape(b * last, width)
-            causal = self.config.causal
-            assert not (causal and final and 0 < last < n), (
-                "a causal stack reads all positions, or only caches"
-            )
-            with _quickest(x.device):
-                mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=causal)
-            x = self._rest(x, mixed.transpose(1, 2).reshape(-1, width), block)
+            if len(x):
+                mixed = mix(queries, keys, values, causal=self.config.causal)
+                x = self._rest(x, mixed.reshape(-1, width), block)
         if cache is not None:
             cache.length += n
-        return self._finish(x).view(b, last, width) if last else x.view(b, 0, width)
+        return self._finish(x).view(b, -1, width) if len(x) else x.view(b, 0, width)
 
-    def _queries(self, x: Tensor, block: PackedBlock) -> Tensor:
-        if self.pre:
-            weight, bias = block.attention_norm
-            x = norm(x, block.shifts[0], weight, bias, eps=1e-5, out=torch.empty_like(x))
-        return torch.addmm(block.qkv_bias, x, block.qkv.T)
+    def _split(self, x: Tensor, matrix: Tensor, bias: Tensor, batch: int) -> tuple[Tensor, ...]:
+        """Products by heads, (batch, heads, positions, channels) each."""
+        heads, width = self.config.heads, self.config.width
+        product = torch.addmm(bias, x, matrix.T)
+        split = product.view(batch, len(x) // batch, len(matrix) // width, heads, width // heads)
+        return split.permute(2, 0, 3, 1, 4).unbind(0)
+
+    def _normed(self, x: Tensor, block: PackedBlock) -> Tensor:
+        """What the block's attention reads."""
+        if not self.pre:
+            return x
+        weight, bias = block.attention_norm
+        return norm(x, block.shifts[0], weight, bias, eps=1e-5, out=torch.empty_like(x))
 
     def _rest(self, x: Tensor, mixed: Tensor, block: PackedBlock) -> Tensor:
         """All of a block after attention; x is overwritten."""
@@ -160,15 +170,6 @@ class PackedTransformer:
         if self.norm is None:
             return x
         return norm(x, self.pending, *self.norm, eps=1e-5, out=torch.empty_like(x))
-
-
-def _quickest(device: torch.device) -> AbstractContextManager[Any]:
-    """cuDNN's attention first where it is fastest, from Hopper on; the others where it cannot."""
-    if device.type != "cuda" or torch.cuda.get_device_capability(device) < (9, 0):
-        return nullcontext()
-    order = [SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION]
-    order += [SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
-    return sdpa_kernel(order, set_priority=True)
 
 
 def _packed(weight: Tensor, dtype: torch.dtype) -> Tensor:

@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import SDPBackend
 
+from digit.nn.attention import mix
 from digit.nn.backbone import timm
 from digit.nn.nearest import has_kernels
 
@@ -63,7 +64,7 @@ class InferenceViT:
         std: likewise.
         dtype: of products and the residual stream; float16 keeps eight times the precision of bfloat16.
         gelu: erf is the ViT's; tanh differs by at most 5e-4 and rides on the product before it.
-        attention: the kernel of torch's attention; torch's own choice if left out.
+        attention: a kernel of torch's attention; the fastest there is (digit.nn.attention) if left out.
     """
 
     def __init__(
@@ -162,12 +163,7 @@ class InferenceViT:
     def _attend(self, y: Tensor, block: _Block, pictures: int) -> Tensor:
         qkv = torch.addmm(block.qkv_bias, y, block.qkv)
         q, k, v = qkv.view(pictures, -1, 3, self.heads, y.shape[1] // self.heads).permute(2, 0, 3, 1, 4)
-        if self.attention is None:
-            mixed = F.scaled_dot_product_attention(q, k, v)
-        else:
-            with sdpa_kernel(self.attention):
-                mixed = F.scaled_dot_product_attention(q, k, v)
-        return mixed.transpose(1, 2).reshape(y.shape)
+        return mix(q, k, v, prompt=True, backend=self.attention).view(y.shape)
 
     def _hidden(self, y: Tensor, block: _Block) -> Tensor:
         if self.gelu == "tanh" and y.is_cuda:

@@ -12,6 +12,18 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 @triton.jit
 @no_type_check
+def _cached(keys, values, first, t, before, channels: tl.constexpr, block_c: tl.constexpr):
+    """Keys and values of the positions t, those of `before` or later left out."""
+    c = tl.arange(0, block_c)
+    at = (first + t)[:, None] * channels + c[None, :]
+    known = (t < before)[:, None] & (c < channels)[None, :]
+    kt = tl.load(keys + at, mask=known, other=0.0, eviction_policy="evict_first")
+    vt = tl.load(values + at, mask=known, other=0.0, eviction_policy="evict_first")
+    return kt.to(tl.float32), vt.to(tl.float32)
+
+
+@triton.jit
+@no_type_check
 def _attend(
     qkv,
     keys,
@@ -33,15 +45,20 @@ def _attend(
     row, head = tl.program_id(0), tl.program_id(1)
     if chained:
         gdc_launch_dependents()
-        gdc_wait()
     before = tl.load(filled) + offset  # positions in the cache
     c = tl.arange(0, block_c)
+    slot = tl.arange(0, block)
     real = c < channels  # always true where channels are a power of two
+    first = (row * heads + head).to(tl.int64) * length
+    if chained:
+        # The first positions are on their way before the kernel before this one has finished: they were
+        # written before the last draw, and that lets nothing begin while it waits.
+        kt, vt = _cached(keys, values, first, slot, before, channels, block_c)
+        gdc_wait()
     new = qkv + row * 3 * heads * channels + head * channels + c
     q = tl.load(new, mask=real, other=0.0).to(tl.float32) * scale
     k = tl.load(new + heads * channels, mask=real, other=0.0).to(tl.float32)
     v = tl.load(new + 2 * heads * channels, mask=real, other=0.0).to(tl.float32)
-    first = (row * heads + head).to(tl.int64) * length
     place = (first + before) * channels + c
     if scaled:  # 8-bit numbers with one scale a vector
         k_scale = (tl.maximum(tl.max(tl.abs(k), 0), 1e-3) / 448.0).to(key_scales.dtype.element_ty)
@@ -55,7 +72,6 @@ def _attend(
         tl.store(values + place, v.to(values.dtype.element_ty), mask=real)
     # Each of `block` slots keeps a softmax of its own over the positions it sees: nothing crosses threads
     # inside the loop but the products of one position. Slot 0 begins with the new position itself.
-    slot = tl.arange(0, block)
     own = tl.sum(q * k, 0)
     top = tl.where(slot == 0, own, float("-inf"))
     total = tl.where(slot == 0, 1.0, 0.0)
@@ -63,10 +79,8 @@ def _attend(
     for start in range(0, before, block):
         t = start + slot
         there = t < before
-        at = (first + t)[:, None] * channels + c[None, :]
-        known = there[:, None] & real[None, :]
-        kt = tl.load(keys + at, mask=known, other=0.0, eviction_policy="evict_first").to(tl.float32)
-        vt = tl.load(values + at, mask=known, other=0.0, eviction_policy="evict_first").to(tl.float32)
+        if not chained:
+            kt, vt = _cached(keys, values, first, t, before, channels, block_c)
         score = tl.sum(q[None, :] * kt, 1)
         if scaled:
             score *= tl.load(key_scales + first + t, mask=there, other=0.0).to(tl.float32)
@@ -79,6 +93,8 @@ def _attend(
             weight *= tl.load(value_scales + first + t, mask=there, other=0.0).to(tl.float32)
         sums = sums * fade[:, None] + weight[:, None] * vt
         top = now
+        if chained:
+            kt, vt = _cached(keys, values, first, t + block, before, channels, block_c)
     peak = tl.max(top, 0)
     share = tl.exp2(top - peak)
     result = tl.sum(sums * share[:, None], 0) / tl.sum(total * share, 0)

@@ -88,8 +88,10 @@ def _draw(
 ):
     row = tl.program_id(0).to(tl.int64)
     if chained:
-        gdc_launch_dependents()
+        # In this order: what follows begins only when all before has ended, so that within a position the
+        # caches of the positions before it may be read at any time.
         gdc_wait()
+        gdc_launch_dependents()
     position = tl.load(counter) + offset
     v = tl.arange(0, block)
     there = v < count

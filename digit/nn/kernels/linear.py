@@ -9,16 +9,50 @@ from jaxtyping import Float
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-ELEMENTS = 8192  # of the matrix for one program: the fastest measured on an H100 (bench/sampler.py)
 Norm = tuple[Tensor, Tensor]  # weight and bias of a LayerNorm, float32
 
 
 @triton.jit
 @no_type_check
-def _statistics(value, there, width, eps):
-    mean = tl.sum(value, 0) / width
-    centred = tl.where(there, value - mean, 0.0)
-    return mean, tl.rsqrt(tl.sum(centred * centred, 0) / width + eps)
+def _both(first, second, other_first, other_second):
+    return first + other_first, second + other_second
+
+
+@triton.jit
+@no_type_check
+def _statistics(value, pivot, there, width, eps):
+    """Mean and 1 / deviation in one pass, of numbers near `pivot`, which is one of them."""
+    centred = tl.where(there, value - pivot, 0.0)
+    total, squares = tl.reduce((centred, centred * centred), 0, _both)
+    mean = total / width
+    return pivot + mean, tl.rsqrt(tl.maximum(squares / width - mean * mean, 0.0) + eps)
+
+
+@triton.jit
+@no_type_check
+def _row(
+    x,
+    residual,
+    residual_statistics,
+    row,
+    n,
+    k,
+    outputs,
+    inputs,
+    normed: tl.constexpr,
+    residual_kind: tl.constexpr,
+):
+    """What the kernel before this one wrote of a row: values, one of them, and the residual with its norm."""
+    value = tl.load(x + row * inputs + k, mask=k < inputs, other=0.0)
+    pivot, kept, mean, scale = 0.0, 0.0, 0.0, 0.0
+    if normed:
+        pivot = tl.load(x + row * inputs)
+    if residual_kind > 0:
+        kept = tl.load(residual + row * outputs + n, mask=n < outputs, other=0.0)
+    if residual_kind == 2:
+        mean = tl.load(residual_statistics + 2 * row)
+        scale = tl.load(residual_statistics + 2 * row + 1)
+    return value, pivot, kept, mean, scale
 
 
 @triton.jit
@@ -29,17 +63,18 @@ def _few_rows(
     bias,
     norm_weight,
     norm_bias,
+    statistics,
     residual,
     residual_weight,
     residual_bias,
+    residual_statistics,
     out,
     outputs,
-    inputs,
+    inputs: tl.constexpr,
     eps,
     rows: tl.constexpr,
     block_n: tl.constexpr,
     block_k: tl.constexpr,
-    block_r: tl.constexpr,
     biased: tl.constexpr,
     normed: tl.constexpr,
     gelu: tl.constexpr,
@@ -51,38 +86,52 @@ def _few_rows(
     here, there = n < outputs, k < inputs
     if chained:
         gdc_launch_dependents()
-    # The matrix is on its way before the kernel before this one has finished.
+    # All weights are on their way before the kernel before this one has finished.
     tile = tl.load(
         matrix + n[:, None].to(tl.int64) * inputs + k[None, :],
         mask=here[:, None] & there[None, :],
         other=0.0,
         eviction_policy="evict_first",
     )
+    if biased:
+        shift = tl.load(bias + n, mask=here, other=0.0)
+    if normed:
+        gain = tl.load(norm_weight + k, mask=there, other=0.0)
+        offset = tl.load(norm_bias + k, mask=there, other=0.0)
+    if residual_kind == 2:
+        kept_gain = tl.load(residual_weight + n, mask=here, other=0.0)
+        kept_offset = tl.load(residual_bias + n, mask=here, other=0.0)
     if chained:
         gdc_wait()
+    held = _row(x, residual, residual_statistics, 0, n, k, outputs, inputs, normed, residual_kind)
     for row in tl.static_range(rows):
-        value = tl.load(x + row * inputs + k, mask=there, other=0.0).to(tl.float32)
-        if normed:
-            mean, scale = _statistics(value, there, inputs, eps)
-            value = (value - mean) * scale * tl.load(norm_weight + k, mask=there, other=0.0) + tl.load(
-                norm_bias + k, mask=there, other=0.0
+        value, pivot, kept, kept_mean, kept_scale = held
+        if row + 1 < rows:  # on its way while this one is computed
+            held = _row(
+                x, residual, residual_statistics, row + 1, n, k, outputs, inputs, normed, residual_kind
             )
+        if normed:
+            mean, scale = _statistics(value, pivot, there, inputs, eps)
+            value = (value - mean) * scale * gain + offset
+            if tl.program_id(0) == 0:
+                tl.store(statistics + 2 * row, mean)
+                tl.store(statistics + 2 * row + 1, scale)
         result = tl.sum(tile.to(tl.float32) * value[None, :], 1)
         if biased:
-            result += tl.load(bias + n, mask=here, other=0.0)
+            result += shift
         if gelu:
             result = 0.5 * result * (1.0 + tl.erf(result * 0.7071067811865476))
+        if residual_kind == 2:
+            kept = (kept - kept_mean) * kept_scale * kept_gain + kept_offset
         if residual_kind > 0:
-            kept = tl.load(residual + row * outputs + n, mask=here, other=0.0).to(tl.float32)
-            if residual_kind == 2:
-                r = tl.arange(0, block_r)
-                inside = r < outputs
-                whole = tl.load(residual + row * outputs + r, mask=inside, other=0.0).to(tl.float32)
-                mean, scale = _statistics(whole, inside, outputs, eps)
-                kept = (kept - mean) * scale * tl.load(residual_weight + n, mask=here, other=0.0)
-                kept += tl.load(residual_bias + n, mask=here, other=0.0)
             result += kept
-        tl.store(out + row * outputs + n, result.to(out.dtype.element_ty), mask=here)
+        tl.store(out + row * outputs + n, result, mask=here)
+
+
+def tile(inputs: int) -> tuple[int, int]:
+    """Rows of the matrix for one program and warps, the fastest measured on an H200 (bench/sampler.py)."""
+    block_k = triton.next_power_of_2(inputs)
+    return (max(1, 4096 // block_k), 2) if block_k <= 2048 else (max(1, 16384 // block_k), 8)
 
 
 def few_rows(
@@ -91,26 +140,29 @@ def few_rows(
     bias: Float[Tensor, " n"] | None,
     *,
     norm: Norm | None = None,
+    statistics: Float[Tensor, "r 2"] | None = None,
     gelu: bool = False,
     residual: Float[Tensor, "r n"] | None = None,
     residual_norm: Norm | None = None,
+    residual_statistics: Float[Tensor, "r 2"] | None = None,
     eps: float = 1e-5,
     chained: bool = False,
-    elements: int | None = None,
-    warps: int = 8,
 ) -> Float[Tensor, "r n"]:
     """act(LayerNorm(x) @ matrix.T + bias) + LayerNorm(residual), each part but the product optional.
 
-    All arithmetic and the result are float32; GELU is the exact one. `elements` of the matrix are one
-    program's. A `chained` launch begins, and reads its matrix, while the kernel before it still runs.
+    x, residual, all arithmetic and the result are float32; GELU is the exact one. A LayerNorm of x leaves the
+    mean and the inverse deviation of each row in `statistics`; that of the residual takes them from
+    `residual_statistics`, where an earlier product of the same rows has left them. A `chained` launch begins,
+    and reads its weights, while the kernel before it still runs.
     """
     rows, inputs = x.shape
     outputs = matrix.shape[0]
     out = torch.empty(rows, outputs, device=x.device, dtype=torch.float32)
-    block_k = triton.next_power_of_2(inputs)
-    block_n = max(1, (elements or ELEMENTS) // block_k)
+    block_n, warps = tile(inputs)
     nothing = x  # a pointer that is never read
     weight, shift = norm if norm is not None else (nothing, nothing)
+    if statistics is None:
+        statistics = x.new_empty(rows, 2)
     kept_weight, kept_shift = residual_norm if residual_norm is not None else (nothing, nothing)
     _few_rows[(triton.cdiv(outputs, block_n),)](
         x,
@@ -118,17 +170,18 @@ def few_rows(
         nothing if bias is None else bias,
         weight,
         shift,
+        statistics,
         nothing if residual is None else residual,
         kept_weight,
         kept_shift,
+        nothing if residual_statistics is None else residual_statistics,
         out,
         outputs,
         inputs,
         eps,
         rows=rows,
         block_n=block_n,
-        block_k=block_k,
-        block_r=triton.next_power_of_2(outputs) if residual_norm is not None else 1,
+        block_k=triton.next_power_of_2(inputs),
         biased=bias is not None,
         normed=norm is not None,
         gelu=gelu,

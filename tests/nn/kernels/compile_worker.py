@@ -25,6 +25,7 @@ from digit.nn.fast_decoding import FastDecoder, Shape
 from digit.nn.fused.blocks import blocks
 from digit.nn.kernels import nearest
 from digit.nn.kernels.draw import Filters, draw
+from digit.nn.kernels.full_attention import full_attention
 from digit.nn.kernels.patches import patches
 from digit.nn.kernels.segments import segment_sums
 from digit.prior import Prior, PriorConfig
@@ -102,6 +103,17 @@ def features(dtype: torch.dtype) -> None:
     segment_sums(vectors, torch.zeros(4096, dtype=torch.int64), 8192)
 
 
+def attention() -> None:
+    """A ViT's, a masked renderer's and its last block's, from inside a packed product."""
+    for t, n, heads, dtype in (
+        (261, 261, 12, torch.float16),
+        (513, 513, 16, torch.bfloat16),
+        (513, 256, 16, torch.bfloat16),
+    ):
+        q, k, v = torch.zeros(2, t, 3, heads, 64, dtype=dtype).permute(2, 0, 3, 1, 4).unbind(0)
+        full_attention(q[:, :, t - n :], k, v)
+
+
 def training(config: PriorConfig) -> None:
     """Forward and backward."""
     transformer = Prior(config).transformer
@@ -121,6 +133,7 @@ def main() -> None:
     for dtype, kind in ((torch.float16, torch.uint8), (torch.bfloat16, torch.float32)):
         pixels(dtype, kind)
         features(dtype)
+    attention()
     training(config)
     print(json.dumps(compiled))
 

@@ -17,5 +17,5 @@ def small_tiles(monkeypatch):
     from digit.nn.kernels import attention, linear, nearest
 
     monkeypatch.setattr(attention, "tile", lambda programs, scaled: (4, 1))
-    monkeypatch.setattr(linear, "ELEMENTS", 1024)
+    monkeypatch.setattr(linear, "tile", lambda inputs: (4, 1))
     monkeypatch.setattr(nearest, "scan", partial(nearest.scan, tiles=nearest.Tiles(16, 16, 16)))

@@ -1,0 +1,94 @@
+"""Attention of all positions to all at the published lengths: our kernel beside cuDNN's and flash attention.
+
+    python bench/attention.py [--device D] [--smoke] [--seconds S] [--out F]
+
+`ViT-B`: 261 tokens, batch 512. `renderer`: 513 positions of the masked renderer, batch 128; `renderer, last
+block`: 178 queries, what is masked in its steps on average; `renderer, one image`. Queries, keys and values
+are read out of one packed product and all write heads side by side; calls are replayed by a graph. Rows give
+milliseconds on the device, TFLOP/s of 4 b h n t c operations, whatever was done, and `error`: the largest
+difference from float64 over the largest value, in units of the format's eps. `--device cpu` has torch's only.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from machine import Report, median_seconds, parser
+from torch import Tensor
+from torch.nn.attention import SDPBackend
+
+from digit.nn.attention import mix
+from digit.nn.decoding import has_kernels
+
+SHAPES = {  # images, heads, queries, keys, dtype
+    "ViT-B": (512, 12, 261, 261, torch.float16),
+    "renderer": (128, 16, 513, 513, torch.bfloat16),
+    "renderer, last block": (128, 16, 178, 513, torch.bfloat16),
+    "renderer, one image": (1, 16, 513, 513, torch.bfloat16),
+}
+SMOKE = {"smoke": (2, 2, 5, 9, torch.float32)}
+CHANNELS = 64
+
+
+def captured(work: Callable[[], Tensor], calls: int) -> Callable[[], None]:
+    """The call as many times in one graph: what the host does is done before."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        work()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(calls):
+            work()
+    return graph.replay
+
+
+def ways(device: torch.device) -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
+    """Kernels by name."""
+    if not has_kernels(device):
+        return {"torch": mix}
+    from digit.nn.kernels.full_attention import full_attention
+
+    return {
+        "digit": full_attention,
+        "cuDNN": lambda q, k, v: mix(q, k, v, backend=SDPBackend.CUDNN_ATTENTION),
+        "flash": lambda q, k, v: mix(q, k, v, backend=SDPBackend.FLASH_ATTENTION),
+    }
+
+
+def measure(report: Report, shape: tuple[Any, ...], way: Callable[..., Tensor]) -> dict[str, Any]:
+    """One row."""
+    b, h, n, t, dtype = shape
+    device, calls = report.device, 20
+    generator = torch.Generator(device).manual_seed(0)
+    product = torch.empty(b, t, 3, h, CHANNELS, dtype=dtype, device=device).normal_(generator=generator)
+    q, k, v = product.permute(2, 0, 3, 1, 4).unbind(0)
+    q = q[:, :, t - n :]
+    some = [each[-1:].double() for each in (q, k, v)]
+    wanted = (some[0] @ some[1].transpose(2, 3) * CHANNELS**-0.5).softmax(3) @ some[2]
+    wanted = wanted.transpose(1, 2).flatten(2)
+    error = (way(q, k, v)[-1:].double() - wanted).abs().max() / some[2].abs().max() / torch.finfo(dtype).eps
+    work = lambda: way(q, k, v)  # noqa: E731
+    if device.type == "cuda":
+        # Many calls in one graph: neither the host's launches nor the clock's reading count.
+        seconds = median_seconds(captured(work, calls), device, repeats=7) / calls
+    else:
+        seconds = median_seconds(work, device)
+    rate = 4 * b * h * n * t * CHANNELS / seconds
+    row = {"ms": 1e3 * seconds, "tflops": rate / 1e12, **report.share(rate), "error": error.item()}
+    return row | {"batch": b, "queries": n, "keys": t}
+
+
+def main() -> None:
+    """All shapes, each with all kernels."""
+    given = parser(__doc__).parse_args()
+    report = Report.of(given)
+    for name, shape in (SMOKE if given.smoke else SHAPES).items():
+        for kernel, way in ways(report.device).items():
+            report.part(name, kernel, lambda s=shape, w=way: measure(report, s, w))
+    report.finish()
+
+
+if __name__ == "__main__":
+    main()
