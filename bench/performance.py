@@ -20,6 +20,7 @@ PARTS = {
     "machine": tables.machine,
     "sampling": tables.sampling,
     "agreement": tables.agreement,
+    "attention": tables.attention,
     "tokenizer": tables.tokenizer,
     "kmeans": tables.kmeans,
     "training": tables.training,

@@ -7,8 +7,8 @@ the base prior, top-k 200), tokenize (pictures in memory -> codes by DINOv2 ViT-
 is left out, which takes processor cores) and kmeans (Lloyd iterations over 2,097,152 vectors). The work is
 the same, not N times as much: `ratio` is the time of one over the time of N, and `efficiency` ratio / N. The
 goal is a ratio of 1.9 for two. `agrees` says that N processes gave what one gives: losses to 1e-3, inertia to
-1e-6, codes to the last one. Beside K-means stand the seconds to its first update, between two
-updates (median) and after the last.
+1e-6, codes to the last one. Beside K-means stand the seconds to its first update, from each
+to the next and after the last.
 
 The script starts the processes itself, by torchrun's agent; on more hosts than one run it by torchrun's own
 options around `--child PART`. --smoke and machines without a GPU take small shapes on CPUs, one thread each;
@@ -211,7 +211,7 @@ def cluster(sizes: Sizes, device: torch.device, clock: Clock) -> dict[str, Any]:
         made.append(torch.randn(piece, width, generator=random, device=device))
     vectors, places = torch.cat(made), torch.arange(mine[0] * piece, (mine[-1] + 1) * piece)
     options = {"iterations": sizes.iterations, "places": places, "device": device}
-    kmeans.fit(vectors, sizes.codes, **{**options, "iterations": 1})
+    kmeans.fit(vectors, sizes.codes, **options)  # later iterations load kernels that the first does not
     found: list[Any] = []
     marks: list[float] = []
 

@@ -199,7 +199,6 @@ def fit(
         raise DigitError(
             f"{count} feature vectors cannot make {k} clusters: choose fewer clusters or more pictures"
         )
-    sample = _Sample(vectors, place, k, chunk, together=places is not None)  # a GPU is busy with it meanwhile
     if start is None:
         chosen = _chosen(count, k, seed)
         start = (
@@ -208,6 +207,7 @@ def fit(
             else _fetch(vectors, places, _nth(places.to(place), chosen))
         )
     centroids = start.to(place, torch.float32, copy=True)
+    sample = _Sample(vectors, place, k, chunk, together=places is not None)
     inertia: list[float] = []
     codes: Tensor | None = None
     for done in range(iterations + 1):

@@ -12,9 +12,10 @@ REASONS = {
     ),
     "prior, one image": (
         "_few_rows",
-        "each code reads all the weights once, in one launch a matrix; a launch is over in microseconds, and"
-        " its start and end cost as much as the reading. Chained launches overlap, so these times add up to"
-        " more than the clock's",
+        "each code reads all the weights once, in one launch a matrix, which loads its weights while the one"
+        " before it still runs; what stays is that a launch waits for all of the one before, then for that"
+        " one's few numbers. One launch for all matrices, with barriers between them, was tried and was"
+        " slower. Chained launches overlap, so these times add up to more than the clock's",
     ),
     "autoregressive renderer": (
         "_attend",
@@ -27,14 +28,14 @@ REASONS = {
     ),
     "masked renderer, one image": (
         "nvjet",
-        "the rows of one image are too few for all multiprocessors, and the graph's many short kernels leave"
-        " gaps, which are the rest of the clock's time",
+        "the rows of one image are too few for all multiprocessors; the gaps between the graph's many short"
+        " kernels, and what the host does before and after them, are the rest of the clock's time",
     ),
     "tokenizer": (
         "nvjet",
         "the four products of each block, at widths that a GPU of this size does not fill as it does a square"
-        " of 8192; exact codes add the search (`_scan`) and float32 products (`ffma`) of the rows that it"
-        " leaves open",
+        " of 8192; exact codes add the search (`_scan`) and, of the rows that it leaves open, a look at all"
+        " float16 products for the few centroids in question",
     ),
     "K-means": (
         "_scan",
@@ -88,8 +89,9 @@ def profiles(results: Results) -> dict[str, tuple[float, list[tuple[str, float]]
     for path, rows in tables.items():
         if isinstance(rows, list):
             found[path] = _listed(rows, "kernel")
-    for path, name in (("training, 219M", "base, 256"), ("training, 732M", "large, 128")):
-        row = results.training(name)
+    rows = (("training, 219M", "base, 512", "train"), ("training, 732M", "large, 128", "train_h100"))
+    for path, name, file in rows:
+        row = results.training(name, file=file)
         if row and "kernels" in row:
             found[path] = _listed(row["kernels"], "name")
     return found

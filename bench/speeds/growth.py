@@ -65,13 +65,13 @@ def small(results: Results) -> list[str]:
 
 def training(results: Results) -> list[str]:
     """Two micro-batches of one model."""
-    two = [results.training(f"base, {size}") for size in (128, 256)]
+    two = [results.training(f"base, {size}") for size in (256, 512)]
     if None in two:
         return []
     half, whole = (row for row in two if row is not None)
     return [
         (
-            "Training: twice the micro-batch, 256 instead of 128 images, takes"
+            "Training: twice the micro-batch, 512 instead of 256 images, takes"
             f" {whole['update_ms'] / half['update_ms']:.2f} times as long and {gib(whole['peak_gib'])}"
             f" instead of {gib(half['peak_gib'])}."
         )
@@ -93,7 +93,7 @@ def length(results: Results) -> list[str]:
         "ratio",
     ]
     lines = table(head, rows)
-    for file in ("sampler_h200", "length"):
+    for file in ("sampler", "length"):
         found = results.lengths(file)
         if found:
             lines += ["", *lengths(found, results.files[file]["device"])]

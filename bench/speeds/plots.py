@@ -25,7 +25,7 @@ def draw(results: Results, folder: Path) -> None:
     tokenizer(tokens, results)
     peaks(memory, results)
     figure.savefig(folder / "performance-batch.png", dpi=110)
-    measured = results.lengths("sampler_h200") or results.lengths("length")
+    measured = results.lengths("sampler") or results.lengths("length")
     figure = _figure(11 if measured else 6)
     panels = figure.subplots(1, 2 if measured else 1, squeeze=False)[0]
     position(panels[0], results)
@@ -124,7 +124,7 @@ def position(axes: Axes, results: Results) -> None:
 
 def length(axes: Axes, results: Results) -> None:
     """Milliseconds of a batch against the codes of an image, where that was run."""
-    for file, colour in (("sampler_h200", "tab:blue"), ("length", "tab:red")):
+    for file, colour in (("sampler", "tab:blue"), ("length", "tab:red")):
         rows = results.lengths(file)
         if rows:
             place = results.files[file]["device"]

@@ -7,12 +7,13 @@ from typing import Any
 
 Row = dict[str, Any]
 FILES = {
-    "sampler": "sampler-h100.json",
-    "tokenizer": "tokenizer-h100.json",
+    "sampler": "sampler-h200.json",
+    "attention": "attention-h200.json",
+    "tokenizer": "tokenizer-h200.json",
+    "jpeg": "tokenizer-h100.json",
     "kmeans": "kmeans-h200.json",
-    "train": "train-h100.json",
-    "sampler_h200": "sampler-h200.json",
-    "train_h200": "train-h200.json",
+    "train": "train-h200.json",
+    "train_h100": "train-h100.json",
     "vqgan": "vqgan-h200.json",
     "fid": "fid-h100-50000.json",
     "sample": "sample.json",
@@ -38,9 +39,9 @@ class Results:
         )
 
     def on(self, file: str) -> str:
-        """The kind of GPU of a run, as a name's end; nothing for an H100 or no run."""
+        """The kind of GPU of a run, as a name's end; nothing for an H200 or no run."""
         device = self.files[file].get("device", "")
-        return f", on an {device.removeprefix('NVIDIA ')}" if device and "H100" not in device else ""
+        return f", on an {device.split()[1]}" if device and "H200" not in device else ""
 
     def sampling(self, name: str, *, file: str = "sampler") -> list[Row]:
         """Rows of one path of `bench/sampler.py` in order of batch."""

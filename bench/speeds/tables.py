@@ -17,13 +17,14 @@ SAMPLERS = {
 def machine(results: Results) -> list[str]:
     """Whose figures they are."""
     rows, rates, scripts = [], {}, {}
-    for name in ("sampler", "sampler_h200", "tokenizer", "kmeans", "train", "train_h200", "vqgan"):
+    for name in ("sampler", "attention", "tokenizer", "jpeg", "kmeans", "train", "train_h100", "vqgan"):
         result = results.files[name]
         if result:
             limits = result.get("ceilings", result)
             rates[name] = limits["matmul_tflops"]
             speeds = [f"{limits['matmul_tflops']:.0f} TFLOP/s", f"{limits['copy_tb_per_s']:.2f} TB/s"]
-            scripts[name] = f"`bench/{name.removesuffix('_h200')}.py`{results.on(name)}"
+            script = {"jpeg": "tokenizer", "train_h100": "train"}.get(name, name)
+            scripts[name] = f"`bench/{script}.py`{results.on(name)}"
             rows.append([scripts[name], result["device"], result["torch"], *speeds])
     lines = table(["run", "GPU", "torch", "8192 x 8192 product, bf16", "copy"], rows)
     slowest = min(rates, key=lambda name: rates[name])
@@ -82,10 +83,24 @@ def tokenizer(results: Results) -> list[str]:
         "codes differ",
         "peak memory",
     ]
-    files = [
-        [name, number(row["images_per_s"])] for name, row in results.section("tokenizer", "jpeg").items()
-    ]
-    return [*table(head, rows), "", *table(["JPEG files of 500 x 375 pixels", "img/s"], files)]
+    files = [[name, number(row["images_per_s"])] for name, row in results.section("jpeg", "jpeg").items()]
+    title = f"JPEG files of 500 x 375 pixels{results.on('jpeg')}"
+    return [*table(head, rows), "", *table([title, "img/s"], files)]
+
+
+def attention(results: Results) -> list[str]:
+    """Our kernel of full attention beside torch's."""
+    rows = []
+    for shape, kernels in results.files["attention"].items():
+        if not isinstance(kernels, dict) or "digit" not in kernels:
+            continue
+        ours = kernels["digit"]["ms"]
+        for name, row in kernels.items():
+            size = [f"{row['queries']} of {row['keys']}", str(row["batch"])]
+            speed = [number(1e3 * row["ms"]), number(row["tflops"]), percent(row["share_of_matmul"])]
+            rows.append([shape, *size, name, *speed, f"{row['ms'] / ours:.2f}"])
+    head = ["shape", "queries of keys", "batch", "kernel", "us", "TFLOP/s", "of the product's rate"]
+    return table([*head, "time against ours"], rows)
 
 
 def kmeans(results: Results) -> list[str]:
@@ -126,12 +141,14 @@ def _timed(row: Row) -> list[str]:
 
 def training(results: Results) -> list[str]:
     """Every row, choices against the package's own, and the curves."""
-    rows = results.files["train"].get("rows", {})
+    rows = results.files["train_h100"].get("rows", {})
     package = rows.get("screen, package")
     shown = []
-    named = [(_named(name), name, row) for name, row in rows.items()]
-    other = results.files["train_h200"].get("rows", {})
-    named += [(_named(name) + results.on("train_h200"), name, row) for name, row in other.items()]
+    named = [
+        (_named(name) + results.on(file), name, row)
+        for file in ("train", "train_h100")
+        for name, row in results.files[file].get("rows", {}).items()
+    ]
     for shown_as, name, row in named:
         if "tokens_per_second" not in row:
             continue
@@ -193,9 +210,14 @@ def _named(name: str) -> str:
         "base": "219M, with the training kernels, micro-batch",
         "large": "732M, with the training kernels, micro-batch",
         "safe": "219M, without the training kernels, micro-batch 256",
-        "rival": "a plain compiled GPT of 219M, micro-batch",
+        "rival": "a plain compiled GPT",
         "screen": "a quarter of the 219M's layers:",
     }
+    rest = (
+        {"large": "of 732M, micro-batch 64"}.get(rest, f"of 219M, micro-batch {rest}")
+        if kind == "rival"
+        else rest
+    )
     return f"{kinds.get(kind, kind)} {rest}".strip()
 
 
@@ -228,20 +250,21 @@ def missing(results: Results) -> list[str]:
     asked = {
         "VQGAN, encode and decode (`bench/vqgan.py`)": results.section("vqgan", "decode"),
         "the whole chain, labels to pixels (`bench/sampler.py --parts chain`)": results.best(
-            "whole chain, autoregressive, to pictures in memory", file="sampler_h200"
+            "whole chain, autoregressive, to pictures in memory"
         ),
         "LlamaGen's code beside the prior (`--parts rival --llamagen DIR`)": results.best(
-            "LlamaGen's code, compiled", file="sampler_h200"
+            "LlamaGen's code, compiled"
         ),
-        "this package's plain path beside the prior (`--parts rival`)": results.best(
-            "prior, plain path", file="sampler_h200"
-        ),
-        "the prior at several lengths (`--parts length`)": results.lengths("sampler_h200"),
+        "this package's plain path beside the prior (`--parts rival`)": results.best("prior, plain path"),
+        "the prior at several lengths (`--parts length`)": results.lengths("sampler"),
         "training of the 219M without the training kernels at full depth (`bench/train.py --parts safe`)": (
-            results.training("safe", file="train_h200")
+            results.training("safe")
         ),
-        "a plain compiled GPT of 732M beside training (`--parts rival_large`)": results.training(
-            "rival, large"
+        "the 732M beside a plain compiled GPT on one GPU (`bench/train.py --parts large rival_large`)": (
+            results.training("large, 128") and results.training("rival, large")
+        ),
+        "JPEG files on an H200 alone (`bench/tokenizer.py --only jpeg`)": results.section(
+            "tokenizer", "jpeg"
         ),
         "torch-fidelity beside FID of 50,000 images (`bench/fid.py`)": results.files["fid"]
         .get("results", {})

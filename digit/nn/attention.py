@@ -27,7 +27,7 @@ def mix(
     """softmax(queries keys^T / sqrt(c)) values with the heads side by side, d = h c.
 
     torch's kernels cut keys into blocks of 128 and compute all of the last one, so that of 257 keys a third
-    of the work is for nothing; on an H200, `kernels.full_attention` takes 0.71 of cuDNN's time for 261 keys
+    of the work is for nothing; on an H200, `kernels.full_attention` takes 0.74 of cuDNN's time for 261 keys
     and 0.77 for 513 (bench/attention.py). Its launch takes the host 80 us: where that is longer than the
     work, a caller whose launches are not replayed by a graph asks for `prompt` ones. `causal` needs as many
     queries as keys. `backend` is a kernel of torch's to take instead.

@@ -58,7 +58,7 @@ class Measured:
     order_seconds: dict[int, float]  # of the processor, by the number of pictures
     sha256: float  # bytes a second of a core
     decoded: float  # JPEGs a second of one process with 16 threads beside an H100, with four views of each
-    tokenized: float  # pictures a second of an H100, codes of DINOv2 ViT-B/14
+    tokenized: float  # pictures a second of an H200, codes of DINOv2 ViT-B/14
     iteration: float  # seconds of a K-means iteration of 2,097,152 vectors to 8192 centroids on an H200
 
     @classmethod
@@ -66,7 +66,7 @@ class Measured:
         """From bench/results."""
         index = read_json(results / "memory.json")["results"]["index"]
         growth = read_json(results / "growth.json")
-        tokenizer = read_json(results / "tokenizer-h100.json")
+        tokenizer = read_json(results / "tokenizer-h200.json")
         kmeans = read_json(results / "kmeans-h200.json")
         added = index["pictures_5x"] - index["pictures_1x"]
         return cls(
@@ -75,7 +75,9 @@ class Measured:
             order_seconds={row["pictures"]: row["seconds"] for row in growth["order"]},
             sha256=growth["sha256_gb_per_second"] * 1e9,
             # Of one view there; what four cost more was measured on another machine.
-            decoded=tokenizer["jpeg"]["read, decode, crop, resize"]["images_per_s"]
+            decoded=read_json(results / "tokenizer-h100.json")["jpeg"]["read, decode, crop, resize"][
+                "images_per_s"
+            ]
             * growth["decode_per_second"]["views_4"]
             / growth["decode_per_second"]["views_1"],
             tokenized=tokenizer["codes"]["digit"]["images_per_s"],

@@ -130,7 +130,7 @@ def _few_rows(
 
 def tile(inputs: int) -> tuple[int, int]:
     """Rows of the matrix for one program and warps, the fastest measured on an H200 (bench/sampler.py)."""
-    block_k = triton.next_power_of_2(inputs)
+    block_k = 1 << (inputs - 1).bit_length()
     return (max(1, 4096 // block_k), 2) if block_k <= 2048 else (max(1, 16384 // block_k), 8)
 
 
