@@ -3,11 +3,11 @@
 import difflib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from PIL import Image
@@ -46,13 +46,18 @@ class PipelineSampling:
 class Pictures:
     """What a pipeline call returns; row i everywhere belongs to seed i."""
 
-    images: list[Image.Image]
-    pixels: UInt8[Tensor, "b 3 h w"]
+    pixels: UInt8[Tensor, "b 3 h w"]  # channels last in memory, as pictures have them
     codes: Int[Tensor, "b n"]
     vq_codes: Int[Tensor, "b m"]
     seeds: list[int]
     labels: list[int] | None
     settings: dict[str, Any]
+
+    @cached_property
+    def images(self) -> list[Image.Image]:
+        """The pixels as pictures of Pillow, made when first asked for."""
+        rows = self.pixels.permute(0, 2, 3, 1).contiguous().numpy()
+        return [Image.fromarray(row) for row in rows]
 
 
 class DigitPipeline:
@@ -282,8 +287,7 @@ class DigitPipeline:
             settings[chosen] |= {"steps": passes, "noise": gumbel}
         if prefix is not None:
             settings["prefix"] = prefix.shape[1]
-        images = [Image.fromarray(np.ascontiguousarray(row)) for row in pixels.permute(0, 2, 3, 1).numpy()]
-        return Pictures(images, pixels, torch.cat(all_codes), torch.cat(all_vq), given, ids, settings)
+        return Pictures(pixels, torch.cat(all_codes), torch.cat(all_vq), given, ids, settings)
 
     def _decoding(self) -> Callable[[Tensor], Tensor]:
         """How VQ codes become pixels; made again when a weight of the VQGAN has changed."""
@@ -328,8 +332,9 @@ PARTS = ("prior", "renderer", "renderer_masked", "vqgan", "tokenizer")
 
 
 def to_uint8(pixels: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
-    """Pixels in [0, 1] as bytes, rounded to the nearest level."""
-    return (pixels.float().clamp(0, 1) * 255).round().to(torch.uint8)
+    """Pixels in [0, 1] as bytes, rounded to the nearest level, channels last in memory."""
+    levels = (pixels.float().clamp(0, 1) * 255).round()
+    return levels.to(torch.uint8, memory_format=torch.channels_last)
 
 
 def _in_company(decode: Callable[[Tensor], Tensor], codes: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """How a pipeline decodes: on a CPU by the VQGAN itself, made again when a weight has changed."""
 
+import numpy as np
 import torch
 
 import digit.pipeline
@@ -24,6 +25,9 @@ def test_pictures_are_what_the_vqgan_decodes_and_follow_its_weights(monkeypatch)
     codes = first.vq_codes.split([64, 2, 4])
     with torch.no_grad():
         assert torch.equal(first.pixels, torch.cat([to_uint8(vqgan.decode(part)) for part in codes]))
+    assert first.pixels.is_contiguous(memory_format=torch.channels_last)  # as pictures need them
+    shown = torch.stack([torch.from_numpy(np.array(image)) for image in first.images])
+    assert torch.equal(shown.permute(0, 3, 1, 2), first.pixels) and first.images is first.images
     assert torch.equal(pipeline(seeds=range(70)).vq_codes, first.vq_codes) and len(made) == 1
     with torch.no_grad():
         vqgan.decoder.conv_out.bias += 0.2
