@@ -2,11 +2,13 @@
 
     python bench/performance.py [--results bench/results] [--page docs/performance.md] [--smoke]
 
-Rewrites the lines between the marks of the page and draws its pictures. --smoke prints them instead.
+Rewrites the lines between the marks of the page and of the README, and draws the page's pictures. --smoke
+prints the page instead.
 """
 
 import argparse
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from speeds import costs, goals, growth, tables
@@ -31,17 +33,18 @@ PARTS = {
     "costs": costs.costs,
     "missing": tables.missing,
 }
+README = {"speeds": goals.rivals}
 MARKED = re.compile(r"(<!-- figures: (\w+) -->\n)(.*?)(<!-- end -->)", flags=re.DOTALL)
 
 
-def filled(page: str, results: Results) -> str:
+def filled(page: str, results: Results, parts: dict[str, Callable[[Results], list[str]]] = PARTS) -> str:
     """The page with every marked part as the results say; each part must be there once."""
     names = [name for _, name, _, _ in MARKED.findall(page)]
-    if sorted(names) != sorted(PARTS):
-        raise SystemExit(f"the page marks {sorted(names)}; wanted are {sorted(PARTS)}")
+    if sorted(names) != sorted(parts):
+        raise SystemExit(f"the page marks {sorted(names)}; wanted are {sorted(parts)}")
 
     def part(found: re.Match[str]) -> str:
-        lines = PARTS[found[2]](results)
+        lines = parts[found[2]](results)
         return f"{found[1]}\n" + "\n".join(lines) + f"\n\n{found[4]}"
 
     return MARKED.sub(part, page)
@@ -63,7 +66,9 @@ def main() -> None:
         return
     from speeds import plots  # matplotlib takes a second
 
+    readme = ROOT / "README.md"
     write_text_atomic(options.page, page)
+    write_text_atomic(readme, filled(readme.read_text(encoding="utf-8"), results, README))
     plots.draw(results, options.page.parent / "images")
 
 

@@ -158,7 +158,9 @@ def arguments() -> argparse.Namespace:
     """The command line."""
     commands = parser(__doc__, seconds=400)
     commands.add_argument("--processes", type=int, default=2)
-    commands.add_argument("--rows", nargs="+", choices=WAYS, default=WAYS, help="those named only")
+    commands.add_argument(
+        "--rows", nargs="+", choices=WAYS, default=WAYS, help="those named only; --smoke has a row of its own"
+    )
     commands.add_argument("--updates", type=int, default=6, help="n")
     commands.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     commands.add_argument("--sharded", action="store_true", help=argparse.SUPPRESS)

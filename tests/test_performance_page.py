@@ -31,6 +31,8 @@ def measured(scripts):
 def test_the_page_is_what_the_script_writes(scripts, measured):
     page = (ROOT / "docs" / "performance.md").read_text(encoding="utf-8")
     assert scripts.page.filled(page, measured) == page
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert scripts.page.filled(readme, measured, scripts.page.README) == readme
 
 
 def test_a_changed_figure_changes_the_page(scripts, measured):

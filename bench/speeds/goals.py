@@ -39,9 +39,21 @@ class Goal:
         return [self.path, value, percent(self.share), self.beside, gib(self.peak), wanted, verdict]
 
 
+def every(results: Results) -> list[Goal]:
+    """All rows."""
+    return [*sampling(results), *tokenizer(results), *kmeans(results), *training(results), *others(results)]
+
+
+def rivals(results: Results) -> list[str]:
+    """The README's table: what ran beside code that users would take instead."""
+    rows = [row.cells()[:4] for row in every(results) if " x " in row.beside]
+    head = ["on one H200", "measured", "of its ceiling", "beside others' code"]
+    return table(head, rows)
+
+
 def goals(results: Results) -> list[str]:
     """The table, and how many were met."""
-    rows = [*sampling(results), *tokenizer(results), *kmeans(results), *training(results), *others(results)]
+    rows = every(results)
     run = [row for row in rows if row.value is not None]
     proper = [row for row in run if not row.further]
     met, further = sum(row.met for row in proper), [row for row in run if row.further]

@@ -45,7 +45,7 @@ def write_report(plans: Sequence[PriorPlan], out: Path, folder: Path, device: to
         write_text_atomic(folder / "ablations.md", page(rows, name))
         draw_predictors(tokenizer_rows(rows), folder / "ablations.png")
         lines = {f"prior, K={row['codes']}": row["probe_layers"] for row in by_codes(rows)}
-        levels = {row["tokenizer"]: row["probe_encoder"] for row in by_codes(rows)[-1:]}
+        levels = {f"encoder, {row['encoder']}": row["probe_encoder"] for row in by_codes(rows)[-1:]}
         title = "linear probe by layer, mean over the start and all codes"
         draw_layers(lines, folder / "probes.png", levels=levels, title=title)
     return [name for name, row in found.items() if row is None]
