@@ -43,10 +43,10 @@ def mix(
 
 
 def _ours(queries: Tensor, keys: Tensor) -> bool:
-    """Whether our kernel is faster: lengths as measured, on the kind of GPU on which they were."""
+    """Whether our kernel is faster: lengths and width as measured, on the kind of GPU on which they were."""
     if not has_kernels(queries.device) or torch.cuda.get_device_capability(queries.device)[0] != 9:
         return False
-    if queries.dtype not in (torch.float16, torch.bfloat16) or queries.shape[3] not in (64, 128):
+    if queries.dtype not in (torch.float16, torch.bfloat16) or queries.shape[3] != 64:
         return False
     return 0 < keys.shape[2] % 128 <= LITTLE
 
