@@ -1,15 +1,18 @@
 """Attention of all positions to all at the published lengths: our kernel beside cuDNN's and flash attention.
 
-    python bench/attention.py [--device D] [--smoke] [--seconds S] [--out F]
+    python bench/attention.py [--device D] [--smoke] [--seconds S] [--out F] [--sweep]
 
 `ViT-B`: 261 tokens, batch 512. `renderer`: 513 positions of the masked renderer, batch 128; `renderer, last
 block`: 178 queries, what is masked in its steps on average; `renderer, one image`. Queries, keys and values
 are read out of one packed product and all write heads side by side; calls are replayed by a graph. Rows give
 milliseconds on the device, TFLOP/s of 4 b h n t c operations, whatever was done, and `error`: the largest
 difference from float64 over the largest value, in units of the format's eps. `--device cpu` has torch's only.
+--sweep measures our kernel's tiles instead, to choose between.
 """
 
+import itertools
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -44,11 +47,16 @@ def captured(work: Callable[[], Tensor], calls: int) -> Callable[[], None]:
     return graph.replay
 
 
-def ways(device: torch.device) -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
-    """Kernels by name."""
+def ways(device: torch.device, *, sweep: bool) -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
+    """Kernels by name; or ours by the numbers of its tiles."""
     if not has_kernels(device):
         return {"torch": mix}
-    from digit.nn.kernels.full_attention import full_attention
+    from digit.nn.kernels.full_attention import Tiles, full_attention
+
+    if sweep:
+        numbers = itertools.product((64, 128), (16, 64), (32, 64, 128), (4, 8), (2, 3))
+        tiles = [Tiles(*each) for each in numbers if each[0] >= 16 * each[3]]  # a warp has 16 rows or more
+        return {f"digit, {tuple(each)}": partial(full_attention, tiles=each) for each in tiles}
 
     return {
         "digit": full_attention,
@@ -82,10 +90,12 @@ def measure(report: Report, shape: tuple[Any, ...], way: Callable[..., Tensor]) 
 
 def main() -> None:
     """All shapes, each with all kernels."""
-    given = parser(__doc__).parse_args()
+    options = parser(__doc__)
+    options.add_argument("--sweep", action="store_true", help="tiles of our kernel")
+    given = options.parse_args()
     report = Report.of(given)
     for name, shape in (SMOKE if given.smoke else SHAPES).items():
-        for kernel, way in ways(report.device).items():
+        for kernel, way in ways(report.device, sweep=given.sweep).items():
             report.part(name, kernel, lambda s=shape, w=way: measure(report, s, w))
     report.finish()
 

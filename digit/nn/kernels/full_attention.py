@@ -1,8 +1,8 @@
 """Attention of all positions to all, for lengths a little above a multiple of a block.
 
-As of 256 patches and a class token: what whole blocks of keys leave is a block of a size of its
-own, and only it is masked; what whole blocks of queries leave is another. Queries, keys and values are read
-where the product wrote them.
+Such as 256 patches and a class token. What whole blocks of keys leave is a block of a size of its own, and
+only it is masked; what whole blocks of queries leave is another. Queries, keys and values are read where the
+product wrote them.
 """
 
 from typing import Any, NamedTuple, no_type_check
@@ -146,7 +146,7 @@ def _mix(
 
 
 def tile(keys: int) -> Tiles:
-    """The fastest measured on an H200, at 261 keys and at 513 (bench/attention.py)."""
+    """The fastest measured on an H200, at 261 keys and at 513 (`bench/attention.py --sweep`)."""
     return Tiles(columns=32, rest=16) if keys < 384 else Tiles()
 
 
