@@ -30,6 +30,7 @@ from digit.evaluation.networks import Network, open_network
 from digit.evaluation.pictures import open_pictures
 from digit.evaluation.selftest import random_tensors
 from digit.files import write_json_atomic
+from digit.nn.backbone import timm
 
 Timed = dict[str, float]  # seconds, images_per_s, fid, is
 
@@ -79,6 +80,7 @@ def times(pictures: Tensor, reference: Tensor, weights: Path, options: argparse.
     if options.no_rival or importlib.util.find_spec("torch_fidelity") is None:
         print("torch-fidelity is left out or not installed here: only ours is timed", flush=True)
     else:
+        timm()  # lets torch-fidelity import torchvision
         if not options.smoke:
             rows["torch-fidelity"] = as_people_call_it(pictures, reference, weights)
         rows["torch-fidelity, pictures on the device"] = on_the_device(

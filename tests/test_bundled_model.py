@@ -1,11 +1,14 @@
 """The model that comes with the package: small, whole, quick, and what the README says."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 import digit
+from digit.errors import DigitError
 from digit.pipeline import DigitPipeline
 from digit.weights.artifact import describe
 
@@ -39,6 +42,21 @@ def test_draws_with_and_without_labels_by_both_renderers():
     without = pipeline(num_images=2)
     assert without.labels is None
     assert first.pixels.shape == without.pixels.shape == (2, 3, 32, 32)
+
+
+def test_parts_that_are_not_opened_are_checked(tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(FOLDER, folder)
+    some = DigitPipeline.from_pretrained(folder, parts=["renderer"])
+    assert some.renderers == ["autoregressive"] and some.tokenizer is None
+    whole = DigitPipeline.from_pretrained(folder)
+    assert torch.equal(some("cat", seeds=[3]).pixels, whole("cat", seeds=[3]).pixels)
+    path = folder / "tokenizer" / "model.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(DigitError, match="is not the file that config"):
+        DigitPipeline.from_pretrained(folder, parts=["renderer"])
 
 
 @torch.no_grad()

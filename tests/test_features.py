@@ -19,7 +19,7 @@ REGISTERS = {"embed_dim": 24, "depth": 4, "num_heads": 3}
 
 def vit(name: str = "vit_tiny_patch16_224", **arguments: object) -> torch.nn.Module:
     torch.manual_seed(0)
-    network = timm.create_model(name, num_classes=0, **arguments).eval()
+    network = timm().create_model(name, num_classes=0, **arguments).eval()
     with torch.no_grad():  # every parameter matters: timm starts biases at zero and norms at one
         for parameter in network.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -74,7 +74,7 @@ def test_gradients_reach_the_pixels():
 
 def test_official_dinov2_names_load(tmp_path):
     """DINOv2's own files have a mask token and, with registers, positions that count the class token."""
-    small = timm.create_model("vit_base_patch14_reg4_dinov2", num_classes=0, **REGISTERS).state_dict()
+    small = timm().create_model("vit_base_patch14_reg4_dinov2", num_classes=0, **REGISTERS).state_dict()
     official = {key: torch.randn_like(value) * 0.1 for key, value in small.items()}
     official["register_tokens"] = official.pop("reg_token")
     official["pos_embed"] = torch.randn(1, 1370, 24)
@@ -123,7 +123,7 @@ def test_both_rules_keep_constants_and_tables_that_fit(rule):
     torch.testing.assert_close(constant, torch.full((1, 12, 3), 0.5))
     half = resize_positions(table.half(), (5, 5), (3, 3), rule)
     assert half.dtype == torch.float32
-    timm_own = timm.layers.resample_abs_pos_embed(table, [3, 3], [5, 5], num_prefix_tokens=0)
+    timm_own = timm().layers.resample_abs_pos_embed(table, [3, 3], [5, 5], num_prefix_tokens=0)
     assert torch.equal(resize_positions(table, (5, 5), (3, 3), rule), timm_own) == (rule == "timm")
 
 
@@ -150,7 +150,7 @@ def test_short_names_and_timm_names():
     other = encoder_config("vit_tiny_patch16_224", block=-1, arguments=SMALL)
     assert (other.image_size, other.mean, other.block) == (224, (0.5, 0.5, 0.5), -1)
     for name in ("dinov2-s", "dinov2-b", "dinov2-l", "dinov2-s-reg", "dinov2-l-reg", "mocov3-b"):
-        assert timm.is_model(encoder_config(name, 112).name.split(".")[0])
+        assert timm().is_model(encoder_config(name, 112).name.split(".")[0])
 
 
 def test_bad_choices_are_one_sentence(tmp_path):

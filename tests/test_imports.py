@@ -1,17 +1,20 @@
 """The import rule of the house: each layer imports only those before it; the data's way stays readable."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[1] / "digit"
 FLOW = ["features", "kmeans", "tokenizer", "vqgan", "vqgan_loss", "prior", "renderer", "renderer_masked"]
-LEAVES = {"errors", "files", "distributed"}
+LEAVES = {"errors", "files", "distributed", "figure"}
 ALLOWED = {
     "errors": set(),
     "files": {"errors"},
     "distributed": {"errors"},
+    "figure": set(),
     "nn": LEAVES,
     "data": LEAVES | {"nn"},
     "weights": LEAVES | {"nn", *FLOW, "evaluation"},
@@ -55,6 +58,17 @@ def test_the_rule_sees_an_import(tmp_path):
     file = tmp_path / "x.py"
     file.write_text("def f():\n    from digit.run.main import main\n")
     assert imported(file) == {"run"}
+
+
+SLOW = ("timm", "torchvision", "matplotlib", "torch._dynamo", "torch.distributed.tensor", "sympy", "sklearn")
+
+
+def test_a_command_starts_without_what_it_may_not_need():
+    """The command line, and a model opened to draw from: half of their time went into such imports."""
+    code = "import digit.run.main; from digit.pipeline import DigitPipeline as P; import sys;"
+    code += f"P.from_pretrained(parts=['renderer']); print([name for name in {SLOW} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stdout + done.stderr
 
 
 def test_nobody_imports_run():

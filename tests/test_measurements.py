@@ -99,7 +99,7 @@ def test_photos_are_projected_by_a_tokenizer_of_others(tmp_path):
     with zipfile.ZipFile(tmp_path / "flat.zip") as old, zipfile.ZipFile(tmp_path / "p.zip", "w") as new:
         for name, folder in itertools.product(old.namelist(), ("train", "val")):
             new.writestr(f"{folder}/{name}", old.read(name))
-    vit = timm.create_model("vit_small_patch14_dinov2", num_classes=0)
+    vit = timm().create_model("vit_small_patch14_dinov2", num_classes=0)
     write_safetensors_atomic(tmp_path / "small.safetensors", vit.state_dict())
     command = ["--photos", str(tmp_path / "p.zip"), "--encoder", str(tmp_path / "small.safetensors")]
     assert measurements.main([*command, "--out", str(tmp_path / "o"), "--smoke", "--device", "cpu"]) == 0

@@ -14,10 +14,10 @@ _NAMES = {
 
 def imagenet_ids() -> list[str]:
     """The WordNet ids, sorted, which is the order of the data set's folders: class 0 is n01440764."""
-    return list(timm.data.ImageNetInfo("imagenet-1k").label_names())
+    return list(timm().data.ImageNetInfo("imagenet-1k").label_names())
 
 
 def imagenet_names() -> list[str]:
     """An English name a class, in the same order: WordNet's first one, no two alike in any capitals."""
-    info = timm.data.ImageNetInfo("imagenet-1k")
+    info = timm().data.ImageNetInfo("imagenet-1k")
     return [_NAMES.get(id) or info.label_name_to_description(id).split(", ")[0] for id in imagenet_ids()]

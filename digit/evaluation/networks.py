@@ -168,7 +168,7 @@ def _open_squeezenet(path: Path) -> Network:
 
 def _open_timm(name: str, weights: Path | None) -> Network:
     module: Any = create(name, weights=weights, pretrained=weights is None)
-    inputs = timm.data.resolve_model_data_config(module)
+    inputs = timm().data.resolve_model_data_config(module)
     _, height, width = inputs["input_size"]
 
     def forward(pixels: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -228,7 +228,7 @@ def _standardise(
 
 
 def _imagenet_classes(number: int) -> tuple[str, ...]:
-    return tuple(timm.data.ImageNetInfo().label_names()) if number == 1000 else ()
+    return tuple(timm().data.ImageNetInfo().label_names()) if number == 1000 else ()
 
 
 @contextlib.contextmanager

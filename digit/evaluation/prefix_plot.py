@@ -3,10 +3,8 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from digit.evaluation.prefix import Point
+from digit.figure import new_figure
 from digit.files import atomic_path
 
 
@@ -14,8 +12,7 @@ def draw_prefix(points: Sequence[Point], path: Path, *, title: str) -> None:
     """A panel a metric. The axis is the number of given codes, or their share where lengths are unequal."""
     metrics = list(dict.fromkeys(name for point in points for name in point.values))
     metrics = [name for name in metrics if "deviation" not in name]
-    figure = Figure(figsize=(5.5 * len(metrics), 4), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(5.5 * len(metrics), 4)
     figure.suptitle(title, fontsize=10)
     panels = figure.subplots(1, len(metrics), squeeze=False)[0]
     lengths = sorted({point.length for point in points})

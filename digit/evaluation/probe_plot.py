@@ -3,10 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
-
+from digit.figure import new_figure
 from digit.files import atomic_path
 
 # Table 2: ImageNet top-1 in per cent of a linear head on frozen features of generative models, at the layer
@@ -33,8 +30,7 @@ def draw_layers(
     title: str = "",
 ) -> None:
     """Draw top-1 (a share) by layer, a line for each name; `levels` are single numbers, as of encoders."""
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 5)
     panel = figure.subplots()
     for number, (name, shares) in enumerate(lines.items()):
         best = max(range(len(shares)), key=shares.__getitem__)
@@ -42,7 +38,7 @@ def draw_layers(
         panel.plot(best, 100 * shares[best], marker="o", markersize=10, fillstyle="none", color=f"C{number}")
     for number, (name, share) in enumerate((levels or {}).items()):
         panel.axhline(100 * share, linestyle="--", linewidth=1, color=f"C{len(lines) + number}", label=name)
-    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+    panel.xaxis.get_major_locator().set_params(integer=True)
     panel.set(xlabel="layer (i: what block i reads; the last: what the last block gives)", ylabel="top-1, %")
     panel.set_title(title, fontsize=10)
     panel.grid(alpha=0.3)

@@ -6,11 +6,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Int
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from digit.evaluation.projection import NUISANCES, Views, lda, pca, toy
+from digit.figure import new_figure
 from digit.files import atomic_path
 
 _COLOURS = {"PCA": "tab:red", "LDA": "black"}
@@ -18,8 +17,7 @@ _COLOURS = {"PCA": "tab:red", "LDA": "black"}
 
 def draw_toy(path: Path, values: Mapping[str, float], *, seed: int = 0) -> None:
     """Draw a panel by nuisance with both directions, the classes along them, and accuracy below."""
-    figure = Figure(figsize=(3.2 * len(NUISANCES), 9), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(3.2 * len(NUISANCES), 9)
     figure.suptitle("two classes; noise grows along an axis that says nothing about the class")
     parts: Any = figure.subfigures(2, 1, height_ratios=(3, 1.6))
     above, below = parts
@@ -64,8 +62,7 @@ def draw_features(
     title: str,
 ) -> None:
     """Draw unseen pictures along PCA's and LDA's first directions, a column for each noise of `views`."""
-    figure = Figure(figsize=(max(9, 2.7 * len(views)), 9), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(max(9, 2.7 * len(views)), 9)
     figure.suptitle(title)
     parts: Any = figure.subfigures(2, 1, height_ratios=(2, 1))
     above, below = parts
@@ -120,6 +117,6 @@ def _histogram(panel: Any, line: Tensor, labels: Tensor, names: Sequence[str] = 
     panel.set(yticks=[])
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _save(figure: Any, path: Path) -> None:
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=90)

@@ -13,8 +13,8 @@ from digit.evaluation.frechet import Moments, frechet_distance
 from digit.evaluation.inception import Inception
 from digit.evaluation.inception_score import inception_score
 from digit.evaluation.kid import kernel_distance
-from digit.evaluation.networks import timm  # noqa: F401  lets torch-fidelity import torchvision
 from digit.evaluation.precision_recall import precision_recall
+from digit.nn.backbone import timm
 
 PARITY = 1e-3  # how far a value may be from torch-fidelity's
 
@@ -99,6 +99,7 @@ def _closed_forms(draw: torch.Generator, device: torch.device) -> Iterator[Check
 
 def _fidelity(draw: torch.Generator, device: torch.device) -> Iterator[Check]:
     """Every metric on random features, and the network with random weights, beside torch-fidelity's own."""
+    timm()  # lets torch-fidelity import torchvision
     try:
         part: Callable[[str], Any] = lambda name: importlib.import_module(f"torch_fidelity.{name}")  # noqa: E731
         fid, isc, kid, prc = part("metric_fid"), part("metric_isc"), part("metric_kid"), part("metric_prc")

@@ -3,11 +3,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
 from digit.evaluation.perturbations import NOISE, OTHERS, SNRS, Perturbation
 from digit.evaluation.stability import CHANGE, FEATURES, PAPER, VECTORS
+from digit.figure import new_figure
 from digit.files import atomic_path
 
 _PAPER_COLOURS = {"paper, VQ": "0.55", "paper, discriminative": "0.15"}
@@ -27,8 +25,7 @@ _STRENGTHS = {
 def draw_stability(measured: Mapping[str, Mapping[str, float]], path: Path, *, title: str) -> None:
     """Draw what `stability` yields for each tokenizer by name; above noise, below the other perturbations."""
     other = any(f"{CHANGE}, {how.name}" in values for values in measured.values() for how in OTHERS)
-    figure = Figure(figsize=(15, 10 if other else 5.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(15, 10 if other else 5.5)
     figure.suptitle(title)
     grid = figure.add_gridspec(1 + other, 12)  # three panels above, four below
     for column, measure in enumerate((CHANGE, VECTORS, FEATURES)):

@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
 
 from digit.evaluation.sweep import described, pareto, varied
+from digit.figure import new_figure
 from digit.files import atomic_path
 
 PANELS = 12  # heat maps of one picture at most; beyond, each cell is the best over the other axes
@@ -20,6 +18,8 @@ Rows = Sequence[Mapping[str, Any]]
 
 def draw_heat_map(rows: Rows, metric: str, path: Path, *, lower_is_better: bool, title: str) -> None:
     """A metric over the two most varied axes, a panel for each combination of the other axes."""
+    from matplotlib.patches import Rectangle  # imported with the figure, not before
+
     axes = varied(rows)
     down, across = [*axes, *(axis for axis in rows[0]["setting"] if axis not in axes)][:2]
     others = {axis: numbers for axis, numbers in axes.items() if axis not in (down, across)}
@@ -48,8 +48,7 @@ def draw_heat_map(rows: Rows, metric: str, path: Path, *, lower_is_better: bool,
     wide = min(4, len(panes))
     tall = -(-len(panes) // wide)
     size = (wide * max(3.0, 0.75 * len(columns) + 1.2) + 1, tall * max(2.2, 0.5 * len(lines) + 1.2) + 0.5)
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(*size)
     figure.suptitle(title, fontsize=9)
     panels = figure.subplots(tall, wide, squeeze=False)
     image: Any = None
@@ -86,8 +85,7 @@ def draw_heat_map(rows: Rows, metric: str, path: Path, *, lower_is_better: bool,
 def draw_pareto(rows: Rows, distance: str, quality: str, path: Path, *, title: str) -> None:
     """Every cell, coloured by the most varied axis; no other cell beats those on the line in both."""
     axes = varied(rows)
-    figure = Figure(figsize=(8, 5.5), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 5.5)
     panel = figure.subplots()
     first = next(iter(axes), None)
     for number, value in enumerate(axes[first] if first else [None]):
@@ -117,6 +115,6 @@ def draw_pareto(rows: Rows, distance: str, quality: str, path: Path, *, title: s
     _save(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def _save(figure: Any, path: Path) -> None:
     with atomic_path(path) as temporary:
         figure.savefig(temporary, format="png", dpi=110)

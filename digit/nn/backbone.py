@@ -5,6 +5,7 @@ import importlib
 import inspect
 import re
 import sys
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,8 +19,9 @@ from torch import Tensor, nn
 from digit.errors import DigitError
 
 
-def _import_timm() -> ModuleType:
-    """timm, also beside a CPU build of torch.
+@cache
+def timm() -> ModuleType:
+    """timm, imported when first asked for, which takes a second; also beside a CPU build of torch.
 
     PyPI's torchvision is built against CUDA. Beside a CPU-only torch its compiled operators do not load, and
     its import then fails where it describes them ("operator torchvision::nms does not exist"), though timm
@@ -41,7 +43,6 @@ def _import_timm() -> ModuleType:
 
 
 _declared: dict[str, torch.library.Library] = {}
-timm = _import_timm()
 
 
 class Standardize(nn.Module):
@@ -73,25 +74,25 @@ def create(
     `arguments` go to timm. Raises DigitError for an unknown name, arguments the network does not take, a file
     that does not fit, or a download that fails.
     """
-    if not timm.is_model(name.split(".")[0]):
-        close = difflib.get_close_matches(name, timm.list_models(), n=3)
+    if not timm().is_model(name.split(".")[0]):
+        close = difflib.get_close_matches(name, timm().list_models(), n=3)
         hint = f"; did you mean {', '.join(close)}?" if close else "; timm.list_models() lists the names"
         raise DigitError(f"timm has no network named {name!r}{hint}")
     if pretrained and weights is None:
         try:
-            return timm.create_model(name, pretrained=True, **arguments)
+            return timm().create_model(name, pretrained=True, **arguments)
         except (OSError, RuntimeError, ValueError) as error:
             raise DigitError(
                 f"the weights of {name} could not be downloaded ({_first_line(error)}): "
                 "give a local .safetensors file, for an encoder with --encoder-weights"
             ) from error
-    own = sorted(set(arguments) & set(inspect.signature(timm.create_model).parameters))
+    own = sorted(set(arguments) & set(inspect.signature(timm().create_model).parameters))
     if own:  # such as checkpoint_path, by which timm would open a file: a model's settings must not
         raise DigitError(
             f"{name} does not take these arguments ({', '.join(own)} is no setting of a network)"
         )
     try:
-        module = timm.create_model(name, pretrained=False, **arguments)
+        module = timm().create_model(name, pretrained=False, **arguments)
     except (TypeError, AssertionError) as error:
         raise DigitError(f"{name} does not take these arguments ({_first_line(error)})") from error
     if weights is not None:

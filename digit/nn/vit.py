@@ -176,7 +176,7 @@ class InferenceViT:
 
 def unsupported(vit: nn.Module) -> str | None:
     """Why a ViT cannot take the form for inference; None if it can."""
-    if not isinstance(vit, timm.models.vision_transformer.VisionTransformer):
+    if not isinstance(vit, timm().models.vision_transformer.VisionTransformer):
         return "it is no plain ViT of timm"
     source: Any = vit
     expected = {"norm_pre": nn.Identity, "patch_drop": nn.Identity}
@@ -196,11 +196,11 @@ def unsupported(vit: nn.Module) -> str | None:
 
 
 def _unsupported_block(block: Any) -> str | None:
-    layers = timm.layers
-    if type(block) is not timm.models.vision_transformer.Block:
+    layers = timm().layers
+    if type(block) is not timm().models.vision_transformer.Block:
         return f"its blocks are {type(block).__name__}"
     attention, mlp = block.attn, block.mlp
-    if type(attention) is not timm.models.vision_transformer.Attention or type(mlp) is not layers.Mlp:
+    if type(attention) is not timm().models.vision_transformer.Attention or type(mlp) is not layers.Mlp:
         return f"its blocks hold {type(attention).__name__} and {type(mlp).__name__}"
     if not isinstance(mlp.act, nn.GELU) or getattr(mlp.act, "approximate", "none") != "none":
         return f"its activation is a {type(mlp.act).__name__}"

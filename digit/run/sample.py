@@ -1,6 +1,7 @@
 """`digit sample`: labels and seeds -> pictures, a grid and samples.json."""
 
 import re
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,7 +14,7 @@ from digit.errors import DigitError
 from digit.evaluation.npz import NpzWriter
 from digit.files import atomic_path, locked, make_folder, write_json_atomic
 from digit.nn.pieces import at_once
-from digit.pipeline import DigitPipeline, locate, read_config
+from digit.pipeline import RENDERERS, DigitPipeline, RendererName, locate, read_config
 from digit.run.complete import complete
 from digit.run.device import choose_device
 from digit.run.draw import draw, forget_drawn, read_drawn, read_pixels
@@ -99,7 +100,8 @@ def sample(
         raise DigitError(f"--batch {batch}: draw at least one picture at once")
     with main_first():  # it may have to fetch the model
         folder = locate(model)
-    pipeline = DigitPipeline.from_pretrained(folder, device=choose_device(device))
+    parts = _needed(read_config(folder)["parts"], renderer, encodes=prefix_from is not None)
+    pipeline = DigitPipeline.from_pretrained(folder, device=choose_device(device), parts=parts)
     batch = batch or at_once(pipeline.device, len(wanted) // 8)  # eight processes have work then
     make_folder(out)
     if npz is not None:
@@ -177,6 +179,15 @@ def sample(
         write_json_atomic(out / "samples.json", {"model": name, "settings": used, "samples": rows})
         forget_drawn(out)
     return {"pictures": len(rows), "grid": out / "grid.png", "list": out / "samples.json", "settings": used}
+
+
+def _needed(parts: Iterable[str], renderer: RendererName | None, *, encodes: bool) -> list[str] | None:
+    """The parts of a model that drawing needs besides prior and VQGAN; all where it lacks the renderer."""
+    if renderer is not None and RENDERERS[renderer] not in parts:
+        return None  # the pipeline says which there are
+    there = [part for part in RENDERERS.values() if part in parts]
+    chosen = [RENDERERS[renderer]] if renderer is not None else there[:1]
+    return [*chosen, "tokenizer"] if encodes else chosen
 
 
 def parse_seeds(text: str) -> list[int]:

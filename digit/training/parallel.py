@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.nn.parallel import DistributedDataParallel
 
 from digit.distributed import add_up, as_main, world_size
@@ -142,7 +141,9 @@ def shard(stage: nn.Module, device: torch.device, *, bf16: bool) -> None:
 
     DigitError if the stage has no transformer blocks.
     """
+    # Sharded runs alone import these, which takes most of a second.
     from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 
     parts = blocks(stage)
     if not parts:

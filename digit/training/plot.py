@@ -3,9 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-
+from digit.figure import new_figure
 from digit.files import atomic_path
 
 OWN = {
@@ -31,8 +29,7 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
     if len(losses) < 2:
         return
     names = sorted({name for record in records if "loss" not in record for name in record} - OWN)[:5]
-    figure = Figure(figsize=(8, 3 + 1.6 * len(names)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(8, 3 + 1.6 * len(names))
     panels = figure.subplots(1 + len(names), 1, sharex=True, squeeze=False)[:, 0]
     steps, values = zip(*losses, strict=True)
     panels[0].plot(steps, values, linewidth=0.6, alpha=0.4, color="tab:blue")

@@ -9,13 +9,12 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from digit.errors import DigitError
 from digit.files import on_cpu
@@ -31,29 +30,36 @@ class Piece(NamedTuple):
     sharded: bool = True  # or all of it, as every process does
 
 
+def as_sharded(tensor: Tensor) -> Any:
+    """The tensor if it is a DTensor, else None; only sharded runs import that type, which takes a while."""
+    return tensor if hasattr(tensor, "device_mesh") else None
+
+
 def piece(tensor: Tensor) -> Piece:
     """What this process holds of a tensor: its shard, or all."""
-    if not isinstance(tensor, DTensor):
+    if (parted := as_sharded(tensor)) is None:
         return Piece(tensor, (0,) * tensor.ndim, sharded=False)
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
-    _, begins = compute_local_shape_and_global_offset(tensor.shape, tensor.device_mesh, tensor.placements)
-    return Piece(tensor.to_local(), tuple(begins))
+    _, begins = compute_local_shape_and_global_offset(parted.shape, parted.device_mesh, parted.placements)
+    return Piece(parted.to_local(), tuple(begins))
 
 
 def local(tensor: Tensor) -> Tensor:
     """This process's part of a sharded tensor, in the same memory; another tensor as it is."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    parted = as_sharded(tensor)
+    return tensor if parted is None else parted.to_local()
 
 
 def full(tensor: Tensor) -> Tensor:
     """The whole of a sharded tensor, of which every process must ask; another tensor as it is."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    parted = as_sharded(tensor)
+    return tensor if parted is None else parted.full_tensor()
 
 
 def like(parameter: Tensor, tensors: Mapping[str, Tensor], name: str) -> Tensor:
     """The stored tensor `name`, in parts as `parameter` is, if it has the same shape."""
-    if not isinstance(parameter, DTensor) or shape_of(tensors, name) != tuple(parameter.shape):
+    if as_sharded(parameter) is None or shape_of(tensors, name) != tuple(parameter.shape):
         return tensors[name]
     target = torch.zeros_like(parameter.detach())
     fill(target, tensors, name)

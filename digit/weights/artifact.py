@@ -2,11 +2,13 @@
 
 import importlib.metadata
 import json
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from digit.errors import DigitError
 from digit.files import (
@@ -107,32 +109,25 @@ def load(
     settings or tensors do not fit, or when a newer digit wrote it.
     """
     path = Path(path)
-    artifact = describe(path)
-    if kind is not None and artifact["kind"] != kind:
-        raise DigitError(f"{path} is a {artifact['kind']}, where a {kind} is needed")
+    artifact = verify(path, kind=kind)
     stage_type, config_type = classes_of(artifact["kind"])
     if dtype not in (None, torch.float32) and artifact["kind"] not in LOW_PRECISION:
         raise DigitError(
             f"{path} is a {artifact['kind']}, which works in float32 only: load it without a dtype"
         )
     config = from_dict(config_type, artifact["config"], where=str(path / CONFIG))
-    if not (path / MODEL).is_file():
-        raise DigitError(f"{path / MODEL} does not exist: copy the whole folder")
-    if sha256_file(path / MODEL) != artifact["files"].get(MODEL):
-        raise DigitError(
-            f"{path / MODEL} is not the file that {CONFIG} describes (sha256 differs): copy both again"
-        )
     tensors = unpack(read_safetensors(path / MODEL))
     repeated = _LARGEST if artifact["kind"] == "probe" else len(tensors)  # a probe's layers share a tensor
     _check_sizes(artifact["config"], repeated, path / CONFIG)
-    with torch.device("meta"):  # settings that do not fit the tensors could ask for any amount of memory
+    # Settings that do not fit the tensors could ask for any amount of memory.
+    with torch.device("meta"), _Undrawn():
         try:
             outline = stage_type(config)
         except _IMPOSSIBLE as error:
             what = (str(error).splitlines() or [type(error).__name__])[0][:160]
             raise DigitError(f"{path / CONFIG}: no network can be made with its settings ({what})") from None
     _check(tensors, outline.state_dict(), path / MODEL)
-    with torch.random.fork_rng([]):  # building draws random weights, which are thrown away
+    with torch.random.fork_rng([]), _Undrawn():
         module = stage_type(config)
     module.load_state_dict(tensors)
     module.artifact = artifact
@@ -144,6 +139,24 @@ def artifact_of(module: nn.Module) -> dict[str, Any]:
     artifact = getattr(module, "artifact", None)
     if not isinstance(artifact, dict):
         raise DigitError(f"this {type(module).__name__} comes from no artifact: save it and load it first")
+    return artifact
+
+
+def verify(path: str | Path, *, kind: str | None = None) -> dict[str, Any]:
+    """The config.json of an artifact whose tensors are the ones it describes; nothing is made of them.
+
+    DigitError when the folder or a file is absent or damaged, and when it is not of `kind`.
+    """
+    path = Path(path)
+    artifact = describe(path)
+    if kind is not None and artifact["kind"] != kind:
+        raise DigitError(f"{path} is a {artifact['kind']}, where a {kind} is needed")
+    if not (path / MODEL).is_file():
+        raise DigitError(f"{path / MODEL} does not exist: copy the whole folder")
+    if sha256_file(path / MODEL) != artifact["files"].get(MODEL):
+        raise DigitError(
+            f"{path / MODEL} is not the file that {CONFIG} describes (sha256 differs): copy both again"
+        )
     return artifact
 
 
@@ -174,6 +187,26 @@ def describe(path: str | Path) -> dict[str, Any]:
         if not isinstance(artifact.get(name), expected):
             raise DigitError(f"{path / CONFIG} lacks {name}, or it is not a {expected.__name__}")
     return artifact
+
+
+class _Undrawn(TorchFunctionMode):
+    """Modules are made without their random start, whose place the loaded tensors take.
+
+    Drawing it takes longer than reading the tensors, and on the meta device imports torch's compiler.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        """What the function gives; a filling with random numbers leaves its tensor as it is."""
+        given = kwargs or {}
+        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
+            return args[0] if args else given["tensor"]
+        return func(*args, **given)
 
 
 def _check_sizes(settings: Any, repeated: int, path: Path) -> None:

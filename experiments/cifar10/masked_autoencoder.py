@@ -39,7 +39,7 @@ class MaskedAutoencoder(nn.Module):
         self.narrow = nn.Linear(vit.width, width)
         self.mask_token = nn.Parameter(0.02 * torch.randn(width))
         self.positions = nn.Parameter(0.02 * torch.randn(1 + vit.grid**2, width))
-        block = timm.models.vision_transformer.Block
+        block = timm().models.vision_transformer.Block
         heads = max(1, width // 32)
         self.decoder = nn.Sequential(*(block(width, heads, qkv_bias=True) for _ in range(config.depth)))
         self.norm = nn.LayerNorm(width)

@@ -51,7 +51,7 @@ class ViT(nn.Module):
         """Random weights, as timm draws them."""
         super().__init__()
         self.config = config
-        self.vit = timm.create_model(config.name, num_classes=0, **config.arguments)
+        self.vit = timm().create_model(config.name, num_classes=0, **config.arguments)
         self.mask_token = nn.Parameter(torch.zeros(config.width))
         self.register_buffer("mean", torch.tensor(config.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(config.std).view(1, 3, 1, 1), persistent=False)

@@ -66,7 +66,7 @@ def test_the_hash_is_of_the_weights_alone():
 def test_squeezenet_and_timm_networks_from_files(tmp_path):
     save_file(SqueezeNet(classes=5).state_dict(), tmp_path / "squeezenet.safetensors")
     squeezenet = open_network(f"squeezenet:{tmp_path / 'squeezenet.safetensors'}")
-    lite = timm.create_model("test_efficientnet", pretrained=False)
+    lite = timm().create_model("test_efficientnet", pretrained=False)
     save_file(lite.state_dict(), tmp_path / "lite.safetensors")
     other = open_network(f"timm:test_efficientnet={tmp_path / 'lite.safetensors'}")
     pixels = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
@@ -80,6 +80,7 @@ def test_squeezenet_and_timm_networks_from_files(tmp_path):
 
 
 def test_only_fids_own_inception_gives_fid(tmp_path, monkeypatch):
+    timm()  # lets torch-fidelity import torchvision
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     tensors = random_tensors()
@@ -149,7 +150,7 @@ def test_dinov2_reads_the_class_token_at_its_own_positions(tmp_path, monkeypatch
         networks, "create", lambda *given, **options: create(*given, img_size=64, **options, **shape)
     )
     torch.manual_seed(0)
-    vit = timm.create_model(Tiny.name, img_size=64, num_classes=0, **shape)
+    vit = timm().create_model(Tiny.name, img_size=64, num_classes=0, **shape)
     save_file(vit.state_dict(), tmp_path / "vit.safetensors")
     network = open_network(f"dinov2-l={tmp_path / 'vit.safetensors'}")
     positions = resize_positions(vit.pos_embed[:, 1:].detach(), (4, 4), (2, 2), "reference")

@@ -19,7 +19,7 @@ NETWORKS = {
 
 def network(name: str, **settings: object) -> nn.Module:
     torch.manual_seed(0)
-    vit = timm.create_model(name, **SMALL, **NETWORKS[name], **settings).eval()
+    vit = timm().create_model(name, **SMALL, **NETWORKS[name], **settings).eval()
     with torch.no_grad():  # every parameter matters: timm starts biases at zero and LayerScale at 1e-5
         for parameter in vit.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
@@ -70,7 +70,7 @@ def test_what_it_cannot_be_made_of_is_named():
     assert unsupported(nn.Identity()) == "it is no plain ViT of timm"
     cases = {
         "norms or gates": {"qk_norm": True},
-        "SwiGLU": {"mlp_layer": timm.layers.SwiGLU},
+        "SwiGLU": {"mlp_layer": timm().layers.SwiGLU},
         "norm_pre": {"pre_norm": True},
         "ReLU": {"act_layer": nn.ReLU},
         "positions": {"dynamic_img_size": True},

@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from digit.errors import DigitError
 from digit.files import read_json, sha256_file
@@ -76,6 +77,23 @@ def test_round_trip(saved):
     assert artifact.describe(path) == known
     with pytest.raises(DigitError, match="comes from no artifact"):
         artifact.artifact_of(prior)
+
+
+def test_loading_draws_no_random_start(saved):
+    class Calls(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            names.append(func.__name__.split(".")[0])
+            return func(*args, **(kwargs or {}))
+
+    prior, path, _ = saved
+    names: list[str] = []
+    with Calls():
+        loaded = artifact.load(path)
+    assert "uniform_" not in names and "empty" in names  # of the layer; the buffer's randn is no start
+    assert torch.equal(loaded.layer.weight, prior.layer.weight)
+    with Calls():
+        Prior(PriorConfig())
+    assert "uniform_" in names  # as it does without the artifact
 
 
 def test_the_id_is_of_settings_and_weights(saved, tmp_path):

@@ -223,7 +223,7 @@ def test_timm_builds_by_its_name_what_the_table_says(name):
     sizes, heads = _NAMES[name]
     assert timm_name(sizes, heads) == (name, {})
     with torch.device("meta"):
-        vit = timm.create_model(name, num_classes=0)
+        vit = timm().create_model(name, num_classes=0)
     assert vit.blocks[0].attn.num_heads == heads
     assert all(module.eps == 1e-6 for module in vit.modules() if isinstance(module, torch.nn.LayerNorm))
     layout = {
@@ -244,7 +244,7 @@ def test_names_with_arguments_build_the_sizes():
     for width, hidden in pairs:  # where a ratio multiplied back would be rounded to another number
         for gated in (False, True):
             name, arguments = timm_name(VitSizes(width, 2, hidden, gated=gated, registers=3), 1)
-            vit = timm.create_model(name, num_classes=0, img_size=14, **arguments)
+            vit = timm().create_model(name, num_classes=0, img_size=14, **arguments)
             assert vit.blocks[0].mlp.fc2.in_features == hidden and vit.num_prefix_tokens == 4
 
 
@@ -297,7 +297,7 @@ def test_the_official_rule_of_register_models_is_timms():
     tensors = without_prefix(read(FIXTURES / "stage1_uncond.pt")["model"], "pretrained_encoder.")
     encoder = fixture_encoder()
     assert encoder.config.position_rule == "timm"
-    resample = timm.layers.resample_abs_pos_embed
+    resample = timm().layers.resample_abs_pos_embed
     expected = resample(tensors["pos_embed"][:, 1:], [16, 16], [37, 37], num_prefix_tokens=0)
     assert torch.equal(encoder.vit.pos_embed, expected)
     assert torch.equal(encoder.vit.cls_token, tensors["cls_token"] + tensors["pos_embed"][:, :1])
