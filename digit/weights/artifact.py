@@ -189,6 +189,10 @@ def describe(path: str | Path) -> dict[str, Any]:
     return artifact
 
 
+# Tensors' own, and those of torch.nn.init that a mode sees instead of what they call.
+_STARTS = ("normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_")
+
+
 class _Undrawn(TorchFunctionMode):
     """Modules are made without their random start, whose place the loaded tensors take.
 
@@ -204,7 +208,7 @@ class _Undrawn(TorchFunctionMode):
     ) -> Any:
         """What the function gives; a filling with random numbers leaves its tensor as it is."""
         given = kwargs or {}
-        if getattr(func, "__name__", "") in ("normal_", "uniform_"):
+        if getattr(func, "__name__", "") in _STARTS:
             return args[0] if args else given["tensor"]
         return func(*args, **given)
 
