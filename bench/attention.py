@@ -20,7 +20,7 @@ from machine import Report, median_seconds, parser
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
-from digit.nn.attention import mix
+from digit.nn.attention import attention
 from digit.nn.decoding import has_kernels
 
 SHAPES = {  # images, heads, queries, keys, dtype
@@ -33,24 +33,10 @@ SMOKE = {"smoke": (2, 2, 5, 9, torch.float32)}
 CHANNELS = 64
 
 
-def captured(work: Callable[[], Tensor], calls: int) -> Callable[[], None]:
-    """The call as many times in one graph: what the host does is done before."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        work()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(calls):
-            work()
-    return graph.replay
-
-
 def ways(device: torch.device, *, sweep: bool) -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
     """Kernels by name; or ours by the numbers of its tiles."""
     if not has_kernels(device):
-        return {"torch": mix}
+        return {"torch": attention}
     from digit.nn.kernels.full_attention import Tiles, full_attention
 
     if sweep:
@@ -60,15 +46,15 @@ def ways(device: torch.device, *, sweep: bool) -> dict[str, Callable[[Tensor, Te
 
     return {
         "digit": full_attention,
-        "cuDNN": lambda q, k, v: mix(q, k, v, backend=SDPBackend.CUDNN_ATTENTION),
-        "flash": lambda q, k, v: mix(q, k, v, backend=SDPBackend.FLASH_ATTENTION),
+        "cuDNN": lambda q, k, v: attention(q, k, v, backend=SDPBackend.CUDNN_ATTENTION),
+        "flash": lambda q, k, v: attention(q, k, v, backend=SDPBackend.FLASH_ATTENTION),
     }
 
 
 def measure(report: Report, shape: tuple[Any, ...], way: Callable[..., Tensor]) -> dict[str, Any]:
     """One row."""
     b, h, n, t, dtype = shape
-    device, calls = report.device, 20
+    device = report.device
     generator = torch.Generator(device).manual_seed(0)
     product = torch.empty(b, t, 3, h, CHANNELS, dtype=dtype, device=device).normal_(generator=generator)
     q, k, v = product.permute(2, 0, 3, 1, 4).unbind(0)
@@ -79,8 +65,11 @@ def measure(report: Report, shape: tuple[Any, ...], way: Callable[..., Tensor]) 
     error = (way(q, k, v)[-1:].double() - wanted).abs().max() / some[2].abs().max() / torch.finfo(dtype).eps
     work = lambda: way(q, k, v)  # noqa: E731
     if device.type == "cuda":
-        # Many calls in one graph: neither the host's launches nor the clock's reading count.
-        seconds = median_seconds(captured(work, calls), device, repeats=7) / calls
+        from triton.testing import (
+            do_bench_cudagraph,  # of many calls a graph: the host's launches do not count
+        )
+
+        seconds = do_bench_cudagraph(work, rep=100, return_mode="median") / 1e3
     else:
         seconds = median_seconds(work, device)
     rate = 4 * b * h * n * t * CHANNELS / seconds

@@ -512,7 +512,14 @@ class Bench:
                 if time.monotonic() - self.started > self.options.seconds:
                     self.failed.append(f"LlamaGen at {batch}: no time left")
                     return
-                self.timed("LlamaGen's code" + (", compiled" if compiled else ""), batch, work, limit=None)
+                ours = self.timed(
+                    "prior, beside LlamaGen's code",
+                    batch,
+                    lambda batch=batch: prior.sample(range(batch), config=TOP_K, batch_size=batch),
+                    limit=None,
+                )
+                name = "LlamaGen's code" + (", compiled" if compiled else "")
+                self.timed(name, batch, work, limit=None, prior_images_per_second=ours)
 
     def profile(self, name: str, work: Callable[[], object]) -> None:
         """The kernels that take the most time."""

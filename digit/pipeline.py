@@ -119,13 +119,15 @@ class DigitPipeline:
                 nevertheless.
 
         Raises:
-            DigitError: no such model, or a file of it is missing or damaged.
+            DigitError: no such model, a file of it is missing or damaged, or an unknown part.
         """
         folder = locate(path_or_name)
         config = read_config(folder)
         sampling = from_dict(
             PipelineSampling, config["sampling"], where=f"{folder / 'config.json'}: sampling"
         )
+        if unknown := set(parts or ()) - set(PARTS):
+            raise DigitError(f"no parts {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
         modules: dict[str, Any] = {}
         artifacts: dict[str, dict[str, Any]] = {}
         for name, identity in config["parts"].items():

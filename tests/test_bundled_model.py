@@ -51,6 +51,8 @@ def test_parts_that_are_not_opened_are_checked(tmp_path):
     assert some.renderers == ["autoregressive"] and some.tokenizer is None
     whole = DigitPipeline.from_pretrained(folder)
     assert torch.equal(some("cat", seeds=[3]).pixels, whole("cat", seeds=[3]).pixels)
+    with pytest.raises(DigitError, match="no parts render: choose from prior"):
+        DigitPipeline.from_pretrained(folder, parts=["render"])
     path = folder / "tokenizer" / "model.safetensors"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1

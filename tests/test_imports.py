@@ -64,7 +64,7 @@ SLOW = ("timm", "torchvision", "matplotlib", "torch._dynamo", "torch.distributed
 
 
 def test_a_command_starts_without_what_it_may_not_need():
-    """The command line, and a model opened to draw from: half of their time went into such imports."""
+    """The command line, and a model opened to draw from."""
     code = "import digit.run.main; from digit.pipeline import DigitPipeline as P; import sys;"
     code += f"P.from_pretrained(parts=['renderer']); print([name for name in {SLOW} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)

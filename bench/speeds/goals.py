@@ -69,13 +69,13 @@ def goals(results: Results) -> list[str]:
 
 
 def _llamagen(results: Results, batch: int | None = None) -> str:
-    """The prior beside LlamaGen's compiled code, both of one lease: at a batch, or that code's fastest."""
+    """The prior beside LlamaGen's compiled code, on one GPU: at a batch, or that code's fastest."""
     name = "LlamaGen's code, compiled"
     of_batch = (row for row in results.sampling(name) if row["batch"] == batch)
     rival = results.best(name) if batch is None else next(of_batch, None)
     if rival is None:
         return "LlamaGen's: not run"
-    ratio = rival["prior_images_per_second_in_that_lease"] / rival["images_per_second"]
+    ratio = rival["prior_images_per_second"] / rival["images_per_second"]
     return f"{ratio:.2f} x LlamaGen's, compiled" + (f", at batch {rival['batch']}" if batch is None else "")
 
 
@@ -121,31 +121,27 @@ def sampling(results: Results) -> list[Goal]:
     ]
 
 
+def _against(
+    results: Results, path: str, file: str, section: str, *, rival: str, goal: float, further: bool = False
+) -> Goal:
+    """Images a second of a section's own row, beside another of its rows."""
+    rows = results.section(file, section)
+    if "digit" not in rows:
+        return Goal(path, goal, "img/s", further=further)
+    row, other = rows["digit"], rows.get(rival)
+    beside = f"{row['images_per_s'] / other['images_per_s']:.2f} x {rival}" if other else ""
+    measured = row["images_per_s"], row["share_of_matmul"], beside, row["peak_gib"]
+    path = f"{path}, batch {row['batch']}{results.on(file)}"
+    return Goal(path, goal, "img/s", *measured, further=further)
+
+
 def tokenizer(results: Results) -> list[Goal]:
     """Features and codes from pixels that lie on the GPU, and JPEG files."""
-
-    def against(path: str, section: str, goal: float, *, further: bool = False) -> Goal:
-        rows = results.section("tokenizer", section)
-        if "digit" not in rows:
-            return Goal(path, goal, "img/s", further=further)
-        row, rival = rows["digit"], rows.get("timm, compiled")
-        beside = f"{row['images_per_s'] / rival['images_per_s']:.2f} x timm, compiled" if rival else ""
-        share = row["share_of_matmul"]
-        return Goal(
-            f"{path}, batch {row['batch']}",
-            goal,
-            "img/s",
-            row["images_per_s"],
-            share,
-            beside,
-            row["peak_gib"],
-            further=further,
-        )
-
+    name, rival = "features and codes", "timm, compiled"
     files = results.section("jpeg", "jpeg").get("read, decode, crop, resize")
     return [
-        against("features and codes, base", "codes", 11_500),
-        against("features and codes, large", "large", 3_000, further=True),
+        _against(results, f"{name}, base", "tokenizer", "codes", rival=rival, goal=11_500),
+        _against(results, f"{name}, large", "tokenizer", "large", rival=rival, goal=3_000, further=True),
         Goal(
             "JPEG files to pixels on the GPU, decoded by the CPU" + results.on("jpeg"),
             5_000,
@@ -199,19 +195,11 @@ def training(results: Results) -> list[Goal]:
 
 def others(results: Results) -> list[Goal]:
     """VQGAN, FID and the CPU."""
-    decode = results.section("vqgan", "decode").get("digit")
     fid = results.files["fid"].get("results", {}).get("digit, tf32")
     sample = results.files["sample"].get("seconds", {}).get("autoregressive")
-    vqgan = Goal("VQGAN decode, 256 px", 2_000, "img/s")
-    if decode is not None:
-        rival = results.section("vqgan", "decode").get("compiled bfloat16")
-        beside = f"{decode['images_per_s'] / rival['images_per_s']:.2f} x compiled bfloat16" if rival else ""
-        values = decode["images_per_s"], decode["share_of_matmul"], beside, decode["peak_gib"]
-        vqgan = Goal(
-            f"VQGAN decode, 256 px, batch {decode['batch']}{results.on('vqgan')}", 2_000, "img/s", *values
-        )
+    rival = "compiled bfloat16"
     return [
-        vqgan,
+        _against(results, "VQGAN decode, 256 px", "vqgan", "decode", rival=rival, goal=2_000),
         Goal(
             "FID and IS of 50,000 images, TF32" + results.on("fid"),
             15,

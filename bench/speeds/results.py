@@ -43,11 +43,10 @@ class Results:
         device = self.files[file].get("device", "")
         return f", on an {device.split()[1]}" if device and "H200" not in device else ""
 
-    def sampling(self, name: str, *, file: str = "sampler") -> list[Row]:
+    def sampling(self, name: str) -> list[Row]:
         """Rows of one path of `bench/sampler.py` in order of batch."""
-        rows = [
-            row for row in self.files[file].get("rows", []) if row["name"] == name and "milliseconds" in row
-        ]
+        rows = self.files["sampler"].get("rows", [])
+        rows = [row for row in rows if row["name"] == name and "milliseconds" in row]
         return sorted(rows, key=lambda row: row["batch"])
 
     def lengths(self, file: str) -> list[Row]:
@@ -65,9 +64,9 @@ class Results:
         row = self.files[file].get("rows", {}).get(name)
         return row if row and "tokens_per_second" in row else None
 
-    def best(self, name: str, *, file: str = "sampler") -> Row | None:
+    def best(self, name: str) -> Row | None:
         """The row of the highest throughput."""
-        return max(self.sampling(name, file=file), key=lambda row: row["images_per_second"], default=None)
+        return max(self.sampling(name), key=lambda row: row["images_per_second"], default=None)
 
 
 def table(head: list[str], rows: list[list[str]]) -> list[str]:

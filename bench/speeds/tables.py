@@ -145,7 +145,7 @@ def training(results: Results) -> list[str]:
     package = rows.get("screen, package")
     shown = []
     named = [
-        (_named(name) + results.on(file), name, row)
+        (_named(name, row) + results.on(file), name, row)
         for file in ("train", "train_h100")
         for name, row in results.files[file].get("rows", {}).items()
     ]
@@ -203,21 +203,18 @@ def _alone(rows: Row) -> list[str]:
     return ["", f"The training kernels alone, of a copy's rate: {'; '.join(words)}."] if words else []
 
 
-def _named(name: str) -> str:
+def _named(name: str, row: Row) -> str:
     """A row's name as people say it."""
+    if name == "rival, large":
+        return f"a plain compiled GPT of 732M, micro-batch {row.get('micro')}"
     kind, _, rest = name.partition(", ")
     kinds = {
         "base": "219M, with the training kernels, micro-batch",
         "large": "732M, with the training kernels, micro-batch",
         "safe": "219M, without the training kernels, micro-batch 256",
-        "rival": "a plain compiled GPT",
+        "rival": "a plain compiled GPT of 219M, micro-batch",
         "screen": "a quarter of the 219M's layers:",
     }
-    rest = (
-        {"large": "of 732M, micro-batch 64"}.get(rest, f"of 219M, micro-batch {rest}")
-        if kind == "rival"
-        else rest
-    )
     return f"{kinds.get(kind, kind)} {rest}".strip()
 
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from digit.nn.attention import mix
+from digit.nn.attention import attention
 from digit.nn.kernels.linear import Norm, few_rows
 from digit.nn.kernels.norm import norm
 from digit.nn.transformer import KeyValueCache, Transformer
@@ -132,7 +132,7 @@ class PackedTransformer:
             if cache is not None:
                 cache.extend(layer, keys, values=values)
             if len(x):
-                mixed = mix(queries, keys, values, causal=self.config.causal)
+                mixed = attention(queries, keys, values, causal=self.config.causal)
                 x = self._rest(x, mixed.reshape(-1, width), block)
         if cache is not None:
             cache.length += n

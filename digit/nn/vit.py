@@ -15,7 +15,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 
-from digit.nn.attention import mix
+from digit.nn.attention import attention
 from digit.nn.backbone import timm
 from digit.nn.nearest import has_kernels
 
@@ -163,7 +163,7 @@ class InferenceViT:
     def _attend(self, y: Tensor, block: _Block, pictures: int) -> Tensor:
         qkv = torch.addmm(block.qkv_bias, y, block.qkv)
         q, k, v = qkv.view(pictures, -1, 3, self.heads, y.shape[1] // self.heads).permute(2, 0, 3, 1, 4)
-        return mix(q, k, v, prompt=True, backend=self.attention).view(y.shape)
+        return attention(q, k, v, eager=True, backend=self.attention).view(y.shape)
 
     def _hidden(self, y: Tensor, block: _Block) -> Tensor:
         if self.gelu == "tanh" and y.is_cuda:
@@ -196,11 +196,11 @@ def unsupported(vit: nn.Module) -> str | None:
 
 
 def _unsupported_block(block: Any) -> str | None:
-    layers = timm().layers
-    if type(block) is not timm().models.vision_transformer.Block:
+    layers, models = timm().layers, timm().models.vision_transformer
+    if type(block) is not models.Block:
         return f"its blocks are {type(block).__name__}"
     attention, mlp = block.attn, block.mlp
-    if type(attention) is not timm().models.vision_transformer.Attention or type(mlp) is not layers.Mlp:
+    if type(attention) is not models.Attention or type(mlp) is not layers.Mlp:
         return f"its blocks hold {type(attention).__name__} and {type(mlp).__name__}"
     if not isinstance(mlp.act, nn.GELU) or getattr(mlp.act, "approximate", "none") != "none":
         return f"its activation is a {type(mlp.act).__name__}"

@@ -100,7 +100,8 @@ def sample(
         raise DigitError(f"--batch {batch}: draw at least one picture at once")
     with main_first():  # it may have to fetch the model
         folder = locate(model)
-    parts = _needed(read_config(folder)["parts"], renderer, encodes=prefix_from is not None)
+    config = read_config(folder)
+    parts = _needed(config["parts"], renderer, encodes=prefix_from is not None)
     pipeline = DigitPipeline.from_pretrained(folder, device=choose_device(device), parts=parts)
     batch = batch or at_once(pipeline.device, len(wanted) // 8)  # eight processes have work then
     make_folder(out)
@@ -156,7 +157,7 @@ def sample(
             labels=chosen and [chosen[i % len(chosen)] for i in range(len(wanted))],
             settings=settings,
             codes=codes,
-            made_with=read_config(folder),
+            made_with=config,
         )
         if not is_main():
             return {}

@@ -4,9 +4,6 @@ import torch
 
 from digit.errors import DigitError
 from digit.evaluation.frechet import Gaussian, Moments, frechet_distance
-from digit.nn.backbone import timm
-
-timm()  # lets torch-fidelity import torchvision
 
 
 def of(features: torch.Tensor) -> Moments:

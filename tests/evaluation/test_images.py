@@ -13,9 +13,6 @@ from digit.evaluation.images import evaluate_images, measure, report
 from digit.evaluation.networks import INCEPTION, Network, classifier_network
 from digit.evaluation.pictures import bilinear_square, open_pictures
 from digit.evaluation.protocols import ADM, ALL, DIGIT_PAPER, OWN
-from digit.nn.backbone import timm
-
-timm()  # lets torch-fidelity import torchvision
 
 
 @pytest.fixture

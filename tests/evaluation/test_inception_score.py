@@ -3,9 +3,6 @@ import torch
 
 from digit.errors import DigitError
 from digit.evaluation.inception_score import inception_score
-from digit.nn.backbone import timm
-
-timm()  # lets torch-fidelity import torchvision
 
 
 @pytest.mark.parametrize("splits", [1, 10])

@@ -3,9 +3,6 @@ import torch
 
 from digit.errors import DigitError
 from digit.evaluation.kid import kernel_distance
-from digit.nn.backbone import timm
-
-timm()  # lets torch-fidelity import torchvision
 
 
 def draw(n: int, seed: int, shift: float = 0.0) -> torch.Tensor:

@@ -80,7 +80,6 @@ def test_squeezenet_and_timm_networks_from_files(tmp_path):
 
 
 def test_only_fids_own_inception_gives_fid(tmp_path, monkeypatch):
-    timm()  # lets torch-fidelity import torchvision
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     tensors = random_tensors()

@@ -3,9 +3,6 @@ import torch
 
 from digit.errors import DigitError
 from digit.evaluation.precision_recall import precision_recall
-from digit.nn.backbone import timm
-
-timm()  # lets torch-fidelity import torchvision
 
 
 def draw(n: int, d: int, seed: int, scale: float = 1.0) -> torch.Tensor:

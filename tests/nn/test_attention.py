@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from digit.nn import attention
-from digit.nn.attention import mix
+from digit.nn import attention as module
+from digit.nn.attention import attention
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def taken(monkeypatch):
         return F.scaled_dot_product_attention(queries, keys, values).transpose(1, 2).flatten(2)
 
     monkeypatch.setattr(full_attention, "full_attention", stand_in)
-    monkeypatch.setattr(attention, "has_kernels", lambda device: True)
+    monkeypatch.setattr(module, "has_kernels", lambda device: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
     return calls
 
@@ -38,23 +38,23 @@ def test_heads_come_side_by_side(causal):
     if causal:
         scores.masked_fill_(torch.ones(9, 9, dtype=torch.bool).triu(1), float("-inf"))
     wanted = (scores.softmax(3) @ v).transpose(1, 2).flatten(2)
-    torch.testing.assert_close(mix(q, k, v, causal=causal), wanted, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(attention(q, k, v, causal=causal), wanted, atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize(("length", "ours"), [(128, 0), (129, 1), (160, 1), (161, 0), (256, 0), (261, 1)])
 def test_our_kernel_is_for_a_little_above_a_multiple(taken, length, ours):
-    mix(*heads(1, length))
+    attention(*heads(1, length))
     assert len(taken) == ours
 
 
 def test_our_kernel_is_for_what_was_measured(taken, monkeypatch):
-    mix(*heads(1, 129), causal=True)
-    mix(*heads(1, 129, dtype=torch.float32))
-    mix(*heads(1, 129, c=32))
-    mix(*heads(attention.MANY // 2 - 1, 129), prompt=True)
+    attention(*heads(1, 129), causal=True)
+    attention(*heads(1, 129, dtype=torch.float32))
+    attention(*heads(1, 129, c=32))
+    attention(*heads(module.MANY // 2 - 1, 129), eager=True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (8, 0))
-    mix(*heads(1, 129))
+    attention(*heads(1, 129))
     assert taken == []
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
-    mix(*heads(attention.MANY // 2, 129), prompt=True)
+    attention(*heads(module.MANY // 2, 129), eager=True)
     assert taken == [129]

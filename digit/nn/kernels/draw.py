@@ -10,11 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-
-@triton.jit
-@no_type_check
-def _both(first, second, other_first, other_second):
-    return first + other_first, second + other_second
+from digit.nn.kernels.pairs import add_pairs
 
 
 @triton.jit
@@ -32,7 +28,7 @@ def _threshold(scores, mass, goal, top):
     middle = low + 0.5 * (high - low)
     while (held - beyond > 1) & (middle > low) & (middle < high):
         inside = scores >= middle
-        total, count = tl.reduce((tl.where(inside, mass, 0.0), inside.to(tl.int32)), 0, _both)
+        total, count = tl.reduce((tl.where(inside, mass, 0.0), inside.to(tl.int32)), 0, add_pairs)
         if total >= goal:
             low = middle
             held = count

@@ -9,13 +9,9 @@ from jaxtyping import Float
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from digit.nn.kernels.pairs import add_pairs
+
 Norm = tuple[Tensor, Tensor]  # weight and bias of a LayerNorm, float32
-
-
-@triton.jit
-@no_type_check
-def _both(first, second, other_first, other_second):
-    return first + other_first, second + other_second
 
 
 @triton.jit
@@ -23,7 +19,7 @@ def _both(first, second, other_first, other_second):
 def _statistics(value, pivot, there, width, eps):
     """Mean and 1 / deviation in one pass, of numbers near `pivot`, which is one of them."""
     centred = tl.where(there, value - pivot, 0.0)
-    total, squares = tl.reduce((centred, centred * centred), 0, _both)
+    total, squares = tl.reduce((centred, centred * centred), 0, add_pairs)
     mean = total / width
     return pivot + mean, tl.rsqrt(tl.maximum(squares / width - mean * mean, 0.0) + eps)
 
