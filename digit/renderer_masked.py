@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
+from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -153,20 +153,13 @@ class MaskedRenderer(nn.Module):
             numbers = drawn.view(-1, steps, 2, m).to(device)
             batch = codes[rows].to(device)
             with inference(self.transformer, autocast=autocast) as dtype:
-                how = {"config": config, "noise": noise}
                 if fast:
-                    filled = self._fill_fast(batch, numbers, **how, dtype=dtype)
+                    filled = self._fill_fast(batch, numbers, config=config, noise=noise, dtype=dtype)
                     if progress is not None:
                         progress(filled.numel())
                 else:
-                    filled = self._fill(
-                        batch,
-                        numbers,
-                        noise=noise,
-                        read=self._read,
-                        choose=partial(self._choose, config=config),
-                        progress=progress,
-                    )
+                    by = _Passes(self, batch, config)
+                    filled = self._fill(numbers, by=by, noise=noise, progress=progress)
             batches.append(filled.clone())  # outside of inference mode: a tensor that may also be trained on
         return torch.cat(batches)
 
@@ -180,21 +173,22 @@ class MaskedRenderer(nn.Module):
         dtype: torch.dtype,
     ) -> Int[Tensor, "b m"]:
         """What `_fill` gives, by packed weights and one kernel a draw; few images as one captured graph."""
-        from digit.nn.fast_filling import FEW, filler_for
+        from digit.nn.fast_filling import FEW, FastPasses, filler_for
 
         filler = filler_for(
             self.transformer, self.projection.weight, specials=self.config.specials, dtype=dtype
         )
         filler.set(config)
 
-        def read(embedded: Tensor, positions: Tensor) -> Tensor:
-            return filler.packed.read(embedded, wanted=positions)
-
-        def choose(hidden: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-            return filler.choose(hidden, uniform, config)
-
         def work(codes: Tensor, numbers: Tensor) -> Tensor:
-            return self._fill(codes, numbers, noise=noise, read=read, choose=choose)
+            passes = FastPasses(
+                filler,
+                self._embed_codes(codes),
+                table=self.vq_embedding.weight * self.scale,
+                positions=self.vq_position_embedding.weight[1:],
+                config=config,
+            )
+            return self._fill(numbers, by=passes, noise=noise)
 
         with torch.autocast(codes.device.type, enabled=False):
             if codes.is_cuda and len(codes) <= FEW:
@@ -204,47 +198,88 @@ class MaskedRenderer(nn.Module):
 
     def _fill(
         self,
-        codes: Int[Tensor, "b n"],
         numbers: Float[Tensor, "b t 2 m"],
         *,
+        by: "Passes",
         noise: float,
-        read: Callable[[Tensor, Tensor], Tensor],
-        choose: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
         progress: Callable[[int], None] | None = None,
     ) -> Int[Tensor, "b m"]:
-        """The loop: `read` gives hidden states of some positions, `choose` codes and confidences."""
+        """The loop."""
         b, steps, _, m = numbers.shape
-        separated = self._embed_codes(codes)
-        table, positions = self.vq_embedding.weight * self.scale, self.vq_position_embedding.weight[1:]
         gumbel = -torch.log(-torch.log(numbers[:, :, 1]))
-        vq_codes = torch.full((b, m), self.mask, device=codes.device)
-        masked = torch.arange(m, device=codes.device).expand(b, m)  # positions, equally many an image
+        vq_codes = torch.full((b, m), self.mask, device=numbers.device)
+        masked = torch.arange(m, device=numbers.device).repeat(b, 1)  # positions, equally many an image
         for step, left in enumerate(masked_after(m, steps)):
-            embedded = torch.cat((separated, table[vq_codes] + positions), dim=1)
-            hidden = read(embedded, masked + separated.shape[1])
-            drawn, confidence = choose(hidden, numbers[:, step, 0].gather(1, masked))
-            vq_codes = vq_codes.scatter(1, masked, drawn)
+            drawn, confidence = by.draw(vq_codes, masked, numbers[:, step, 0].gather(1, masked))
+            how = {"gumbel": gumbel[:, step], "noise": noise * (1 - (step + 1) / steps), "left": left}
             if progress is not None:
                 progress(b * (masked.shape[1] - left))
-            if left == 0:
-                break
-            confidence = confidence + noise * (1 - (step + 1) / steps) * gumbel[:, step].gather(1, masked)
-            masked = masked.gather(1, confidence.topk(left, dim=1, largest=False, sorted=False).indices)
-            vq_codes = vq_codes.scatter(1, masked, self.mask)
+            masked = by.settle(vq_codes, masked, drawn, confidence=confidence, mask=self.mask, **how)
         return vq_codes
 
-    def _read(
-        self, embedded: Float[Tensor, "b n d"], positions: Int[Tensor, "b m"]
-    ) -> Float[Tensor, "b m d"]:
-        """Hidden states of the positions."""
-        hidden = self.transformer(embedded)
-        return hidden.gather(1, positions.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
 
-    def _choose(
-        self, hidden: Float[Tensor, "b m d"], uniform: Float[Tensor, "b m"], config: SamplerConfig
-    ) -> tuple[Int[Tensor, "b m"], Float[Tensor, "b m"]]:
-        """A code a position, and its log-probability before filters and temperature."""
-        logits = self.projection(hidden)[..., self.config.specials :]
+class Passes(Protocol):
+    """What a step of filling masks is made of; `_Passes` and `fast_filling.FastPasses` mean the same."""
+
+    def draw(
+        self, vq_codes: Int[Tensor, "b m"], masked: Int[Tensor, "b n"], uniform: Float[Tensor, "b n"]
+    ) -> tuple[Int[Tensor, "b n"], Float[Tensor, "b n"]]:
+        """A code a masked position, and its log-probability before filters and temperature."""
+        ...
+
+    def settle(
+        self,
+        vq_codes: Int[Tensor, "b m"],
+        masked: Int[Tensor, "b n"],
+        drawn: Int[Tensor, "b n"],
+        *,
+        confidence: Float[Tensor, "b n"],
+        gumbel: Float[Tensor, "b m"],
+        noise: float,
+        left: int,
+        mask: int,
+    ) -> Int[Tensor, "b l"]:
+        """Write what was drawn but the `left` least sure, which are masked again; the positions of these.
+
+        Sureness is confidence + noise * gumbel of the position.
+        """
+        ...
+
+
+class _Passes:
+    """By the modules."""
+
+    def __init__(self, renderer: MaskedRenderer, codes: Int[Tensor, "b n"], config: SamplerConfig) -> None:
+        self.renderer, self.config = renderer, config
+        self.prefix = renderer._embed_codes(codes)
+        self.table = renderer.vq_embedding.weight * renderer.scale
+        self.positions = renderer.vq_position_embedding.weight[1:]
+
+    def draw(self, vq_codes: Tensor, masked: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+        """As in `Passes`."""
+        embedded = torch.cat((self.prefix, self.table[vq_codes] + self.positions), dim=1)
+        hidden = self.renderer.transformer(embedded)[:, self.prefix.shape[1] :]
+        hidden = hidden.gather(1, masked.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+        logits = self.renderer.projection(hidden)[..., self.renderer.config.specials :]
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        drawn = draw(logits, uniform, config)
+        drawn = draw(logits, uniform, self.config)
         return drawn, logits.log_softmax(-1).gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
+
+    def settle(
+        self,
+        vq_codes: Tensor,
+        masked: Tensor,
+        drawn: Tensor,
+        *,
+        confidence: Tensor,
+        gumbel: Tensor,
+        noise: float,
+        left: int,
+        mask: int,
+    ) -> Tensor:
+        """As in `Passes`."""
+        vq_codes.scatter_(1, masked, drawn)
+        sure = confidence + noise * gumbel.gather(1, masked)
+        still = masked.gather(1, sure.topk(left, dim=1, largest=False, sorted=False).indices)
+        vq_codes.scatter_(1, still, mask)
+        return still

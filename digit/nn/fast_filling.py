@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from digit.nn.kernels.draw import Filters, draw
+from digit.nn.kernels.filling import embed, settle
 from digit.nn.packed import PackedTransformer
 from digit.nn.sampling import SamplerConfig
 from digit.nn.transformer import Transformer
@@ -93,6 +94,35 @@ class FastFiller:
             place.copy_(given)
         found.graph.replay()
         return found.output.clone()
+
+
+class FastPasses:
+    """A step of the masked renderer by kernels: `renderer_masked.Passes`."""
+
+    def __init__(
+        self,
+        filler: FastFiller,
+        prefix: Float[Tensor, "b n d"],
+        *,
+        table: Float[Tensor, "v d"],
+        positions: Float[Tensor, "m d"],
+        config: SamplerConfig,
+    ) -> None:
+        """`prefix`, `table` and `positions`: embedded codes, and how VQ codes at their positions are."""
+        self.filler, self.config = filler, config
+        self.prefix, self.table, self.positions = prefix, table, positions
+
+    def draw(
+        self, vq_codes: Int[Tensor, "b m"], masked: Int[Tensor, "b n"], uniform: Float[Tensor, "b n"]
+    ) -> tuple[Int[Tensor, "b n"], Float[Tensor, "b n"]]:
+        """As in `Passes`."""
+        packed = self.filler.packed
+        embedded = embed(self.prefix, self.table, self.positions, vq_codes, packed.dtype)
+        return self.filler.choose(
+            packed.read(embedded, wanted=masked + self.prefix.shape[1]), uniform, self.config
+        )
+
+    settle = staticmethod(settle)
 
 
 _fillers: "weakref.WeakKeyDictionary[Transformer, tuple[tuple, FastFiller]]" = weakref.WeakKeyDictionary()

@@ -20,7 +20,7 @@ _MARKED = 2.0**-15  # of a value that carries a column in its last 8 bits
 _SUMMED = 2.0**-23  # of the largest product, lost with each addition: tensor cores cut, they do not round
 _AT_ONCE = 1 << 20  # rows in float16 at once
 _FEW = 8  # centroids that are compared one by one; where more may be nearest, all are
-_OPEN_AT_ONCE = 1 << 15  # open rows at once: the centroids gathered for them are below 1 GiB at 768 channels
+_OPEN_AT_ONCE = 1 << 15  # open rows at once: their products with 8192 centroids are 1 GiB
 
 
 class Halves(NamedTuple):
@@ -71,7 +71,7 @@ def nearest(
     if not has_kernels(vectors.device, vectors.shape[1]):
         room = chunk or rows_at_once(centroids)
         return torch.cat([_plain(part, centroids, squares, precision) for part in vectors.split(room)])
-    rounded = centroids.half()
+    vectors, rounded = vectors.contiguous(), centroids.half()
     parts = []
     for start in range(0, len(vectors), chunk or _AT_ONCE):
         part = slice(start, start + (chunk or _AT_ONCE))
@@ -97,44 +97,22 @@ def _screened(
     vectors: Tensor, halves: Halves, centroids: Tensor, rounded: Tensor, squares: Tensor, precision: Precision
 ) -> Tensor:
     """Codes by float16 products; in float32 again where these cannot be trusted."""
-    from digit.nn.kernels.nearest import scan
+    from digit.nn.kernels.nearest import among, scan
 
     exact = precision == "float32"
     codes, best, second = scan(halves.values, rounded, squares / 2, second=exact)
     codes = codes.long()
     if exact:
         floor = best - slack(halves, best, second, centroids, rounded, squares)
-        sure = second < floor
+        undecided = torch.nonzero(~(second < floor)).flatten()
+        how = {"vectors": vectors, "centroids": centroids, "half_squares": squares / 2, "floor": floor}
+        for rows in undecided.split(min(_OPEN_AT_ONCE, rows_at_once(centroids))):
+            among(_products(halves.values[rows], rounded), rows, codes, **how, few=_FEW)
+        undecided = undecided[codes[undecided] < 0]
     else:
-        floor = None
-        sure = best.isfinite()  # what overflows float16
-    again = torch.nonzero(~sure).flatten()
-    for rows in again.split(min(_OPEN_AT_ONCE, rows_at_once(centroids))):
-        some = vectors[rows].float()
-        if floor is None:
-            codes[rows] = _plain(some, centroids, squares, "float32")
-        else:
-            codes[rows] = _among(some, halves.values[rows], floor[rows], centroids, rounded, squares)
-    return codes
-
-
-def _among(
-    vectors: Tensor, halves: Tensor, floor: Tensor, centroids: Tensor, rounded: Tensor, squares: Tensor
-) -> Tensor:
-    """Codes by float32 products with the centroids whose gain x.c - |c|^2 / 2 in float16 reaches `floor`.
-
-    With all centroids where these are many or, the gains or `floor` not being finite, unknown.
-    """
-    near = _products(halves, rounded).sub_(squares / 2) >= floor[:, None]
-    number = near.sum(1)
-    few = floor.isfinite() & (number > 0) & (number <= _FEW)
-    row, column = torch.nonzero(near & few[:, None], as_tuple=True)
-    distances = squares[column] - 2 * (vectors[row] * centroids[column]).sum(1)
-    least = torch.full_like(floor, torch.inf).scatter_reduce_(0, row, distances, "amin")
-    won = distances == least[row]
-    codes = torch.full_like(number, len(centroids)).scatter_reduce_(0, row[won], column[won], "amin")
-    others = torch.nonzero(~few).flatten()
-    codes[others] = _plain(vectors[others], centroids, squares, "float32")
+        undecided = torch.nonzero(~best.isfinite()).flatten()  # what overflows float16
+    for rows in undecided.split(min(_OPEN_AT_ONCE, rows_at_once(centroids))):
+        codes[rows] = _plain(vectors[rows].float(), centroids, squares, "float32")
     return codes
 
 

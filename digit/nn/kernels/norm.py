@@ -10,20 +10,40 @@ from torch import Tensor
 
 @triton.jit
 @no_type_check
-def _norm(x, shift, weight, bias, out, width, eps, block: tl.constexpr, shifted: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
+def _norm(
+    x,
+    shift,
+    weight,
+    bias,
+    out,
+    count,
+    width,
+    eps,
+    rows: tl.constexpr,
+    block: tl.constexpr,
+    shifted: tl.constexpr,
+):
+    row = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)
     c = tl.arange(0, block)
-    there = c < width
-    value = tl.load(x + row * width + c, mask=there, other=0.0).to(tl.float32)
+    inside = c < width
+    at, there = row[:, None] * width + c[None, :], (row < count)[:, None] & inside[None, :]
+    value = tl.load(x + at, mask=there, other=0.0).to(tl.float32)
     if shifted:
-        value += tl.load(shift + c, mask=there, other=0.0)
-    mean = tl.sum(value, 0) / width
-    centred = tl.where(there, value - mean, 0.0)
-    scale = tl.rsqrt(tl.sum(centred * centred, 0) / width + eps)
-    value = centred * scale * tl.load(weight + c, mask=there, other=0.0) + tl.load(
-        bias + c, mask=there, other=0.0
-    )
-    tl.store(out + row * width + c, value.to(out.dtype.element_ty), mask=there)
+        value += tl.load(shift + c, mask=inside, other=0.0)[None, :]
+    mean = tl.sum(value, 1) / width
+    centred = tl.where(inside[None, :], value - mean[:, None], 0.0)
+    scale = tl.rsqrt(tl.sum(centred * centred, 1) / width + eps)
+    gain = tl.load(weight + c, mask=inside, other=0.0)
+    offset = tl.load(bias + c, mask=inside, other=0.0)
+    value = centred * scale[:, None] * gain[None, :] + offset[None, :]
+    tl.store(out + at, value.to(out.dtype.element_ty), mask=there)
+
+
+def tile(rows: int, block: int) -> tuple[int, int]:
+    """Rows of a program and warps: one a row, so that weights are read once for several, if rows are many."""
+    if rows < 4096:  # too few to fill a GPU with several each
+        return 1, 4 if block >= 512 else 1
+    return 8, 8 if block >= 512 else 4
 
 
 def norm(
@@ -36,18 +56,21 @@ def norm(
     out: Float[Tensor, "r d"],
 ) -> Float[Tensor, "r d"]:
     """`out` = LayerNorm(x + shift), computed in float32; `shift`, `weight` and `bias` are float32."""
-    rows, width = x.shape
+    count, width = x.shape
     block = triton.next_power_of_2(width)
-    _norm[(rows,)](
+    rows, warps = tile(count, block)
+    _norm[(triton.cdiv(count, rows),)](
         x,
         bias if shift is None else shift,
         weight,
         bias,
         out,
+        count,
         width,
         eps,
+        rows=rows,
         block=block,
         shifted=shift is not None,
-        **{"num_warps": 4 if block >= 512 else 1},
+        **{"num_warps": warps},
     )
     return out

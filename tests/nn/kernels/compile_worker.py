@@ -25,6 +25,7 @@ from digit.nn.fast_decoding import FastDecoder, Shape
 from digit.nn.fused.blocks import blocks
 from digit.nn.kernels import nearest
 from digit.nn.kernels.draw import Filters, draw
+from digit.nn.kernels.filling import embed, settle
 from digit.nn.kernels.full_attention import full_attention
 from digit.nn.kernels.patches import patches
 from digit.nn.kernels.segments import segment_sums
@@ -100,6 +101,10 @@ def features(dtype: torch.dtype) -> None:
     for second in (False, True):
         nearest.scan(vectors, centroids, torch.zeros(8192), second=second)
     nearest.halve(vectors.float())
+    rows, codes = torch.zeros(64, dtype=torch.int64), torch.zeros(4096, dtype=torch.int64)
+    how = {"centroids": centroids.float(), "half_squares": torch.zeros(8192), "floor": torch.zeros(4096)}
+    for kind in (vectors, vectors.float()):
+        nearest.among(torch.zeros(64, 8192), rows, codes, vectors=kind, **how, few=8)
     segment_sums(vectors, torch.zeros(4096, dtype=torch.int64), 8192)
 
 
@@ -112,6 +117,18 @@ def attention() -> None:
     ):
         q, k, v = torch.zeros(2, t, 3, heads, 64, dtype=dtype).permute(2, 0, 3, 1, 4).unbind(0)
         full_attention(q[:, :, t - n :], k, v)
+
+
+def filling() -> None:
+    """Between the passes of the masked renderer."""
+    whole = {"dtype": torch.int64}
+    vq_codes, masked = torch.zeros(2, 256, **whole), torch.zeros(2, 181, **whole)
+    gumbel = torch.zeros(2, 256, dtype=torch.float64)
+    how = {"confidence": torch.zeros(2, 181), "gumbel": gumbel, "noise": 1.5, "left": 142, "mask": 1024}
+    settle(vq_codes, masked, masked, **how)
+    embed(
+        torch.zeros(2, 257, 1024), torch.zeros(1025, 1024), torch.zeros(256, 1024), vq_codes, torch.bfloat16
+    )
 
 
 def training(config: PriorConfig) -> None:
@@ -134,6 +151,7 @@ def main() -> None:
         pixels(dtype, kind)
         features(dtype)
     attention()
+    filling()
     training(config)
     print(json.dumps(compiled))
 

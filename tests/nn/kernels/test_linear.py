@@ -2,11 +2,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from digit.nn.kernels import norm as norm_module
 from digit.nn.kernels.linear import few_rows
 from digit.nn.kernels.norm import norm
 
 
-def test_norm_adds_the_shift_first():
+@pytest.mark.parametrize("tile", [(1, 1), (2, 1), (8, 4)])
+def test_norm_adds_the_shift_first(monkeypatch, tile):
+    monkeypatch.setattr(norm_module, "tile", lambda rows, block: tile)
     torch.manual_seed(0)
     x, (shift, weight, bias) = torch.randn(5, 48), torch.randn(3, 48).unbind(0)
     found = norm(x, shift, weight, bias, eps=1e-5, out=torch.empty_like(x))

@@ -72,10 +72,9 @@ def test_codes_are_exact_where_float16_errs(kernels):
     squares = centroids.square().sum(1)
     assert (nearest(vectors, centroids, squares, precision="float16") != expected).float().mean() > 0.02
     codes, plain = nearest(vectors, centroids, squares), module._plain(vectors, centroids, squares, "float32")
-    assert (codes == expected).float().mean() > 0.97
-    for found in (codes, plain):
-        assert_nearest(found, vectors, centroids)
-    assert (codes != expected).sum() <= (plain != expected).sum()
+    assert torch.equal(codes, expected)  # the centroids in question were compared in float64
+    assert (plain == expected).float().mean() > 0.97
+    assert_nearest(plain, vectors, centroids)
 
 
 def test_the_bound_holds(kernels):
@@ -111,6 +110,7 @@ def test_pieces_and_given_halves_change_nothing(kernels):
     whole = nearest(vectors, centroids, squares)
     assert torch.equal(whole, nearest(vectors, centroids, squares, chunk=17))
     assert torch.equal(whole, nearest(vectors, centroids, squares, halves=Halves(*halve(vectors)), chunk=17))
+    assert torch.equal(whole, nearest(vectors.T.contiguous().T, centroids, squares))
     assert nearest(vectors[:0], centroids, squares).shape == (0,)
 
 
