@@ -201,9 +201,11 @@ def sums(vectors: Tensor, k: int) -> dict[str, float]:
     codes = torch.randint(k, (len(vectors),), device=vectors.device)
     ways: dict[str, Callable[[], object]] = {}
     if has_kernels(vectors.device, vectors.shape[1]):
-        from digit.nn.kernels.segments import segment_sums
+        from digit.nn.kernels.segments import add_segments
 
-        ways["digit"] = lambda: segment_sums(vectors, codes, k)
+        total = torch.zeros(k, vectors.shape[1], dtype=torch.float64, device=vectors.device)
+        number = torch.zeros(k, dtype=torch.int64, device=vectors.device)
+        ways["digit"] = lambda: add_segments(total, number, vectors, codes)
 
     def atomics(kind: torch.dtype) -> object:
         total = torch.zeros(k, vectors.shape[1], dtype=kind, device=vectors.device)

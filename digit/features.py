@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend
 
 from digit.errors import DigitError
 from digit.nn.backbone import Standardize, create, timm
+from digit.nn.graphs import Replayed
 from digit.nn.pieces import in_pieces
 from digit.nn.vit import GELU, InferenceViT, unsupported
 
@@ -167,21 +168,34 @@ class InferenceFeatures:
     ) -> None:
         self._encoder = encoder
         self._how: dict[str, Any] = {"gelu": gelu, "attention": attention}
-        self._vit = self._form(dtype)
-        self.prefix = self._vit.prefix
+        self.prefix: int = encoder.vit.num_prefix_tokens
+        self._make(dtype)
 
-    def _form(self, dtype: torch.dtype) -> InferenceViT:
+    def _make(self, dtype: torch.dtype) -> None:
         config = self._encoder.config
-        return InferenceViT(self._encoder.vit, config.mean, config.std, dtype=dtype, **self._how)
+        vit = InferenceViT(self._encoder.vit, config.mean, config.std, dtype=dtype, **self._how)
+        self._dtype, self._tokens = dtype, Replayed(vit, vit.needs)
 
-    def __call__(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b t d"]:
-        """Tokens of square pictures of any size: uint8, or float in [0, 1]."""
+    def __call__(
+        self, pixels: Shaped[Tensor, "b 3 h w"], use: Callable[[Float[Tensor, "b t d"]], Tensor]
+    ) -> Tensor:
+        """`use` of the tokens of square pictures of any size: uint8, or float in [0, 1].
+
+        The tokens are overwritten by the next call, so `use` must not give a view of them. It is called
+        before anybody knows whether float16 sufficed, so that the GPU need not wait, and again if it did not.
+        """
         check_square(pixels)
-        tokens = self._vit(pixels)
-        if self._vit.dtype == torch.float16 and not tokens.sum(dtype=torch.float32).isfinite():
-            self._vit = self._form(torch.bfloat16)
-            tokens = self._vit(pixels)
-        return tokens
+        tokens = self._tokens(pixels)
+        enough = self._dtype != torch.float16 or tokens.sum(dtype=torch.float32).isfinite()
+        result = use(tokens)
+        if not enough:
+            self._make(torch.bfloat16)
+            result = use(self._tokens(pixels))
+        return result
+
+    def features(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+        """The tokens of patches."""
+        return self(pixels, lambda tokens: tokens[:, self.prefix :].clone())
 
 
 def reading(encoder: Encoder) -> Callable[[Shaped[Tensor, "b 3 h w"]], Float[Tensor, "b n d"]]:
@@ -192,7 +206,7 @@ def reading(encoder: Encoder) -> Callable[[Shaped[Tensor, "b 3 h w"]], Float[Ten
     """
     if next(encoder.parameters()).is_cuda and unsupported(encoder.vit) is None:
         form = InferenceFeatures(encoder)
-        return lambda pixels: in_pieces(lambda part: form(part)[:, form.prefix :], pixels)
+        return lambda pixels: in_pieces(form.features, pixels)
 
     @torch.no_grad()
     def read(pixels: Tensor) -> Tensor:

@@ -214,18 +214,24 @@ def fit(
         before = codes
         exact = precision if done < iterations else "float32"
         codes, sums, counts, moved = sample.sort(centroids, exact, before)
-        settled = moved == 0
+        following, total = sample.update(centroids, sums, counts)
+        # The host waits for the GPU as seldom as it can, with the next work already given.
+        seen, changed, smallest = _read(total, moved, counts.min())
+        settled = changed == 0
         if settled and exact != "float32":
             codes, sums, counts, _ = sample.sort(centroids, "float32", before)
-        inertia.append(max(sample.inertia(centroids, sums, counts), 0.0))
+            following, total = sample.update(centroids, sums, counts)
+            seen, smallest = _read(total, counts.min())
+        inertia.append(max(seen, 0.0))
         if not math.isfinite(inertia[-1]):
             raise DigitError(
                 "a feature is not finite, so K-means has no answer: check the encoder's weights and precision"
             )
         if done == iterations or settled:
             return KMeansResult(centroids, inertia, counts, done)
-        centroids = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], centroids).float()
-        if _split_empty(centroids, counts):
+        centroids = following
+        if smallest == 0:
+            _split_empty(centroids, counts)
             codes = None  # so that a split is never taken for convergence
         if progress is not None:
             progress(done + 1)
@@ -335,7 +341,7 @@ class _Sample:
 
     def sort(
         self, centroids: Tensor, precision: Precision, before: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, int]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Codes of the vectors here, per centroid the float64 sum and the number of its own, of all, and how
         many of all codes are not those of `before`: without it, all.
         """
@@ -347,11 +353,9 @@ class _Sample:
             part = part.to(self.place, non_blocking=True)
             codes = nearest(part, centroids, squares, precision=precision, halves=halves, chunk=len(part))
             if self.fused:
-                from digit.nn.kernels.segments import segment_sums  # Triton exists on GPU machines only
+                from digit.nn.kernels.segments import add_segments  # Triton exists on GPU machines only
 
-                added, number = segment_sums(part, codes, self.k)
-                sums += added
-                counts += number
+                add_segments(sums, counts, part, codes)
             else:
                 # A GPU adds in no fixed order; in float64 that order does not reach the rounded centroids.
                 sums.index_add_(0, codes, part.double())
@@ -362,14 +366,24 @@ class _Sample:
         numbers = torch.cat([counts, moved[None]])
         if self.together:
             add_up(sums, numbers)
-        return codes, sums, numbers[:-1], int(numbers[-1])
+        return codes, sums, numbers[:-1], numbers[-1]
 
-    def inertia(self, centroids: Tensor, sums: Tensor, counts: Tensor) -> float:
-        """Sum of squared distances: |x|^2 - 2 x.c + |c|^2 with the sums of each centroid's x."""
-        centroids = centroids.double()
-        return (
-            self.lengths - 2 * (centroids * sums).sum() + (centroids.square().sum(1) * counts).sum()
-        ).item()
+    def update(self, centroids: Tensor, sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
+        """The next centroids, and the inertia of these: |x|^2 - 2 x.c + |c|^2, by each one's sum of x."""
+        if self.fused:
+            from digit.nn.kernels.segments import means
+
+            following, losses = means(sums, counts, centroids)
+        else:
+            wide = centroids.double()
+            losses = (wide * (counts[:, None] * wide - 2 * sums)).sum(1)
+            following = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], wide).float()
+        return following, self.lengths + losses.sum()
+
+
+def _read(*numbers: Tensor) -> list[float]:
+    """Numbers of a device, for which the host waits once."""
+    return torch.stack([number.double() for number in numbers]).tolist()
 
 
 def _free_bytes(device: torch.device) -> float:
@@ -381,10 +395,8 @@ def _free_bytes(device: torch.device) -> float:
     )
 
 
-def _split_empty(centroids: Tensor, counts: Tensor) -> bool:
-    """Give each empty cluster half of the largest one, in place, as faiss does; whether there was any."""
-    if counts.min() > 0:
-        return False
+def _split_empty(centroids: Tensor, counts: Tensor) -> None:
+    """Give each empty cluster half of the largest one, in place, as faiss does."""
     sizes = counts.tolist()
     empty = [index for index, size in enumerate(sizes) if size == 0]
     largest_first = [(-size, index) for index, size in enumerate(sizes) if size > 0]
@@ -398,4 +410,3 @@ def _split_empty(centroids: Tensor, counts: Tensor) -> bool:
         centroids[largest] *= 1 - nudge
         heapq.heapreplace(largest_first, (negative + half, largest))
         heapq.heappush(largest_first, (-half, index))
-    return bool(empty)

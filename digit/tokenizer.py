@@ -115,7 +115,7 @@ class InferenceTokenizer:
 
     def features(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         """What the codes are the nearest centroids of; pixels are uint8, or float in [0, 1]; square."""
-        return in_pieces(lambda part: self._tokens(part)[:, self._tokens.prefix :], pixels, self._most)
+        return in_pieces(self._tokens.features, pixels, self._most)
 
     def encode(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
         """The codes of pictures as `features` takes them."""
@@ -124,11 +124,11 @@ class InferenceTokenizer:
     @torch.no_grad()
     def _encode(self, pixels: Tensor) -> Tensor:
         # Class and register tokens get codes too: cutting them off first would copy all features.
-        tokens = self._tokens(pixels)
-        codes = assign(
-            tokens, self._centroids, squares=self._squares, half=self._half, precision=self._precision
-        )
-        return codes[:, self._tokens.prefix :]
+        return self._tokens(pixels, self._nearest)[:, self._tokens.prefix :]
+
+    def _nearest(self, tokens: Tensor) -> Tensor:
+        how = {"squares": self._squares, "half": self._half, "precision": self._precision}
+        return assign(tokens, self._centroids, **how)
 
 
 def encoding(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from digit.errors import DigitError
 from digit.nn.decoding import CacheBits, CodeTables
+from digit.nn.graphs import capture
 from digit.nn.kernels.attention import attend
 from digit.nn.kernels.draw import Filters, draw
 from digit.nn.kernels.linear import few_rows
@@ -200,19 +201,12 @@ class FastDecoder:
         return F.linear(hidden, self.head)
 
     def _capture(self) -> None:
-        """Graphs of one position and of `STRIDE`; a first run on a side stream compiles the kernels."""
-        stream = torch.cuda.Stream(self.device)
-        stream.wait_stream(torch.cuda.current_stream(self.device))
-        with torch.cuda.stream(stream):
-            self._steps(1)
-        torch.cuda.current_stream(self.device).wait_stream(stream)
+        """Graphs of one position and of `STRIDE`."""
         for steps in (1, STRIDE):
-            if steps > self.shape.length or steps > self.shape.room:
-                continue
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                self._steps(steps)
-            self.graphs[steps] = graph
+            if steps <= min(self.shape.length, self.shape.room):
+                self.filled.zero_()  # the run before capture counts on
+                self.drawn.zero_()
+                self.graphs[steps], _ = capture(lambda steps=steps: self._steps(steps), self.device)
 
 
 class ScaledCache(KeyValueCache):

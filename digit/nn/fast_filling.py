@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from digit.nn.graphs import capture
 from digit.nn.kernels.draw import Filters, draw
 from digit.nn.kernels.filling import embed, settle
 from digit.nn.packed import PackedTransformer
@@ -80,14 +81,7 @@ class FastFiller:
         """What `work(*inputs)` gives, from a graph captured at the first call with this key."""
         if key not in self._graphs:
             held = [each.clone() for each in inputs]
-            stream = torch.cuda.Stream(inputs[0].device)
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                work(*held)
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                output = work(*held)
+            graph, output = capture(lambda: work(*held), held[0].device)
             self._graphs[key] = _Graph(held, output, graph)
         found = self._graphs[key]
         for place, given in zip(found.inputs, inputs, strict=True):

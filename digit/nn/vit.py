@@ -3,7 +3,7 @@
 The same function up to rounding, made from the module's weights: patches are rows of a matrix (standardising
 the pixels is folded into its weights), LayerScale is folded into the projections, and a projection adds onto
 the residual stream itself. Its bias, which that product has no room for, is the same for all rows: the next
-LayerNorm adds the sum of all such biases so far.
+LayerNorm adds the sum of all such biases so far. The first adds the table of what tokens start from.
 """
 
 from dataclasses import dataclass
@@ -31,12 +31,15 @@ class _Norm:
     bias: Tensor
     eps: float
 
-    def __call__(self, x: Tensor, shift: Tensor | None) -> Tensor:
-        """LayerNorm of x + shift in float32, rounded to x's type."""
+    def __call__(self, x: Tensor, shift: Tensor | None, table: Tensor | None = None) -> Tensor:
+        """LayerNorm of x + shift in float32, rounded to x's type; before, a row a token of a table joins x."""
         if has_kernels(x.device, x.shape[1]):
             from digit.nn.kernels.norm import norm  # Triton exists on GPU machines only
 
-            return norm(x, shift, self.weight, self.bias, eps=self.eps, out=torch.empty_like(x))
+            how = {"eps": self.eps, "table": table, "out": torch.empty_like(x)}
+            return norm(x, shift, self.weight, self.bias, **how)
+        if table is not None:
+            x.view(-1, *table.shape).add_(table)
         wide = x.float() if shift is None else x.float() + shift
         return F.layer_norm(wide, wide.shape[1:], self.weight, self.bias, self.eps).to(x.dtype)
 
@@ -87,8 +90,7 @@ class InferenceViT:
         self.heads: int = source.blocks[0].attn.num_heads if len(source.blocks) else 1
         self._embed(source, mean, std)
         self.blocks = []
-        shift = torch.zeros_like(source.norm.weight if hasattr(source.norm, "weight") else self.table[0])
-        shift = shift.float()
+        shift = torch.zeros_like(self.table[0])
         for block in source.blocks:
             self.blocks.append(_folded(block, shift, dtype))
             shift = self.blocks[-1].shift2
@@ -114,8 +116,7 @@ class InferenceViT:
         if not vit.no_embed_class:
             first = first + positions[: self.prefix]
             positions = positions[self.prefix :]
-        self.first = first.to(self.dtype)  # class and register tokens
-        self.table = (positions + bias).float()  # of the patches
+        self.table = torch.cat([first, positions + bias]).float()  # (t, d)
 
     @torch.no_grad()
     def __call__(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b t d"]:
@@ -124,41 +125,41 @@ class InferenceViT:
         Pictures of another size are resized by torch's bicubic rule without antialiasing.
         """
         with torch.autocast(pixels.device.type, enabled=False):
+            b, (t, d) = len(pixels), self.table.shape
             x = self._start(pixels)
-            b, t, d = x.shape
-            x = x.view(b * t, d)
-            shift = None
+            shift, table = None, self.table
             for block in self.blocks:
-                x.addmm_(self._attend(block.norm1(x, shift), block, b), block.proj)
+                x.addmm_(self._attend(block.norm1(x, shift, table), block, b), block.proj)
                 y = block.norm2(x, block.shift1)
                 x.addmm_(self._hidden(y, block), block.fc2)
-                shift = block.shift2
+                shift, table = block.shift2, None
             if self.norm is not None:
-                return self.norm(x, shift).view(b, t, d)
-            return (x + self.last_shift).to(x.dtype).view(b, t, d)
+                return self.norm(x, shift, table).view(b, t, d)
+            lacking = self.last_shift if table is None else self.last_shift + table
+            return (x.view(b, t, d) + lacking).to(x.dtype)
+
+    def needs(self, pixels: Shaped[Tensor, "b 3 h w"]) -> int:
+        """Bytes of memory that a call holds at once, generously: the stream, what a block makes, pixels."""
+        return 10 * len(pixels) * self.table.numel() * self.dtype.itemsize + 12 * pixels.numel()
 
     def _start(self, pixels: Tensor) -> Tensor:
-        """The residual stream before the first block."""
+        """The residual stream before the first block, without the table, (b t, d): zeros at the prefix."""
         top = 255.0 if pixels.dtype == torch.uint8 else 1.0
         if pixels.shape[-1] != self.size:
             pixels = F.interpolate(
                 pixels.float(), size=(self.size, self.size), mode="bicubic", align_corners=False
             )
-        rows = self._patches(pixels, 255 / top / _STEP, -_MIDDLE / _STEP)
-        b, p, d = len(pixels), len(self.table), self.table.shape[1]
-        x = torch.empty(b, self.prefix + p, d, dtype=self.dtype, device=pixels.device)
-        torch.add((rows @ self.matrix).view(b, p, d), self.table, out=x[:, self.prefix :])
-        x[:, : self.prefix] = self.first
-        return x
+        return self._patches(pixels, 255 / top / _STEP, -_MIDDLE / _STEP) @ self.matrix
 
     def _patches(self, pixels: Tensor, scale: float, shift: float) -> Tensor:
         if has_kernels(pixels.device, self.width):
             from digit.nn.kernels.patches import patches  # Triton exists on GPU machines only
 
-            return patches(pixels, self.patch, self.width, scale, shift, self.dtype)
-        rows = F.unfold(pixels.float() * scale + shift, self.patch, stride=self.patch)
-        rows = rows.transpose(1, 2).flatten(0, 1)
-        return F.pad(rows, (0, self.width - rows.shape[1])).to(self.dtype)
+            how = {"width": self.width, "prefix": self.prefix, "scale": scale, "shift": shift}
+            return patches(pixels, self.patch, dtype=self.dtype, **how)
+        rows = F.unfold(pixels.float() * scale + shift, self.patch, stride=self.patch).transpose(1, 2)
+        rows = F.pad(rows, (0, self.width - rows.shape[2], self.prefix, 0))
+        return rows.flatten(0, 1).to(self.dtype)
 
     def _attend(self, y: Tensor, block: _Block, pictures: int) -> Tensor:
         qkv = torch.addmm(block.qkv_bias, y, block.qkv)

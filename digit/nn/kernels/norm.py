@@ -12,15 +12,18 @@ from torch import Tensor
 @no_type_check
 def _norm(
     x,
+    table,
     shift,
     weight,
     bias,
     out,
     count,
     width,
+    period,
     eps,
     rows: tl.constexpr,
     block: tl.constexpr,
+    tabled: tl.constexpr,
     shifted: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)
@@ -28,6 +31,9 @@ def _norm(
     inside = c < width
     at, there = row[:, None] * width + c[None, :], (row < count)[:, None] & inside[None, :]
     value = tl.load(x + at, mask=there, other=0.0).to(tl.float32)
+    if tabled:
+        value += tl.load(table + (row % period)[:, None] * width + c[None, :], mask=there, other=0.0)
+        tl.store(x + at, value.to(x.dtype.element_ty), mask=there)
     if shifted:
         value += tl.load(shift + c, mask=inside, other=0.0)[None, :]
     mean = tl.sum(value, 1) / width
@@ -39,11 +45,11 @@ def _norm(
     tl.store(out + at, value.to(out.dtype.element_ty), mask=there)
 
 
-def tile(rows: int, block: int) -> tuple[int, int]:
+def tile(rows: int, width: int) -> tuple[int, int]:
     """Rows of a program and warps: one a row, so that weights are read once for several, if rows are many."""
     if rows < 4096:  # too few to fill a GPU with several each
-        return 1, 4 if block >= 512 else 1
-    return 8, 8 if block >= 512 else 4
+        return 1, 4 if width > 256 else 1
+    return 8, 8 if width > 256 else 4
 
 
 def norm(
@@ -54,22 +60,31 @@ def norm(
     *,
     eps: float,
     out: Float[Tensor, "r d"],
+    table: Float[Tensor, "t d"] | None = None,
 ) -> Float[Tensor, "r d"]:
-    """`out` = LayerNorm(x + shift), computed in float32; `shift`, `weight` and `bias` are float32."""
+    """`out` = LayerNorm(x + shift), computed in float32; `shift`, `weight` and `bias` are float32.
+
+    Before, a `table`, float32, is added to x itself: a vector for each of t positions, which follow each
+    other in the rows.
+    """
     count, width = x.shape
+    period = 1 if table is None else len(table)
     block = triton.next_power_of_2(width)
-    rows, warps = tile(count, block)
+    rows, warps = tile(count, width)
     _norm[(triton.cdiv(count, rows),)](
         x,
+        bias if table is None else table,
         bias if shift is None else shift,
         weight,
         bias,
         out,
         count,
         width,
+        period,
         eps,
         rows=rows,
         block=block,
+        tabled=table is not None,
         shifted=shift is not None,
         **{"num_warps": warps},
     )

@@ -1,4 +1,4 @@
-"""The sums of vectors by code, added in one fixed order."""
+"""The sums of vectors by code, added in one fixed order, and the means that follow from them."""
 
 from typing import no_type_check
 
@@ -47,32 +47,61 @@ def _pieces(
 @triton.jit
 @no_type_check  # an annotation-checking wrapper would hide what Triton compiles
 def _join(partial, first, sums, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
-    """The float64 sum of one code's pieces."""
+    """Add one code's pieces to its float64 sum."""
     code = tl.program_id(0)
     columns = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = columns < WIDTH
-    total = tl.zeros((BLOCK,), tl.float64)
+    at = code.to(tl.int64) * WIDTH + columns
+    total = tl.load(sums + at, mask=inside, other=0.0)
     for piece in range(tl.load(first + code), tl.load(first + code + 1)):
         total += tl.load(partial + piece * WIDTH + columns, mask=inside, other=0.0).to(tl.float64)
-    tl.store(sums + code.to(tl.int64) * WIDTH + columns, total, mask=inside)
+    tl.store(sums + at, total, mask=inside)
 
 
-def segment_sums(
-    vectors: Float[Tensor, "m d"], codes: Int[Tensor, " m"], k: int
-) -> tuple[Float[Tensor, "k d"], Int[Tensor, " k"]]:
-    """Float64 sum and number of the vectors of each code, the same for the same input; nothing waits."""
-    width = vectors.shape[1]
+@triton.jit
+@no_type_check  # an annotation-checking wrapper would hide what Triton compiles
+def _means(sums, counts, centroids, means_out, losses, WIDTH: tl.constexpr, BLOCK: tl.constexpr):
+    """One code's mean, and what its vectors' squared distances to its centroid are beyond their lengths."""
+    code = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < WIDTH
+    count = tl.load(counts + code).to(tl.float64)
+    total = tl.load(sums + code * WIDTH + columns, mask=inside, other=0.0)
+    centroid = tl.load(centroids + code * WIDTH + columns, mask=inside, other=0.0).to(tl.float64)
+    tl.store(losses + code, tl.sum((count * centroid - 2.0 * total) * centroid, 0))
+    mean = tl.where(count > 0, total / tl.maximum(count, 1.0), centroid)
+    tl.store(means_out + code * WIDTH + columns, mean.to(tl.float32), mask=inside)
+
+
+def add_segments(
+    sums: Float[Tensor, "k d"],
+    counts: Int[Tensor, " k"],
+    vectors: Float[Tensor, "m d"],
+    codes: Int[Tensor, " m"],
+) -> None:
+    """Add the vectors of each code to its float64 sum, in a fixed order, and their number; nothing waits."""
+    k, width = sums.shape
     order, owner, first, starts = plan(codes, k)
     pieces = len(owner)
     block = min(256, triton.next_power_of_2(width))
     partial = torch.empty(pieces, width, device=vectors.device)
-    sums = torch.empty(k, width, dtype=torch.float64, device=vectors.device)
     across = triton.cdiv(width, block)
     _pieces[(pieces, across)](
         vectors, order, owner, first, starts, partial, k, WIDTH=width, BLOCK=block, PIECE=_PIECE, ROWS=16
     )
     _join[(k, across)](partial, first, sums, WIDTH=width, BLOCK=block)
-    return sums, starts.diff()
+    counts += starts.diff()
+
+
+def means(
+    sums: Float[Tensor, "k d"], counts: Int[Tensor, " k"], centroids: Float[Tensor, "k d"]
+) -> tuple[Float[Tensor, "k d"], Float[Tensor, " k"]]:
+    """sums / counts in float32, the centroid where there are none; and count |c|^2 - 2 c.sum in float64."""
+    k, width = sums.shape
+    found = torch.empty_like(centroids)
+    losses = torch.empty(k, dtype=torch.float64, device=sums.device)
+    _means[(k,)](sums, counts, centroids, found, losses, WIDTH=width, BLOCK=triton.next_power_of_2(width))
+    return found, losses
 
 
 def plan(

@@ -27,8 +27,9 @@ from digit.nn.kernels import nearest
 from digit.nn.kernels.draw import Filters, draw
 from digit.nn.kernels.filling import embed, settle
 from digit.nn.kernels.full_attention import full_attention
+from digit.nn.kernels.norm import norm
 from digit.nn.kernels.patches import patches
-from digit.nn.kernels.segments import segment_sums
+from digit.nn.kernels.segments import add_segments, means
 from digit.prior import Prior, PriorConfig
 from digit.vqgan import VQGAN, InferenceVQGAN, VQGANConfig
 
@@ -96,7 +97,17 @@ def pixels(dtype: torch.dtype, kind: torch.dtype) -> None:
 
 def features(dtype: torch.dtype) -> None:
     """Patches, the nearest of 8192 centroids exactly and not, sums of clusters."""
-    patches(torch.zeros(2, 3, 224, 224, dtype=torch.uint8), 14, 592, 1.0, 0.0, dtype)
+    patches(
+        torch.zeros(2, 3, 224, 224, dtype=torch.uint8),
+        14,
+        width=592,
+        prefix=5,
+        scale=1.0,
+        shift=0.0,
+        dtype=dtype,
+    )
+    tokens, table, vector = torch.zeros(20 * 261, 768, dtype=dtype), torch.zeros(261, 768), torch.zeros(768)
+    norm(tokens, vector, vector, vector, eps=1e-6, table=table, out=tokens)
     vectors, centroids = torch.zeros(4096, 768, dtype=dtype), torch.zeros(8192, 768, dtype=dtype)
     for second in (False, True):
         nearest.scan(vectors, centroids, torch.zeros(8192), second=second)
@@ -105,7 +116,9 @@ def features(dtype: torch.dtype) -> None:
     how = {"centroids": centroids.float(), "half_squares": torch.zeros(8192), "floor": torch.zeros(4096)}
     for kind in (vectors, vectors.float()):
         nearest.among(torch.zeros(64, 8192), rows, codes, vectors=kind, **how, few=8)
-    segment_sums(vectors, torch.zeros(4096, dtype=torch.int64), 8192)
+    sums, counts = torch.zeros(8192, 768, dtype=torch.float64), torch.zeros(8192, dtype=torch.int64)
+    add_segments(sums, counts, vectors, torch.zeros(4096, dtype=torch.int64))
+    means(sums, counts, centroids.float())
 
 
 def attention() -> None:

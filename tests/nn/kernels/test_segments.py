@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from digit.nn.kernels.segments import plan, segment_sums
+from digit.nn.kernels.segments import add_segments, means, plan
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -14,13 +14,40 @@ def test_sums_and_counts(count, k, width):
     vectors = torch.randn(count, width, device=DEVICE)
     codes = torch.randint(0, k, (count,), device=DEVICE)
     codes[codes == 3] = 2
-    sums, counts = segment_sums(vectors, codes, k)
+
+    def added(times):
+        sums = torch.zeros(k, width, dtype=torch.float64, device=DEVICE)
+        counts = torch.zeros(k, dtype=torch.int64, device=DEVICE)
+        for _ in range(times):
+            add_segments(sums, counts, vectors, codes)
+        return sums, counts
+
+    sums, counts = added(1)
     expected = torch.zeros(k, width, dtype=torch.float64, device=DEVICE).index_add_(
         0, codes, vectors.double()
     )
     torch.testing.assert_close(sums, expected, rtol=1e-5, atol=1e-5)
     assert torch.equal(counts, codes.bincount(minlength=k))
-    assert torch.equal(segment_sums(vectors, codes, k)[0], sums)
+    assert torch.equal(added(1)[0], sums)
+    assert torch.equal(added(2)[1], 2 * counts)
+    torch.testing.assert_close(added(2)[0], 2 * expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("width", [8, 300])
+def test_means_and_their_inertia(width):
+    torch.manual_seed(0)
+    vectors, centroids = torch.randn(200, width, device=DEVICE), torch.randn(7, width, device=DEVICE)
+    codes = torch.randint(0, 6, (200,), device=DEVICE)  # nothing has the last
+    sums = torch.zeros(7, width, dtype=torch.float64, device=DEVICE).index_add_(0, codes, vectors.double())
+    counts = codes.bincount(minlength=7)
+    found, losses = means(sums, counts, centroids)
+    for code in range(6):
+        torch.testing.assert_close(found[code], vectors[codes == code].mean(0), rtol=1e-4, atol=1e-5)
+    assert torch.equal(found[6], centroids[6])
+    inertia = vectors.double().square().sum() + losses.sum()
+    torch.testing.assert_close(
+        inertia, (vectors - centroids[codes]).double().square().sum(), rtol=1e-6, atol=0
+    )
 
 
 @pytest.mark.parametrize("k", [2**15, 2**15 + 1, 40_000])
