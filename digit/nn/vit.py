@@ -32,7 +32,7 @@ class _Norm:
     eps: float
 
     def __call__(self, x: Tensor, shift: Tensor | None, table: Tensor | None = None) -> Tensor:
-        """LayerNorm of x + shift in float32, rounded to x's type; before, a row a token of a table joins x."""
+        """LayerNorm of x + shift in float32, rounded to x's type; before, a table of tokens joins x."""
         if has_kernels(x.device, x.shape[1]):
             from digit.nn.kernels.norm import norm  # Triton exists on GPU machines only
 
