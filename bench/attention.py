@@ -40,8 +40,8 @@ def ways(device: torch.device, *, sweep: bool) -> dict[str, Callable[[Tensor, Te
     from digit.nn.kernels.full_attention import Tiles, full_attention
 
     if sweep:
-        numbers = itertools.product((64, 128), (16, 64), (32, 64, 128), (4, 8), (2, 3))
-        tiles = [Tiles(*each) for each in numbers if each[0] >= 16 * each[3]]  # a warp has 16 rows or more
+        numbers = itertools.product((64, 128), (32, 64, 128), (4, 8), (2, 3, 4))
+        tiles = [Tiles(*each) for each in numbers if each[0] >= 16 * each[2]]  # a warp has 16 rows or more
         return {f"digit, {tuple(each)}": partial(full_attention, tiles=each) for each in tiles}
 
     return {

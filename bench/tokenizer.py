@@ -238,7 +238,9 @@ def jpeg(bench: Bench, count: int, threads: int | None) -> None:
             (Path(folder) / f"{index:06d}.jpg").write_bytes(files[index % len(files)])
         source = open_images(folder)
 
-        def through(encode: Callable[[Tensor], Tensor] | None) -> dict[str, Any]:
+        def through(
+            encode: Callable[[Tensor], Tensor] | None, threads: int | None = threads
+        ) -> dict[str, Any]:
             start = time.perf_counter()
             done, waiting = 0, None
             for index, pixels in stream(
@@ -254,6 +256,10 @@ def jpeg(bench: Bench, count: int, threads: int | None) -> None:
             return {"images_per_s": done / seconds, "seconds": seconds}
 
         report.part("jpeg", "read, decode, crop, resize", lambda: through(None))
+        for number in (8, 16) if device.type == "cuda" else (2,):
+            report.part("jpeg", f"the same on {number} threads", lambda n=number: through(None, n))
+        for _ in range(3 if device.type == "cuda" else 1):  # kernels and a graph
+            form.encode(bench.pixels)
         report.part("jpeg", "and codes", lambda: through(form.encode))
 
     def on_gpu(encode: Callable[[Tensor], Tensor] | None) -> dict[str, Any]:
@@ -291,7 +297,7 @@ def main() -> None:
     options = parser(__doc__)
     options.add_argument("--batch", type=int, default=512)
     options.add_argument("--only", nargs="+", choices=SECTIONS, default=SECTIONS)
-    options.add_argument("--threads", type=int, help="that decode pictures")
+    options.add_argument("--threads", type=int, help="that decode pictures, instead of processes")
     given = options.parse_args()
     report = Report.of(given)
     device = report.device
@@ -313,7 +319,7 @@ def main() -> None:
     if "differ" in given.only:
         differ(bench, 4 if given.smoke else 64)
     if "jpeg" in given.only:
-        jpeg(bench, 8 if given.smoke else 4096, given.threads)
+        jpeg(bench, 8 if given.smoke else 8192, given.threads)
     if "batch" in given.only:
         bench.batches([1, 2] if given.smoke else [16, 64, 128, 256, 1024, 2048])
     if "large" in given.only and not given.smoke:

@@ -1,6 +1,7 @@
 """File bytes -> an upright RGB picture, or one reason why not."""
 
 import logging
+import os
 import re
 import struct
 import threading
@@ -110,6 +111,16 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 _silence = ("ignore", None, Warning, re.compile(r"PIL\."), 0)
 _lock = threading.Lock()
 _decoding = 0
+
+
+def _after_fork() -> None:
+    """In a new process no thread decodes, whatever the others of the old one were doing."""
+    global _lock, _decoding
+    _lock, _decoding = threading.Lock(), 0
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextmanager

@@ -1,10 +1,10 @@
-"""Pictures -> uint8 pixels on a pool of threads: in order, in bounded memory, broken ones reported."""
+"""Pictures -> uint8 pixels on threads or in processes: in order, in bounded memory, broken ones reported."""
 
 import json
 import os
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,14 +13,15 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from digit.data.decode import BrokenImage, decode
+from digit.data.decode import BrokenImage
 from digit.data.images import ImageSource
-from digit.data.transforms import render
+from digit.data.pools import Batch, Processes, Threads, Views
 from digit.distributed import gather
 from digit.errors import DigitError
 
 _AHEAD = 2  # batches decoded while one is used
-_CHUNK = 32  # pictures of one task of a thread
+_FOR_EACH = 64  # pictures on their way for each process
+_MANY = 4096  # pictures from which on processes are worth starting
 
 
 @dataclass
@@ -79,9 +80,12 @@ def load_pixels(
     processor, at most 16, and two for files of a few kB.
     """
     indices = np.asarray(indices, dtype=np.int64)
-    with ThreadPoolExecutor(_threads(threads, source)) as pool:
-        batch = _submit(pool, source, indices, size, [view], seed)
-        good, pixels = _collect(batch, source, Report() if report is None else report, strict)
+    pool = Threads(source, Views(size, [view], seed), _threads(threads, source))
+    try:
+        batch = pool.begin(indices)
+        good, pixels = _collect(pool, batch, source, Report() if report is None else report, strict)
+    finally:
+        pool.close()
     return good, pixels[:, 0]
 
 
@@ -103,27 +107,37 @@ def stream(
     A batch lacks its broken pictures (see `load_pixels`), so m <= batch_size; its indices say which are
     there. `blocks` are the pictures to read, all if left out; a batch ends where its block does, so the
     batches of a block do not depend on which other blocks are read. A batch without a readable picture comes
-    only if `empty`. Decoding runs two batches ahead and no further.
+    only if `empty`.
+
+    Decoding runs two batches ahead and no further. Where there are 8 processors or more, thousands of
+    pictures are decoded in processes, unless `threads` are given; then further ahead if batches are small.
     """
     report = Report() if report is None else report
+    blocks = [range(len(source))] if blocks is None else list(blocks)
     batches = (
         np.arange(first, min(first + batch_size, block.stop), dtype=np.int64)
-        for block in ([range(len(source))] if blocks is None else blocks)
+        for block in blocks
         for first in range(block.start, block.stop, batch_size)
     )
-    pool = ThreadPoolExecutor(_threads(threads, source))
-    waiting: deque[_Batch] = deque()
+    made, ahead = Views(size, range(views), seed), _AHEAD
+    workers = _processes(source, sum(map(len, blocks))) if threads is None else 0
+    if workers:
+        ahead = max(_AHEAD, -(-workers * _FOR_EACH // batch_size))
+        pool = Processes(source, made, workers, batch_size=batch_size, batches=ahead + 1)
+    else:
+        pool = Threads(source, made, _threads(threads, source))
+    waiting: deque[Batch] = deque()
     try:
         while True:
-            while len(waiting) <= _AHEAD and (indices := next(batches, None)) is not None:
-                waiting.append(_submit(pool, source, indices, size, range(views), seed))
+            while len(waiting) <= ahead and (indices := next(batches, None)) is not None:
+                waiting.append(pool.begin(indices))
             if not waiting:
                 return
-            good, pixels = _collect(waiting.popleft(), source, report, strict)
+            good, pixels = _collect(pool, waiting.popleft(), source, report, strict)
             if len(good) or empty:
                 yield good, pixels
     finally:
-        pool.shutdown(wait=True, cancel_futures=True)
+        pool.close()
 
 
 def in_blocks(count: int, size: int) -> list[range]:
@@ -131,60 +145,45 @@ def in_blocks(count: int, size: int) -> list[range]:
     return [range(first, min(first + size, count)) for first in range(0, count, size)]
 
 
-@dataclass(frozen=True)
-class _Batch:
-    indices: np.ndarray
-    pixels: np.ndarray  # uint8 (n, views, 3, size, size), filled by the tasks
-    tasks: list[Future[list[tuple[int, str]]]]  # each gives (position, reason) of its broken pictures
-
-
-def _submit(
-    pool: ThreadPoolExecutor,
-    source: ImageSource,
-    indices: np.ndarray,
-    size: int,
-    views: Sequence[int],
-    seed: int,
-) -> _Batch:
-    pixels = np.empty((len(indices), len(views), 3, size, size), dtype=np.uint8)
-
-    def fill(first: int) -> list[tuple[int, str]]:
-        broken = []
-        for position in range(first, min(first + _CHUNK, len(indices))):
-            index = int(indices[position])
-            try:
-                image = decode(source.read(index))
-            except BrokenImage as error:
-                broken.append((position, str(error)))
-                continue
-            for row, view in enumerate(views):
-                pixels[position, row] = render(image, size, view=view, seed=seed, name=source.names[index])
-        return broken
-
-    return _Batch(indices, pixels, [pool.submit(fill, first) for first in range(0, len(indices), _CHUNK)])
-
-
-def _collect(batch: _Batch, source: ImageSource, report: Report, strict: bool) -> tuple[np.ndarray, Tensor]:
-    broken = [row for task in batch.tasks for row in task.result()]
+def _collect(
+    pool: Threads | Processes, batch: Batch, source: ImageSource, report: Report, strict: bool
+) -> tuple[np.ndarray, Tensor]:
+    broken, pixels = pool.finish(batch)
     for position, reason in broken:
         name = source.names[int(batch.indices[position])]
         if strict:
             raise DigitError(f"{name} in {source.path} cannot be read ({reason}): repair or remove it")
         report.add(name, reason)
     if not broken:
-        return batch.indices, torch.from_numpy(batch.pixels)
+        return batch.indices, pixels
     keep = np.ones(len(batch.indices), dtype=bool)
     keep[[position for position, _ in broken]] = False
-    return batch.indices[keep], torch.from_numpy(batch.pixels[keep])
+    return batch.indices[keep], pixels[torch.from_numpy(keep)]
+
+
+def _processes(source: ImageSource, pictures: int) -> int:
+    """Processes that decode so many pictures; none where threads do as well, or fork is not there."""
+    workers = min(_processors(), 32)
+    enough = pictures >= _MANY and workers >= 8 and not _tiny(source)
+    return workers if enough and sys.platform == "linux" else 0
 
 
 def _threads(threads: int | None, source: ImageSource) -> int:
     if threads is not None:
         return threads
-    processors = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    # Tiny pictures are decoded faster than threads hand over the interpreter: 4 are slower than 2.
+    return min(_processors(), 2 if _tiny(source) else 16)
+
+
+def _processors() -> int:
+    """Processors for this process: those of the host are shared among the processes that train on it."""
+    every = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, every // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _tiny(source: ImageSource) -> bool:
+    """Whether pictures are files of a few kB."""
     try:
-        # Tiny pictures are decoded faster than threads hand over the interpreter: 4 are slower than 2.
-        most = 2 if len(source.read(0)) < 8192 else 16
+        return len(source.read(0)) < 8192
     except BrokenImage:
-        most = 16
-    return min(processors, most)
+        return False

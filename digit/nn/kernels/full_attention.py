@@ -1,10 +1,10 @@
 """Attention of all positions to all, for lengths a little above a multiple of a block.
 
 Such as 256 patches and a class token. What whole blocks of keys leave is a block of a size of its own, and
-only it is masked; what whole blocks of queries leave is another. Queries, keys and values are read where the
-product wrote them.
+only it is masked. Queries, keys and values are read where the product wrote them.
 """
 
+import math
 from typing import Any, NamedTuple, no_type_check
 
 import torch
@@ -16,10 +16,9 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 
 class Tiles(NamedTuple):
-    """How a head is cut into pieces; rows, rest and columns are powers of two."""
+    """How a head is cut into pieces; rows and columns are powers of two."""
 
     rows: int = 64  # queries of a block, at least 64
-    rest: int = 64  # queries of the block that whole ones leave, at least; more if these are more
     columns: int = 64  # keys of a block
     warps: int = 4
     stages: int = 3  # blocks of keys on their way at once
@@ -38,116 +37,63 @@ def _rows(
 
 @triton.jit
 @no_type_check
-def _step(
-    x,
-    k,
-    v,
-    sums,
-    total,
-    top,
-    left: tl.constexpr,
-    turned: tl.constexpr,
-    scale: tl.constexpr,
-):
-    """A block of keys more, or the `left` that are fewer, in a softmax of base 2.
-
-    The product's instructions take 64 rows or more but any number of columns, so a small block of queries is
-    its columns: `turned`.
-    """
-    axis: tl.constexpr = 0 if turned else 1
-    scores = tl.dot(k, x.T) if turned else tl.dot(x, k.T)
+def _step(x, k, v, sums, total, top, left: tl.constexpr, scale: tl.constexpr):
+    """A block of keys more, or the `left` that are fewer, in a softmax of base 2."""
+    scores = tl.dot(x, k.T)
     if left < k.shape[0]:
-        there = tl.expand_dims(tl.arange(0, k.shape[0]) < left, 1 - axis)
-        scores = tl.where(there, scores, float("-inf"))
-    now = tl.maximum(top, tl.max(scores, axis) * scale)
-    weights = tl.exp2(scores * scale - tl.expand_dims(now, axis))
+        scores = tl.where(tl.arange(0, k.shape[0])[None, :] < left, scores, float("-inf"))
+    now = tl.maximum(top, tl.max(scores, 1) * scale)
+    weights = tl.exp2(scores * scale - now[:, None])
     fade = tl.exp2(top - now)
-    total = total * fade + tl.sum(weights, axis)
-    weights = weights.to(v.dtype)
-    sums *= tl.expand_dims(fade, axis)
-    return tl.dot(v.T, weights, sums) if turned else tl.dot(weights, v, sums), total, now
-
-
-@triton.jit
-@no_type_check
-def _block(
-    q,
-    k,
-    v,
-    last_k,
-    last_v,
-    mixed,
-    row,
-    head,
-    start,
-    keys: tl.constexpr,
-    scale: tl.constexpr,
-    stages: tl.constexpr,
-):
-    """A block of queries and all keys."""
-    rows: tl.constexpr = q.block_shape[2]
-    width: tl.constexpr = q.block_shape[3]
-    columns: tl.constexpr = k.block_shape[2]
-    turned: tl.constexpr = rows < 64
-    whole: tl.constexpr = keys // columns
-    left: tl.constexpr = keys % columns
-    x = q.load([row, head, start, 0]).reshape(rows, width)
-    top = tl.full((rows,), float("-inf"), tl.float32)
-    total = tl.zeros((rows,), tl.float32)
-    sums = tl.zeros((width, rows) if turned else (rows, width), tl.float32)
-    for i in tl.range(whole, num_stages=stages):
-        some_k = k.load([row, head, i * columns, 0]).reshape(columns, width)
-        some_v = v.load([row, head, i * columns, 0]).reshape(columns, width)
-        sums, total, top = _step(x, some_k, some_v, sums, total, top, columns, turned, scale)
-    if left > 0:
-        sums, total, top = _step(x, last_k, last_v, sums, total, top, left, turned, scale)
-    value = sums / tl.expand_dims(total, 0 if turned else 1)
-    value = (value.T if turned else value).to(mixed.dtype)
-    mixed.store([row, start, head, 0], value.reshape(1, rows, 1, width))
+    total = total * fade + tl.sum(weights, 1)
+    return tl.dot(weights.to(v.dtype), v, sums * fade[:, None]), total, now
 
 
 @triton.jit
 @no_type_check
 def _mix(
     q,
-    rest_q,
     k,
     v,
     mixed,
-    rest_mixed,
     all_k,
     all_v,
     k_strides,
     v_strides,
     heads,
-    queries,
     parts,
     keys: tl.constexpr,
     channels: tl.constexpr,
     last: tl.constexpr,
+    half: tl.constexpr,
     scale: tl.constexpr,
     stages: tl.constexpr,
 ):
+    """A block of queries and all keys; what a block has beyond the last query is not written."""
     part, pair = tl.program_id(0) % parts, tl.program_id(0) // parts
     row, head = pair // heads, pair % heads
     rows: tl.constexpr = q.block_shape[2]
     width: tl.constexpr = q.block_shape[3]
     columns: tl.constexpr = k.block_shape[2]
-    full: tl.constexpr = keys // columns * columns
-    whole = queries // rows
-    last_k, last_v = None, None
-    if full < keys:
-        last_k = _rows(all_k, k_strides, row, head, full, keys - full, last, channels, width)
-        last_v = _rows(all_v, v_strides, row, head, full, keys - full, last, channels, width)
-    if part < whole:
-        _block(q, k, v, last_k, last_v, mixed, row, head, part * rows, keys, scale, stages)
-    else:
-        _block(rest_q, k, v, last_k, last_v, rest_mixed, row, head, whole * rows, keys, scale, stages)
-
-
-def tile(keys: int) -> Tiles:
-    """The fastest measured on an H200, at 261 keys and at 513 (`bench/attention.py --sweep`)."""
-    return Tiles(columns=32, rest=16) if keys < 384 else Tiles()
+    left: tl.constexpr = keys % columns
+    if left > 0:
+        last_k = _rows(all_k, k_strides, row, head, keys - left, left, last, channels, width)
+        last_v = _rows(all_v, v_strides, row, head, keys - left, left, last, channels, width)
+    x = q.load([row, head, part * rows, 0]).reshape(rows, width)
+    # By a power of two, which is exact. What is computed stays in registers, where a product may read it
+    # again and again; what is loaded is read from shared memory, whose rate would be the limit.
+    x = (x * half).to(x.dtype)
+    top = tl.full((rows,), float("-inf"), tl.float32)
+    total = tl.zeros((rows,), tl.float32)
+    sums = tl.zeros((rows, width), tl.float32)
+    for i in tl.range(keys // columns, num_stages=stages):
+        some_k = k.load([row, head, i * columns, 0]).reshape(columns, width)
+        some_v = v.load([row, head, i * columns, 0]).reshape(columns, width)
+        sums, total, top = _step(x, some_k, some_v, sums, total, top, columns, scale)
+    if left > 0:
+        sums, total, top = _step(x, last_k, last_v, sums, total, top, left, scale)
+    value = (sums / total[:, None]).to(mixed.dtype)
+    mixed.store([row, part * rows, head, 0], value.reshape(1, rows, 1, width))
 
 
 def _power(size: int) -> int:
@@ -160,7 +106,7 @@ def full_attention(
     keys: Float[Tensor, "b h t c"],
     values: Float[Tensor, "b h t c"],
     *,
-    tiles: Tiles | None = None,
+    tiles: Tiles = Tiles(),  # noqa: B008  (immutable)
 ) -> Float[Tensor, "b n d"]:
     """The values mixed by softmax(queries keys^T / sqrt(c)), heads side by side: (b, n, h c), contiguous.
 
@@ -170,8 +116,9 @@ def full_attention(
     b, heads, n, channels = queries.shape
     t = keys.shape[2]
     mixed = torch.empty(b, n, heads, channels, dtype=queries.dtype, device=queries.device)
-    rows, rest, columns, warps, stages = tile(t) if tiles is None else tiles
-    rest, last, parts = max(rest, _power(n % rows)), _power(t % columns), triton.cdiv(n, rows)
+    rows, columns, warps, stages = tiles
+    parts = triton.cdiv(n, rows)
+    half = 2.0 ** -round(math.log2(channels) / 2)  # all of the scale where channels are a power of four
 
     def blocks(tensor: Tensor, *sizes: int) -> Any:
         return TensorDescriptor.from_tensor(tensor, [*sizes, _power(channels)])
@@ -179,22 +126,20 @@ def full_attention(
     if mixed.numel():
         _mix[(parts * b * heads,)](
             blocks(queries, 1, 1, rows),
-            blocks(queries, 1, 1, rest),
             blocks(keys, 1, 1, columns),
             blocks(values, 1, 1, columns),
             blocks(mixed, 1, rows, 1),
-            blocks(mixed, 1, rest, 1),
             keys,
             values,
             keys.stride(),
             values.stride(),
             heads,
-            n,
             parts,
             keys=t,
             channels=channels,
-            last=last,
-            scale=1.4426950408889634 * channels**-0.5,
+            last=_power(t % columns),
+            half=half,
+            scale=math.log2(math.e) * channels**-0.5 / half,
             stages=stages,
             **{"num_warps": warps},
         )
