@@ -204,7 +204,7 @@ def fit(
         start = (
             vectors[chosen.to(vectors.device)]
             if places is None
-            else _fetch(vectors, places, _nth(places.to(place), chosen))
+            else _fetch(vectors, places, _nth(places, chosen, place))
         )
     centroids = start.to(place, torch.float32, copy=True)
     sample = _Sample(vectors, place, k, chunk, together=places is not None)
@@ -241,23 +241,32 @@ def fit(
 def _chosen(count: int, k: int, seed: int) -> Int[Tensor, " k"]:
     """The first k of torch.randperm(count), faiss's own for a seed one less, in the time of k numbers.
 
-    The exchanges of a Fisher-Yates shuffle by the Mersenne Twister of `seed`; only places touched are held.
+    The exchanges of a Fisher-Yates shuffle by the Mersenne Twister of `seed`; the few that meet are followed.
     """
     generator = torch.Generator().manual_seed(seed)
     pairs = torch.empty((k + 1) // 2, dtype=torch.int64).random_(-(2**63), None, generator=generator)
     words = torch.stack([pairs >> 32, pairs], dim=1).flatten() & 0xFFFFFFFF
-    moved: dict[int, int] = {}
-    chosen = []
-    for here, word in enumerate(words[:k].tolist()):
-        there = here + word % (count - here)
-        chosen.append(moved.get(there, there))
-        moved[there] = moved.get(here, here)
-    return torch.tensor(chosen)
+    place = torch.arange(k)
+    there = place + words[:k] % (count - place)
+    # An exchange concerns others only if its place is among the first k, or is met twice.
+    _, met, times = there.unique(return_inverse=True, return_counts=True)
+    inside = there < k
+    shared = inside | (times[met] > 1)
+    shared[there[inside]] = True
+    chosen, moved = there.clone(), {}
+    for here in torch.nonzero(shared).flatten().tolist():
+        to = int(there[here])
+        chosen[here] = moved.get(to, to)
+        moved[to] = moved.get(here, here)
+    return chosen
 
 
-def _nth(places: Tensor, wanted: Tensor) -> Tensor:
+def _nth(places: Tensor, wanted: Tensor, place: torch.device) -> Tensor:
     """The wanted-th smallest of all processes' places, which rise in each; on the CPU."""
-    parts = gather_rows(places)
+    ends = gather([len(places), int(places[-1]) if len(places) else -1])
+    if max(end for _, end in ends) == sum(length for length, _ in ends) - 1:
+        return wanted  # none is left out
+    parts = gather_rows(places.to(place))
     whole = parts[0] if len(parts) == 1 else torch.cat(parts).sort().values
     return whole[wanted.to(whole.device)].cpu()
 
@@ -334,7 +343,7 @@ class _Sample:
             self.halves = [halve(part) for part in self.parts]
         lengths = torch.zeros((), dtype=torch.float64, device=place)
         for part in vectors.split(1 << 14):
-            lengths += part.to(place, torch.float64).square().sum()
+            lengths += torch.linalg.vector_norm(part.to(place), dtype=torch.float64).square()
         if together:
             add_up(lengths)
         self.lengths = lengths  # sum of all |x|^2

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from digit.errors import DigitError, LineageError
 from digit.files import read_json, write_json_atomic
-from digit.nn.pieces import at_once, weight_state
+from digit.nn.pieces import at_once, state_of
 from digit.nn.sampling import SamplerConfig
 from digit.prior import Prior
 from digit.renderer import Renderer
@@ -305,7 +305,7 @@ class DigitPipeline:
 
     def _decoding(self) -> Callable[[Tensor], Tensor]:
         """How VQ codes become pixels; made again when a weight of the VQGAN has changed."""
-        state = [weight_state(each) for each in (*self.vqgan.parameters(), *self.vqgan.buffers())]
+        state = state_of(self.vqgan)
         if self._decode is None or self._decode[0] != state:
             self._decode = state, decoding(self.vqgan)
         return self._decode[1]

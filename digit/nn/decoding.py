@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from digit.errors import DigitError
+from digit.nn.pieces import modules_of
 from digit.nn.sampling import SamplerConfig, draw
 from digit.nn.transformer import Transformer
 
@@ -46,7 +47,7 @@ class CodeTables:
 def inference(transformer: Transformer, *, autocast: bool | None = None) -> Iterator[torch.dtype]:
     """No gradients, no dropout, bfloat16 if asked (default: on CUDA); gives the dtype of keys and values."""
     weight = next(transformer.parameters())
-    before, training = transformer.training, any(module.training for module in transformer.modules())
+    before, training = transformer.training, any(part.training for part in modules_of(transformer))
     if autocast is None:
         autocast = weight.device.type == "cuda"
     if training:

@@ -16,7 +16,7 @@ from digit.nn.kernels.attention import attend
 from digit.nn.kernels.draw import Filters, draw
 from digit.nn.kernels.linear import few_rows
 from digit.nn.packed import PackedTransformer
-from digit.nn.pieces import weight_state
+from digit.nn.pieces import state_of
 from digit.nn.sampling import SamplerConfig
 from digit.nn.transformer import KeyValueCache, Transformer, TransformerConfig
 
@@ -266,7 +266,7 @@ def decoder_for(transformer: Transformer, tables: CodeTables, shape: Shape) -> F
     The transformer's last one serves again if it is of the same kind, large enough and not much larger, and
     no weight has changed. Raises DigitError where not even one row fits.
     """
-    state = tuple(weight_state(each) for each in (*transformer.parameters(), tables.codes, tables.head))
+    state = state_of(transformer, tables.codes, tables.head)
     found = _decoders.pop(transformer, None)
     if found is not None and found[0] == state:
         has = found[1].shape

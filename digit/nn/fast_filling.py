@@ -13,6 +13,7 @@ from digit.nn.graphs import capture
 from digit.nn.kernels.draw import Filters, draw
 from digit.nn.kernels.filling import embed, settle
 from digit.nn.packed import PackedTransformer
+from digit.nn.pieces import state_of
 from digit.nn.sampling import SamplerConfig
 from digit.nn.transformer import Transformer
 
@@ -126,8 +127,7 @@ def filler_for(
     transformer: Transformer, head: Float[Tensor, "v d"], *, specials: int, dtype: torch.dtype
 ) -> FastFiller:
     """The transformer's filler: its last one if no weight has changed."""
-    weights = (*transformer.parameters(), head)
-    state = (dtype, *((w.data_ptr(), -1 if w.is_inference() else w._version) for w in weights))
+    state = (dtype, *state_of(transformer, head))
     found = _fillers.get(transformer)
     if found is None or found[0] != state:
         found = (state, FastFiller(transformer, head, specials=specials, dtype=dtype))

