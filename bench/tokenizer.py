@@ -11,6 +11,7 @@ blocks, 16000 centroids) and `profile`. Rates in FLOP/s count matrix products on
 """
 
 import io
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -237,6 +238,7 @@ def jpeg(bench: Bench, count: int, threads: int | None) -> None:
         for index in range(count):
             (Path(folder) / f"{index:06d}.jpg").write_bytes(files[index % len(files)])
         source = open_images(folder)
+        report["processors"] = os.cpu_count()
 
         def through(
             encode: Callable[[Tensor], Tensor] | None, threads: int | None = threads

@@ -83,7 +83,7 @@ class DigitPipeline:
         self.prior, self.vqgan, self.tokenizer = prior.eval(), vqgan.eval(), tokenizer
         self.renderer, self.renderer_masked = renderer, renderer_masked
         self.classes, self.sampling = list(classes), sampling or PipelineSampling()
-        self._decode: tuple[list[tuple[int, int]], Callable[[Tensor], Tensor]] | None = None
+        self._decode: tuple[tuple[tuple[int, int], ...], Callable[[Tensor], Tensor]] | None = None
         _check_together(self)
 
     @property

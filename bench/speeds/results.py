@@ -6,19 +6,38 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+# Of several files, parts of a later one take the place of the same parts of an earlier one.
 FILES = {
-    "sampler": "sampler-h200.json",
-    "attention": "attention-h200.json",
-    "tokenizer": "tokenizer-h200.json",
-    "jpeg": "tokenizer-h100.json",
-    "kmeans": "kmeans-h200.json",
-    "train": "train-h200.json",
-    "train_h100": "train-h100.json",
-    "vqgan": "vqgan-h200.json",
-    "fid": "fid-h100-50000.json",
-    "sample": "sample.json",
-    "length": "length-cpu.json",
+    "sampler": ["sampler-h200.json", "sampler-masked-h200.json"],
+    "attention": ["attention-h200.json"],
+    "tokenizer": ["tokenizer-h200.json", "tokenizer-large-h200.json"],
+    "jpeg": ["tokenizer-jpeg-h200.json"],
+    "kmeans": ["kmeans-h200.json"],
+    "train": ["train-h200.json"],
+    "train_h100": ["train-h100.json"],
+    "vqgan": ["vqgan-h200.json"],
+    "fid": ["fid-h100-50000.json"],
+    "sample": ["sample.json"],
+    "length": ["length-cpu.json"],
 }
+
+
+def joined(results: list[Row]) -> Row:
+    """One result of several runs on one kind of device: the first, with what later ones measured again."""
+    first = dict(results[0])
+    for later in results[1:]:
+        if later["device"] != first["device"]:
+            raise ValueError(f"a run on {later['device']} cannot be joined to one on {first['device']}")
+        again = {_key(row) for row in later.get("rows", [])}
+        kept = [row for row in first.get("rows", []) if _key(row) not in again]
+        first |= {name: value for name, value in later.items() if name not in ("ceilings", "rows")}
+        if again:
+            first["rows"] = kept + later["rows"]
+    return first
+
+
+def _key(row: Row) -> tuple[str, int]:
+    return row["name"], row["batch"]
 
 
 @dataclass(frozen=True)
@@ -30,13 +49,12 @@ class Results:
     @classmethod
     def read(cls, folder: Path) -> "Results":
         """All files that are there."""
-        paths = {name: folder / file for name, file in FILES.items()}
-        return cls(
-            {
-                name: json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-                for name, path in paths.items()
-            }
-        )
+        read = {
+            name: [json.loads((folder / file).read_text(encoding="utf-8")) for file in files]
+            for name, files in FILES.items()
+            if (folder / files[0]).exists()
+        }
+        return cls({name: joined(read[name]) if name in read else {} for name in FILES})
 
     def on(self, file: str) -> str:
         """The kind of GPU of a run, as a name's end; nothing for an H200 or no run."""

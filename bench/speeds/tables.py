@@ -17,13 +17,13 @@ SAMPLERS = {
 def machine(results: Results) -> list[str]:
     """Whose figures they are."""
     rows, rates, scripts = [], {}, {}
-    for name in ("sampler", "attention", "tokenizer", "jpeg", "kmeans", "train", "train_h100", "vqgan"):
+    for name in ("sampler", "attention", "tokenizer", "kmeans", "train", "train_h100", "vqgan"):
         result = results.files[name]
         if result:
             limits = result.get("ceilings", result)
             rates[name] = limits["matmul_tflops"]
             speeds = [f"{limits['matmul_tflops']:.0f} TFLOP/s", f"{limits['copy_tb_per_s']:.2f} TB/s"]
-            script = {"jpeg": "tokenizer", "train_h100": "train"}.get(name, name)
+            script = {"train_h100": "train"}.get(name, name)
             scripts[name] = f"`bench/{script}.py`{results.on(name)}"
             rows.append([scripts[name], result["device"], result["torch"], *speeds])
     lines = table(["run", "GPU", "torch", "8192 x 8192 product, bf16", "copy"], rows)
@@ -84,7 +84,8 @@ def tokenizer(results: Results) -> list[str]:
         "peak memory",
     ]
     files = [[name, number(row["images_per_s"])] for name, row in results.section("jpeg", "jpeg").items()]
-    title = f"JPEG files of 500 x 375 pixels{results.on('jpeg')}"
+    processors = results.files["jpeg"].get("processors")
+    title = f"JPEG files of 500 x 375 pixels, {processors} processors{results.on('jpeg')}"
     return [*table(head, rows), "", *table([title, "img/s"], files)]
 
 
@@ -260,9 +261,7 @@ def missing(results: Results) -> list[str]:
         "the 732M beside a plain compiled GPT on one GPU (`bench/train.py --parts large rival_large`)": (
             results.training("large, 128") and results.training("rival, large")
         ),
-        "JPEG files on an H200 alone (`bench/tokenizer.py --only jpeg`)": results.section(
-            "tokenizer", "jpeg"
-        ),
+        "JPEG files (`bench/tokenizer.py --only jpeg`)": results.section("jpeg", "jpeg"),
         "torch-fidelity beside FID of 50,000 images (`bench/fid.py`)": results.files["fid"]
         .get("results", {})
         .get("torch-fidelity"),

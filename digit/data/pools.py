@@ -1,8 +1,8 @@
 """Where pictures are decoded: on threads, or in processes where one interpreter cannot keep processors busy.
 
-Pillow lets go of Python's lock while it decodes and resamples, but not in between: of 16 processors threads
-keep six busy (bench/tokenizer.py). Processes share the memory that they fill. They start by fork, so that
-they read what the source reads, at once.
+Pillow lets go of Python's lock while it decodes and resamples, but not in between: on 16 processors, 16
+threads decode less than 8 do, and 16 processes three times as much (bench/tokenizer.py). Processes share the
+memory that they fill. They start by fork, so that they read what the source reads, at once.
 """
 
 import mmap

@@ -27,7 +27,7 @@ def attention(
     """softmax(queries keys^T / sqrt(c)) values with the heads side by side, d = h c.
 
     torch's kernels cut keys into blocks of 128 and compute all of the last one, so that of 257 keys a third
-    of the work is for nothing; on an H200, `kernels.full_attention` takes 0.74 of cuDNN's time for 261 keys
+    of the work is for nothing; on an H200, `kernels.full_attention` takes 0.70 of cuDNN's time for 261 keys
     and 0.77 for 513 (bench/attention.py). Its launch costs the host more than torch's: with `eager`, for
     callers whose launches no graph replays, few rows go to torch. `causal` needs as many queries as keys.
     `backend` is a kernel of torch's to take instead.

@@ -57,7 +57,7 @@ class Measured:
     order_bytes: float  # of memory for each picture while an epoch's order is made
     order_seconds: dict[int, float]  # of the processor, by the number of pictures
     sha256: float  # bytes a second of a core
-    decoded: float  # JPEGs a second of one process with 16 threads beside an H100, with four views of each
+    decoded: float  # JPEGs a second of 16 processors beside an H200, with four views of each
     tokenized: float  # pictures a second of an H200, codes of DINOv2 ViT-B/14
     iteration: float  # seconds of a K-means iteration of 2,097,152 vectors to 8192 centroids on an H200
 
@@ -75,7 +75,7 @@ class Measured:
             order_seconds={row["pictures"]: row["seconds"] for row in growth["order"]},
             sha256=growth["sha256_gb_per_second"] * 1e9,
             # Of one view there; what four cost more was measured on another machine.
-            decoded=read_json(results / "tokenizer-h100.json")["jpeg"]["read, decode, crop, resize"][
+            decoded=read_json(results / "tokenizer-jpeg-h200.json")["jpeg"]["read, decode, crop, resize"][
                 "images_per_s"
             ]
             * growth["decode_per_second"]["views_4"]

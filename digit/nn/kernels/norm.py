@@ -48,7 +48,7 @@ def _norm(
 def tile(rows: int, width: int) -> tuple[int, int]:
     """Rows of a program and warps: several rows, so that weights are read once for all, if rows are many.
 
-    The fastest measured on an H200, at widths of 768 and 1024 (89 % and 91 % of a copy's rate).
+    The fastest of several that were measured on an H200, at widths of 768 and 1024.
     """
     if rows < 4096:  # too few to fill a GPU with several each
         return 1, 4 if width > 256 else 1
