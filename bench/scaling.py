@@ -71,7 +71,7 @@ class Sizes:
     pictures: int = 16_384  # tokenised
     vectors: int = 2_097_152
     codes: int = 8192
-    iterations: int = 10
+    iterations: int = 20  # as `digit fit` unless told otherwise
 
     def model(self, name: str) -> Any:
         """A recipe's prior, or a tiny one."""

@@ -10,9 +10,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -80,6 +81,8 @@ class Threads:
 class Processes:
     """Tasks in processes, as `Threads`; the pixels of a batch are copied out when it is ready.
 
+    Both methods raise DigitError when a process was killed.
+
     Args:
         source: what is read; the processes have it as it is now.
         made: what of each picture.
@@ -106,27 +109,19 @@ class Processes:
     def begin(self, indices: Int[np.ndarray, " n"]) -> Batch:
         """Decode a batch of pictures in the background."""
         slot = self._free.pop()
-        tasks = [
-            self._pool.submit(_fill_slot, indices[place], slot, place.start)
-            for place in _places(len(indices))
-        ]
+        with _all_alive():
+            tasks = [
+                self._pool.submit(_fill_slot, indices[place], slot, place.start)
+                for place in _places(len(indices))
+            ]
         batch = Batch(indices, self._slots[slot, : len(indices)], tasks)
         self._used[id(batch)] = slot
         return batch
 
     def finish(self, batch: Batch) -> tuple[Broken, UInt8[Tensor, "n v 3 s s"]]:
-        """Wait for a batch; pixels of broken pictures mean nothing.
-
-        Raises:
-            DigitError: a process was killed.
-        """
-        try:
+        """Wait for a batch; pixels of broken pictures mean nothing."""
+        with _all_alive():
             broken = _broken(batch)
-        except BrokenProcessPool as error:
-            raise DigitError(
-                "a process that decodes pictures was killed, maybe for want of memory: free some and run the "
-                "command again"
-            ) from error
         pixels = torch.from_numpy(batch.pixels).clone()
         self._free.append(self._used.pop(id(batch)))
         return broken, pixels
@@ -134,6 +129,18 @@ class Processes:
     def close(self) -> None:
         """End the processes; what none has begun is left out."""
         self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _all_alive() -> Iterator[None]:
+    """DigitError for what the pool raises when one of its processes was killed."""
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise DigitError(
+            "a process that decodes pictures was killed, maybe for want of memory: free some and run the "
+            "command again"
+        ) from error
 
 
 def _places(count: int) -> list[slice]:

@@ -76,7 +76,7 @@ def write_codes(
         seed: of the random crops.
         batch_size: images encoded at once (times `views`).
         device: where the streams' modules are.
-        threads: decoding threads.
+        threads: that decode pictures; where left out one a processor, or processes if there are many.
         strict: stop at the first broken picture.
         progress: called with the number of images done, by all processes together.
 

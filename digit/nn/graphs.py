@@ -63,8 +63,9 @@ class Replayed:
             if not again or self._needs(x) > _free(x.device) // 2:
                 return self._work(x)
             self._captured = captured = None  # its memory first
-            given = x.clone()
-            graph, output = capture(lambda: self._work(given), x.device)
+            with torch.inference_mode(False), torch.no_grad():  # its tensors are for callers in either mode
+                given = x.clone()
+                graph, output = capture(lambda: self._work(given), x.device)
             self._captured = captured = _Captured(given, output, graph.replay)
         captured.given.copy_(x)
         captured.replay()

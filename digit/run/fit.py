@@ -79,7 +79,7 @@ def fit(
         mirror: also see every picture mirrored.
         seed: of the sample and the starting centroids.
         batch: pictures at once.
-        threads: that decode pictures.
+        threads: that decode pictures; where left out one a processor, or processes if there are many.
         device: cpu, cuda or cuda:N; a GPU if there is one.
         strict: stop at the first broken picture instead of leaving it out.
         dry_run: only open everything, print pictures, settings and the sample's size, and stop.

@@ -55,7 +55,7 @@ def evaluate_stability(
         noise_only: leave out blur, JPEG, shift and brightness.
         seed: of the noise.
         batch: pictures at once.
-        threads: that decode pictures.
+        threads: that decode pictures; where left out one a processor, or processes if there are many.
         device: cpu, cuda or cuda:N; a GPU if there is one.
         strict: stop at the first broken picture instead of leaving it out.
     """

@@ -53,7 +53,7 @@ def tokenize(
         seed: of the random crops.
         batch: pictures at once; 64 on a CPU and 256 on a GPU if left out.
         precision: of the distances to the centroids; float32 is exact, float16 changes a code in thousands.
-        threads: that decode pictures.
+        threads: that decode pictures; where left out one a processor, or processes if there are many.
         device: cpu, cuda or cuda:N; a GPU if there is one.
         strict: stop at the first broken picture instead of leaving it out.
         dry_run: only open everything, print pictures, settings and the codes' size, and stop.

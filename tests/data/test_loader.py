@@ -145,12 +145,15 @@ def test_batches_stay_as_they_came(source, monkeypatch):
     assert len(held) > 3 and all(torch.equal(a, b) for a, b in zip(held, copies, strict=True))
 
 
-def test_a_killed_process_is_an_error_of_one_sentence(source, monkeypatch):
+@pytest.mark.parametrize("pause", [0, 1])
+def test_a_killed_process_is_an_error_of_one_sentence(source, monkeypatch, pause):
     monkeypatch.setattr(loader, "_processes", lambda *_: 2)
+    monkeypatch.setattr(loader, "_FOR_EACH", 1)
     rows = stream(source, 8, batch_size=1)
     next(rows)
     for child in multiprocessing.active_children():
         os.kill(child.pid, signal.SIGKILL)
+    time.sleep(pause)  # after it, the next picture is refused already when it is handed over
     with pytest.raises(DigitError, match="for want of memory: free some"):
         list(rows)
 

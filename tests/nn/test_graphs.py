@@ -53,6 +53,19 @@ def test_equal_kinds_in_a_row_are_replayed(made):
     assert len(made) == 2  # a type of its own
 
 
+@pytest.mark.parametrize(
+    "modes", [(torch.inference_mode, torch.no_grad), (torch.no_grad, torch.inference_mode)]
+)
+def test_a_graph_serves_callers_in_either_mode(made, modes):
+    run = graphs.Replayed(lambda x: 2 * x, lambda x: 100)._on_gpu
+    for mode in modes:
+        for _ in range(3):
+            with mode():
+                x = torch.rand(3)
+                torch.testing.assert_close(run(x), 2 * x)
+    assert len(made) == 1
+
+
 def test_without_room_or_a_gpu_nothing_is_captured(made):
     run = graphs.Replayed(lambda x: 2 * x, lambda x: 501)
     for _ in range(3):
