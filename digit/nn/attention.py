@@ -12,7 +12,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from digit.nn.decoding import has_kernels
 
 LITTLE = 32  # keys beyond a multiple of 128 up to which our kernel was measured, and is ahead
-MANY = 512  # heads of all rows: with fewer, the host's launch takes longer than the work
 
 
 def attention(
@@ -21,19 +20,16 @@ def attention(
     values: Float[Tensor, "b h t c"],
     *,
     causal: bool = False,
-    eager: bool = False,
     backend: SDPBackend | None = None,
 ) -> Float[Tensor, "b n d"]:
     """softmax(queries keys^T / sqrt(c)) values with the heads side by side, d = h c.
 
     torch's kernels cut keys into blocks of 128 and compute all of the last one, so that of 257 keys a third
     of the work is for nothing; on an H200, `kernels.full_attention` takes 0.70 of cuDNN's time for 261 keys
-    and 0.77 for 513 (bench/attention.py). Its launch costs the host more than torch's: with `eager`, for
-    callers whose launches no graph replays, few rows go to torch. `causal` needs as many queries as keys.
-    `backend` is a kernel of torch's to take instead.
+    and 0.77 for 513 (bench/attention.py). `causal` needs as many queries as keys. `backend` is a kernel of
+    torch's to take instead.
     """
-    slow = eager and queries.shape[0] * queries.shape[1] < MANY
-    if backend is None and not causal and not slow and _ours(queries, keys):
+    if backend is None and not causal and _ours(queries, keys):
         from digit.nn.kernels.full_attention import full_attention  # Triton exists on GPU machines only
 
         return full_attention(queries, keys, values)

@@ -164,7 +164,7 @@ class InferenceViT:
     def _attend(self, y: Tensor, block: _Block, pictures: int) -> Tensor:
         qkv = torch.addmm(block.qkv_bias, y, block.qkv)
         q, k, v = qkv.view(pictures, -1, 3, self.heads, y.shape[1] // self.heads).permute(2, 0, 3, 1, 4)
-        return attention(q, k, v, eager=True, backend=self.attention).view(y.shape)
+        return attention(q, k, v, backend=self.attention).view(y.shape)
 
     def _hidden(self, y: Tensor, block: _Block) -> Tensor:
         if self.gelu == "tanh" and y.is_cuda:
