@@ -13,6 +13,7 @@ from torch import Tensor
 from digit.data.decode import BrokenImage, decode
 from digit.data.images import ImageSource, open_images
 from digit.data.loader import in_blocks, stream
+from digit.data.transforms import resize
 from digit.distributed import rank, world_size
 from digit.errors import DigitError
 from digit.evaluation.frechet import Gaussian
@@ -122,7 +123,7 @@ def bilinear_square(image: Image.Image, size: int) -> Image.Image:
     if wide * high > 64_000_000:
         raise BrokenImage(f"{width} x {height} px would be {wide} x {high} px at {size} px")
     if (wide, high) != (width, height):
-        image = image.resize((wide, high), Image.Resampling.BILINEAR)
+        image = resize(image, (wide, high), Image.Resampling.BILINEAR)
     left, top = round((wide - size) / 2), round((high - size) / 2)
     return image.crop((left, top, left + size, top + size))
 

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 from odd_pictures import picture
 from PIL import Image
+from resize_oracle import resized
 
-from digit.data.transforms import render
+from digit.data.transforms import render, resize
 
 
 def resized_and_cropped(image: Image.Image, size: int) -> np.ndarray:
@@ -54,3 +55,26 @@ def test_extreme_shapes_cost_no_memory():
     assert render(picture(1, 60_000), 64).shape == (3, 64, 64)
     assert render(picture(60_000, 1), 64, view=2).shape == (3, 64, 64)
     assert render(picture(1, 1), 8, view=5).shape == (3, 8, 8)
+
+
+@pytest.mark.parametrize("resample", [Image.Resampling.BILINEAR, Image.Resampling.BICUBIC])
+@pytest.mark.parametrize("shape", [(9, 15), (15, 9), (16, 16), (5, 4), (3, 30), (30, 3), (8, 60), (1, 1)])
+def test_rows_come_before_columns_whatever_pillow_would_do(shape, resample):
+    width, height = shape
+    pixels = np.random.default_rng(width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image, side = Image.fromarray(pixels), min(shape)
+    left, top = (width - side) / 2, (height - side) / 2
+    parts = [
+        (0.0, 0.0, float(width), float(height)),
+        (left, top, left + side, top + side),
+        (0.3 * width, 0.0, 0.9 * width, float(height)),
+    ]
+    for box in parts:
+        for size in ((7, 7), (4, 11)):
+            found = np.asarray(resize(image, size, resample, box=box)).astype(int)
+            expected = resized(pixels, size, resample, box)
+            if height > 4 * (box[3] - box[1]):  # a part was cut out first, and its place rounded anew
+                assert np.abs(found - expected).max() <= 1
+            else:
+                assert np.array_equal(found, expected)
+    assert np.array_equal(resize(image, (7, 7), resample), resize(image, (7, 7), resample, box=parts[0]))
