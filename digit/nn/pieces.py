@@ -41,7 +41,7 @@ def at_once(device: torch.device, pictures: int) -> int:
 
 
 def modules_of(module: nn.Module) -> Iterator[nn.Module]:
-    """A module and all within it, a shared one as often as it is there; makes no names, as `modules()` does."""
+    """A module and all within it, a shared one as often as it is there; without names, which take time."""
     waiting: list[nn.Module | None] = [module]
     while waiting:
         if (here := waiting.pop()) is not None:
