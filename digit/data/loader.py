@@ -5,6 +5,7 @@ import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,12 +81,9 @@ def load_pixels(
     processor, at most 16, and two for files of a few kB.
     """
     indices = np.asarray(indices, dtype=np.int64)
-    pool = Threads(source, Views(size, [view], seed), _threads(threads, source))
-    try:
+    with closing(Threads(source, Views(size, [view], seed), _threads(threads, source))) as pool:
         batch = pool.begin(indices)
         good, pixels = _collect(pool, batch, source, Report() if report is None else report, strict)
-    finally:
-        pool.close()
     return good, pixels[:, 0]
 
 

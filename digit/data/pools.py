@@ -51,6 +51,7 @@ class Batch:
     indices: Int[np.ndarray, " n"]
     pixels: UInt8[np.ndarray, "n v 3 s s"]  # filled by the tasks
     tasks: list[Future[Broken]]
+    slot: int = 0  # of the memory of `Processes`
 
 
 class Threads:
@@ -101,7 +102,6 @@ class Processes:
         slots = np.frombuffer(memory, dtype=np.uint8)[: batches * bytes_each]
         self._slots = slots.reshape(batches, *made.shape(batch_size))
         self._free = list(range(batches))
-        self._used: dict[int, int] = {}  # id of a batch -> slot
         self._pool = ProcessPoolExecutor(
             workers, multiprocessing.get_context("fork"), _join, (source, made, self._slots)
         )
@@ -114,16 +114,14 @@ class Processes:
                 self._pool.submit(_fill_slot, indices[place], slot, place.start)
                 for place in _places(len(indices))
             ]
-        batch = Batch(indices, self._slots[slot, : len(indices)], tasks)
-        self._used[id(batch)] = slot
-        return batch
+        return Batch(indices, self._slots[slot, : len(indices)], tasks, slot)
 
     def finish(self, batch: Batch) -> tuple[Broken, UInt8[Tensor, "n v 3 s s"]]:
         """Wait for a batch; pixels of broken pictures mean nothing."""
         with _all_alive():
             broken = _broken(batch)
         pixels = torch.from_numpy(batch.pixels).clone()
-        self._free.append(self._used.pop(id(batch)))
+        self._free.append(batch.slot)
         return broken, pixels
 
     def close(self) -> None:

@@ -2,14 +2,13 @@
 
 import weakref
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from digit.nn.graphs import capture
+from digit.nn.graphs import Captured
 from digit.nn.kernels.draw import Filters, draw
 from digit.nn.kernels.filling import embed, settle
 from digit.nn.packed import PackedTransformer
@@ -18,13 +17,6 @@ from digit.nn.sampling import SamplerConfig
 from digit.nn.transformer import Transformer
 
 FEW = 8  # images up to which launching costs more than computing, so that a graph of all passes pays
-
-
-@dataclass
-class _Graph:
-    inputs: list[Tensor]
-    output: Tensor
-    graph: torch.cuda.CUDAGraph
 
 
 class FastFiller:
@@ -39,7 +31,7 @@ class FastFiller:
         self.head = F.pad(head.detach().to(dtype), (0, 0, 0, -len(head) % 64)).contiguous()
         self.settings = torch.ones(3, device=head.device, dtype=torch.float64)
         self.zero = torch.zeros((), device=head.device, dtype=torch.int32)
-        self._graphs: dict[Hashable, _Graph] = {}
+        self._graphs: dict[Hashable, Captured] = {}
 
     def choose(
         self, hidden: Float[Tensor, "b m d"], uniforms: Float[Tensor, "b m"], config: SamplerConfig
@@ -81,14 +73,8 @@ class FastFiller:
     def replayed(self, key: Hashable, work: Callable[..., Tensor], inputs: list[Tensor]) -> Tensor:
         """What `work(*inputs)` gives, from a graph captured at the first call with this key."""
         if key not in self._graphs:
-            held = [each.clone() for each in inputs]
-            graph, output = capture(lambda: work(*held), held[0].device)
-            self._graphs[key] = _Graph(held, output, graph)
-        found = self._graphs[key]
-        for place, given in zip(found.inputs, inputs, strict=True):
-            place.copy_(given)
-        found.graph.replay()
-        return found.output.clone()
+            self._graphs[key] = Captured(work, *inputs)
+        return self._graphs[key](*inputs).clone()
 
 
 class FastPasses:

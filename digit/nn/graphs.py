@@ -1,7 +1,6 @@
 """Work on a GPU captured once and replayed: its many launches then cost the host one."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -26,11 +25,19 @@ def capture(work: Callable[[], Output], device: torch.device) -> tuple[torch.cud
     return graph, output
 
 
-@dataclass
-class _Captured:
-    given: Tensor
-    output: Tensor
-    replay: Callable[[], None]
+class Captured:
+    """`work` of tensors of these kinds, captured; a call overwrites what the call before gave."""
+
+    def __init__(self, work: Callable[..., Tensor], *given: Tensor) -> None:
+        self._given = [each.clone() for each in given]
+        self._graph, self._output = capture(lambda: work(*self._given), given[0].device)
+
+    def __call__(self, *given: Tensor) -> Tensor:
+        """What `work` gives."""
+        for place, each in zip(self._given, given, strict=True):
+            place.copy_(each)
+        self._graph.replay()
+        return self._output
 
 
 class Replayed:
@@ -46,8 +53,9 @@ class Replayed:
 
     def __init__(self, work: Callable[[Tensor], Tensor], needs: Callable[[Tensor], int]) -> None:
         self._work, self._needs = work, needs
-        self._last: object = None
-        self._captured: _Captured | None = None
+        self._last: object = None  # the kind of the tensor before
+        self._kind: object = None  # of the graph
+        self._captured: Captured | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """What `work` gives; a replay overwrites what the replay before gave."""
@@ -56,24 +64,15 @@ class Replayed:
         return self._on_gpu(x)
 
     def _on_gpu(self, x: Tensor) -> Tensor:
-        kind = _kind(x)
-        captured = self._captured
-        if captured is None or _kind(captured.given) != kind:
+        kind = x.shape, x.dtype, x.device
+        if self._captured is None or self._kind != kind:
             again, self._last = self._last == kind, kind
             if not again or self._needs(x) > _free(x.device) // 2:
                 return self._work(x)
-            self._captured = captured = None  # its memory first
+            self._captured = None  # its memory first
             with torch.inference_mode(False), torch.no_grad():  # its tensors are for callers in either mode
-                given = x.clone()
-                graph, output = capture(lambda: self._work(given), x.device)
-            self._captured = captured = _Captured(given, output, graph.replay)
-        captured.given.copy_(x)
-        captured.replay()
-        return captured.output
-
-
-def _kind(x: Tensor) -> tuple[object, ...]:
-    return x.shape, x.dtype, x.device
+                self._captured, self._kind = Captured(self._work, x), kind
+        return self._captured(x)
 
 
 def _free(device: torch.device) -> int:

@@ -131,9 +131,27 @@ def _ratios(result: dict[str, Any]) -> list[str]:
                 "yes" if row["agrees"] else "**no**",
             )
         )
+    lines = [line for row in result["rows"].values() for line in _fit(row)]
     load = result["load_average_at_the_start"][0]
     title = f"{result['processes']} processes, {result['device']}, {result['cores']} cores, load {load:.0f}"
-    return [f"{title}:", "", *table(("part", "one process", "several", "ratios", "same result"), rows)]
+    head = ("part", "one process", "several", "ratios", "same result")
+    return [f"{title}:", "", *table(head, rows), *lines]
+
+
+def _fit(row: dict[str, Any]) -> list[str]:
+    """Where the time of a K-means fit went, of runs that say it."""
+    both = [row.get(name, {}) for name in ("one", "several")]
+    if not all(isinstance(each.get("between_updates"), list) for each in both):
+        return []
+    start = [1e3 * each["to_first_update"] for each in both]
+    between = [1e3 * sum(each["between_updates"]) for each in both]
+    return [
+        "",
+        (
+            f"K-means: {start[0]:.0f} and {start[1]:.0f} ms to the first update, {between[0]:.0f} and"
+            f" {between[1]:.0f} ms from there to the last, which is {between[0] / between[1]:.2f} times less."
+        ),
+    ]
 
 
 def soak(results: Path) -> list[str]:

@@ -65,7 +65,7 @@ def _mix(
     keys: tl.constexpr,
     channels: tl.constexpr,
     last: tl.constexpr,
-    half: tl.constexpr,
+    shrink: tl.constexpr,
     scale: tl.constexpr,
     stages: tl.constexpr,
 ):
@@ -82,7 +82,7 @@ def _mix(
     x = q.load([row, head, part * rows, 0]).reshape(rows, width)
     # By a power of two, which is exact. What is computed stays in registers, where a product may read it
     # again and again; what is loaded is read from shared memory, whose rate would be the limit.
-    x = (x * half).to(x.dtype)
+    x = (x * shrink).to(x.dtype)
     top = tl.full((rows,), float("-inf"), tl.float32)
     total = tl.zeros((rows,), tl.float32)
     sums = tl.zeros((rows, width), tl.float32)
@@ -118,7 +118,7 @@ def full_attention(
     mixed = torch.empty(b, n, heads, channels, dtype=queries.dtype, device=queries.device)
     rows, columns, warps, stages = tiles
     parts = triton.cdiv(n, rows)
-    half = 2.0 ** -round(math.log2(channels) / 2)  # all of the scale where channels are a power of four
+    shrink = 2.0 ** -round(math.log2(channels) / 2)  # all of the scale where channels are a power of four
 
     def blocks(tensor: Tensor, *sizes: int) -> Any:
         return TensorDescriptor.from_tensor(tensor, [*sizes, _power(channels)])
@@ -138,8 +138,8 @@ def full_attention(
             keys=t,
             channels=channels,
             last=_power(t % columns),
-            half=half,
-            scale=math.log2(math.e) * channels**-0.5 / half,
+            shrink=shrink,
+            scale=math.log2(math.e) * channels**-0.5 / shrink,
             stages=stages,
             **{"num_warps": warps},
         )
