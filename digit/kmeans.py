@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -194,32 +195,38 @@ def fit(
     """
     # A tensor's device has the number of the GPU, without which "cuda" would not be where the vectors are.
     place = torch.empty(0, device=vectors.device if device is None else device).device
-    count = len(vectors) if places is None else sum(gather(len(places)))
+    ends = [(len(vectors), len(vectors) - 1)]
+    if places is not None:
+        ends = gather((len(places), int(places[-1]) if len(places) else -1))
+    count = sum(length for length, _ in ends)
     if k < 1 or count < k:
         raise DigitError(
             f"{count} feature vectors cannot make {k} clusters: choose fewer clusters or more pictures"
         )
+    sample = _Sample(vectors, place, k, chunk, together=places is not None)  # a GPU works while the host chooses
     if start is None:
         chosen = _chosen(count, k, seed)
-        start = (
-            vectors[chosen.to(vectors.device)]
-            if places is None
-            else _fetch(vectors, places, _nth(places, chosen, place))
-        )
+        if places is None:
+            start = vectors[chosen.to(vectors.device)]
+        else:
+            if max(end for _, end in ends) >= count:  # some places are left out
+                chosen = _nth(places, chosen, place)
+            start = _fetch(vectors, places, chosen)
     centroids = start.to(place, torch.float32, copy=True)
-    sample = _Sample(vectors, place, k, chunk, together=places is not None)
+    squares = centroids.square().sum(1)
     inertia: list[float] = []
     codes: Tensor | None = None
     for done in range(iterations + 1):
         before = codes
         exact = precision if done < iterations else "float32"
-        codes, sums, counts, moved = sample.sort(centroids, exact, before)
+        codes, sums, counts, moved = sample.sort(centroids, squares, exact, before)
         following, total = sample.update(centroids, sums, counts)
-        # The host waits for the GPU as seldom as it can, with the next work already given.
+        squares_then = following.square().sum(1)
+        # The host waits for the GPU here alone, with as much of the next work given as can be.
         seen, changed, smallest = _read(total, moved, counts.min())
         settled = changed == 0
         if settled and exact != "float32":
-            codes, sums, counts, _ = sample.sort(centroids, "float32", before)
+            codes, sums, counts, _ = sample.sort(centroids, squares, "float32", before)
             following, total = sample.update(centroids, sums, counts)
             seen, smallest = _read(total, counts.min())
         inertia.append(max(seen, 0.0))
@@ -229,13 +236,17 @@ def fit(
             )
         if done == iterations or settled:
             return KMeansResult(centroids, inertia, counts, done)
-        centroids = following
+        centroids, squares = following, squares_then
         if smallest == 0:
             _split_empty(centroids, counts)
+            squares = centroids.square().sum(1)
             codes = None  # so that a split is never taken for convergence
         if progress is not None:
             progress(done + 1)
     raise AssertionError("the loop returns in its last round")
+
+
+# What follows runs on the host in numpy: torch would wake its threads for it, which takes longer than the work.
 
 
 def _chosen(count: int, k: int, seed: int) -> Int[Tensor, " k"]:
@@ -244,28 +255,25 @@ def _chosen(count: int, k: int, seed: int) -> Int[Tensor, " k"]:
     The exchanges of a Fisher-Yates shuffle by the Mersenne Twister of `seed`; the few that meet are followed.
     """
     generator = torch.Generator().manual_seed(seed)
-    pairs = torch.empty((k + 1) // 2, dtype=torch.int64).random_(-(2**63), None, generator=generator)
-    words = torch.stack([pairs >> 32, pairs], dim=1).flatten() & 0xFFFFFFFF
-    place = torch.arange(k)
+    pairs = torch.empty((k + 1) // 2, dtype=torch.int64).random_(-(2**63), None, generator=generator).numpy()
+    words = np.stack([pairs >> 32, pairs], axis=1).ravel() & 0xFFFFFFFF
+    place = np.arange(k)
     there = place + words[:k] % (count - place)
     # An exchange concerns others only if its place is among the first k, or is met twice.
-    _, met, times = there.unique(return_inverse=True, return_counts=True)
+    _, met, times = np.unique(there, return_inverse=True, return_counts=True)
     inside = there < k
     shared = inside | (times[met] > 1)
     shared[there[inside]] = True
-    chosen, moved = there.clone(), {}
-    for here in torch.nonzero(shared).flatten().tolist():
+    chosen, moved = there.copy(), {}
+    for here in np.flatnonzero(shared).tolist():
         to = int(there[here])
         chosen[here] = moved.get(to, to)
         moved[to] = moved.get(here, here)
-    return chosen
+    return torch.from_numpy(chosen)
 
 
 def _nth(places: Tensor, wanted: Tensor, place: torch.device) -> Tensor:
     """The wanted-th smallest of all processes' places, which rise in each; on the CPU."""
-    ends = gather([len(places), int(places[-1]) if len(places) else -1])
-    if max(end for _, end in ends) == sum(length for length, _ in ends) - 1:
-        return wanted  # none is left out
     parts = gather_rows(places.to(place))
     whole = parts[0] if len(parts) == 1 else torch.cat(parts).sort().values
     return whole[wanted.to(whole.device)].cpu()
@@ -273,11 +281,13 @@ def _nth(places: Tensor, wanted: Tensor, place: torch.device) -> Tensor:
 
 def _fetch(vectors: Tensor, places: Tensor, wanted: Tensor) -> Tensor:
     """The vectors at the `wanted` places, each from the process that has it."""
-    rows = torch.searchsorted(places, wanted).clamp_(max=max(len(places) - 1, 0))
     found = vectors.new_zeros(len(wanted), vectors.shape[1])
     if len(places):
-        here = places[rows] == wanted
-        found[here.to(vectors.device)] = vectors[rows[here].to(vectors.device)]
+        given, asked = places.cpu().numpy(), wanted.numpy()
+        rows = np.searchsorted(given, asked).clip(max=len(given) - 1)
+        here = np.flatnonzero(given[rows] == asked)
+        mine = torch.from_numpy(rows[here]).to(vectors.device)
+        found[torch.from_numpy(here).to(vectors.device)] = vectors[mine]
     add_up(found)
     return found
 
@@ -349,14 +359,13 @@ class _Sample:
         self.lengths = lengths  # sum of all |x|^2
 
     def sort(
-        self, centroids: Tensor, precision: Precision, before: Tensor | None
+        self, centroids: Tensor, squares: Tensor, precision: Precision, before: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Codes of the vectors here, per centroid the float64 sum and the number of its own, of all, and how
         many of all codes are not those of `before`: without it, all.
         """
-        squares = centroids.square().sum(1)
-        sums = torch.zeros(centroids.shape, dtype=torch.float64, device=self.place)
-        counts = torch.zeros(self.k, dtype=torch.int64, device=self.place)
+        sums = centroids.new_zeros(centroids.shape, dtype=torch.float64)
+        counts = centroids.new_zeros(self.k, dtype=torch.int64)
         found = [counts.new_empty(0)]
         for part, halves in zip(self.parts, self.halves, strict=True):
             part = part.to(self.place, non_blocking=True)

@@ -171,7 +171,6 @@ def check_codes(codes: Int[Tensor, "b n"], seeds: int, *, config: RendererConfig
         )
     if codes.shape[1] != config.length:
         raise DigitError(f"the renderer reads {config.length} codes an image, these have {codes.shape[1]}")
-    if int(codes.min()) < 0 or int(codes.max()) >= config.codes:
-        raise DigitError(
-            f"codes run from {int(codes.min())} to {int(codes.max())}, the renderer knows {config.codes}"
-        )
+    lowest, highest = torch.stack(codes.aminmax()).tolist()  # a GPU is waited for once
+    if lowest < 0 or highest >= config.codes:
+        raise DigitError(f"codes run from {lowest} to {highest}, the renderer knows {config.codes}")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from digit.errors import DigitError
 from digit.nn.batch import CodeBatch
 from digit.nn.cross_entropy import cross_entropy
-from digit.nn.decoding import has_kernels, inference
+from digit.nn.decoding import has_kernels, inference, products_dtype
 from digit.nn.sampling import SamplerConfig, draw, uniforms
 from digit.nn.transformer import Transformer, TransformerConfig, embedding, projection, stream
 from digit.renderer import RendererConfig, check_codes
@@ -152,12 +152,13 @@ class MaskedRenderer(nn.Module):
             drawn = uniforms(seeds[rows], steps * 2 * m, stream="renderer_masked")
             numbers = drawn.view(-1, steps, 2, m).to(device)
             batch = codes[rows].to(device)
-            with inference(self.transformer, autocast=autocast) as dtype:
-                if fast:
-                    filled = self._fill_fast(batch, numbers, config=config, noise=noise, dtype=dtype)
-                    if progress is not None:
-                        progress(filled.numel())
-                else:
+            if fast:
+                dtype = products_dtype(self.transformer, autocast)
+                filled = self._fill_fast(batch, numbers, config=config, noise=noise, dtype=dtype)
+                if progress is not None:
+                    progress(filled.numel())
+            else:
+                with inference(self.transformer, autocast=autocast):
                     by = _Passes(self, batch, config)
                     filled = self._fill(numbers, by=by, noise=noise, progress=progress)
             batches.append(filled.clone())  # outside of inference mode: a tensor that may also be trained on
@@ -173,14 +174,9 @@ class MaskedRenderer(nn.Module):
         dtype: torch.dtype,
     ) -> Int[Tensor, "b m"]:
         """What `_fill` gives, by packed weights and one kernel a draw; few images as one captured graph."""
-        from digit.nn.fast_filling import FEW, FastPasses, filler_for
+        from digit.nn.fast_filling import FastFiller, FastPasses, filler_for, last_filler, replays
 
-        filler = filler_for(
-            self.transformer, self.projection.weight, specials=self.config.specials, dtype=dtype
-        )
-        filler.set(config)
-
-        def work(codes: Tensor, numbers: Tensor) -> Tensor:
+        def work(filler: FastFiller, codes: Tensor, numbers: Tensor) -> Tensor:
             passes = FastPasses(
                 filler,
                 self._embed_codes(codes),
@@ -190,11 +186,24 @@ class MaskedRenderer(nn.Module):
             )
             return self._fill(numbers, by=passes, noise=noise)
 
-        with torch.autocast(codes.device.type, enabled=False):
-            if codes.is_cuda and len(codes) <= FEW:
-                key = (len(codes), numbers.shape[1], config, noise)
-                return filler.replayed(key, work, [codes, numbers])
-            return work(codes, numbers)
+        def current() -> FastFiller:
+            return filler_for(
+                self.transformer, self.projection.weight, specials=self.config.specials, dtype=dtype
+            )
+
+        with torch.inference_mode(), torch.autocast(codes.device.type, enabled=False):
+            if not replays(codes):
+                return work(current().set(config), codes, numbers)
+            # A graph reads these where they are; the transformer's weights it has copied.
+            tables = [part.weight.data_ptr() for part in self.children() if isinstance(part, nn.Embedding)]
+            key = (len(codes), numbers.shape[1], config, noise, dtype, *tables)
+            # To see whether a weight has changed takes long: the GPU begins with what there is meanwhile.
+            last = last_filler(self.transformer)
+            early = None if last is None else last.set(config).replay(key, codes, numbers)
+            filler = current()
+            if early is not None and filler is last:
+                return early
+            return filler.set(config).capture(key, work, codes, numbers)
 
     def _fill(
         self,

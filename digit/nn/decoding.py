@@ -43,18 +43,23 @@ class CodeTables:
         return F.linear(hidden, self.head)
 
 
+def products_dtype(transformer: Transformer, autocast: bool | None = None) -> torch.dtype:
+    """bfloat16 under autocast, which None means on CUDA; else the weights' own."""
+    weight = next(transformer.parameters())
+    return torch.bfloat16 if autocast or (autocast is None and weight.is_cuda) else weight.dtype
+
+
 @contextmanager
 def inference(transformer: Transformer, *, autocast: bool | None = None) -> Iterator[torch.dtype]:
     """No gradients, no dropout, bfloat16 if asked (default: on CUDA); gives the dtype of keys and values."""
     weight = next(transformer.parameters())
+    dtype = products_dtype(transformer, autocast)
     before, training = transformer.training, any(part.training for part in modules_of(transformer))
-    if autocast is None:
-        autocast = weight.device.type == "cuda"
     if training:
         transformer.eval()
     try:
-        with torch.inference_mode(), torch.autocast(weight.device.type, torch.bfloat16, enabled=autocast):
-            yield torch.bfloat16 if autocast else weight.dtype
+        with torch.inference_mode(), torch.autocast(weight.device.type, dtype, enabled=dtype != weight.dtype):
+            yield dtype
     finally:
         if training:
             transformer.train(before)

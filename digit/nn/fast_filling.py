@@ -2,6 +2,7 @@
 
 import weakref
 from collections.abc import Callable, Hashable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -65,16 +66,21 @@ class FastFiller:
         )
         return codes.view(uniforms.shape), confidence.view(uniforms.shape)
 
-    def set(self, config: SamplerConfig) -> None:
+    def set(self, config: SamplerConfig) -> "FastFiller":
         """The numbers of the filters, for the draws to come."""
         numbers = [config.temperature, config.top_p, config.top_k]
         self.settings.copy_(torch.tensor(numbers, dtype=torch.float64))
+        return self
 
-    def replayed(self, key: Hashable, work: Callable[..., Tensor], inputs: list[Tensor]) -> Tensor:
-        """What `work(*inputs)` gives, from a graph captured at the first call with this key."""
-        if key not in self._graphs:
-            self._graphs[key] = Captured(work, *inputs)
-        return self._graphs[key](*inputs).clone()
+    def replay(self, key: Hashable, *given: Tensor) -> Tensor | None:
+        """What `capture` gave with this key, of other tensors of the same kinds; None if it was not called."""
+        known = self._graphs.get(key)
+        return None if known is None else known(*given).clone()
+
+    def capture(self, key: Hashable, work: Callable[..., Tensor], *given: Tensor) -> Tensor:
+        """What `work(self, *given)` gives, by a graph that stays."""
+        self._graphs[key] = Captured(partial(work, self), *given)
+        return self._graphs[key](*given).clone()
 
 
 class FastPasses:
@@ -106,6 +112,11 @@ class FastPasses:
     settle = staticmethod(settle)
 
 
+def replays(codes: Int[Tensor, "b n"]) -> bool:
+    """Whether all passes of so few images are one graph."""
+    return codes.is_cuda and len(codes) <= FEW
+
+
 _fillers: "weakref.WeakKeyDictionary[Transformer, tuple[tuple, FastFiller]]" = weakref.WeakKeyDictionary()
 
 
@@ -119,3 +130,9 @@ def filler_for(
         found = (state, FastFiller(transformer, head, specials=specials, dtype=dtype))
         _fillers[transformer] = found
     return found[1]
+
+
+def last_filler(transformer: Transformer) -> FastFiller | None:
+    """The one that `filler_for` gave last, without a look at the weights."""
+    found = _fillers.get(transformer)
+    return None if found is None else found[1]

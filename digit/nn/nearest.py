@@ -2,7 +2,7 @@
 
 On a GPU the products are float16 with float32 sums. Their error is bounded (Cauchy-Schwarz on what rounding
 took from both sides), so most rows are proved right by the gap between their two best centroids. For others
-the same bound leaves a few centroids that may be nearest, and only those are compared in float32.
+the same bound leaves a few centroids that may be nearest, and only those are compared, in float64.
 """
 
 import importlib.util
@@ -19,8 +19,6 @@ Precision = Literal["float32", "float16"]
 _MARKED = 2.0**-15  # of a value that carries a column in its last 8 bits
 _SUMMED = 2.0**-23  # of the largest product, lost with each addition: tensor cores cut, they do not round
 _AT_ONCE = 1 << 20  # rows in float16 at once
-_FEW = 8  # centroids that are compared one by one; where more may be nearest, all are
-_OPEN_AT_ONCE = 1 << 15  # open rows at once: their products with 8192 centroids are 1 GiB
 
 
 class Halves(NamedTuple):
@@ -96,31 +94,20 @@ def _plain(vectors: Tensor, centroids: Tensor, squares: Tensor, precision: Preci
 def _screened(
     vectors: Tensor, halves: Halves, centroids: Tensor, rounded: Tensor, squares: Tensor, precision: Precision
 ) -> Tensor:
-    """Codes by float16 products; in float32 again where these cannot be trusted."""
-    from digit.nn.kernels.nearest import among, scan
+    """Codes by float16 products, and those that these leave open by others; the host waits for nothing."""
+    from digit.nn.kernels.nearest import scan
+    from digit.nn.kernels.open_rows import decide, search
 
     exact = precision == "float32"
-    codes, best, second = scan(halves.values, rounded, squares / 2, second=exact)
+    how = {"vectors": vectors, "centroids": centroids, "half_squares": squares / 2}
+    codes, best, second = scan(halves.values, rounded, how["half_squares"], second=exact)
     codes = codes.long()
     if exact:
         floor = best - slack(halves, best, second, centroids, rounded, squares)
-        undecided = torch.nonzero(~(second < floor)).flatten()
-        how = {"vectors": vectors, "centroids": centroids, "half_squares": squares / 2, "floor": floor}
-        for rows in undecided.split(min(_OPEN_AT_ONCE, rows_at_once(centroids))):
-            among(_products(halves.values[rows], rounded), rows, codes, **how, few=_FEW)
-        undecided = undecided[codes[undecided] < 0]
+        decide(~(second < floor), codes, halves=halves.values, rounded=rounded, floor=floor, **how)
     else:
-        undecided = torch.nonzero(~best.isfinite()).flatten()  # what overflows float16
-    for rows in undecided.split(min(_OPEN_AT_ONCE, rows_at_once(centroids))):
-        codes[rows] = _plain(vectors[rows].float(), centroids, squares, "float32")
+        search(~best.isfinite(), codes, **how)  # what overflows float16
     return codes
-
-
-def _products(halves: Tensor, rounded: Tensor) -> Tensor:
-    """Float16 products with float32 sums."""
-    if halves.is_cuda:
-        return torch.mm(halves, rounded.T, out_dtype=torch.float32)
-    return halves.float() @ rounded.float().T  # a CPU has no such product
 
 
 def slack(

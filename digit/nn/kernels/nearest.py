@@ -108,51 +108,6 @@ def _halve(
     tl.store(losses + rows, tl.sqrt(tl.sum(lost * lost, axis=1)), mask=rows < count)
 
 
-@triton.jit
-@no_type_check  # an annotation-checking wrapper would hide what Triton compiles
-def _among(
-    products,
-    half_squares,
-    floors,
-    rows,
-    vectors,
-    centroids,
-    codes,
-    k,
-    FEW: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK: tl.constexpr,
-    COLUMNS: tl.constexpr,
-):
-    """One open vector: in float64 the nearest of the centroids whose gain reaches its floor, or -1."""
-    open_row = tl.program_id(0).to(tl.int64)
-    row = tl.load(rows + open_row)
-    floor = tl.load(floors + row)
-    column, channel = tl.arange(0, COLUMNS), tl.arange(0, BLOCK)
-    inside = channel < WIDTH
-    x = tl.load(vectors + row * WIDTH + channel, mask=inside, other=0.0).to(tl.float64)
-    code, number = -1, 0
-    least = tl.full((), float("inf"), tl.float64)
-    for start in tl.range(0, k, COLUMNS):
-        there = start + column < k
-        product = tl.load(products + open_row * k + start + column, mask=there, other=0.0)
-        half = tl.load(half_squares + start + column, mask=there, other=0.0)
-        left = there & (product - half >= floor)
-        here = tl.sum(left.to(tl.int32), 0)
-        number += here
-        if number <= FEW:
-            for _ in range(here):  # in rising order, so that of equal ones the lowest stays
-                found = tl.min(tl.where(left, start + column, k), 0)
-                c = tl.load(centroids + found.to(tl.int64) * WIDTH + channel, mask=inside, other=0.0)
-                distance = tl.sum((x - c.to(tl.float64)) * (x - c.to(tl.float64)), 0)
-                code = tl.where(distance < least, found, code)
-                least = tl.minimum(least, distance)
-                left &= start + column != found
-    # A floor of infinity or no number is none.
-    sure = (number <= FEW) & (tl.abs(floor) < float("inf"))
-    tl.store(codes + row, tl.where(sure, code, -1).to(tl.int64))
-
-
 def scan(
     vectors: Float[Tensor, "m d"],
     centroids: Float[Tensor, "k d"],
@@ -208,37 +163,3 @@ def halve(
             vectors, halves, lengths, losses, count, WIDTH=width, BLOCK=block, ROWS=rows
         )
     return halves, lengths, losses
-
-
-def among(
-    products: Float[Tensor, "n k"],
-    rows: Int[Tensor, " n"],
-    codes: Int[Tensor, " m"],
-    *,
-    vectors: Float[Tensor, "m d"],
-    centroids: Float[Tensor, "k d"],
-    half_squares: Float[Tensor, " k"],
-    floor: Float[Tensor, " m"],
-    few: int,
-) -> None:
-    """Write the codes of some rows: in float64, the nearest of the centroids that may be it.
-
-    These are those whose gain x.c - |c|^2 / 2, of the given products, reaches the row's floor. The code is -1
-    where there are none or more than `few`, and where the floor is not finite.
-    """
-    k, width = centroids.shape
-    if len(rows):
-        _among[(len(rows),)](
-            products,
-            half_squares,
-            floor,
-            rows,
-            vectors,
-            centroids,
-            codes,
-            k,
-            FEW=few,
-            WIDTH=width,
-            BLOCK=triton.next_power_of_2(width),
-            COLUMNS=min(2048, triton.next_power_of_2(k)),
-        )

@@ -23,7 +23,7 @@ from triton.runtime.jit import JITFunction
 from digit.nn import autoencoder_inference
 from digit.nn.fast_decoding import FastDecoder, Shape
 from digit.nn.fused.blocks import blocks
-from digit.nn.kernels import nearest
+from digit.nn.kernels import nearest, open_rows
 from digit.nn.kernels.draw import Filters, draw
 from digit.nn.kernels.filling import embed, settle
 from digit.nn.kernels.full_attention import full_attention
@@ -112,10 +112,12 @@ def features(dtype: torch.dtype) -> None:
     for second in (False, True):
         nearest.scan(vectors, centroids, torch.zeros(8192), second=second)
     nearest.halve(vectors.float())
-    rows, codes = torch.zeros(64, dtype=torch.int64), torch.zeros(4096, dtype=torch.int64)
-    how = {"centroids": centroids.float(), "half_squares": torch.zeros(8192), "floor": torch.zeros(4096)}
+    opened, codes = torch.zeros(4096, dtype=torch.bool), torch.zeros(4096, dtype=torch.int64)
+    open_halves = {"halves": vectors, "rounded": centroids, "floor": torch.zeros(4096)}
     for kind in (vectors, vectors.float()):
-        nearest.among(torch.zeros(64, 8192), rows, codes, vectors=kind, **how, few=8)
+        how = {"vectors": kind, "centroids": centroids.float(), "half_squares": torch.zeros(8192)}
+        open_rows.decide(opened, codes, **open_halves, **how)
+        open_rows.search(opened, codes, **how)
     sums, counts = torch.zeros(8192, 768, dtype=torch.float64), torch.zeros(8192, dtype=torch.int64)
     add_segments(sums, counts, vectors, torch.zeros(4096, dtype=torch.int64))
     means(sums, counts, centroids.float())

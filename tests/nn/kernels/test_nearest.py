@@ -5,6 +5,7 @@ import torch
 
 from digit import kmeans
 from digit.nn import nearest as module
+from digit.nn.kernels import open_rows
 from digit.nn.kernels.nearest import Tiles, halve, scan
 from digit.nn.nearest import Halves, nearest, slack
 
@@ -129,7 +130,7 @@ def test_a_fit_is_that_of_the_plain_path(kernels, monkeypatch, precision):
 
 
 def test_few_centroids_are_compared_one_by_one(kernels, monkeypatch):
-    """Of the open rows only those go to the product with all centroids that more than a few could win."""
+    """Of the open rows only those are compared with all centroids that more than a few could win."""
     width = 64
     ones = torch.randn(20, width, device=kernels)
     pairs = torch.cat([ones, ones + 1e-2 * torch.randn(20, width, device=kernels)])
@@ -138,19 +139,53 @@ def test_few_centroids_are_compared_one_by_one(kernels, monkeypatch):
     vectors = torch.cat([(ones + pairs[20:]) / 2, crowd[:6] + 1e-3, pairs[:1]])
     squares = centroids.square().sum(1)
     done = []
-    plain = module._plain
+    whole = open_rows._search_all
 
-    def counted(some, *rest):
-        done.append(len(some))
-        return plain(some, *rest)
+    def counted(rows, number, codes, **how):
+        done.append(int(number))
+        whole(rows, number, codes, **how)
 
-    monkeypatch.setattr(module, "_plain", counted)
+    monkeypatch.setattr(open_rows, "_search_all", counted)
     codes = nearest(vectors, centroids, squares)
     assert done == [6]
     assert_nearest(codes, vectors, centroids)
     assert codes[-1] == 0
-    monkeypatch.setattr(module, "_OPEN_AT_ONCE", 4)
-    pieces = nearest(vectors, centroids, squares)
-    assert len(done) > 2 and sum(done) == 12
-    assert torch.equal(pieces[:20], codes[:20])
-    assert_nearest(pieces, vectors, centroids)  # a product's rounding depends on how many rows it has
+
+
+@pytest.mark.parametrize("programs", [1, 5, 1024])
+def test_open_rows_are_decided_however_many_programs_there_are(kernels, monkeypatch, programs):
+    """Rows of one candidate, of several, of too many, of none and of no floor; the others stay as they are."""
+    monkeypatch.setattr(open_rows, "_PROGRAMS", programs)
+    vectors, centroids = torch.randn(140, 40, device=kernels), torch.randn(150, 40, device=kernels)
+    centroids[149] = centroids[3]
+    vectors[:8] = centroids[3] + 0.1 * vectors[:8]
+    half_squares = centroids.square().sum(1) / 2
+    distances = (vectors.double()[:, None] - centroids.double()).square().sum(2)
+    gains = vectors @ centroids.T - half_squares
+    reach = torch.arange(140, device=kernels) % 40  # how many centroids are above the floor
+    floor = gains.sort(1, descending=True).values.gather(1, reach[:, None])[:, 0] - 2e-2
+    floor[::13] = float("nan")
+    floor[1::13] = 1e9
+    floor[2::13] = -float("inf")
+    opened = torch.arange(140, device=kernels) % 3 < 2
+    codes = torch.full((140,), 77, device=kernels)
+    how = {"vectors": vectors, "centroids": centroids, "half_squares": half_squares}
+    open_rows.decide(opened, codes, halves=vectors.half(), rounded=centroids.half(), floor=floor, **how)
+    assert torch.equal(codes[opened], distances.argmin(1)[opened])
+    assert (codes[:8][opened[:8]] == 3).all()  # not 149
+    assert (codes[~opened] == 77).all()
+
+
+def test_all_centroids_are_searched_in_float32(kernels):
+    """Many pieces; the sign of a distance, a number that is none, and rows that are not asked for."""
+    vectors, centroids = torch.randn(70, 24, device=kernels), torch.randn(1100, 24, device=kernels)
+    vectors[5] = -float("nan")
+    vectors[6:40] *= 1e-3  # all distances are about |c|^2 / 2
+    half_squares = centroids.square().sum(1) / 2
+    opened = torch.arange(70, device=kernels) != 50
+    codes = torch.full((70,), 77, device=kernels)
+    open_rows.search(opened, codes, vectors=vectors, centroids=centroids, half_squares=half_squares)
+    assert codes[5] == 0 and codes[50] == 77
+    opened[5] = False
+    assert_nearest(codes[opened], vectors[opened], centroids)
+    assert (codes[opened] == (half_squares - vectors @ centroids.T).argmin(1)[opened]).float().mean() > 0.97
