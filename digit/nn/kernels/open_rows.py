@@ -10,7 +10,7 @@ from torch import Tensor
 from triton.tools.tensor_descriptor import TensorDescriptor
 
 _FEW = 16  # centroids a vector may be near to until all are compared
-_PROGRAMS = 1024  # at most: each works on one piece after the other, so that no piece need be counted beforehand
+_PROGRAMS = 1024  # at most: each does one piece after the other, so that none need be counted beforehand
 _REACH = {"ROWS": 128, "COLUMNS": 128, "DEPTH": 64}
 _SEARCH = {"ROWS": 32, "COLUMNS": 64, "DEPTH": 32, "TILES": 8}
 _NONE = 2**63 - 1  # larger than any key
@@ -47,8 +47,8 @@ def _reach(
         for start in range(0, k, COLUMNS):
             products = tl.zeros((ROWS, COLUMNS), tl.float32)
             for depth in range(0, WIDTH, DEPTH):
-                inside = (depth + channel < WIDTH)[None, :]
-                x = tl.load(halves + row[:, None] * WIDTH + (depth + channel)[None, :], mask=inside, other=0.0)
+                wide = (depth + channel)[None, :]
+                x = tl.load(halves + row[:, None] * WIDTH + wide, mask=wide < WIDTH, other=0.0)
                 c = centroids.load([start, depth])
                 products = tl.dot(x, c.T, products)
             half = tl.load(half_squares + start + column, mask=start + column < k, other=3.0e38)
