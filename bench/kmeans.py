@@ -21,7 +21,7 @@ from machine import Report, kernel_times, median_seconds, parser, peak_gib
 from torch import Tensor
 
 from digit import kmeans
-from digit.nn.nearest import Precision, halve, has_kernels, nearest, slack
+from digit.nn.nearest import Precision, halve, has_kernels, nearest, prepare, slack
 
 
 def synthetic(n: int, width: int, device: torch.device, seed: int = 0) -> Tensor:
@@ -58,26 +58,24 @@ class Assignments:
     def __init__(self, vectors: Tensor, centroids: Tensor) -> None:
         self.vectors, self.centroids = vectors, centroids
         self.halves = halve(vectors)
-        self.squares = centroids.square().sum(1)
+        self.table = prepare(centroids)
 
     def kernel(self, second: bool, **tiles: Any) -> Callable[[], Tensor]:
         """The fused kernel alone, on vectors that are float16 already."""
         from digit.nn.kernels.nearest import Tiles, scan
 
-        rounded, halves = self.centroids.half(), self.squares / 2
+        rounded, halves = self.table.rounded, self.table.squares / 2
         shape = Tiles(**tiles)
         return lambda: scan(self.halves.values, rounded, halves, second=second, tiles=shape)[0]
 
     def whole(self, precision: Precision) -> Callable[[], Tensor]:
         """`nearest` as `fit` calls it, what float16 leaves open computed again in float32."""
-        return lambda: nearest(
-            self.vectors, self.centroids, self.squares, precision=precision, halves=self.halves
-        )
+        return lambda: nearest(self.vectors, self.table, precision=precision, halves=self.halves)
 
     def pieces(self, rows: int, compiled: bool) -> Callable[[], Tensor]:
         """A product of `rows` vectors at once and an argmin, as anybody writes it."""
         vectors = self.vectors if self.vectors.dtype != torch.float32 else self.halves.values
-        table, squares = self.centroids.to(vectors.dtype), self.squares
+        table, squares = self.centroids.to(vectors.dtype), self.table.squares
 
         def near(part: Tensor) -> Tensor:
             return (squares - 2 * (part @ table.T)).argmin(1)
@@ -189,10 +187,9 @@ def differing(ways: Assignments, answers: dict[str, Tensor]) -> dict[str, Any]:
         [(squares - 2 * part.double() @ table.T).argmin(1) for part in ways.vectors[:count].split(4096)]
     )
     shares = {name: (codes[:count].long() != truth).float().mean().item() for name, codes in answers.items()}
-    rounded = ways.centroids.half()
     halves = type(ways.halves)(*(entry[:count] for entry in ways.halves))
-    _, best, second = scan(halves.values, rounded, ways.squares / 2, second=True)
-    open_rows = best - second <= slack(halves, best, second, ways.centroids, rounded, ways.squares)
+    _, best, second = scan(halves.values, ways.table.rounded, ways.table.squares / 2, second=True)
+    open_rows = best - second <= slack(halves, best, second, ways.table)
     return {"differ": shares, "rows_done_again": open_rows.float().mean().item(), "rows": count}
 
 

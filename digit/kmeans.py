@@ -13,7 +13,17 @@ from torch import Tensor
 
 from digit.distributed import add_up, gather, gather_rows
 from digit.errors import DigitError
-from digit.nn.nearest import Halves, Precision, exact_products, halve, has_kernels, nearest, rows_at_once
+from digit.nn.nearest import (
+    Halves,
+    Precision,
+    Table,
+    exact_products,
+    halve,
+    has_kernels,
+    nearest,
+    prepare,
+    rows_at_once,
+)
 
 
 class Reservoir:
@@ -195,6 +205,7 @@ def fit(
     """
     # A tensor's device has the number of the GPU, without which "cuda" would not be where the vectors are.
     place = torch.empty(0, device=vectors.device if device is None else device).device
+    sample = _Sample(vectors, place, k, chunk, together=places is not None)  # a GPU works on this meanwhile
     ends = [(len(vectors), len(vectors) - 1)]
     if places is not None:
         ends = gather((len(places), int(places[-1]) if len(places) else -1))
@@ -214,22 +225,22 @@ def fit(
             if max(end for _, end in ends) >= count:  # some places are left out
                 chosen = _nth(places, chosen, place)
             start = _fetch(vectors, places, chosen)
-    centroids = start.to(place, torch.float32, copy=True)
-    squares = centroids.square().sum(1)
+    table = prepare(start.to(place, torch.float32, copy=True))
     inertia: list[float] = []
     codes: Tensor | None = None
     for done in range(iterations + 1):
         before = codes
         exact = precision if done < iterations else "float32"
-        codes, sums, counts, moved = sample.sort(centroids, squares, exact, before)
-        following, total = sample.update(centroids, sums, counts)
-        squares_then = following.square().sum(1)
+        codes, sums, counts, moved = sample.sort(table, exact, before)
+        centroids, total = sample.update(table.centroids, sums, counts)
+        following = prepare(centroids)
         # The host waits for the GPU here alone, with as much of the next work given as can be.
         seen, changed, smallest = _read(total, moved, counts.min())
         settled = changed == 0
         if settled and exact != "float32":
-            codes, sums, counts, _ = sample.sort(centroids, squares, "float32", before)
-            following, total = sample.update(centroids, sums, counts)
+            codes, sums, counts, _ = sample.sort(table, "float32", before)
+            centroids, total = sample.update(table.centroids, sums, counts)
+            following = prepare(centroids)
             seen, smallest = _read(total, counts.min())
         inertia.append(max(seen, 0.0))
         if not math.isfinite(inertia[-1]):
@@ -237,18 +248,18 @@ def fit(
                 "a feature is not finite, so K-means has no answer: check the encoder's weights and precision"
             )
         if done == iterations or settled:
-            return KMeansResult(centroids, inertia, counts, done)
-        centroids, squares = following, squares_then
+            return KMeansResult(table.centroids, inertia, counts, done)
+        table = following
         if smallest == 0:
             _split_empty(centroids, counts)
-            squares = centroids.square().sum(1)
+            table = prepare(centroids)
             codes = None  # so that a split is never taken for convergence
         if progress is not None:
             progress(done + 1)
     raise AssertionError("the loop returns in its last round")
 
 
-# What follows runs on the host in numpy: torch would wake its threads for it, which takes longer than the work.
+# On the host numpy: torch would wake its threads for it, which takes longer than the work.
 
 
 def _chosen(count: int, k: int, seed: int) -> Int[Tensor, " k"]:
@@ -323,7 +334,7 @@ def assign(
             ]
         codes = torch.cat(parts) if parts else flat.new_empty(0, dtype=torch.int64)
     else:
-        codes = nearest(flat, centroids, squares, precision=precision, chunk=chunk)
+        codes = nearest(flat, prepare(centroids, squares), precision=precision, chunk=chunk)
     return codes.view(features.shape[:-1])
 
 
@@ -361,17 +372,17 @@ class _Sample:
         self.lengths = lengths  # sum of all |x|^2
 
     def sort(
-        self, centroids: Tensor, squares: Tensor, precision: Precision, before: Tensor | None
+        self, table: Table, precision: Precision, before: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Codes of the vectors here, per centroid the float64 sum and the number of its own, of all, and how
         many of all codes are not those of `before`: without it, all.
         """
-        sums = centroids.new_zeros(centroids.shape, dtype=torch.float64)
-        counts = centroids.new_zeros(self.k, dtype=torch.int64)
+        sums = torch.zeros_like(table.centroids, dtype=torch.float64)
+        counts = torch.zeros(self.k, dtype=torch.int64, device=self.place)
         found = [counts.new_empty(0)]
         for part, halves in zip(self.parts, self.halves, strict=True):
             part = part.to(self.place, non_blocking=True)
-            codes = nearest(part, centroids, squares, precision=precision, halves=halves, chunk=len(part))
+            codes = nearest(part, table, precision=precision, halves=halves, chunk=len(part))
             if self.fused:
                 from digit.nn.kernels.segments import add_segments  # Triton exists on GPU machines only
 

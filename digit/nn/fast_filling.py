@@ -73,7 +73,7 @@ class FastFiller:
         return self
 
     def replay(self, key: Hashable, *given: Tensor) -> Tensor | None:
-        """What `capture` gave with this key, of other tensors of the same kinds; None if it was not called."""
+        """What `capture` gave with this key, of tensors of the same kinds; None if it was not called."""
         known = self._graphs.get(key)
         return None if known is None else known(*given).clone()
 

@@ -5,6 +5,7 @@ took from both sides), so most rows are proved right by the gap between their tw
 the same bound leaves a few centroids that may be nearest, and only those are compared, in float64.
 """
 
+import functools
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,6 +30,17 @@ class Halves(NamedTuple):
     losses: Float[Tensor, " m"]  # lengths of what rounding took
 
 
+class Table(NamedTuple):
+    """Centroids, and what the search needs of them besides."""
+
+    centroids: Float[Tensor, "k d"]
+    squares: Float[Tensor, " k"]  # of their lengths
+    rounded: Float[Tensor, "k d"]  # to float16
+    largest: Float[Tensor, ""]  # length of a rounded one
+    lost: Float[Tensor, ""]  # length of what rounding took from one, at most
+
+
+@functools.cache  # what is found does not change, and it is asked for each batch
 def has_kernels(device: torch.device, width: int) -> bool:
     """Whether the fused search runs here: a Hopper GPU or newer, Triton, a width that is a multiple of 8."""
     return (
@@ -49,17 +61,24 @@ def halve(vectors: Float[Tensor, "m d"]) -> Halves:
     return Halves(*kernel(vectors.contiguous()))
 
 
+def prepare(centroids: Float[Tensor, "k d"], squares: Float[Tensor, " k"] | None = None) -> Table:
+    """Float32 centroids for `nearest`; `squares` takes the place of |c|^2."""
+    rounded = centroids.half()
+    kept = rounded.float()
+    squares = centroids.square().sum(1) if squares is None else squares
+    return Table(centroids, squares, rounded, kept.norm(dim=1).amax(), (centroids - kept).norm(dim=1).amax())
+
+
 @torch.no_grad()
 def nearest(
     vectors: Float[Tensor, "m d"],
-    centroids: Float[Tensor, "k d"],
-    squares: Float[Tensor, " k"],
+    table: Table,
     *,
     precision: Precision = "float32",
     halves: Halves | None = None,
     chunk: int | None = None,
 ) -> Int[Tensor, " m"]:
-    """Index of the smallest |c|^2 - 2 x.c of each row; `squares` holds |c|^2.
+    """Index of the smallest |c|^2 - 2 x.c of each row.
 
     float32 is exact: what float64 would find, except where float32 cannot tell two centroids apart; of equal
     ones the lowest index. float16 rounds vectors and centroids and adds in float32. `chunk` rows at once.
@@ -67,14 +86,14 @@ def nearest(
     if len(vectors) == 0:
         return vectors.new_empty(0, dtype=torch.int64)
     if not has_kernels(vectors.device, vectors.shape[1]):
-        room = chunk or rows_at_once(centroids)
-        return torch.cat([_plain(part, centroids, squares, precision) for part in vectors.split(room)])
-    vectors, rounded = vectors.contiguous(), centroids.half()
+        room = chunk or rows_at_once(table.centroids)
+        return torch.cat([_plain(part, table, precision) for part in vectors.split(room)])
+    vectors = vectors.contiguous()
     parts = []
     for start in range(0, len(vectors), chunk or _AT_ONCE):
         part = slice(start, start + (chunk or _AT_ONCE))
         here = halve(vectors[part]) if halves is None else Halves(*(entry[part] for entry in halves))
-        parts.append(_screened(vectors[part], here, centroids, rounded, squares, precision))
+        parts.append(_screened(vectors[part], here, table, precision))
     return torch.cat(parts)
 
 
@@ -84,46 +103,38 @@ def rows_at_once(centroids: Float[Tensor, "k d"]) -> int:
     return max(256, room // len(centroids))
 
 
-def _plain(vectors: Tensor, centroids: Tensor, squares: Tensor, precision: Precision) -> Tensor:
+def _plain(vectors: Tensor, table: Table, precision: Precision) -> Tensor:
+    centroids = table.centroids
     if precision == "float16":
-        vectors, centroids = vectors.half(), centroids.half()
+        vectors, centroids = vectors.half(), table.rounded
     with exact_products(vectors.device):
-        return torch.addmm(squares, vectors.float(), centroids.float().T, alpha=-2).min(dim=1).indices
+        return torch.addmm(table.squares, vectors.float(), centroids.float().T, alpha=-2).min(dim=1).indices
 
 
-def _screened(
-    vectors: Tensor, halves: Halves, centroids: Tensor, rounded: Tensor, squares: Tensor, precision: Precision
-) -> Tensor:
+def _screened(vectors: Tensor, halves: Halves, table: Table, precision: Precision) -> Tensor:
     """Codes by float16 products, and those that these leave open by others; the host waits for nothing."""
     from digit.nn.kernels.nearest import scan
     from digit.nn.kernels.open_rows import decide, search
 
     exact = precision == "float32"
-    how = {"vectors": vectors, "centroids": centroids, "half_squares": squares / 2}
-    codes, best, second = scan(halves.values, rounded, how["half_squares"], second=exact)
+    how = {"vectors": vectors, "centroids": table.centroids, "half_squares": table.squares / 2}
+    codes, best, second = scan(halves.values, table.rounded, how["half_squares"], second=exact)
     codes = codes.long()
     if exact:
-        floor = best - slack(halves, best, second, centroids, rounded, squares)
-        decide(~(second < floor), codes, halves=halves.values, rounded=rounded, floor=floor, **how)
+        floor = best - slack(halves, best, second, table)
+        decide(~(second < floor), codes, halves=halves.values, rounded=table.rounded, floor=floor, **how)
     else:
         search(~best.isfinite(), codes, **how)  # what overflows float16
     return codes
 
 
 def slack(
-    halves: Halves,
-    best: Float[Tensor, " m"],
-    second: Float[Tensor, " m"],
-    centroids: Float[Tensor, "k d"],
-    rounded: Float[Tensor, "k d"],
-    squares: Float[Tensor, " k"],
+    halves: Halves, best: Float[Tensor, " m"], second: Float[Tensor, " m"], table: Table
 ) -> Float[Tensor, " m"]:
     """A gap between `best` and `second`, as `scan` gives them, that no rounding can have made."""
-    kept = rounded.float()
-    largest, lost = kept.norm(dim=1).max(), (centroids - kept).norm(dim=1).max()
-    summed = centroids.shape[1] * _SUMMED * largest
-    product = halves.losses * largest + halves.lengths * (lost + summed)
-    return 2 * (product + 2.0**-20 * squares.max()) + _MARKED * (best.abs() + second.abs())
+    summed = table.centroids.shape[1] * _SUMMED * table.largest
+    product = halves.losses * table.largest + halves.lengths * (table.lost + summed)
+    return 2 * (product + 2.0**-20 * table.squares.max()) + _MARKED * (best.abs() + second.abs())
 
 
 @contextmanager

@@ -11,8 +11,8 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 
 _FEW = 16  # centroids a vector may be near to until all are compared
 _PROGRAMS = 1024  # at most: each does one piece after the other, so that none need be counted beforehand
-_REACH = {"ROWS": 128, "COLUMNS": 128, "DEPTH": 64}
-_SEARCH = {"ROWS": 32, "COLUMNS": 64, "DEPTH": 32, "TILES": 8}
+_REACH = {"ROWS": 128, "COLUMNS": 128, "DEPTH": 64, "num_warps": 8, "num_stages": 3}
+_SEARCH = {"ROWS": 32, "COLUMNS": 64, "DEPTH": 32, "TILES": 8, "num_warps": 4}
 _NONE = 2**63 - 1  # larger than any key
 
 
@@ -34,7 +34,7 @@ def _reach(
     DEPTH: tl.constexpr,
     FEW: tl.constexpr,
 ):
-    """For ROWS open vectors at once the centroids whose gain reaches their floor: FEW of them, and how many."""
+    """For ROWS open vectors the centroids whose gain reaches their floor: FEW of them, and how many."""
     count = tl.load(open_count).to(tl.int32)
     column, channel = tl.arange(0, COLUMNS), tl.arange(0, DEPTH)
     mark = COLUMNS - 1 - column  # in the last bits of a gain, so that no two of a tile are the same
@@ -196,8 +196,6 @@ def decide(
         WIDTH=width,
         **_REACH,
         FEW=_FEW,
-        num_warps=8,
-        num_stages=3,
     )
     _decide[(min(4 * _PROGRAMS, count),)](
         rows,

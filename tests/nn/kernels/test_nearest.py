@@ -7,7 +7,7 @@ from digit import kmeans
 from digit.nn import nearest as module
 from digit.nn.kernels import open_rows
 from digit.nn.kernels.nearest import Tiles, halve, scan
-from digit.nn.nearest import Halves, nearest, slack
+from digit.nn.nearest import Halves, nearest, prepare, slack
 
 SIZES = [
     (70, 40, 24, Tiles(32, 16, 16, 4, 2)),
@@ -70,9 +70,9 @@ def test_codes_are_exact_where_float16_errs(kernels):
     centroids = torch.cat([ones, ones + 1e-2 * torch.randn(20, width, device=kernels)])
     vectors = (ones + centroids[20:]).repeat(6, 1) / 2 + 5e-3 * torch.randn(120, width, device=kernels)
     expected = torch.cdist(vectors.double(), centroids.double()).argmin(1)
-    squares = centroids.square().sum(1)
-    assert (nearest(vectors, centroids, squares, precision="float16") != expected).float().mean() > 0.02
-    codes, plain = nearest(vectors, centroids, squares), module._plain(vectors, centroids, squares, "float32")
+    table = prepare(centroids)
+    assert (nearest(vectors, table, precision="float16") != expected).float().mean() > 0.02
+    codes, plain = nearest(vectors, table), module._plain(vectors, table, "float32")
     assert torch.equal(codes, expected)  # the centroids in question were compared in float64
     assert (plain == expected).float().mean() > 0.97
     assert_nearest(plain, vectors, centroids)
@@ -81,16 +81,17 @@ def test_codes_are_exact_where_float16_errs(kernels):
 def test_the_bound_holds(kernels):
     """Never is a code taken as sure that float64 does not find, and most are taken as sure."""
     vectors, centroids = torch.randn(200, 64, device=kernels) * 3, torch.randn(150, 64, device=kernels) * 3
-    rounded = centroids.half()
-    squares = centroids.square().sum(1)
-    halves = Halves(*halve(vectors))
-    codes, best, second = scan(halves.values, rounded, squares / 2, second=True, tiles=Tiles(64, 64, 32))
-    sure = best - second > slack(halves, best, second, centroids, rounded, squares)
+    table, halves = prepare(centroids), Halves(*halve(vectors))
+    half_squares = table.squares / 2
+    codes, best, second = scan(
+        halves.values, table.rounded, half_squares, second=True, tiles=Tiles(64, 64, 32)
+    )
+    sure = best - second > slack(halves, best, second, table)
     expected = torch.cdist(vectors.double(), centroids.double()).argmin(1)
     assert sure.float().mean() > 0.9
     assert torch.equal(codes[sure].long(), expected[sure])
-    worst = slack(halves, best, second, centroids, rounded, squares) / 2
-    gains = vectors.double() @ centroids.double().T - squares.double() / 2
+    worst = slack(halves, best, second, table) / 2
+    gains = vectors.double() @ centroids.double().T - half_squares.double()
     assert ((gains.max(1).values - best).abs() < worst).all()
 
 
@@ -98,21 +99,20 @@ def test_ties_go_to_the_lowest_index_and_overflow_is_done_again(kernels):
     centroids = torch.randn(12, 16, device=kernels)
     centroids[7] = centroids[2]
     vectors = torch.cat([centroids[[7, 2, 5]], 1e6 * centroids[[3, 4]]])
-    squares = centroids.square().sum(1)
     expected = torch.cdist(vectors.double(), centroids.double()).argmin(1)
     assert expected[:2].tolist() == [2, 2]
     for precision in ("float32", "float16"):
-        assert torch.equal(nearest(vectors, centroids, squares, precision=precision), expected)
+        assert torch.equal(nearest(vectors, prepare(centroids), precision=precision), expected)
 
 
 def test_pieces_and_given_halves_change_nothing(kernels):
     vectors, centroids = torch.randn(50, 24, device=kernels), torch.randn(9, 24, device=kernels)
-    squares = centroids.square().sum(1)
-    whole = nearest(vectors, centroids, squares)
-    assert torch.equal(whole, nearest(vectors, centroids, squares, chunk=17))
-    assert torch.equal(whole, nearest(vectors, centroids, squares, halves=Halves(*halve(vectors)), chunk=17))
-    assert torch.equal(whole, nearest(vectors.T.contiguous().T, centroids, squares))
-    assert nearest(vectors[:0], centroids, squares).shape == (0,)
+    table = prepare(centroids)
+    whole = nearest(vectors, table)
+    assert torch.equal(whole, nearest(vectors, table, chunk=17))
+    assert torch.equal(whole, nearest(vectors, table, halves=Halves(*halve(vectors)), chunk=17))
+    assert torch.equal(whole, nearest(vectors.T.contiguous().T, table))
+    assert nearest(vectors[:0], table).shape == (0,)
 
 
 @pytest.mark.parametrize("precision", ["float32", "float16"])
@@ -137,7 +137,6 @@ def test_few_centroids_are_compared_one_by_one(kernels, monkeypatch):
     crowd = 3 * torch.randn(1, width, device=kernels) + 1e-3 * torch.randn(30, width, device=kernels)
     centroids = torch.cat([pairs, crowd, pairs[:1]])  # the last ties with the first
     vectors = torch.cat([(ones + pairs[20:]) / 2, crowd[:6] + 1e-3, pairs[:1]])
-    squares = centroids.square().sum(1)
     done = []
     whole = open_rows._search_all
 
@@ -146,7 +145,7 @@ def test_few_centroids_are_compared_one_by_one(kernels, monkeypatch):
         whole(rows, number, codes, **how)
 
     monkeypatch.setattr(open_rows, "_search_all", counted)
-    codes = nearest(vectors, centroids, squares)
+    codes = nearest(vectors, prepare(centroids))
     assert done == [6]
     assert_nearest(codes, vectors, centroids)
     assert codes[-1] == 0
@@ -154,7 +153,7 @@ def test_few_centroids_are_compared_one_by_one(kernels, monkeypatch):
 
 @pytest.mark.parametrize("programs", [1, 5, 1024])
 def test_open_rows_are_decided_however_many_programs_there_are(kernels, monkeypatch, programs):
-    """Rows of one candidate, of several, of too many, of none and of no floor; the others stay as they are."""
+    """Rows of one candidate, several, too many, none and of no floor; the others stay as they are."""
     monkeypatch.setattr(open_rows, "_PROGRAMS", programs)
     vectors, centroids = torch.randn(140, 40, device=kernels), torch.randn(150, 40, device=kernels)
     centroids[149] = centroids[3]
