@@ -214,9 +214,6 @@ def fit(
         raise DigitError(
             f"{count} feature vectors cannot make {k} clusters: choose fewer clusters or more pictures"
         )
-    sample = _Sample(
-        vectors, place, k, chunk, together=places is not None
-    )  # a GPU works while the host chooses
     if start is None:
         chosen = _chosen(count, k, seed)
         if places is None:

@@ -12,7 +12,7 @@ from triton.tools.tensor_descriptor import TensorDescriptor
 _FEW = 16  # centroids a vector may be near to until all are compared
 _PROGRAMS = 1024  # at most: each does one piece after the other, so that none need be counted beforehand
 _REACH = {"ROWS": 128, "COLUMNS": 128, "DEPTH": 64, "num_warps": 8, "num_stages": 3}
-_SEARCH = {"ROWS": 32, "COLUMNS": 64, "DEPTH": 32, "TILES": 8, "num_warps": 4}
+_SEARCH = {"ROWS": 32, "COLUMNS": 256, "DEPTH": 16, "TILES": 2, "num_warps": 4, "num_stages": 3}
 _NONE = 2**63 - 1  # larger than any key
 
 
