@@ -223,22 +223,23 @@ def fit(
                 chosen = _nth(places, chosen, place)
             start = _fetch(vectors, places, chosen)
     table = prepare(start.to(place, torch.float32, copy=True))
+    steps: list[Precision] = [*[precision] * iterations, "float32"]
     inertia: list[float] = []
-    codes: Tensor | None = None
-    for done in range(iterations + 1):
-        before = codes
-        exact = precision if done < iterations else "float32"
-        codes, sums, counts, moved = sample.sort(table, exact, before)
+    ahead = sample.sort(table, steps[0], None)
+    for done, exact in enumerate(steps):
+        codes, sums, counts, moved = ahead
         centroids, total = sample.update(table.centroids, sums, counts)
         following = prepare(centroids)
-        # The host waits for the GPU here alone, with as much of the next work given as can be.
-        seen, changed, smallest = _read(total, moved, counts.min())
+        reading = _Reading(total, moved, counts.min())
+        # A GPU goes on while the host reads: in vain if that was the end, or a cluster is empty.
+        gone_on = sample.fused and done < iterations
+        if gone_on:
+            ahead = sample.sort(following, steps[done + 1], codes)
+        seen, changed, smallest = reading.wait()
         settled = changed == 0
         if settled and exact != "float32":
-            codes, sums, counts, _ = sample.sort(table, "float32", before)
-            centroids, total = sample.update(table.centroids, sums, counts)
-            following = prepare(centroids)
-            seen, smallest = _read(total, counts.min())
+            _, sums, counts, _ = sample.sort(table, "float32", None)
+            (seen,) = _Reading(sample.update(table.centroids, sums, counts)[1]).wait()
         inertia.append(max(seen, 0.0))
         if not math.isfinite(inertia[-1]):
             raise DigitError(
@@ -250,7 +251,9 @@ def fit(
         if smallest == 0:
             _split_empty(centroids, counts)
             table = prepare(centroids)
-            codes = None  # so that a split is never taken for convergence
+            ahead = sample.sort(table, steps[done + 1], None)  # so that a split never passes for convergence
+        elif not gone_on:
+            ahead = sample.sort(table, steps[done + 1], codes)
         if progress is not None:
             progress(done + 1)
     raise AssertionError("the loop returns in its last round")
@@ -409,9 +412,20 @@ class _Sample:
         return following, self.lengths + losses.sum()
 
 
-def _read(*numbers: Tensor) -> list[float]:
-    """Numbers of a device, for which the host waits once."""
-    return torch.stack([number.double() for number in numbers]).tolist()
+class _Reading:
+    """Numbers of a device on their way to the host."""
+
+    def __init__(self, *numbers: Tensor) -> None:
+        there = torch.stack([number.double() for number in numbers])
+        self._here = torch.empty(there.shape, dtype=there.dtype, pin_memory=there.is_cuda)
+        self._here.copy_(there, non_blocking=True)
+        self._event = torch.cuda.current_stream(there.device).record_event() if there.is_cuda else None
+
+    def wait(self) -> list[float]:
+        """They, once they have come; what the device was given since goes on."""
+        if self._event is not None:
+            self._event.synchronize()
+        return self._here.tolist()
 
 
 def _free_bytes(device: torch.device) -> float:

@@ -129,6 +129,23 @@ def test_a_fit_is_that_of_the_plain_path(kernels, monkeypatch, precision):
     assert torch.equal(fused.counts, plain.counts)
 
 
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_a_fit_that_settles_or_splits_is_that_of_the_plain_path(kernels, monkeypatch, precision):
+    """The GPU has gone on by then, in vain."""
+    groups = 4 * torch.randn(5, 16, device=kernels)
+    vectors = groups.repeat(12, 1) + 0.1 * torch.randn(60, 16, device=kernels)
+    start = torch.cat([groups[:3], groups[:3] + 50])  # three of six are nearest to nothing
+    fused = kmeans.fit(vectors, 6, start=start, iterations=9, precision=precision)
+    for place in (module, kmeans):
+        monkeypatch.setattr(place, "has_kernels", lambda device, width: False)
+    plain = kmeans.fit(vectors, 6, start=start, iterations=9, precision=precision)
+    assert fused.iterations == plain.iterations < 9
+    torch.testing.assert_close(fused.centroids, plain.centroids, rtol=1e-5, atol=1e-5)
+    lengths = vectors.square().sum().item()  # of which the inertia is what is left
+    assert fused.inertia == pytest.approx(plain.inertia, rel=0, abs=1e-7 * lengths)
+    assert torch.equal(fused.counts, plain.counts) and fused.counts.min() > 0
+
+
 def test_few_centroids_are_compared_one_by_one(kernels, monkeypatch):
     """Of the open rows only those are compared with all centroids that more than a few could win."""
     width = 64
