@@ -223,7 +223,8 @@ def fit(
                 chosen = _nth(places, chosen, place)
             start = _fetch(vectors, places, chosen)
     table = prepare(start.to(place, torch.float32, copy=True))
-    steps: list[Precision] = [*[precision] * iterations, "float32"]
+    steps: list[Precision] = [precision] * iterations
+    steps.append("float32")
     inertia: list[float] = []
     ahead = sample.sort(table, steps[0], None)
     for done, exact in enumerate(steps):
