@@ -34,8 +34,8 @@ REASONS = {
     "tokenizer": (
         "nvjet",
         "the four products of each block, at widths that a GPU of this size does not fill as it does a square"
-        " of 8192; exact codes add the search (`_scan`) and, of the rows that it leaves open, a look at all"
-        " float16 products for the few centroids in question",
+        " of 8192; exact codes add the search (`_scan`) and, of the rows that it leaves open, the same"
+        " products once more for the few centroids in question",
     ),
     "K-means": (
         "_scan",
@@ -89,9 +89,9 @@ def profiles(results: Results) -> dict[str, tuple[float, list[tuple[str, float]]
     for path, rows in tables.items():
         if isinstance(rows, list):
             found[path] = _listed(rows, "kernel")
-    rows = (("training, 219M", "base, 512", "train"), ("training, 732M", "large, 128", "train_h100"))
-    for path, name, file in rows:
-        row = results.training(name, file=file)
+    rows = (("training, 219M", "base, 512"), ("training, 732M", "large, 128"))
+    for path, name in rows:
+        row = results.training(name)
         if row and "kernels" in row:
             found[path] = _listed(row["kernels"], "name")
     return found

@@ -10,13 +10,13 @@ Row = dict[str, Any]
 FILES = {
     "sampler": ["sampler-h200.json", "sampler-masked-h200.json"],
     "attention": ["attention-h200.json"],
-    "tokenizer": ["tokenizer-h200.json", "tokenizer-large-h200.json"],
+    "tokenizer": ["tokenizer-h200.json"],
     "jpeg": ["tokenizer-jpeg-h200.json"],
     "kmeans": ["kmeans-h200.json"],
     "train": ["train-h200.json"],
     "train_h100": ["train-h100.json"],
     "vqgan": ["vqgan-h200.json"],
-    "fid": ["fid-h100-50000.json"],
+    "fid": ["fid-h200-50000.json"],
     "sample": ["sample.json"],
     "length": ["length-cpu.json"],
 }
@@ -77,9 +77,9 @@ class Results:
         rows = self.files[file].get(section, {})
         return {name: row for name, row in rows.items() if "error" not in row and "left_out" not in row}
 
-    def training(self, name: str, *, file: str = "train") -> Row | None:
+    def training(self, name: str) -> Row | None:
         """A row of `bench/train.py` that was run to its end."""
-        row = self.files[file].get("rows", {}).get(name)
+        row = self.files["train"].get("rows", {}).get(name)
         return row if row and "tokens_per_second" in row else None
 
     def best(self, name: str) -> Row | None:
