@@ -64,7 +64,7 @@ class Assignments:
         """The fused kernel alone, on vectors that are float16 already."""
         from digit.nn.kernels.nearest import Tiles, scan
 
-        rounded, halves = self.table.rounded, self.table.squares / 2
+        rounded, halves = self.centroids.half(), self.table.squares / 2
         shape = Tiles(**tiles)
         return lambda: scan(self.halves.values, rounded, halves, second=second, tiles=shape)[0]
 
@@ -188,8 +188,10 @@ def differing(ways: Assignments, answers: dict[str, Tensor]) -> dict[str, Any]:
     )
     shares = {name: (codes[:count].long() != truth).float().mean().item() for name, codes in answers.items()}
     halves = type(ways.halves)(*(entry[:count] for entry in ways.halves))
-    _, best, second = scan(halves.values, ways.table.rounded, ways.table.squares / 2, second=True)
-    open_rows = best - second <= slack(halves, best, second, ways.table)
+    squares, rounded = ways.table.squares, ways.table.rounded
+    assert rounded is not None, "this part runs where the kernels do"
+    _, best, second = scan(halves.values, rounded.values, squares / 2, second=True)
+    open_rows = best - second <= slack(halves, best, second, squares, rounded)
     return {"differ": shares, "rows_done_again": open_rows.float().mean().item(), "rows": count}
 
 

@@ -30,14 +30,20 @@ class Halves(NamedTuple):
     losses: Float[Tensor, " m"]  # lengths of what rounding took
 
 
+class Rounded(NamedTuple):
+    """Centroids in float16."""
+
+    values: Float[Tensor, "k d"]
+    largest: Float[Tensor, ""]  # length of one
+    lost: Float[Tensor, ""]  # length of what rounding took from one, at most
+
+
 class Table(NamedTuple):
     """Centroids, and what the search needs of them besides."""
 
     centroids: Float[Tensor, "k d"]
     squares: Float[Tensor, " k"]  # of their lengths
-    rounded: Float[Tensor, "k d"]  # to float16
-    largest: Float[Tensor, ""]  # length of a rounded one
-    lost: Float[Tensor, ""]  # length of what rounding took from one, at most
+    rounded: Rounded | None  # where the kernels run
 
 
 @functools.cache  # what is found does not change, and it is asked for each batch
@@ -63,10 +69,13 @@ def halve(vectors: Float[Tensor, "m d"]) -> Halves:
 
 def prepare(centroids: Float[Tensor, "k d"], squares: Float[Tensor, " k"] | None = None) -> Table:
     """Float32 centroids for `nearest`; `squares` takes the place of |c|^2."""
-    rounded = centroids.half()
-    kept = rounded.float()
     squares = centroids.square().sum(1) if squares is None else squares
-    return Table(centroids, squares, rounded, kept.norm(dim=1).amax(), (centroids - kept).norm(dim=1).amax())
+    if not has_kernels(centroids.device, centroids.shape[1]):
+        return Table(centroids, squares, None)
+    values = centroids.half()
+    kept = values.float()
+    rounded = Rounded(values, kept.norm(dim=1).amax(), (centroids - kept).norm(dim=1).amax())
+    return Table(centroids, squares, rounded)
 
 
 @torch.no_grad()
@@ -85,7 +94,7 @@ def nearest(
     """
     if len(vectors) == 0:
         return vectors.new_empty(0, dtype=torch.int64)
-    if not has_kernels(vectors.device, vectors.shape[1]):
+    if table.rounded is None:
         room = chunk or rows_at_once(table.centroids)
         return torch.cat([_plain(part, table, precision) for part in vectors.split(room)])
     vectors = vectors.contiguous()
@@ -93,7 +102,7 @@ def nearest(
     for start in range(0, len(vectors), chunk or _AT_ONCE):
         part = slice(start, start + (chunk or _AT_ONCE))
         here = halve(vectors[part]) if halves is None else Halves(*(entry[part] for entry in halves))
-        parts.append(_screened(vectors[part], here, table, precision))
+        parts.append(_screened(vectors[part], here, table, table.rounded, precision))
     return torch.cat(parts)
 
 
@@ -106,35 +115,41 @@ def rows_at_once(centroids: Float[Tensor, "k d"]) -> int:
 def _plain(vectors: Tensor, table: Table, precision: Precision) -> Tensor:
     centroids = table.centroids
     if precision == "float16":
-        vectors, centroids = vectors.half(), table.rounded
+        vectors, centroids = vectors.half(), centroids.half()
     with exact_products(vectors.device):
         return torch.addmm(table.squares, vectors.float(), centroids.float().T, alpha=-2).min(dim=1).indices
 
 
-def _screened(vectors: Tensor, halves: Halves, table: Table, precision: Precision) -> Tensor:
+def _screened(
+    vectors: Tensor, halves: Halves, table: Table, rounded: Rounded, precision: Precision
+) -> Tensor:
     """Codes by float16 products, and those that these leave open by others; the host waits for nothing."""
     from digit.nn.kernels.nearest import scan
     from digit.nn.kernels.open_rows import decide, search
 
     exact = precision == "float32"
     how = {"vectors": vectors, "centroids": table.centroids, "half_squares": table.squares / 2}
-    codes, best, second = scan(halves.values, table.rounded, how["half_squares"], second=exact)
+    codes, best, second = scan(halves.values, rounded.values, how["half_squares"], second=exact)
     codes = codes.long()
     if exact:
-        floor = best - slack(halves, best, second, table)
-        decide(~(second < floor), codes, halves=halves.values, rounded=table.rounded, floor=floor, **how)
+        floor = best - slack(halves, best, second, table.squares, rounded)
+        decide(~(second < floor), codes, halves=halves.values, rounded=rounded.values, floor=floor, **how)
     else:
         search(~best.isfinite(), codes, **how)  # what overflows float16
     return codes
 
 
 def slack(
-    halves: Halves, best: Float[Tensor, " m"], second: Float[Tensor, " m"], table: Table
+    halves: Halves,
+    best: Float[Tensor, " m"],
+    second: Float[Tensor, " m"],
+    squares: Float[Tensor, " k"],
+    rounded: Rounded,
 ) -> Float[Tensor, " m"]:
     """A gap between `best` and `second`, as `scan` gives them, that no rounding can have made."""
-    summed = table.centroids.shape[1] * _SUMMED * table.largest
-    product = halves.losses * table.largest + halves.lengths * (table.lost + summed)
-    return 2 * (product + 2.0**-20 * table.squares.max()) + _MARKED * (best.abs() + second.abs())
+    summed = rounded.values.shape[1] * _SUMMED * rounded.largest
+    product = halves.losses * rounded.largest + halves.lengths * (rounded.lost + summed)
+    return 2 * (product + 2.0**-20 * squares.max()) + _MARKED * (best.abs() + second.abs())
 
 
 @contextmanager

@@ -83,14 +83,15 @@ def test_the_bound_holds(kernels):
     vectors, centroids = torch.randn(200, 64, device=kernels) * 3, torch.randn(150, 64, device=kernels) * 3
     table, halves = prepare(centroids), Halves(*halve(vectors))
     half_squares = table.squares / 2
+    assert table.rounded is not None
     codes, best, second = scan(
-        halves.values, table.rounded, half_squares, second=True, tiles=Tiles(64, 64, 32)
+        halves.values, table.rounded.values, half_squares, second=True, tiles=Tiles(64, 64, 32)
     )
-    sure = best - second > slack(halves, best, second, table)
+    sure = best - second > slack(halves, best, second, table.squares, table.rounded)
     expected = torch.cdist(vectors.double(), centroids.double()).argmin(1)
     assert sure.float().mean() > 0.9
     assert torch.equal(codes[sure].long(), expected[sure])
-    worst = slack(halves, best, second, table) / 2
+    worst = slack(halves, best, second, table.squares, table.rounded) / 2
     gains = vectors.double() @ centroids.double().T - half_squares.double()
     assert ((gains.max(1).values - best).abs() < worst).all()
 
