@@ -24,10 +24,12 @@ import torch
 from digit.data import write_codes
 from digit.evaluation.networks import INCEPTION, Network
 from digit.files import locked
+from digit.nn.backbone import timm
 from digit.run import evaluate, fit
 from digit.run.main import run
 from digit.weights.download import fetch
 
+timm()  # else each process would import it by itself
 write_codes.PART = fit.BLOCK = 8
 
 
