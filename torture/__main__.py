@@ -23,6 +23,7 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import torch
 
 from digit.files import read_json, write_json_atomic, write_text_atomic
+from digit.nn.backbone import timm
 from torture import (
     archives,
     bombs,
@@ -78,6 +79,7 @@ def main() -> int:
     parser.add_argument("--out", type=Path, help="page whose table is written anew")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    timm()  # else each process would import it by itself
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell has what it starts with & ignore it
     lost, kept = 0, _kept(options.results)
     for name in options.only:
