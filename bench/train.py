@@ -123,7 +123,7 @@ class Bench:
         """A recipe's prior, or a tiny one."""
         config: Any = RECIPES[name]().model
         if self.smoke:
-            config = replace(config, codes=80, length=16, width=32, layers=2, heads=2)
+            config = replace(config, codes=80, length=4, width=32, layers=2, heads=2)
         return config
 
     def row(self, name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
