@@ -1,8 +1,11 @@
-"""A tiny chain, trained once a test session through the functions behind the command line."""
+"""A tiny chain, trained once a test session by what is behind the command line; a quicker interpreter."""
 
+import functools
+import importlib.util
 import json
 import os
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +17,27 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quick_interpreter():
+    """Triton's interpreter without what took most of its time.
+
+    It makes a table of NumPy's types anew for each operation. And Python's stack grows in chunks of 16 kB: at
+    the end of one, each call maps the next and each return unmaps it. A frame with room for thousands of
+    variables gets a chunk in which all that it calls fits.
+    """
+    if importlib.util.find_spec("triton") is None:
+        return
+    from triton.runtime import interpreter
+
+    whole, of_number = interpreter._get_np_dtype, functools.cache(interpreter._get_np_dtype)
+    interpreter._get_np_dtype = lambda kind: whole(kind) if kind.scalar.is_ptr() else of_number(kind.scalar)
+    variables = " = ".join(f"v{number}" for number in range(20_000))
+    made: dict[str, Any] = {}
+    exec(f"def roomy(*a, **k):\n    if a is None: {variables} = 0\n    return launch(*a, **k)", made)
+    made["launch"] = interpreter.GridExecutor.__call__
+    interpreter.GridExecutor.__call__ = made["roomy"]
 
 
 ENCODER = {"patch_size": 4, "embed_dim": 32, "depth": 4, "num_heads": 2}
