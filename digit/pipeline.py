@@ -262,12 +262,7 @@ class DigitPipeline:
         gumbel = self.sampling.masked_noise if noise is None else noise
         if not 0 <= gumbel < float("inf"):
             raise DigitError(f"noise is {noise}: give a number from 0 up")
-        chosen = renderer or self.renderers[0] if self.renderers else None
-        if renderer and renderer not in self.renderers:
-            raise DigitError(
-                f"this model has no {renderer} renderer: choose from {', '.join(self.renderers) or 'none'}"
-            )
-
+        chosen = self.renderer_called(renderer)
         if prefix is not None and len(prefix) != len(given):
             raise DigitError(
                 f"{len(given)} seeds came with {len(prefix)} rows of a prefix: give one row a seed"
@@ -333,6 +328,17 @@ class DigitPipeline:
     def renderers(self) -> list[str]:
         """The renderers this pipeline has, the default one first."""
         return [name for name, part in RENDERERS.items() if getattr(self, part) is not None]
+
+    def renderer_called(self, name: str | None) -> str | None:
+        """The renderer of this name; without one the default, None where there is none.
+
+        Raises DigitError for a name that this pipeline has no renderer of.
+        """
+        if name and name not in self.renderers:
+            raise DigitError(
+                f"this model has no {name} renderer: choose from {', '.join(self.renderers) or 'none'}"
+            )
+        return name or next(iter(self.renderers), None)
 
     def work(self, num_images: int, *, prefix: int = 0) -> int:
         """How many units `progress` will count for `num_images` pictures: the codes to be drawn."""

@@ -144,9 +144,7 @@ def _settings(pipeline: DigitPipeline, renderer: str | None, *given: Any) -> dic
     """The renderer's name and how it draws: what was given, else the model's own."""
     if not pipeline.renderers:
         return {}
-    chosen = renderer or pipeline.renderers[0]
-    if chosen not in pipeline.renderers:
-        raise DigitError(f"this model has no {chosen} renderer: choose from {', '.join(pipeline.renderers)}")
+    chosen = pipeline.renderer_called(renderer)
     own = pipeline.sampling.masked if chosen == "masked" else pipeline.sampling.renderer
     names = ("temperature", "top_k", "top_p")
     values = {n: getattr(own, n) if x is None else x for n, x in zip(names, given, strict=True)}

@@ -87,11 +87,7 @@ def grid_of(
     Raises:
         DigitError: a renderer or axis that the model lacks, or a value that no setting may have.
     """
-    if renderer and renderer not in pipeline.renderers:
-        raise DigitError(
-            f"this model has no {renderer} renderer: choose from {', '.join(pipeline.renderers) or 'none'}"
-        )
-    chosen = renderer or (pipeline.renderers[0] if pipeline.renderers else None)
+    chosen = pipeline.renderer_called(renderer)
     for axis, numbers in axes.items():
         if numbers and axis not in PRIOR + _RENDERER[chosen]:
             of = f"the {chosen} renderer" if chosen else "a model without a renderer"
