@@ -201,16 +201,18 @@ def fit(
         progress: called with the number of updates done.
 
     Raises:
-        DigitError: fewer vectors than centroids, or a vector that is not finite.
+        DigitError: no centroids, fewer vectors than centroids, or a vector that is not finite.
     """
     # A tensor's device has the number of the GPU, without which "cuda" would not be where the vectors are.
     place = torch.empty(0, device=vectors.device if device is None else device).device
+    if k < 1:
+        raise DigitError(f"{k} clusters cannot be made: choose one or more")
     sample = _Sample(vectors, place, k, chunk, together=places is not None)  # a GPU works on this meanwhile
     ends = [(len(vectors), len(vectors) - 1)]
     if places is not None:
         ends = gather((len(places), int(places[-1]) if len(places) else -1))
     count = sum(length for length, _ in ends)
-    if k < 1 or count < k:
+    if count < k:
         raise DigitError(
             f"{count} feature vectors cannot make {k} clusters: choose fewer clusters or more pictures"
         )

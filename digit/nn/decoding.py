@@ -44,22 +44,27 @@ class CodeTables:
 
 
 def products_dtype(transformer: Transformer, autocast: bool | None = None) -> torch.dtype:
-    """bfloat16 under autocast, which None means on CUDA; else the weights' own."""
+    """bfloat16 under autocast, else the weights' own."""
     weight = next(transformer.parameters())
-    return torch.bfloat16 if autocast or (autocast is None and weight.is_cuda) else weight.dtype
+    return torch.bfloat16 if _autocasts(weight, autocast) else weight.dtype
+
+
+def _autocasts(weight: Tensor, asked: bool | None) -> bool:
+    """As asked; if nobody was, on CUDA."""
+    return weight.is_cuda if asked is None else asked
 
 
 @contextmanager
 def inference(transformer: Transformer, *, autocast: bool | None = None) -> Iterator[torch.dtype]:
     """No gradients, no dropout, bfloat16 if asked (default: on CUDA); gives the dtype of keys and values."""
     weight = next(transformer.parameters())
-    dtype = products_dtype(transformer, autocast)
     before, training = transformer.training, any(part.training for part in modules_of(transformer))
     if training:
         transformer.eval()
     try:
-        with torch.inference_mode(), torch.autocast(weight.device.type, dtype, enabled=dtype != weight.dtype):
-            yield dtype
+        casts = _autocasts(weight, autocast)
+        with torch.inference_mode(), torch.autocast(weight.device.type, torch.bfloat16, enabled=casts):
+            yield products_dtype(transformer, autocast)
     finally:
         if training:
             transformer.train(before)

@@ -105,3 +105,13 @@ def test_bfloat16_decoding():
 def test_a_cache_of_8_bits_needs_a_gpu():
     with pytest.raises(DigitError, match="cache_bits"):
         Toy().decode(range(2), cache_bits=8, fast=False)
+
+
+@pytest.mark.parametrize(("asked", "casts"), [(None, False), (False, False), (True, True)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_is_as_asked_whatever_the_weights_are(asked, casts, dtype):
+    """In bfloat16 weights too it keeps LayerNorm and softmax in float32."""
+    transformer = Transformer(TransformerConfig(8, 1, 2)).to(dtype)
+    with inference(transformer, autocast=asked) as products:
+        assert torch.is_autocast_enabled("cpu") == casts
+    assert products == (torch.bfloat16 if casts else dtype)

@@ -113,7 +113,7 @@ def features(dtype: torch.dtype) -> None:
         nearest.scan(vectors, centroids, torch.zeros(8192), second=second)
     nearest.halve(vectors.float())
     opened, codes = torch.zeros(4096, dtype=torch.bool), torch.zeros(4096, dtype=torch.int64)
-    open_halves = {"halves": vectors, "rounded": centroids, "floor": torch.zeros(4096)}
+    open_halves = {"halves": vectors.half(), "rounded": centroids.half(), "floor": torch.zeros(4096)}
     for kind in (vectors, vectors.float()):
         how = {"vectors": kind, "centroids": centroids.float(), "half_squares": torch.zeros(8192)}
         open_rows.decide(opened, codes, **open_halves, **how)
