@@ -37,7 +37,7 @@ def ways(device: torch.device, *, sweep: bool) -> dict[str, Callable[[Tensor, Te
     """Kernels by name; or ours by the numbers of its tiles."""
     if not has_kernels(device):
         return {"torch": attention}
-    from digit.nn.kernels.full_attention import Tiles, full_attention
+    from digit.fast.kernels.full_attention import Tiles, full_attention
 
     if sweep:
         numbers = itertools.product((64, 128), (32, 64, 128), (4, 8), (2, 3, 4))

@@ -62,7 +62,7 @@ class Assignments:
 
     def kernel(self, second: bool, **tiles: Any) -> Callable[[], Tensor]:
         """The fused kernel alone, on vectors that are float16 already."""
-        from digit.nn.kernels.nearest import Tiles, scan
+        from digit.fast.kernels.nearest import Tiles, scan
 
         rounded, halves = self.centroids.half(), self.table.squares / 2
         shape = Tiles(**tiles)
@@ -178,7 +178,7 @@ def plain_float32(vectors: Tensor, centroids: Tensor, device: torch.device) -> d
 
 def differing(ways: Assignments, answers: dict[str, Tensor]) -> dict[str, Any]:
     """Share of codes that float64 does not give, on the first vectors, and of rows that were done again."""
-    from digit.nn.kernels.nearest import scan
+    from digit.fast.kernels.nearest import scan
 
     count = min(len(ways.vectors), 1 << 16)
     table = ways.centroids.double()
@@ -200,7 +200,7 @@ def sums(vectors: Tensor, k: int) -> dict[str, float]:
     codes = torch.randint(k, (len(vectors),), device=vectors.device)
     ways: dict[str, Callable[[], object]] = {}
     if has_kernels(vectors.device, vectors.shape[1]):
-        from digit.nn.kernels.segments import add_segments
+        from digit.fast.kernels.segments import add_segments
 
         total = torch.zeros(k, vectors.shape[1], dtype=torch.float64, device=vectors.device)
         number = torch.zeros(k, dtype=torch.int64, device=vectors.device)

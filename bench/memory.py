@@ -110,10 +110,10 @@ def statistics(images: Path, _: Path) -> None:
     """One set's statistics as `digit evaluate images` gathers them, without features kept for precision."""
     import torch
 
-    from digit.evaluation.classifier import Classifier, ClassifierConfig
     from digit.evaluation.images import measure
     from digit.evaluation.networks import classifier_network
     from digit.evaluation.pictures import open_pictures
+    from digit.nn.classifier import Classifier, ClassifierConfig
 
     torch.manual_seed(0)
     network = classifier_network(Classifier(ClassifierConfig(classes=10, width=8, image_size=SIDE)))

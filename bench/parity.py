@@ -17,13 +17,12 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
 
-from digit.evaluation.linear_probe import pooled_states
 from digit.files import write_json_atomic
 from digit.nn.batch import CodeBatch
+from digit.nn.linear_probe import pooled_states
 from digit.nn.sampling import SamplerConfig
 from digit.prior import Prior
-from digit.training.config import TrainConfig
-from digit.training.optimizer import OptimizerConfig
+from digit.training.config import OptimizerConfig, TrainConfig
 from digit.training.update import Updater
 from digit.weights.fairseq import convert_checkpoint, probed_prior
 from digit.weights.fairseq_copies import tokenizer_copy, vqgan_copy

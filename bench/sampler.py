@@ -34,7 +34,8 @@ from digit.nn.transformer import TransformerConfig
 from digit.prior import Prior, PriorConfig
 from digit.renderer import Renderer, RendererConfig
 from digit.renderer_masked import MaskedConfig, MaskedRenderer
-from digit.vqgan import VQGAN, VQGANConfig
+from digit.vqgan import VQGAN
+from digit.vqgan_config import VQGANConfig
 
 TOP_K, TOP_P = SamplerConfig(top_k=200), SamplerConfig(top_p=0.8)  # the published settings of the two stages
 FEW_ROWS = ((2048, 1), (4096, 2), (8192, 4), (8192, 8), (16384, 8), (16384, 16))  # elements and warps
@@ -146,7 +147,7 @@ class Bench:
     ) -> float:
         """Images a second of `work`, after a first call that is timed by itself; `limit` where known."""
         if self.device.type == "cuda":
-            from digit.nn.fast_decoding import forget  # Triton exists on GPU machines only
+            from digit.fast.decoding import forget  # Triton exists on GPU machines only
 
             forget()  # the caches of the row before are not this one's memory
             torch.cuda.reset_peak_memory_stats()
@@ -336,8 +337,8 @@ class Bench:
 
     def distributions(self, prior: Prior, codes: torch.Tensor, what: str) -> None:
         """Total variation of next-code distributions to float32's, teacher-forced on given codes."""
-        from digit.nn.fast_decoding import FastDecoder, Shape
-        from digit.nn.kernels.draw import Filters
+        from digit.fast.decoding import FastDecoder, Shape
+        from digit.fast.kernels.draw import Filters
 
         with torch.no_grad():
             truth = prior.logits(codes).softmax(-1)
@@ -363,7 +364,7 @@ class Bench:
 
     def kernels(self) -> None:
         """Forms of the attention kernel and of SDPA, to choose between."""
-        from digit.nn.kernels.attention import attend
+        from digit.fast.kernels.attention import attend
 
         if self.device.type != "cuda":
             return
@@ -415,7 +416,7 @@ class Bench:
                 )
         from unittest import mock
 
-        from digit.nn.kernels import linear
+        from digit.fast.kernels import linear
 
         for inputs, outputs in ((1024, 3072), (1024, 1024), (1024, 4096), (4096, 1024), (1024, 8192)):
             matrices = [
@@ -443,8 +444,8 @@ class Bench:
             return
         from unittest import mock
 
-        from digit.nn import fast_decoding
-        from digit.nn.kernels import linear
+        from digit.fast import decoding as fast_decoding
+        from digit.fast.kernels import linear
 
         prior = self.model(Prior, self.scale.prior)
         for short, long in itertools.product(FEW_ROWS, repeat=2):  # of the width, and of the hidden layer's

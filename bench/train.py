@@ -52,9 +52,8 @@ from digit.nn.batch import CodeBatch
 from digit.nn.transformer import Transformer
 from digit.prior import Prior, PriorConfig
 from digit.run.recipes import RECIPES
-from digit.training.config import TrainConfig
+from digit.training.config import OptimizerConfig, TrainConfig
 from digit.training.flops import flops_per_sample, peak_flops
-from digit.training.optimizer import OptimizerConfig
 from digit.training.update import Updater
 
 PARTS = ("kernels", "base", "rival", "large", "curves", "screen", "best", "safe", "rival_large", "curves_pre")
@@ -349,9 +348,9 @@ def kernels(bench: Bench, config: PriorConfig) -> dict[str, Callable[[], dict[st
     interpreter."""
     if bench.device.type == "cpu" and not INTERPRETED:
         return {}
-    from digit.nn.fused.add_norm import AddNorm
-    from digit.nn.fused.gelu import BiasGelu
-    from digit.nn.fused.heads import Heads
+    from digit.fast.kernels.add_norm import AddNorm
+    from digit.fast.kernels.gelu import BiasGelu
+    from digit.fast.kernels.heads import Heads
 
     images, width, heads = (2, config.width, config.heads) if bench.smoke else (256, 1024, 16)
     rows, share = images * config.length, 0.1

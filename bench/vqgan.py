@@ -23,7 +23,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from digit.vqgan import VQGAN, InferenceVQGAN, VQGANConfig
+from digit.vqgan import VQGAN, InferenceVQGAN
+from digit.vqgan_config import VQGANConfig
 
 SECTIONS = ("decode", "encode", "convolutions", "differ", "batch", "profile")
 SMALL = VQGANConfig(image_size=32, width=16, multipliers=(1, 2, 2), blocks=1, codes=16, code_dim=8)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend
 
 from digit.errors import DigitError
+from digit.fast.graphs import Replayed
 from digit.nn.backbone import Standardize, create, timm
-from digit.nn.graphs import Replayed
 from digit.nn.pieces import in_pieces
 from digit.nn.vit import GELU, InferenceViT, unsupported
 

@@ -387,7 +387,7 @@ class _Sample:
             part = part.to(self.place, non_blocking=True)
             codes = nearest(part, table, precision=precision, halves=halves, chunk=len(part))
             if self.fused:
-                from digit.nn.kernels.segments import add_segments  # Triton exists on GPU machines only
+                from digit.fast.kernels.segments import add_segments  # Triton exists on GPU machines only
 
                 add_segments(sums, counts, part, codes)
             else:
@@ -405,7 +405,7 @@ class _Sample:
     def update(self, centroids: Tensor, sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
         """The next centroids, and the inertia of these: |x|^2 - 2 x.c + |c|^2, by each one's sum of x."""
         if self.fused:
-            from digit.nn.kernels.segments import means
+            from digit.fast.kernels.segments import means
 
             following, losses = means(sums, counts, centroids)
         else:

@@ -174,7 +174,7 @@ class MaskedRenderer(nn.Module):
         dtype: torch.dtype,
     ) -> Int[Tensor, "b m"]:
         """What `_fill` gives, by packed weights and one kernel a draw; few images as one captured graph."""
-        from digit.nn.fast_filling import FastFiller, FastPasses, filler_for, last_filler, replays
+        from digit.fast.filling import FastFiller, FastPasses, filler_for, last_filler, replays
 
         def work(filler: FastFiller, codes: Tensor, numbers: Tensor) -> Tensor:
             passes = FastPasses(

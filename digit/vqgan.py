@@ -5,8 +5,6 @@ taming-transformers. Files of both load key by key.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -14,39 +12,10 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from digit.errors import DigitError
-from digit.nn.autoencoder import BlockStyle, Decoder, Encoder, Family, Shortcut
+from digit.nn.autoencoder import BlockStyle, Decoder, Encoder
 from digit.nn.autoencoder_inference import InferenceDecoder, InferenceEncoder
 from digit.nn.pieces import in_pieces
-
-
-@dataclass(frozen=True)
-class VQGANConfig:
-    """Shape of a VQGAN; the default is the official one."""
-
-    image_size: int = 256  # pixels a side
-    width: int = 128  # channels at full resolution
-    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)  # channels of a level, in widths; each halves the side
-    blocks: int = 2  # residual blocks a level
-    decoder_blocks: int | None = None  # residual blocks a level of the decoder; None: as many as the encoder
-    codes: int = 1024  # VQ codes in the codebook
-    code_dim: int = 256  # channels of a code's vector
-    attention: bool = False  # one attention layer at the lowest resolution
-    shortcut: Shortcut = "branch"  # what a channel change projects: the block's branch (MaskGIT) or its input
-    normalized_codes: bool = False  # code vectors and latents on the unit sphere: nearest by cosine
-    codebook: Literal["ema", "gradient"] = "ema"  # how training moves the codebook
-    family: Family = "maskgit"  # whose convolutions; taming: biases, strides, a projection around the codes
-    latent_channels: int | None = None  # taming: channels between convolutions and projection; None: code_dim
-    attention_levels: tuple[int, ...] = ()  # levels, 0 at full resolution, with attention after each block
-
-    @property
-    def downsampling(self) -> int:
-        """Pixels a side of one VQ code."""
-        return 2 ** (len(self.multipliers) - 1)
-
-    @property
-    def grid(self) -> int:
-        """VQ codes a side."""
-        return self.image_size // self.downsampling
+from digit.vqgan_config import VQGANConfig
 
 
 class VQGAN(nn.Module):

@@ -1,6 +1,5 @@
 """pixels -> one scalar that trains a VQGAN and its discriminators (VQGAN, arXiv:2012.09841, section 3.1)."""
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -16,31 +15,7 @@ from digit.nn.codebook import MovingCodebook
 from digit.nn.discriminator import MapDiscriminator, PatchDiscriminator, preference
 from digit.nn.perceptual import PerceptualNetwork, distance, unit_maps
 from digit.vqgan import VQGAN
-
-
-@dataclass(frozen=True)
-class VQGANLossConfig:
-    """Weights and times of the terms; a step is one call of `loss` in training."""
-
-    l1: float = 1.0  # weight of the mean absolute difference of pixels
-    l2: float = 0.0  # weight of the mean squared difference of pixels
-    perceptual: str | None = None  # timm name of the frozen network that compares pictures; None: pixels only
-    perceptual_size: int | None = None  # pixels a side at which it looks; None: as they are
-    perceptual_maps: tuple[int, ...] | None = None  # which of its intermediate maps; None: all
-    perceptual_weight: float = 1.0  # of the perceptual distance
-    commitment: float = 0.25  # weight of the latents' distance to their codes
-    codebook_decay: float = 0.95  # of the codebook's moving averages, a step
-    dead_after: int = 20  # steps without use after which a code restarts at a latent
-    continuous_steps: int = 0  # first steps without quantisation; the codebook then starts on better latents
-    adversarial_weight: float = 0.5  # the discriminators' gradient at the last convolution, in the others'
-    adversarial_start: int = 0  # step at which the discriminators begin to teach
-    adversarial_ramp: int = 1  # steps over which their weight then grows
-    discriminate_patches: bool = True  # a discriminator of pixels
-    discriminate_maps: bool = False  # a discriminator of the perceptual network's maps
-    discriminator_width: int = 64  # its first channels
-    discriminator_layers: int = 2  # times the patch discriminator halves the side
-    discriminator_slope: float = 0.02  # weight of the squared slope of their logits; 0: none
-    discriminator_ahead: int = 200  # steps before adversarial_start at which they begin to learn
+from digit.vqgan_config import VQGANLossConfig
 
 
 @runtime_checkable

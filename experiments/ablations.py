@@ -48,7 +48,7 @@ from devices import check_devices
 
 from digit.errors import DigitError
 from digit.files import read_json, write_json_atomic
-from digit.run.progress import say
+from digit.progress import say
 from digit.training.status import read_status
 
 PARTS = ("pictures", "plan", "classifier", "encoders", "rows", "report")

@@ -22,11 +22,10 @@ from digit.data.images import open_images
 from digit.data.loader import load_pixels
 from digit.data.pixels import PixelData
 from digit.errors import DigitError
-from digit.evaluation.classifier import Classifier, ClassifierConfig
 from digit.files import read_json, write_json_atomic
-from digit.training.config import TrainConfig
+from digit.nn.classifier import Classifier, ClassifierConfig
+from digit.training.config import OptimizerConfig, TrainConfig
 from digit.training.loop import train
-from digit.training.optimizer import OptimizerConfig
 from digit.weights import artifact
 
 

@@ -40,7 +40,7 @@ from measuring.work import Run, do
 
 from digit.errors import DigitError
 from digit.pipeline import locate
-from digit.run.progress import say
+from digit.progress import say
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -62,11 +62,10 @@ from digit.files import read_json, read_safetensors, write_json_atomic, write_sa
 from digit.run.fit import fit
 from digit.run.stability import evaluate_stability
 from digit.run.train import train_vqgan
-from digit.training.config import TrainConfig
+from digit.training.config import OptimizerConfig, TrainConfig
 from digit.training.loop import train
-from digit.training.optimizer import OptimizerConfig
 from digit.training.status import read_status
-from digit.vqgan_loss import VQGANLossConfig
+from digit.vqgan_config import VQGANLossConfig
 from digit.weights.artifact import load
 
 MEASURING = 1.5  # minutes kept for the measurements, which come last

@@ -51,10 +51,8 @@ def chain(tmp_path_factory) -> SimpleNamespace:
     from digit.run.fit import fit
     from digit.run.tokenize import tokenize
     from digit.run.train import train_prior, train_renderer, train_vqgan
-    from digit.training.config import TrainConfig
-    from digit.training.optimizer import OptimizerConfig
-    from digit.vqgan import VQGANConfig
-    from digit.vqgan_loss import VQGANLossConfig
+    from digit.training.config import OptimizerConfig, TrainConfig
+    from digit.vqgan_config import VQGANConfig, VQGANLossConfig
 
     root = tmp_path_factory.mktemp("chain")
     images = str(make_pictures(root / "pictures.zip"))

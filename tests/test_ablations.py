@@ -23,7 +23,8 @@ from digit.data.pixels import PixelBatch
 from digit.errors import DigitError
 from digit.evaluation.result import read_result
 from digit.files import read_json
-from digit.vqgan import VQGAN, VQGANConfig
+from digit.vqgan import VQGAN
+from digit.vqgan_config import VQGANConfig
 from digit.weights.artifact import save
 
 

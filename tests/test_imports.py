@@ -9,16 +9,19 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "digit"
 FLOW = ["features", "kmeans", "tokenizer", "vqgan", "vqgan_loss", "prior", "renderer", "renderer_masked"]
-LEAVES = {"errors", "files", "distributed", "figure"}
+LEAVES = {"errors", "files", "distributed", "figure", "progress", "vqgan_config"}
 ALLOWED = {
     "errors": set(),
     "files": {"errors"},
     "distributed": {"errors"},
     "figure": set(),
-    "nn": LEAVES,
+    "vqgan_config": set(),
+    "progress": {"distributed"},
+    "nn": LEAVES | {"fast"},
+    "fast": LEAVES | {"nn"},
     "data": LEAVES | {"nn"},
-    "weights": LEAVES | {"nn", *FLOW, "evaluation"},
-    "training": LEAVES | {"nn", "data", "weights"},
+    "weights": LEAVES | {"nn", *FLOW},
+    "training": LEAVES | {"nn", "fast", "data", "weights"},
     "evaluation": LEAVES | {"nn", "data", "weights", *FLOW},
     "pipeline": LEAVES | {"nn", "weights", *FLOW},
 }
@@ -49,7 +52,7 @@ def test_layers(path):
     here = layer(path)
     if here in ("run", "models", "__main__"):
         return
-    allowed = LEAVES | {"nn", *FLOW[: FLOW.index(here)]} if here in FLOW else ALLOWED[here]
+    allowed = LEAVES | {"nn", "fast", *FLOW[: FLOW.index(here)]} if here in FLOW else ALLOWED[here]
     strangers = imported(path) - allowed - {here}
     assert not strangers, f"{path.name} imports {sorted(strangers)}"
 

@@ -14,14 +14,13 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from tests_support import FIXTURES
 
-from digit.evaluation.linear_probe import pooled_states
 from digit.kmeans import assign
 from digit.nn.batch import CodeBatch
+from digit.nn.linear_probe import pooled_states
 from digit.nn.sampling import SamplerConfig, draw, filter_logits
 from digit.prior import Prior
 from digit.renderer_masked import masked_after
-from digit.training.config import TrainConfig
-from digit.training.optimizer import OptimizerConfig
+from digit.training.config import OptimizerConfig, TrainConfig
 from digit.training.update import Updater
 from digit.weights.fairseq import BLOCK, convert_checkpoint, probed_prior
 from digit.weights.fairseq_copies import tokenizer_copy, vqgan_copy

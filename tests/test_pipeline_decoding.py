@@ -6,7 +6,8 @@ import torch
 import digit.pipeline
 from digit.pipeline import DigitPipeline, to_uint8
 from digit.prior import Prior, PriorConfig
-from digit.vqgan import VQGAN, VQGANConfig
+from digit.vqgan import VQGAN
+from digit.vqgan_config import VQGANConfig
 
 
 def test_pictures_are_what_the_vqgan_decodes_and_follow_its_weights(monkeypatch):

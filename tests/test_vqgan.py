@@ -9,8 +9,9 @@ import vqgan_oracle
 from torch import Tensor, nn
 
 from digit.errors import DigitError
-from digit.vqgan import VQGAN, VQGANConfig
-from digit.vqgan_loss import VQGANLoss, VQGANLossConfig
+from digit.vqgan import VQGAN
+from digit.vqgan_config import VQGANConfig, VQGANLossConfig
+from digit.vqgan_loss import VQGANLoss
 
 TAMING = {"family": "taming", "shortcut": "input", "attention": True, "decoder_blocks": 3, "blocks": 2}
 

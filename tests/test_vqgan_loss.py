@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from digit.errors import DigitError
-from digit.vqgan import VQGAN, VQGANConfig
-from digit.vqgan_loss import VQGANLoss, VQGANLossConfig, perceptual_network
+from digit.vqgan import VQGAN
+from digit.vqgan_config import VQGANConfig, VQGANLossConfig
+from digit.vqgan_loss import VQGANLoss, perceptual_network
 
 SMALL = VQGANConfig(
     image_size=16,

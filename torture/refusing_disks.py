@@ -13,8 +13,8 @@ from pathlib import Path
 
 from digit import files
 from digit.data.codes import Codes
-from digit.evaluation.classifier import Classifier, ClassifierConfig
 from digit.files import TEMPORARY, read_json, sha256_file
+from digit.nn.classifier import Classifier, ClassifierConfig
 from digit.run.main import run as command
 from digit.weights.artifact import save
 from torture import tiny, training

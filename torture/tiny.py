@@ -19,7 +19,8 @@ from digit.prior import Prior, PriorConfig
 from digit.renderer import Renderer, RendererConfig
 from digit.tokenizer import Tokenizer, TokenizerConfig
 from digit.training import checkpoint
-from digit.vqgan import VQGAN, VQGANConfig
+from digit.vqgan import VQGAN
+from digit.vqgan_config import VQGANConfig
 from digit.weights.artifact import artifact_of, load, save
 
 CLASSES = ["blue", "green", "red"]

@@ -13,9 +13,8 @@ from digit.errors import Terminated
 from digit.files import TEMPORARY, sha256_file
 from digit.prior import Prior, PriorConfig
 from digit.training import checkpoint
-from digit.training.config import TrainConfig
+from digit.training.config import OptimizerConfig, TrainConfig
 from digit.training.loop import train
-from digit.training.optimizer import OptimizerConfig
 from digit.weights.artifact import save
 from torture import tiny
 from torture.outcome import Outcome

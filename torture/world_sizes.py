@@ -13,8 +13,8 @@ from torch import Tensor
 from digit.data.codes import CodeData, Codes
 from digit.distributed import joined, rank
 from digit.training import checkpoint
+from digit.training.config import OptimizerConfig
 from digit.training.log import read
-from digit.training.optimizer import OptimizerConfig
 from torture import training
 from torture.children import together
 from torture.outcome import About, Outcome

@@ -13,12 +13,12 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from digit.errors import DigitError
-from digit.evaluation.classifier import Classifier
 from digit.evaluation.inception_file import read_inception
 from digit.evaluation.squeezenet import SqueezeNet
 from digit.features import encoder_config, resize_positions
 from digit.files import read_safetensors
 from digit.nn.backbone import create, timm
+from digit.nn.classifier import Classifier
 from digit.weights.artifact import describe, load
 
 AT_ONCE = 256  # pictures; maps of 224 px of 2,500 pictures would take 15 GB

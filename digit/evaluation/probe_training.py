@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from digit.errors import DigitError
-from digit.evaluation.linear_probe import RATES, FeatureBatch, FeatureData, Probe, ProbeConfig
+from digit.nn.linear_probe import RATES, FeatureBatch, FeatureData, Probe, ProbeConfig
 
 
 def fit_probe(

@@ -30,7 +30,7 @@ def attention(
     torch's to take instead.
     """
     if backend is None and not causal and _ours(queries, keys):
-        from digit.nn.kernels.full_attention import full_attention  # Triton exists on GPU machines only
+        from digit.fast.kernels.full_attention import full_attention  # Triton exists on GPU machines only
 
         return full_attention(queries, keys, values)
     with _quickest(queries.device) if backend is None else sdpa_kernel(backend):

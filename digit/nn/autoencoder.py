@@ -7,15 +7,13 @@ have the names that the tensors have in the authors' files, so those load key by
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-Family = Literal["maskgit", "taming"]
-Shortcut = Literal["branch", "input"]
+from digit.vqgan_config import Family, Shortcut
 
 
 @dataclass(frozen=True)

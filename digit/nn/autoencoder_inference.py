@@ -35,7 +35,7 @@ class _Norm:
     def __call__(self, x: Tensor, add: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The activation of x + add, and x + add itself."""
         if _fused(x, x.shape[1]):
-            from digit.nn.kernels.group_norm import apply, statistics  # Triton exists on GPU machines only
+            from digit.fast.kernels.group_norm import apply, statistics  # Triton exists on GPU machines only
 
             whole, affine = statistics(x, self.weight, self.bias, self.groups, self.eps, add=add)
             return apply(whole, affine), whole
@@ -96,7 +96,7 @@ class _Doubling:
         phases = self.conv(x)
         norm = block.norm1
         if _fused(x, len(self.bias)):
-            from digit.nn.kernels.group_norm import apply, double_statistics  # see above
+            from digit.fast.kernels.group_norm import apply, double_statistics  # see above
 
             whole, affine = double_statistics(
                 phases, self.bias, norm.weight, norm.bias, norm.groups, norm.eps
@@ -180,7 +180,7 @@ class InferenceDecoder:
         for level in self.levels[first:]:
             x, add, doubling = level(x, add, doubling)
         if _fused(x, x.shape[1]):
-            from digit.nn.kernels.group_norm import statistics, to_pixels  # see above
+            from digit.fast.kernels.group_norm import statistics, to_pixels  # see above
 
             norm = self.norm
             whole, affine = statistics(x, norm.weight, norm.bias, norm.groups, norm.eps, add=add)

@@ -112,7 +112,7 @@ def decode(
         if first == uniforms.shape[1]:
             codes = torch.empty(uniforms.shape, dtype=torch.int64, device=prefix.device)
         elif fast:
-            from digit.nn.fast_decoding import fast_codes
+            from digit.fast.decoding import fast_codes
 
             codes = fast_codes(
                 transformer, prefixes, **arguments, dtype=dtype, bits=cache_bits, progress=progress

@@ -59,7 +59,7 @@ def has_kernels(device: torch.device, width: int) -> bool:
 
 def halve(vectors: Float[Tensor, "m d"]) -> Halves:
     """Vectors rounded to float16 for `nearest`, which does it itself unless they are used again."""
-    from digit.nn.kernels.nearest import halve as kernel  # Triton exists on GPU machines only
+    from digit.fast.kernels.nearest import halve as kernel  # Triton exists on GPU machines only
 
     if vectors.dtype == torch.float16:
         lengths = torch.linalg.vector_norm(vectors, dim=1, dtype=torch.float32)
@@ -124,8 +124,8 @@ def _screened(
     vectors: Tensor, halves: Halves, table: Table, rounded: Rounded, precision: Precision
 ) -> Tensor:
     """Codes by float16 products, and those that these leave open by others; the host waits for nothing."""
-    from digit.nn.kernels.nearest import scan
-    from digit.nn.kernels.open_rows import decide, search
+    from digit.fast.kernels.nearest import scan
+    from digit.fast.kernels.open_rows import decide, search
 
     exact = precision == "float32"
     how = {"vectors": vectors, "centroids": table.centroids, "half_squares": table.squares / 2}

@@ -130,7 +130,7 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Blocks over embedded positions; pre-norm stacks end with a LayerNorm, post-norm stacks already do."""
 
-    kernels = False  # whether training may use digit.nn.fused; digit.training.kernels switches it on
+    kernels = False  # whether training may use digit.fast; digit.training.kernels switches it on
 
     def __init__(self, config: TransformerConfig) -> None:
         """Config-many blocks, freshly drawn."""
@@ -146,7 +146,7 @@ class Transformer(nn.Module):
         """Hidden states of the n positions of x, which follow those in the cache and join them there."""
         x = self.dropout(x)
         if cache is None and fused(x, self):
-            from digit.nn.fused.blocks import blocks  # Triton is only where torch is made for GPUs
+            from digit.fast.training import blocks  # Triton is only where torch is made for GPUs
 
             return blocks(self, x)
         for layer, block in enumerate(self.blocks):

@@ -34,7 +34,7 @@ class _Norm:
     def __call__(self, x: Tensor, shift: Tensor | None, table: Tensor | None = None) -> Tensor:
         """LayerNorm of x + shift in float32, rounded to x's type; before, a table of tokens joins x."""
         if has_kernels(x.device, x.shape[1]):
-            from digit.nn.kernels.norm import norm  # Triton exists on GPU machines only
+            from digit.fast.kernels.norm import norm  # Triton exists on GPU machines only
 
             how = {"eps": self.eps, "table": table, "out": torch.empty_like(x)}
             return norm(x, shift, self.weight, self.bias, **how)
@@ -153,7 +153,7 @@ class InferenceViT:
 
     def _patches(self, pixels: Tensor, scale: float, shift: float) -> Tensor:
         if has_kernels(pixels.device, self.width):
-            from digit.nn.kernels.patches import patches  # Triton exists on GPU machines only
+            from digit.fast.kernels.patches import patches  # Triton exists on GPU machines only
 
             how = {"width": self.width, "prefix": self.prefix, "scale": scale, "shift": shift}
             return patches(pixels, self.patch, dtype=self.dtype, **how)

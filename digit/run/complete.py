@@ -14,9 +14,9 @@ from digit.distributed import gather, gather_rows, is_main, rank, world_size
 from digit.errors import DigitError
 from digit.files import atomic_path
 from digit.pipeline import DigitPipeline
+from digit.progress import progress, say
 from digit.run.draw import begin
 from digit.run.grid import grid
-from digit.run.progress import progress, say
 
 STRIP = 14  # completions that a strip shows at most
 TILES = 256  # pictures that grid.png shows at most

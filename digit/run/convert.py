@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from digit.data.imagenet import imagenet_ids
 from digit.errors import DigitError
-from digit.evaluation.linear_probe import Probe
 from digit.files import sha256_file
+from digit.nn.linear_probe import Probe
 from digit.prior import Prior
-from digit.run.progress import say
+from digit.progress import say
 from digit.tokenizer import Tokenizer, TokenizerConfig
 from digit.weights.artifact import artifact_of, describe, identity, load, save
 from digit.weights.fairseq import convert_checkpoint, is_checkpoint, probed_prior

@@ -15,9 +15,9 @@ from digit.features import Encoder
 from digit.files import atomic_path
 from digit.pipeline import PipelineSampling, finish
 from digit.prior import Prior
+from digit.progress import progress
 from digit.renderer import Renderer
 from digit.renderer_masked import MaskedRenderer
-from digit.run.progress import progress
 from digit.tokenizer import Tokenizer, TokenizerConfig
 from digit.weights.artifact import load, save
 from digit.weights.fairseq import convert_checkpoint

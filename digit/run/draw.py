@@ -22,7 +22,7 @@ from digit.distributed import gather, on_main, rank, wait, world_size
 from digit.errors import DigitError
 from digit.files import atomic_path, read_json, sha256_file, sweep, write_json_atomic
 from digit.pipeline import DigitPipeline, Pictures
-from digit.run.progress import progress, say
+from digit.progress import progress, say
 from digit.weights.artifact import version
 
 LISTS = ".drawn"  # the folder of the batches' lists, in that of the pictures

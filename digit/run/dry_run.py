@@ -19,8 +19,8 @@ from digit.data.codes import Codes
 from digit.distributed import world_size
 from digit.errors import DigitError
 from digit.nn.batch import CodeBatch
+from digit.progress import say
 from digit.run.dry_run_data import writable
-from digit.run.progress import say
 from digit.training import estimate
 from digit.training.checkpoint import paths
 from digit.training.config import TrainConfig

@@ -10,7 +10,7 @@ from digit.data.images import ImageSource
 from digit.data.write_codes import PART
 from digit.distributed import world_size
 from digit.errors import DigitError
-from digit.run.progress import say
+from digit.progress import say
 from digit.training.estimate import GIB
 
 

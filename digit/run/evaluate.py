@@ -17,8 +17,8 @@ from digit.evaluation.pictures import Pictures, of_images
 from digit.evaluation.protocols import PROTOCOLS, Metric
 from digit.evaluation.result import write_result
 from digit.files import make_folder, read_json
+from digit.progress import progress
 from digit.run.device import choose_device
-from digit.run.progress import progress
 from digit.run.table import print_table
 
 

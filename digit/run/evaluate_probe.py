@@ -7,14 +7,14 @@ from typing import Any
 import torch
 
 from digit.errors import DigitError
-from digit.evaluation.linear_probe import RATES, Pool, probe_results
 from digit.evaluation.probe_plot import CONDITIONS, PAPER, draw_layers
 from digit.evaluation.probe_training import fit_probe, split_rows
 from digit.evaluation.result import result, write_result
 from digit.files import make_folder
+from digit.nn.linear_probe import RATES, Pool, probe_results
+from digit.progress import progress
 from digit.run.device import choose_device
 from digit.run.probe_states import Split, features_of, states_of
-from digit.run.progress import progress
 from digit.run.table import print_table
 from digit.weights.artifact import artifact_of, load
 

@@ -15,9 +15,9 @@ from digit.evaluation.codebook import codebook_report, patch_picture
 from digit.features import Encoder, EncoderConfig, encoder_config, reading
 from digit.files import atomic_path, locked, make_folder, write_json_atomic
 from digit.nn.nearest import Precision
+from digit.progress import progress, say
 from digit.run.device import choose_device
 from digit.run.dry_run_data import plan_codebook
-from digit.run.progress import progress, say
 from digit.tokenizer import Tokenizer, TokenizerConfig
 from digit.weights.artifact import load, save
 from digit.weights.config import to_dict

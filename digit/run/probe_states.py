@@ -11,10 +11,10 @@ from digit.data.codes import Codes
 from digit.data.images import open_images
 from digit.data.loader import Report, stream
 from digit.errors import DigitError
-from digit.evaluation.linear_probe import Pool, pooled_features, pooled_states
+from digit.nn.linear_probe import Pool, pooled_features, pooled_states
+from digit.progress import progress, say
 from digit.run.device import autocast
 from digit.run.probe import check_codes
-from digit.run.progress import progress, say
 from digit.run.state_cache import Rows, cached_rows
 from digit.weights.artifact import artifact_of
 

@@ -19,8 +19,8 @@ from digit.evaluation.result import result, write_result
 from digit.evaluation.stability import as_tokenizer
 from digit.features import Encoder
 from digit.files import make_folder
+from digit.progress import progress, say
 from digit.run.device import choose_device
-from digit.run.progress import progress, say
 from digit.vqgan import VQGAN
 from digit.weights.artifact import artifact_of, load
 

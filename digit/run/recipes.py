@@ -17,12 +17,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from digit.evaluation.linear_probe import ProbeConfig
+from digit.nn.linear_probe import ProbeConfig
 from digit.prior import PriorConfig
 from digit.renderer import RendererConfig
 from digit.renderer_masked import MaskedConfig
-from digit.training.config import TrainConfig
-from digit.training.optimizer import OptimizerConfig
+from digit.training.config import OptimizerConfig, TrainConfig
 
 IMAGES = 1_281_167  # of ImageNet's training set
 CLASSES = 1000

@@ -19,8 +19,8 @@ from digit.evaluation.result import result, write_result
 from digit.files import atomic_path, make_folder
 from digit.nn.sampling import SamplerConfig
 from digit.pipeline import DigitPipeline, to_uint8
+from digit.progress import progress, say
 from digit.run.device import autocast, choose_device
-from digit.run.progress import progress, say
 from digit.run.sample import grid
 from digit.run.table import print_table
 

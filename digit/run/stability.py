@@ -16,8 +16,8 @@ from digit.evaluation.result import result, write_result
 from digit.evaluation.stability import CHANGE, FEATURES, PAPER, PROTOCOL, VECTORS, as_tokenizer, stability
 from digit.evaluation.stability_plot import draw_stability
 from digit.files import make_folder
+from digit.progress import progress, say
 from digit.run.device import choose_device
-from digit.run.progress import progress, say
 from digit.run.table import print_table
 from digit.vqgan import VQGAN
 from digit.weights.artifact import artifact_of, load

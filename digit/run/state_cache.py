@@ -12,7 +12,7 @@ from torch import Tensor
 
 from digit.errors import DigitError
 from digit.files import atomic_path, make_folder, read_json, sha256_file, write_json_atomic
-from digit.run.progress import progress, say
+from digit.progress import progress, say
 
 
 class Rows(NamedTuple):

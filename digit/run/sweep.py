@@ -19,9 +19,9 @@ from digit.evaluation.sweep import PAPER, PROTOCOL, Key, Setting, best, key, nam
 from digit.evaluation.sweep_plot import draw_heat_map, draw_pareto
 from digit.files import make_folder, write_json_atomic
 from digit.pipeline import DigitPipeline
+from digit.progress import progress, say
 from digit.run.device import choose_device
 from digit.run.prefix import ids_of
-from digit.run.progress import progress, say
 from digit.run.sweep_grid import Grid, fixed, grid_of
 from digit.run.table import print_table
 

@@ -13,9 +13,9 @@ from digit.distributed import is_main
 from digit.errors import DigitError
 from digit.evaluation.codebook import codebook_report
 from digit.nn.nearest import Precision
+from digit.progress import progress, say
 from digit.run.device import choose_device
 from digit.run.dry_run_data import plan_codes
-from digit.run.progress import progress, say
 from digit.weights.artifact import artifact_of, load
 
 

@@ -20,18 +20,18 @@ from digit.nn.batch import CodeBatch
 from digit.nn.sampling import SamplerConfig
 from digit.pipeline import to_uint8
 from digit.prior import Prior, PriorConfig
+from digit.progress import progress, say
 from digit.renderer import Renderer, RendererConfig
 from digit.renderer_masked import MaskedConfig, MaskedRenderer
 from digit.run.device import choose_device
 from digit.run.dry_run import DryRun, code_batch, describe_codes, dry_run
-from digit.run.progress import progress, say
 from digit.run.sample import grid
-from digit.training.config import TrainConfig
+from digit.training.config import OptimizerConfig, TrainConfig
 from digit.training.loop import train
-from digit.training.optimizer import OptimizerConfig
 from digit.training.status import read_status
-from digit.vqgan import VQGAN, VQGANConfig
-from digit.vqgan_loss import VQGANLoss, VQGANLossConfig, perceptual_network
+from digit.vqgan import VQGAN
+from digit.vqgan_config import VQGANConfig, VQGANLossConfig
+from digit.vqgan_loss import VQGANLoss, perceptual_network
 from digit.weights.artifact import artifact_of, load, save
 
 PRIOR = TrainConfig(steps=125_000, batch=2048, optimizer=OptimizerConfig())

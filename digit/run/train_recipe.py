@@ -9,13 +9,12 @@ from typing import Any
 
 from digit.data.codes import Codes
 from digit.errors import DigitError
-from digit.evaluation.linear_probe import ProbeConfig
+from digit.nn.linear_probe import ProbeConfig
 from digit.prior import PriorConfig
 from digit.run.probe import train_linear_probe
 from digit.run.recipes import RECIPES, Recipe
 from digit.run.train import train_prior, train_renderer
-from digit.training.config import TrainConfig
-from digit.training.optimizer import OptimizerConfig
+from digit.training.config import OptimizerConfig, TrainConfig
 
 TRAIN: dict[str, Callable[..., dict[str, Any]]] = {
     "prior": train_prior,

@@ -1,11 +1,41 @@
-"""The settings of a training run."""
+"""The settings of a training run; readable without torch."""
 
 import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 from digit.errors import DigitError
-from digit.training.optimizer import OptimizerConfig
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """An optimizer with a schedule; the defaults are the published stage-1 run."""
+
+    kind: Literal["adamw", "sgd"] = "adamw"  # sgd: momentum betas[0], decay times the learning rate
+    lr: float = 3e-4  # peak learning rate
+    betas: tuple[float, float] = (0.9, 0.98)  # decay of the two moments, per update
+    eps: float = 1e-8  # added to the root of the second moment
+    epsilon: Literal["corrected", "reference"] = "corrected"  # eps after or before the correction for bias
+    nesterov: bool = True  # sgd: look ahead along the momentum; the published linear probe does not
+    weight_decay: float = 0.01  # decoupled, times the learning rate
+    decay_all: bool = True  # biases, norms and embeddings decay too, as in the reference; else matrices only
+    schedule: Literal["inverse_sqrt", "cosine", "constant"] = "inverse_sqrt"  # after the warm-up
+    warmup: int = 6250  # updates of linear warm-up
+    warmup_from: float = 1e-7  # learning rate of the first update, where there is a warm-up
+    min_lr: float = 0.0  # where the cosine ends
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be meant."""
+        if self.lr <= 0 or self.eps <= 0 or self.weight_decay < 0 or not 0 <= self.min_lr <= self.lr:
+            raise DigitError(
+                "optimizer: lr and eps must be > 0, weight_decay >= 0 and min_lr between 0 and lr"
+            )
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise DigitError(f"optimizer: betas {self.betas} must both be in [0, 1)")
+        if self.kind == "sgd" and self.nesterov and self.betas[0] == 0:
+            raise DigitError("optimizer: Nesterov's method needs momentum, give betas[0] > 0 or no nesterov")
+        if self.warmup < 0 or (self.schedule == "inverse_sqrt" and self.warmup == 0):
+            raise DigitError(f"optimizer: warmup {self.warmup} must be >= 0, and >= 1 with inverse_sqrt")
 
 
 @dataclass(frozen=True)

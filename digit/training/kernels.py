@@ -10,7 +10,7 @@ from digit.nn.transformer import Transformer
 
 
 def use_kernels(stage: nn.Module, device: torch.device, *, bf16: bool, sharded: bool) -> None:
-    """Let the transformers of a stage train by the kernels of `digit.nn.fused` from now on.
+    """Let the transformers of a stage train by the kernels of `digit.fast` from now on.
 
     Raises:
         DigitError: they cannot, and why: whoever asks for them is not to wait for a slower run unknowingly.

@@ -14,10 +14,10 @@ from digit.errors import DigitError
 from digit.training import checkpoint
 from digit.training.average import WeightAverage
 from digit.training.batches import rows, split
-from digit.training.config import TrainConfig
+from digit.training.config import OptimizerConfig, TrainConfig
 from digit.training.flops import flops_per_sample, peak_flops
 from digit.training.kernels import use_kernels
-from digit.training.optimizer import OptimizerConfig, build, learning_rate, prepare
+from digit.training.optimizer import build, learning_rate, prepare
 from digit.training.parallel import Parallel
 from digit.training.randomness import seed_all
 from digit.training.shards import full, load_parts, local

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from digit.errors import DigitError
-from digit.evaluation.linear_probe import Probe, ProbeConfig
+from digit.nn.linear_probe import Probe, ProbeConfig
 from digit.nn.vocabulary import END, MASK
 from digit.prior import Prior, PriorConfig
 from digit.renderer import Renderer, RendererConfig

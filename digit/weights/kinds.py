@@ -5,14 +5,15 @@ from typing import Any
 from torch import nn
 
 from digit.errors import DigitError
-from digit.evaluation.classifier import Classifier, ClassifierConfig
-from digit.evaluation.linear_probe import Probe, ProbeConfig
 from digit.features import Encoder, EncoderConfig
+from digit.nn.classifier import Classifier, ClassifierConfig
+from digit.nn.linear_probe import Probe, ProbeConfig
 from digit.prior import Prior, PriorConfig
 from digit.renderer import Renderer, RendererConfig
 from digit.renderer_masked import MaskedConfig, MaskedRenderer
 from digit.tokenizer import Tokenizer, TokenizerConfig
-from digit.vqgan import VQGAN, VQGANConfig
+from digit.vqgan import VQGAN
+from digit.vqgan_config import VQGANConfig
 
 KINDS: dict[str, tuple[type[Any], type[Any]]] = {
     "encoder": (Encoder, EncoderConfig),

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from digit.errors import DigitError
-from digit.vqgan import VQGAN, VQGANConfig
+from digit.vqgan import VQGAN
+from digit.vqgan_config import VQGANConfig
 from digit.weights.layout import check_layout
 
 # Taming's network alone projects around the codebook and has biases in the blocks.

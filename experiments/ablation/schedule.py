@@ -8,7 +8,7 @@ from pathlib import Path
 
 from devices import environment, freest
 
-from digit.run.progress import say
+from digit.progress import say
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,8 @@ from torch import nn
 
 from digit.prior import Prior, PriorConfig
 from digit.renderer_masked import MaskedConfig, MaskedRenderer
-from digit.training.config import TrainConfig
+from digit.training.config import OptimizerConfig, TrainConfig
 from digit.training.loop import train
-from digit.training.optimizer import OptimizerConfig
 from digit.training.status import read_status
 
 

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from digit.nn.backbone import timm
-from digit.training.optimizer import OptimizerConfig
+from digit.training.config import OptimizerConfig
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from measuring.plots import draw_all
 
 from digit.errors import DigitError
 from digit.files import atomic_path, make_folder
-from digit.run.progress import say
+from digit.progress import say
 
 PICTURES = (  # drawn from pictures
     "projection-toy.png",

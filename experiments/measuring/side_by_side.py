@@ -9,7 +9,7 @@ from devices import environment, freest
 from measuring.plan import Part
 
 from digit.files import read_json, write_json_atomic
-from digit.run.progress import say
+from digit.progress import say
 
 RESERVE = 60.0  # seconds at the end in which sweeps stop, so that their best settings are still drawn
 START = 20.0  # seconds that a process needs before it measures anything

@@ -29,8 +29,7 @@ from digit.run.reconstruction import evaluate_reconstruction
 from digit.run.sweep import evaluate_sweep
 from digit.run.tokenize import tokenize
 from digit.run.train import train_prior
-from digit.training.config import TrainConfig
-from digit.training.optimizer import OptimizerConfig
+from digit.training.config import OptimizerConfig, TrainConfig
 from digit.training.status import read_status
 from digit.weights.artifact import load
 

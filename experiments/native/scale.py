@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from cifar10.vit import ViTConfig
 
-from digit.vqgan import VQGANConfig
+from digit.vqgan_config import VQGANConfig
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ from PIL import Image
 
 from digit.errors import DigitError
 from digit.evaluation import protocols
-from digit.evaluation.classifier import Classifier, ClassifierConfig
 from digit.evaluation.images import evaluate_images, measure, report
 from digit.evaluation.networks import INCEPTION, Network, classifier_network
 from digit.evaluation.pictures import bilinear_square, open_pictures
 from digit.evaluation.protocols import ADM, ALL, DIGIT_PAPER, OWN
+from digit.nn.classifier import Classifier, ClassifierConfig
 
 
 @pytest.fixture

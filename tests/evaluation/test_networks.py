@@ -9,12 +9,12 @@ from torch import nn
 
 from digit.errors import DigitError
 from digit.evaluation import inception_file, networks
-from digit.evaluation.classifier import Classifier, ClassifierConfig
 from digit.evaluation.networks import classifier_network, open_network, weights_sha256
 from digit.evaluation.selftest import random_tensors, smooth_pictures
 from digit.evaluation.squeezenet import SqueezeNet
 from digit.features import resize_positions
 from digit.nn.backbone import create, timm
+from digit.nn.classifier import Classifier, ClassifierConfig
 from digit.weights.artifact import save
 
 

@@ -2,12 +2,12 @@ import pytest
 import torch
 
 from digit.errors import DigitError
-from digit.evaluation.classifier import Classifier, ClassifierConfig
 from digit.evaluation.images import measure
 from digit.evaluation.networks import classifier_network
 from digit.evaluation.pictures import open_pictures
 from digit.evaluation.prefix import Completer, as_rows, named, prefix_distances
 from digit.evaluation.prefix_plot import draw_prefix
+from digit.nn.classifier import Classifier, ClassifierConfig
 
 LENGTH = 4
 

@@ -4,8 +4,8 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
 from digit.errors import DigitError
-from digit.evaluation.linear_probe import Probe, ProbeConfig, pooled_states, probe_results
 from digit.evaluation.probe_training import fit_probe, split_rows
+from digit.nn.linear_probe import Probe, ProbeConfig, pooled_states, probe_results
 from digit.prior import Prior, PriorConfig
 
 

@@ -8,7 +8,8 @@ from digit.errors import DigitError
 from digit.evaluation.perturbations import NOISE, Perturbation
 from digit.evaluation.stability import CHANGE, FEATURES, PAPER, VECTORS, as_tokenizer, stability
 from digit.evaluation.stability_plot import draw_stability
-from digit.vqgan import VQGAN, VQGANConfig
+from digit.vqgan import VQGAN
+from digit.vqgan_config import VQGANConfig
 
 PIXELS = torch.rand(6, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 

@@ -12,7 +12,7 @@ from digit.nn.attention import attention
 def taken(monkeypatch):
     """As if this were an H200; the calls that our kernel got."""
     pytest.importorskip("triton")
-    from digit.nn.kernels import full_attention
+    from digit.fast.kernels import full_attention
 
     calls = []
 

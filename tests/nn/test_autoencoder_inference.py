@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from digit.nn.autoencoder_inference import InferenceDecoder, InferenceEncoder
-from digit.vqgan import VQGAN, InferenceVQGAN, VQGANConfig, by_form, decoding
+from digit.vqgan import VQGAN, InferenceVQGAN, by_form, decoding
+from digit.vqgan_config import VQGANConfig
 
 TAMING = {"family": "taming", "shortcut": "input", "attention": True, "decoder_blocks": 3, "blocks": 2}
 KINDS = [

@@ -99,7 +99,7 @@ def test_ways_to_sample(chain, run, tmp_path, options):
 
 
 def test_class_accuracy_only_where_the_network_knows_the_classes(chain, run, tmp_path):
-    from digit.evaluation.classifier import Classifier, ClassifierConfig
+    from digit.nn.classifier import Classifier, ClassifierConfig
     from digit.weights.artifact import save
 
     config = ClassifierConfig(classes=3, width=4, image_size=16)
@@ -117,7 +117,7 @@ def test_class_accuracy_only_where_the_network_knows_the_classes(chain, run, tmp
 
 
 def test_evaluate_the_samples_and_compare_with_themselves(chain, run, tmp_path):
-    from digit.evaluation.classifier import Classifier, ClassifierConfig
+    from digit.nn.classifier import Classifier, ClassifierConfig
     from digit.weights.artifact import save
 
     save(

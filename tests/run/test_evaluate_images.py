@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from digit.evaluation import selftest as checking
-from digit.evaluation.classifier import Classifier, ClassifierConfig
 from digit.evaluation.networks import INCEPTION, Network
 from digit.evaluation.paper import CONDITIONAL, UNCONDITIONAL
+from digit.nn.classifier import Classifier, ClassifierConfig
 from digit.run import evaluate
 from digit.run import selftest as verb
 from digit.weights.artifact import save

@@ -57,7 +57,7 @@ VERBS = ("fit", "tokenize", "train", "compose", "sample", "evaluate")
 
 @pytest.fixture(scope="module", autouse=True)
 def classifier(chain):
-    from digit.evaluation.classifier import Classifier, ClassifierConfig
+    from digit.nn.classifier import Classifier, ClassifierConfig
     from digit.weights.artifact import save
 
     save(Classifier(ClassifierConfig(classes=3, width=4, image_size=16)), chain.root / "classifier")

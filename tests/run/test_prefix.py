@@ -9,8 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from digit.evaluation.classifier import Classifier, ClassifierConfig
 from digit.evaluation.result import read_result
+from digit.nn.classifier import Classifier, ClassifierConfig
 from digit.pipeline import DigitPipeline
 from digit.weights.artifact import save
 

@@ -6,8 +6,8 @@ from PIL import Image
 
 from digit.data.images import open_images
 from digit.data.loader import load_pixels
-from digit.evaluation.classifier import Classifier, ClassifierConfig
 from digit.evaluation.result import read_result
+from digit.nn.classifier import Classifier, ClassifierConfig
 from digit.pipeline import to_uint8
 from digit.weights.artifact import load, save
 

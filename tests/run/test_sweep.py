@@ -6,8 +6,8 @@ import shlex
 import pytest
 import torch
 
-from digit.evaluation.classifier import Classifier, ClassifierConfig
 from digit.evaluation.result import read_result
+from digit.nn.classifier import Classifier, ClassifierConfig
 from digit.pipeline import DigitPipeline, PipelineSampling
 from digit.run.sweep_grid import grid_of
 from digit.weights.artifact import save

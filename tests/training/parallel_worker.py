@@ -27,12 +27,12 @@ from digit.nn import dropout
 from digit.nn.batch import CodeBatch
 from digit.prior import Prior, PriorConfig
 from digit.training import checkpoint
-from digit.training.config import TrainConfig
+from digit.training.config import OptimizerConfig, TrainConfig
 from digit.training.loop import train
-from digit.training.optimizer import OptimizerConfig
 from digit.training.update import Updater
-from digit.vqgan import VQGAN, VQGANConfig
-from digit.vqgan_loss import VQGANLoss, VQGANLossConfig
+from digit.vqgan import VQGAN
+from digit.vqgan_config import VQGANConfig, VQGANLossConfig
+from digit.vqgan_loss import VQGANLoss
 
 CPU = torch.device("cpu")
 # A large eps: some gradients are zero but for rounding, of which Adam would make whole steps.

@@ -23,8 +23,8 @@ from stages import Batch, Plain, data
 from digit.distributed import joined
 from digit.errors import DigitError
 from digit.training import checkpoint, log
+from digit.training.config import OptimizerConfig
 from digit.training.loop import TrainConfig, train
-from digit.training.optimizer import OptimizerConfig
 
 CONFIG = TrainConfig(
     steps=9,

@@ -10,9 +10,9 @@ import torch
 
 from digit.errors import DigitError
 from digit.training import checkpoint
+from digit.training.config import OptimizerConfig
 from digit.training.log import read
 from digit.training.loop import TrainConfig, train
-from digit.training.optimizer import OptimizerConfig
 
 from .stages import data, make, same
 

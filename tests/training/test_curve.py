@@ -10,8 +10,7 @@ import digit.nn.cross_entropy
 import digit.prior
 from digit.nn.batch import CodeBatch
 from digit.prior import Prior, PriorConfig
-from digit.training.config import TrainConfig
-from digit.training.optimizer import OptimizerConfig
+from digit.training.config import OptimizerConfig, TrainConfig
 from digit.training.update import Updater
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "fixtures/training_curve.json").read_text())

@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from digit.data.pixels import PixelBatch
-from digit.evaluation.linear_probe import FeatureBatch, Probe, ProbeConfig
 from digit.nn.batch import CodeBatch
+from digit.nn.linear_probe import FeatureBatch, Probe, ProbeConfig
 from digit.prior import Prior, PriorConfig
 from digit.renderer import Renderer, RendererConfig
 from digit.renderer_masked import MaskedConfig, MaskedRenderer
-from digit.vqgan import VQGAN, VQGANConfig
-from digit.vqgan_loss import VQGANLoss, VQGANLossConfig
+from digit.vqgan import VQGAN
+from digit.vqgan_config import VQGANConfig, VQGANLossConfig
+from digit.vqgan_loss import VQGANLoss
 
 PRIOR = PriorConfig(codes=10, length=6, width=16, layers=2, heads=2)
 RENDERER = {"codes": 10, "length": 6, "vq_codes": 12, "vq_length": 4, "width": 16, "layers": 2, "heads": 2}

@@ -11,9 +11,9 @@ from torch import nn
 
 from digit.errors import DigitError
 from digit.training import log
+from digit.training.config import OptimizerConfig
 from digit.training.log import read
 from digit.training.loop import TrainConfig, train
-from digit.training.optimizer import OptimizerConfig
 from digit.training.status import read_status
 
 from .stages import Batch, Plain, data, make, same

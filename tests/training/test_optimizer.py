@@ -11,9 +11,9 @@ from digit.errors import DigitError
 from digit.files import read_json
 from digit.training import checkpoint
 from digit.training.batches import split
-from digit.training.config import TrainConfig, accumulation
+from digit.training.config import OptimizerConfig, TrainConfig, accumulation
 from digit.training.loop import train
-from digit.training.optimizer import OptimizerConfig, build, epsilon, learning_rate, prepare
+from digit.training.optimizer import build, epsilon, learning_rate, prepare
 from digit.training.update import Updater
 
 

@@ -11,8 +11,8 @@ from torch import nn
 from digit.data.images import open_images
 from digit.data.pixels import PixelData
 from digit.training import log
+from digit.training.config import OptimizerConfig
 from digit.training.loop import TrainConfig, train
-from digit.training.optimizer import OptimizerConfig
 
 from .stages import records, same
 

@@ -13,13 +13,14 @@ from torch import nn
 from digit.errors import DigitError
 from digit.files import read_safetensors
 from digit.training import checkpoint, log
+from digit.training.config import OptimizerConfig
 from digit.training.log import read
 from digit.training.loop import TrainConfig, train
-from digit.training.optimizer import OptimizerConfig
 from digit.training.snapshot import Snapshot, Twin
 from digit.training.writer import Writer
-from digit.vqgan import VQGAN, VQGANConfig
-from digit.vqgan_loss import VQGANLoss, VQGANLossConfig
+from digit.vqgan import VQGAN
+from digit.vqgan_config import VQGANConfig, VQGANLossConfig
+from digit.vqgan_loss import VQGANLoss
 
 from .stages import Plain, data, make, same
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from digit.errors import Terminated
 from digit.training import checkpoint, log
+from digit.training.config import OptimizerConfig
 from digit.training.interrupt import Interrupts
 from digit.training.loop import TrainConfig, train
-from digit.training.optimizer import OptimizerConfig
 from digit.training.status import read_status
 from digit.training.update import Updater
 

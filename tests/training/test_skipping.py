@@ -11,10 +11,9 @@ from torch import nn
 
 from digit.errors import DigitError
 from digit.training import log
-from digit.training.config import TrainConfig
+from digit.training.config import OptimizerConfig, TrainConfig
 from digit.training.log import read
 from digit.training.loop import train
-from digit.training.optimizer import OptimizerConfig
 from digit.training.update import Updater
 
 from .stages import Plain, data, make, same

@@ -13,7 +13,8 @@ from digit.prior import Prior
 from digit.renderer import Renderer
 from digit.renderer_masked import MaskedRenderer
 from digit.tokenizer import Tokenizer, TokenizerConfig
-from digit.vqgan import VQGAN, VQGANConfig
+from digit.vqgan import VQGAN
+from digit.vqgan_config import VQGANConfig
 from digit.weights.artifact import identity, load, save
 from digit.weights.fairseq import (
     Facts,

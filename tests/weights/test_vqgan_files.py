@@ -12,7 +12,7 @@ from torch import Tensor
 
 import digit
 from digit.errors import DigitError
-from digit.vqgan import VQGANConfig
+from digit.vqgan_config import VQGANConfig
 from digit.weights.vqgan_files import convert_vqgan, is_vqgan
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"

@@ -3,8 +3,8 @@ from itertools import product
 import pytest
 import torch
 
+from digit.fast.kernels.draw import Filters, draw
 from digit.nn import sampling
-from digit.nn.kernels.draw import Filters, draw
 from digit.nn.sampling import SamplerConfig
 
 COUNT = 21

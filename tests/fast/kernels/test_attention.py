@@ -2,7 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from digit.nn.kernels.attention import attend
+from digit.fast.kernels.attention import attend
 
 
 @pytest.mark.parametrize("channels", [16, 20])

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from digit.nn.graphs import Captured
-from digit.nn.kernels.draw import Filters, draw
-from digit.nn.kernels.filling import embed, settle
-from digit.nn.packed import PackedTransformer
+from digit.fast.graphs import Captured
+from digit.fast.kernels.draw import Filters, draw
+from digit.fast.kernels.filling import embed, settle
+from digit.fast.packed import PackedTransformer
 from digit.nn.pieces import state_of
 from digit.nn.sampling import SamplerConfig
 from digit.nn.transformer import Transformer

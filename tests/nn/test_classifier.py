@@ -4,7 +4,7 @@ import torch.nn.functional as F
 
 from digit.data.pixels import PixelBatch as Batch
 from digit.errors import DigitError
-from digit.evaluation.classifier import Classifier, ClassifierConfig, augment, mix
+from digit.nn.classifier import Classifier, ClassifierConfig, augment, mix
 
 TINY = ClassifierConfig(classes=3, width=4)
 

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 import digit.nn.transformer
-from digit.nn.fused import add_norm, gelu, heads
-from digit.nn.fused.add_norm import AddNorm
-from digit.nn.fused.blocks import blocks
+from digit.fast import add_norm, gelu, heads
+from digit.fast.kernels.add_norm import AddNorm
+from digit.fast.training import blocks
 from digit.nn.transformer import Transformer, TransformerConfig, fused
 
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -20,18 +20,19 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from digit.fast.decoding import FastDecoder, Shape
+from digit.fast.kernels import nearest, open_rows
+from digit.fast.kernels.draw import Filters, draw
+from digit.fast.kernels.filling import embed, settle
+from digit.fast.kernels.full_attention import full_attention
+from digit.fast.kernels.norm import norm
+from digit.fast.kernels.patches import patches
+from digit.fast.kernels.segments import add_segments, means
+from digit.fast.training import blocks
 from digit.nn import autoencoder_inference
-from digit.nn.fast_decoding import FastDecoder, Shape
-from digit.nn.fused.blocks import blocks
-from digit.nn.kernels import nearest, open_rows
-from digit.nn.kernels.draw import Filters, draw
-from digit.nn.kernels.filling import embed, settle
-from digit.nn.kernels.full_attention import full_attention
-from digit.nn.kernels.norm import norm
-from digit.nn.kernels.patches import patches
-from digit.nn.kernels.segments import add_segments, means
 from digit.prior import Prior, PriorConfig
-from digit.vqgan import VQGAN, InferenceVQGAN, VQGANConfig
+from digit.vqgan import VQGAN, InferenceVQGAN
+from digit.vqgan_config import VQGANConfig
 
 compiled: collections.Counter[str] = collections.Counter()
 launch: Any = JITFunction.run

@@ -10,12 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from digit.errors import DigitError
+from digit.fast.graphs import capture
+from digit.fast.kernels.attention import attend
+from digit.fast.kernels.draw import Filters, draw
+from digit.fast.kernels.linear import few_rows
+from digit.fast.packed import PackedTransformer
 from digit.nn.decoding import CacheBits, CodeTables
-from digit.nn.graphs import capture
-from digit.nn.kernels.attention import attend
-from digit.nn.kernels.draw import Filters, draw
-from digit.nn.kernels.linear import few_rows
-from digit.nn.packed import PackedTransformer
 from digit.nn.pieces import state_of
 from digit.nn.sampling import SamplerConfig
 from digit.nn.transformer import KeyValueCache, Transformer, TransformerConfig

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from digit.nn.kernels.patches import patches
+from digit.fast.kernels.patches import patches
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from digit.nn import graphs
+from digit.fast import graphs
 
 
 class Graph:

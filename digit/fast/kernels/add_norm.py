@@ -8,7 +8,7 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from digit.nn.fused.mask import kept
+from digit.fast.kernels.mask import kept
 
 PROGRAMS = 528  # of a backward pass: four on each of 132 multiprocessors; each leaves sums to be added
 

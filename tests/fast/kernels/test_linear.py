@@ -2,9 +2,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from digit.nn.kernels import norm as norm_module
-from digit.nn.kernels.linear import few_rows
-from digit.nn.kernels.norm import norm
+from digit.fast.kernels import norm as norm_module
+from digit.fast.kernels.linear import few_rows
+from digit.fast.kernels.norm import norm
 
 
 @pytest.mark.parametrize("tile", [(1, 1), (2, 1), (8, 4)])

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from digit.nn.kernels.segments import add_segments, means, plan
+from digit.fast.kernels.segments import add_segments, means, plan
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 

@@ -7,7 +7,8 @@ from digit.features import EncoderConfig
 from digit.nn import autoencoder_inference, vit
 from digit.nn import nearest as nearest_module
 from digit.tokenizer import InferenceTokenizer, Tokenizer, TokenizerConfig
-from digit.vqgan import VQGAN, InferenceVQGAN, VQGANConfig
+from digit.vqgan import VQGAN, InferenceVQGAN
+from digit.vqgan_config import VQGANConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy of the interpreter
 

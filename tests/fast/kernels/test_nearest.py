@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from digit import kmeans
+from digit.fast.kernels import open_rows
+from digit.fast.kernels.nearest import Tiles, halve, scan
 from digit.nn import nearest as module
-from digit.nn.kernels import open_rows
-from digit.nn.kernels.nearest import Tiles, halve, scan
 from digit.nn.nearest import Halves, nearest, prepare, slack
 
 SIZES = [

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from digit.nn.fused.add_norm import AddNorm
-from digit.nn.fused.gelu import BiasGelu
-from digit.nn.fused.heads import Heads
+from digit.fast.kernels.add_norm import AddNorm
+from digit.fast.kernels.gelu import BiasGelu
+from digit.fast.kernels.heads import Heads
 from digit.nn.transformer import Transformer
 
 _eager: Any = torch.compiler.disable  # as a decorator its type is not that of a function

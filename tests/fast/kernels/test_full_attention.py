@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from digit.nn.kernels.full_attention import Tiles, full_attention
+from digit.fast.kernels.full_attention import Tiles, full_attention
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TILES = [Tiles(), Tiles(columns=32), Tiles(rows=128, warps=8)]

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from digit.nn import fast_decoding
+from digit.fast import decoding as fast_decoding
+from digit.fast.decoding import ScaledCache, Shape
+from digit.fast.kernels.draw import Filters
+from digit.fast.packed import PackedTransformer
 from digit.nn.decoding import decode
-from digit.nn.fast_decoding import ScaledCache, Shape
-from digit.nn.kernels.draw import Filters
-from digit.nn.packed import PackedTransformer
 from digit.nn.sampling import SamplerConfig, uniforms
 from digit.nn.transformer import Transformer, TransformerConfig
 from digit.prior import Prior, PriorConfig

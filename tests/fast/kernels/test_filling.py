@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from digit.nn import fast_filling, graphs
-from digit.nn.kernels.filling import embed, settle
+from digit.fast import filling as fast_filling
+from digit.fast import graphs
+from digit.fast.kernels.filling import embed, settle
 from digit.nn.sampling import SamplerConfig
 from digit.renderer_masked import MaskedConfig, MaskedRenderer, _Passes
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from digit.nn.kernels.group_norm import apply, double_statistics, statistics, to_pixels
+from digit.fast.kernels.group_norm import apply, double_statistics, statistics, to_pixels
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy of the interpreter

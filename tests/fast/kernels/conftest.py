@@ -14,7 +14,7 @@ def small_tiles(monkeypatch):
     """The interpreter computes all of a tile, also where it lies outside: tiles that fit the tests' sizes."""
     if torch.cuda.is_available():
         return
-    from digit.nn.kernels import attention, linear, nearest
+    from digit.fast.kernels import attention, linear, nearest
 
     monkeypatch.setattr(attention, "tile", lambda programs, scaled: (4, 1))
     monkeypatch.setattr(linear, "tile", lambda inputs: (4, 1))

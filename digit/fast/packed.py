@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from digit.fast.kernels.linear import Norm, few_rows
+from digit.fast.kernels.norm import norm
 from digit.nn.attention import attention
-from digit.nn.kernels.linear import Norm, few_rows
-from digit.nn.kernels.norm import norm
 from digit.nn.transformer import KeyValueCache, Transformer
 
 Attend = Callable[[int, Tensor], Tensor]  # (layer, queries, keys and values side by side) -> mixed values

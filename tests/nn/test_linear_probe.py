@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
 from digit.errors import DigitError
-from digit.evaluation.linear_probe import (
+from digit.nn.linear_probe import (
     FeatureBatch,
     FeatureData,
     Probe,

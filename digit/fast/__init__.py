@@ -1,0 +1,1 @@
+"""What exists for speed on a GPU: other forms of plain functions, which mean the same."""
