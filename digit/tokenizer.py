@@ -86,8 +86,13 @@ class Tokenizer(nn.Module):
     @torch.no_grad()
     def encode(self, pixels: Float[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
         """The codes of square pictures of any size in [0, 1]: the nearest centroid, by `config.distance`."""
+        return self.nearest(self.encoder(pixels))
+
+    @torch.no_grad()
+    def nearest(self, features: Float[Tensor, "b n d"]) -> Int[Tensor, "b n"]:
+        """The codes of features: the nearest centroid, by `config.distance`."""
         half = self.config.distance == "half"
-        return assign(self.encoder(pixels), self.centroids, squares=self.squares, half=half)
+        return assign(features, self.centroids, squares=self.squares, half=half)
 
     def vectors(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
         """The centroids that codes stand for."""

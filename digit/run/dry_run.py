@@ -18,9 +18,9 @@ from torch import nn
 from digit.data.codes import Codes
 from digit.distributed import world_size
 from digit.errors import DigitError
+from digit.files import check_writable
 from digit.nn.batch import CodeBatch
 from digit.progress import say
-from digit.run.dry_run_data import writable
 from digit.training import estimate
 from digit.training.checkpoint import paths
 from digit.training.config import TrainConfig
@@ -190,7 +190,7 @@ def _disk(stage: nn.Module, training: TrainConfig, out: Path) -> dict[str, Any]:
     state = estimate.state_bytes(stage, training)
     artifact = sum(tensor.numel() * tensor.element_size() for tensor in stage.state_dict().values())
     most = (training.keep + 1) * state + 2 * artifact  # the newest is written before the oldest goes
-    free = shutil.disk_usage(writable(out)).free
+    free = shutil.disk_usage(check_writable(out)).free
     answer: dict[str, Any] = {
         "state_gib": state / GIB,
         "states_kept": training.keep,
@@ -209,7 +209,7 @@ def _disk(stage: nn.Module, training: TrainConfig, out: Path) -> dict[str, Any]:
 
 def _check_folder(out: Path, stage: nn.Module, training: TrainConfig) -> str:
     """What the run would do with what lies in `out`; DigitError where it would refuse."""
-    writable(out)
+    check_writable(out)
     if _busy(out / "state" / ".lock"):
         raise DigitError(f"another process is training in {out}: wait for it or choose --out")
     states = paths(out / "state")

@@ -21,7 +21,7 @@ from digit.nn.sampling import SamplerConfig
 from digit.pipeline import DigitPipeline, to_uint8
 from digit.progress import progress, say
 from digit.run.device import autocast, choose_device
-from digit.run.sample import grid
+from digit.run.grid import grid
 from digit.run.table import print_table
 
 DIGIT, VQ = "DiGIT + VQ", "VQ only"

@@ -25,7 +25,7 @@ from digit.renderer import Renderer, RendererConfig
 from digit.renderer_masked import MaskedConfig, MaskedRenderer
 from digit.run.device import choose_device
 from digit.run.dry_run import DryRun, code_batch, describe_codes, dry_run
-from digit.run.sample import grid
+from digit.run.grid import grid
 from digit.training.config import OptimizerConfig, TrainConfig
 from digit.training.log import read_status
 from digit.training.loop import train
