@@ -52,7 +52,13 @@ def main() -> None:
         before, rest = text.split(MARK, 1)
         note, rest = rest.split("\n", 1)
         after = rest[rest.index(END) :]
-        lines = [f"{before}{MARK}{note}", "", *short(Found(options.result.parent / "measurements")), "", after]
+        lines = [
+            f"{before}{MARK}{note}",
+            "",
+            *short(Found(options.result.parent / "measurements")),
+            "",
+            after,
+        ]
         write_text_atomic(options.readme, "\n".join(lines))
     write_text_atomic(options.out, page_of(options.result))
 
