@@ -21,7 +21,7 @@ import torch
 
 from digit.files import write_json_atomic
 from digit.pipeline import DigitPipeline
-from digit.run.convert_official import convert_model
+from digit.weights.official_model import convert_model
 from digit.vqgan import VQGAN
 from digit.vqgan_config import VQGANConfig
 from digit.weights.fairseq import Facts, decoder_layout
