@@ -13,6 +13,7 @@ from digit.data.codes import CodeData, Codes
 from digit.data.images import open_images
 from digit.data.write_codes import Stream, write_codes
 from digit.errors import DigitError, LineageError
+from digit.lineage import check_lineage
 
 
 @pytest.fixture
@@ -80,7 +81,7 @@ def test_refuses_another_tokenizer_or_other_settings(source, tmp_path):
         write_codes(source, tmp_path / "codes", STREAMS, size=16, views=2)
     opened = Codes(tmp_path / "codes")
     with pytest.raises(LineageError, match="the prior"):
-        opened.check_lineage({"tokenizer": "another-id"}, "the prior")
+        check_lineage("the prior", {"tokenizer": "another-id"}, "these codes", opened.lineage())
 
 
 @pytest.mark.parametrize("name", ["codes.npy", "labels.npy"])
