@@ -47,9 +47,9 @@ def test_a_model_comes_back_with_the_ids_of_its_parts(parts, tmp_path, stored_as
     save_model(tmp_path / "m", parts, classes=["a", "b"], sampling=SAMPLING, stored_as=stored_as)
     model = open_model(tmp_path / "m")
     assert (model.classes, model.sampling) == (["a", "b"], SAMPLING)
-    assert {name: part.artifact["id"] for name, part in model.parts.items()} == read_config(tmp_path / "m")[
-        "parts"
-    ]
+    ids = {name: part.artifact["id"] for name, part in parts.items()}
+    assert {name: part.artifact["id"] for name, part in model.parts.items()} == ids
+    assert read_config(tmp_path / "m")["parts"] == ids
     for name, part in parts.items():
         there = model.parts[name].state_dict()
         assert all(torch.allclose(value, there[key], atol=0.02) for key, value in part.state_dict().items())
