@@ -11,19 +11,16 @@ from torch import Tensor
 
 from digit.distributed import is_main
 from digit.errors import DigitError
-from digit.evaluation.class_accuracy import class_accuracy
 from digit.evaluation.frechet import Moments, frechet_distance
-from digit.evaluation.inception_score import inception_score
-from digit.evaluation.kid import kernel_distance
 from digit.evaluation.measure import Measured, Precision, measure
 from digit.evaluation.networks import INCEPTION, Network
 from digit.evaluation.pictures import Pictures, Source, open_pictures, without_statistics
-from digit.evaluation.precision_recall import precision_recall
 from digit.evaluation.protocols import OWN, Metric, Protocol, check_number
 from digit.evaluation.result import result
+from digit.evaluation.scores import class_accuracy, inception_score, kernel_distance, precision_recall
 
 
-def evaluate_images(
+def picture_metrics(
     samples: Source,
     reference: Source | Sequence[Measured],
     networks: Sequence[Network],
@@ -153,7 +150,7 @@ def report(
     settings: Mapping[str, Any] | None = None,
     device: str | None = None,
 ) -> dict[str, Any]:
-    """What `evaluate_images` yields, as the one form of results."""
+    """What `picture_metrics` yields, as the one form of results."""
     named = dict(values)
     counts = {"samples": int(named.pop("n_samples")), "reference": int(named.pop("n_reference"))}
     return result(
