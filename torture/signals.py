@@ -96,7 +96,7 @@ def run(cases: int, folder: Path, seed: int = 0) -> Outcome:
             told.tell("start")
         options = {"data": told.data, "stage": told.stage, "saved": told.saved}
         if phase == "compile":  # in this child only: a CPU is not compiled for unasked
-            update.compiles = lambda device: True
+            update.usable = lambda device: True
         return training.train_prior(
             codes,
             out,

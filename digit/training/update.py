@@ -5,7 +5,6 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 
 from digit.distributed import add_up, any_of, gather, is_main, share, world_size
 from digit.errors import DigitError
+from digit.fast import usable
 from digit.training import checkpoint
 from digit.training.average import WeightAverage, places
 from digit.training.batches import rows, split
@@ -39,7 +39,7 @@ class Updater:
         self.average = None if config.ema is None else WeightAverage(stage, config.ema)
         self.trainable = [parameter for parameter in stage.parameters() if parameter.requires_grad]
         self.names = {parameter: name for name, parameter in stage.named_parameters()}
-        self.compiles = config.compile and compiles(device)
+        self.compiles = config.compile and usable(device)  # a CPU would wait for minutes
         self.kernels: bool | None = None  # whether blocks train on kernels; None: nobody had the choice yet
         self.flops: float | None = None  # per sample, once `count` has been asked and could tell
         self.step = 0  # finished updates
@@ -331,11 +331,6 @@ def _differences(
             yield from _differences(new, old, new)
         elif new != old:
             yield name, new, old
-
-
-def compiles(device: torch.device) -> bool:
-    """Whether updates on `device` run compiled: on a GPU, where it pays; the compiler needs Triton."""
-    return device.type == "cuda" and find_spec("triton") is not None
 
 
 def seed_all(seed: int, step: int, row: int, *, device: torch.device) -> None:

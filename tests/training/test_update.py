@@ -13,7 +13,7 @@ from digit.training import checkpoint, log, update
 from digit.training.config import OptimizerConfig, TrainConfig
 from digit.training.log import read
 from digit.training.loop import train
-from digit.training.update import Updater, compiles, seed_all
+from digit.training.update import Updater, seed_all
 
 from .stages import Plain, data, make, records, same
 
@@ -42,17 +42,10 @@ class Parts(Plain):
         self.compiled = True
 
 
-def test_a_gpu_compiles_and_a_cpu_does_not(monkeypatch):
-    monkeypatch.setattr(update, "find_spec", lambda name: name)
-    assert compiles(GPU) and not compiles(CPU)
-    monkeypatch.setattr(update, "find_spec", lambda name: None)
-    assert not compiles(GPU)
-
-
 def test_unasked_the_stage_is_compiled_where_that_pays(tmp_path, monkeypatch):
     unpaid, asked_not_to, paid = Parts(), Parts(), Parts()
     run(tmp_path / "a", stage=unpaid)
-    monkeypatch.setattr(update, "compiles", lambda device: True)
+    monkeypatch.setattr(update, "usable", lambda device: True)
     run(tmp_path / "b", replace(CONFIG, compile=False), asked_not_to)
     run(tmp_path / "c", replace(CONFIG, precision="bf16"), paid)
     assert (unpaid.compiled, asked_not_to.compiled, paid.compiled) == (False, False, True)
@@ -60,7 +53,6 @@ def test_unasked_the_stage_is_compiled_where_that_pays(tmp_path, monkeypatch):
 
 
 def test_where_it_cannot_be_a_line_says_so(monkeypatch):
-    monkeypatch.setattr(update, "find_spec", lambda name: None)
     updater = Updater(Plain(), CONFIG, CPU)
     assert updater.accelerate(ExitStack()) == []  # nobody expects it of a CPU
     updater.device = GPU
@@ -83,7 +75,7 @@ def test_a_state_from_before_goes_on_exactly_and_says_what_changed(tmp_path, mon
     (tmp_path / "old/status.json").unlink()
     assert same(whole, run(tmp_path / "old"))
     assert events(tmp_path / "old") == ["resumed from step-0000008"]
-    monkeypatch.setattr(update, "compiles", lambda device: True)
+    monkeypatch.setattr(update, "usable", lambda device: True)
     updater = Updater(make(), replace(CONFIG, steps=18), CPU)
     said = updater.restore(checkpoint.load(tmp_path / "old/state/step-0000017"))
     assert said == ["compile is True from here, it was False"]
@@ -93,7 +85,7 @@ def test_a_state_from_before_goes_on_exactly_and_says_what_changed(tmp_path, mon
 @pytest.mark.parametrize(("before", "asked"), [(None, True), (True, True), (False, False)])
 def test_a_run_that_began_without_kernels_goes_on_without(before, asked, monkeypatch):
     called = []
-    monkeypatch.setattr(update, "compiles", lambda device: True)
+    monkeypatch.setattr(update, "usable", lambda device: True)
     monkeypatch.setattr(update, "use", lambda stage, device, **how: called.append(how))
     updater = Updater(Prior(PriorConfig(8, 4, width=8, layers=1, heads=2)), CONFIG, CPU)
     updater.kernels = before
