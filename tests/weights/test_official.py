@@ -117,7 +117,8 @@ def test_the_longest_place_wins(hub, tmp_path):
 
 def test_the_document_lists_every_file():
     text = (Path(__file__).parents[2] / "docs" / "checkpoints.md").read_text()
-    rows = {line.split("`")[1]: line for line in text.splitlines() if line.startswith("| `")}
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
+    rows = {line.split("`")[1]: line for line in reversed(lines)}  # of a name the first counts
     for name, model in OFFICIAL.items():
         for file in (model.prior, model.renderer, model.centroids, model.vqgan):
             assert (file.sha256 or "unknown") in rows[file.path], file.path
