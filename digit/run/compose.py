@@ -37,10 +37,11 @@ def compose(
     if (out / "config.json").exists():
         raise DigitError(f"{out} already holds a model: choose another --out or delete it")
     from digit.files import read_json
-    from digit.pipeline import DigitPipeline, PipelineSampling
+    from digit.pipeline import DigitPipeline
     from digit.weights.artifact import artifact_of, load
     from digit.weights.config import from_dict
     from digit.weights.imagenet import imagenet_ids, imagenet_names
+    from digit.weights.model_folder import PipelineSampling
 
     settings = from_dict(
         PipelineSampling, {} if sampling is None else read_json(sampling), where=str(sampling)

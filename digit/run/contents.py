@@ -13,11 +13,11 @@ from safetensors import SafetensorError, safe_open
 from digit.data.codes import Codes
 from digit.errors import DigitError
 from digit.files import read_json
-from digit.pipeline import locate, read_config
 from digit.run.table import Cell
 from digit.training.checkpoint import paths
 from digit.training.log import read_status
 from digit.weights.artifact import describe
+from digit.weights.model_folder import locate, read_config
 
 NAMES = 12  # class names that are written out at most
 SAMPLERS = {

@@ -59,10 +59,9 @@ def convert(
     from digit.files import sha256_file
     from digit.prior import Prior
     from digit.tokenizer import Tokenizer
-    from digit.weights.artifact import describe, save
+    from digit.weights.artifact import describe, kind_of, save
     from digit.weights.conversion import convert_file
     from digit.weights.imagenet import imagenet_ids
-    from digit.weights.kinds import kind_of
     from digit.weights.storage import StoredAs, lossless
 
     module, lineage = convert_file(

@@ -23,11 +23,12 @@ from digit.distributed import gather, is_main, main_first, on_main, rank, wait, 
 from digit.errors import DigitError
 from digit.evaluation.npz import NpzWriter
 from digit.files import atomic_path, read_json, sha256_file, sweep, write_json_atomic
-from digit.pipeline import RENDERERS, DigitPipeline, Pictures, RendererName, locate, read_config
+from digit.pipeline import RENDERERS, DigitPipeline, Pictures, RendererName
 from digit.progress import progress, say
 from digit.run.device import choose_device
 from digit.run.grid import grid
 from digit.weights.artifact import version
+from digit.weights.model_folder import locate, read_config
 
 LISTS = ".drawn"  # the folder of the batches' lists, in that of the pictures
 GRID = 256  # pictures that grid.png shows at most
