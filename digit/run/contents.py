@@ -5,6 +5,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -157,13 +158,9 @@ def _model(folder: Path) -> Contents:
     return Contents(
         record,
         [
-            Table(
-                f"model in {folder}, {_classes(config['classes'])}",
-                rows,
-                ("numbers", "MB", "stored as", "id"),
-            ),
+            Table(f"model in {folder}", rows, ("weights", "MB", "stored as", "id")),
             Table("how it draws if nothing else is said", drawn, [name.replace("_", "-") for name in names]),
-            *([Table("of the masked renderer", _column(others))] if others else []),
+            Table("besides", _column({"classes": _classes(config["classes"]), **others})),
         ],
     )
 
@@ -208,22 +205,20 @@ def _training(folder: Path) -> dict[str, Any]:
     rows = _last_rows(folder / "log.jsonl")
     if status is None and not rows:
         return {}
-    known: dict[str, Any] = (
-        {} if status is None else status._asdict() if hasattr(status, "_asdict") else vars(status)
-    )
+    known: dict[str, Any] = {} if status is None else asdict(status)
     states = paths(folder / "state")
     settings = read_json(states[-1] / "state.json").get("config", {}) if states else {}
     return {**known, "last": rows, "settings": settings}
 
 
-def _last_rows(log: Path) -> dict[str, float]:
+def _last_rows(log: Path) -> dict[str, Any]:
     """The newest value of each name in a training's log."""
-    found: dict[str, float] = {}
+    found: dict[str, Any] = {}
     if log.is_file():
         for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-1000:]:
             try:
                 found |= json.loads(line)
-            except ValueError:  # a training may be writing it
+            except (ValueError, TypeError):  # a training may be writing it
                 continue
     return found
 
@@ -237,11 +232,7 @@ def _of_training(folder: Path, training: dict[str, Any]) -> Table:
         "updates": done if steps is None else f"{done:,} of {steps:,}",
         "state": training.get("reason"),
         "time, s": training.get("seconds", last.get("seconds")),
-        **{
-            name.replace("_", " "): last[name]
-            for name in last
-            if "loss" in name or name.startswith("held_out")
-        },
+        **{name.replace("_", " "): value for name, value in last.items() if _LOSS.search(name)},
         "learning rate now": last.get("lr"),
         "learning rate, peak": optimizer.get("lr"),
         "warm-up, updates": optimizer.get("warmup"),

@@ -73,8 +73,8 @@ def sample(
         noise: of the masked renderer: weight of the Gumbel noise on its confidence.
         codes: also write the codes and VQ codes into samples.json.
         batch: pictures at once; 64 if left out, on a GPU an eighth of all, up to 1024 as its memory allows.
-        cache_bits: of a key or value that attention keeps on a GPU: 8 is a third faster and changes pictures
-            a little; a CPU keeps float32.
+        cache_bits: of the keys and values that attention keeps; 8 draws faster on a GPU with Triton, and
+            changes pictures a little.
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """
     wanted = _wanted(num, seeds, default=16 if prefix_from is None else 8)
