@@ -14,7 +14,7 @@ ALLOWED = {
     "errors": set(),
     "files": {"errors"},
     "distributed": {"errors"},
-    "figure": set(),
+    "figure": {"errors", "files"},
     "vqgan_config": set(),
     "progress": {"distributed"},
     "nn": LEAVES | {"fast"},
