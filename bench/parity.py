@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import load_file
 
+from digit.evaluation.probe import pooled_states
 from digit.files import write_json_atomic
 from digit.nn.batch import CodeBatch
-from digit.nn.linear_probe import pooled_states
 from digit.nn.sampling import SamplerConfig
 from digit.prior import Prior
 from digit.training.config import OptimizerConfig, TrainConfig

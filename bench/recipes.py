@@ -26,9 +26,10 @@ from typing import Any
 import torch
 
 from digit.errors import DigitError
+from digit.evaluation.probe import pooled_states
 from digit.files import write_json_atomic
 from digit.nn.batch import CodeBatch
-from digit.nn.linear_probe import FeatureBatch, Probe, ProbeConfig, pooled_states
+from digit.nn.linear_probe import FeatureBatch, Probe, ProbeConfig
 from digit.prior import Prior, PriorConfig
 from digit.renderer import Renderer
 from digit.renderer_masked import MaskedConfig, MaskedRenderer

@@ -8,7 +8,11 @@ first used.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from digit.nn import forms
+
 __version__ = "0.1.0"
+
+forms.provider = "digit.fast"  # faster forms of some functions, where they can run
 
 if TYPE_CHECKING:
     from digit.errors import DigitError, LineageError

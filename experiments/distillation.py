@@ -23,9 +23,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from digit.data.images import open_images
-from digit.data.pixels import PixelBatch, PixelData
+from digit.data.pixels import PixelData
 from digit.features import Encoder, encoder_config
 from digit.files import write_json_atomic, write_safetensors_atomic
+from digit.nn.batch import PixelBatch
 from digit.training.config import TrainConfig
 from digit.training.loop import train
 

@@ -30,9 +30,10 @@ from pace import seconds_per_step
 from torch import Tensor, nn
 
 from digit.data.images import open_images
-from digit.data.pixels import PixelBatch, PixelData
+from digit.data.pixels import PixelData
 from digit.errors import DigitError
 from digit.files import read_json, write_json_atomic, write_safetensors_atomic
+from digit.nn.batch import PixelBatch
 from digit.training.config import TrainConfig
 from digit.training.loop import train
 

@@ -19,10 +19,10 @@ from cifar10.objectives import RECIPES, stage_of
 from cifar10.vit import ViTConfig
 from tests_support import make_pictures
 
-from digit.data.pixels import PixelBatch
 from digit.errors import DigitError
 from digit.evaluation.result import read_result
 from digit.files import read_json
+from digit.nn.batch import PixelBatch
 from digit.vqgan import VQGAN
 from digit.vqgan_config import VQGANConfig
 from digit.weights.artifact import save

@@ -10,8 +10,8 @@ from cifar10.reproduction import merged
 from cifar10.self_supervision import SelfSupervision, SelfSupervisionConfig
 from cifar10.vit import ViTConfig
 
-from digit.data.pixels import PixelBatch
 from digit.files import read_json
+from digit.nn.batch import PixelBatch
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "bench" / "results"

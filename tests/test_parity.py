@@ -14,9 +14,9 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from tests_support import FIXTURES
 
+from digit.evaluation.probe import pooled_states
 from digit.kmeans import assign
 from digit.nn.batch import CodeBatch
-from digit.nn.linear_probe import pooled_states
 from digit.nn.sampling import SamplerConfig, draw, filter_logits
 from digit.prior import Prior
 from digit.renderer_masked import masked_after

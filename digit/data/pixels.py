@@ -3,11 +3,9 @@
 import hashlib
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
 from torch import Tensor
 
 from digit.data.images import ImageSource
@@ -16,15 +14,9 @@ from digit.data.order import order
 from digit.data.transforms import ENLARGED
 from digit.distributed import share
 from digit.errors import DigitError
+from digit.nn.batch import PixelBatch
 
 _BLOCK = 4096  # pictures decoded between two reports of progress
-
-
-class PixelBatch(NamedTuple):
-    """What a stage that learns from pictures gets for one step."""
-
-    pixels: Float[Tensor, "b 3 h w"]  # in [0, 1]
-    labels: Int[Tensor, " b"] | None
 
 
 class PixelData:

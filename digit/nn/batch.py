@@ -1,9 +1,16 @@
-"""What the stages over codes train on: one batch of a tokenised data set."""
+"""What stages train on: a batch of pictures, or of a tokenised data set."""
 
 from typing import NamedTuple
 
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
+
+
+class PixelBatch(NamedTuple):
+    """Pictures with their labels, on one device."""
+
+    pixels: Float[Tensor, "b 3 h w"]  # in [0, 1]
+    labels: Int[Tensor, " b"] | None
 
 
 class CodeBatch(NamedTuple):

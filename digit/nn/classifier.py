@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from digit.data.pixels import PixelBatch
 from digit.errors import DigitError
+from digit.nn.batch import PixelBatch
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 
 from digit.errors import DigitError
+from digit.evaluation.probe import Pool, fit_probe, probe_results, split_rows
 from digit.evaluation.probe_plot import CONDITIONS, PAPER, draw_layers
-from digit.evaluation.probe_training import fit_probe, split_rows
 from digit.evaluation.result import result, write_result
 from digit.files import make_folder
-from digit.nn.linear_probe import RATES, Pool, probe_results
+from digit.nn.linear_probe import RATES
 from digit.progress import progress
 from digit.run.device import choose_device
 from digit.run.probe_states import Split, features_of, states_of

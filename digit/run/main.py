@@ -1,5 +1,6 @@
 """`digit VERB ...`: finds the verb, runs it, prints its result; bad input ends in one sentence and code 2."""
 
+import contextlib
 import errno
 import json
 import os
@@ -108,7 +109,7 @@ def run(arguments: list[str]) -> int:
         if pair:
             arguments = [f"{group} {arguments[1]}", *arguments[2:]]
     try:
-        with joined():
+        with joined(), contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
             if world_size() > 1:
                 _splits(arguments)
             result = tyro.extras.subcommand_cli_from_dict(

@@ -11,14 +11,9 @@ from torch import Tensor
 
 from digit.data.codes import CodeData, Codes
 from digit.errors import DigitError
+from digit.evaluation.probe import head_accuracies, pooled_states
 from digit.nn.batch import CodeBatch
-from digit.nn.linear_probe import (
-    FeatureBatch,
-    Probe,
-    ProbeConfig,
-    head_accuracies,
-    pooled_states,
-)
+from digit.nn.linear_probe import FeatureBatch, Probe, ProbeConfig
 from digit.prior import Prior
 from digit.run.device import choose_device
 from digit.run.dry_run import DryRun, code_batch, describe_codes, dry_run

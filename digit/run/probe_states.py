@@ -11,7 +11,7 @@ from digit.data.codes import Codes
 from digit.data.images import open_images
 from digit.data.loader import Report, stream
 from digit.errors import DigitError
-from digit.nn.linear_probe import Pool, pooled_features, pooled_states
+from digit.evaluation.probe import Pool, pooled_features, pooled_states
 from digit.progress import progress, say
 from digit.run.device import autocast
 from digit.run.probe import check_codes

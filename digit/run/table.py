@@ -1,33 +1,83 @@
-"""Tables for people, on standard error, so that standard output stays the result's."""
+"""What a verb says to people: tables and the files it wrote, on standard output, from the main process."""
 
-from collections.abc import Collection, Mapping, Sequence
+import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
+from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
+
+FILE_WIDTH = 1000  # characters of a line that goes into a file or a pipe, at most
+Cell = str | float | int | None
 
 
 def print_table(
     title: str,
     columns: Sequence[str],
-    rows: Mapping[str, Sequence[str | float | int | None]],
+    rows: Mapping[str, Sequence[Cell]],
     *,
     dim: Collection[str] = (),
 ) -> None:
-    """Print rows by name under `columns`; None shows as -, rows named in `dim` (the paper's) stand back."""
-    terminal = Console(stderr=True)
-    console = terminal if terminal.is_terminal else Console(stderr=True, width=140)
-    table = Table(title=title, title_justify="left", show_edge=False)
-    table.add_column("")
+    """Print rows by name under `columns`; None shows as -, rows named in `dim` (the paper's) stand back.
+
+    On a terminal that is too narrow, the columns stand in several tables below one another.
+    """
+    if not _speaks():
+        return
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=FILE_WIDTH)
+    names = ["", *rows]
+    cells = [[column, *(_shown(row[i]) for row in rows.values())] for i, column in enumerate(columns)]
+    console.print(title, style="bold", markup=False)
+    room = console.width - _width(names) if console.is_terminal else None
+    for part in _parts(cells, room):
+        table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+        table.add_column("", no_wrap=True)
+        for column in part:
+            table.add_column(column[0], justify="right", no_wrap=True)
+        for i, name in enumerate(rows, start=1):
+            style = "dim" if name in dim else None
+            table.add_row(name, *(column[i] for column in part), style=style)
+        console.print(table)
+        console.print()
+
+
+def saved(*paths: Path | str) -> None:
+    """Print `saved: PATH`, a line per file or folder that the verb wrote."""
+    if _speaks():
+        for path in paths:
+            print(f"saved: {path}")
+
+
+def _speaks() -> bool:
+    """Whether this is the only process, or the main one of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _parts(columns: list[list[str]], room: int | None) -> Iterator[list[list[str]]]:
+    """The columns in groups that fit into `room` characters, each of at least one."""
+    part: list[list[str]] = []
     for column in columns:
-        table.add_column(column, justify="right")
-    for name, cells in rows.items():
-        table.add_row(name, *(_shown(cell) for cell in cells), style="dim" if name in dim else None)
-    console.print(table)
+        if part and room is not None and sum(map(_width, [*part, column])) > room:
+            yield part
+            part = []
+        part.append(column)
+    yield part
 
 
-def _shown(cell: str | float | int | None) -> str:
+def _width(column: Sequence[str]) -> int:
+    """Characters that a column takes, with the space before the next."""
+    return max(map(cell_len, column)) + 2
+
+
+def _shown(cell: Cell) -> str:
     if cell is None:
         return "-"
     if isinstance(cell, float):
+        if abs(cell) >= 1000:
+            return f"{cell:,.0f}"
         return f"{cell:.0f}" if cell.is_integer() else f"{cell:.4g}"
-    return str(cell)
+    return f"{cell:,}" if isinstance(cell, int) else cell

@@ -13,10 +13,10 @@ from torch import nn
 from digit.data.codes import CodeData, open_codes
 from digit.data.images import open_images
 from digit.data.loader import Report, load_pixels
-from digit.data.pixels import PixelBatch, PixelData
+from digit.data.pixels import PixelData
 from digit.distributed import is_main, main_first
 from digit.errors import DigitError, LineageError
-from digit.nn.batch import CodeBatch
+from digit.nn.batch import CodeBatch, PixelBatch
 from digit.nn.sampling import SamplerConfig
 from digit.pipeline import to_uint8
 from digit.prior import Prior, PriorConfig

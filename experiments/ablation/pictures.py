@@ -12,10 +12,9 @@ from torch import Tensor
 from digit.data.images import open_images
 from digit.data.loader import load_pixels
 from digit.data.order import order
-from digit.data.pixels import PixelBatch
 from digit.errors import DigitError
 from digit.files import read_safetensors, write_safetensors_atomic
-from digit.nn.batch import CodeBatch
+from digit.nn.batch import CodeBatch, PixelBatch
 from digit.pipeline import locate
 from digit.weights.artifact import load
 

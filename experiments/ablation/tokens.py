@@ -13,9 +13,8 @@ from torch import Tensor
 from digit import kmeans
 from digit.evaluation.codebook import codebook_report
 from digit.evaluation.perturbations import NOISE
-from digit.evaluation.probe_training import fit_probe, split_rows
+from digit.evaluation.probe import fit_probe, probe_results, split_rows
 from digit.evaluation.stability import CHANGE, VECTORS, as_tokenizer, stability
-from digit.nn.linear_probe import probe_results
 from digit.tokenizer import Tokenizer, TokenizerConfig
 from digit.weights.artifact import load, save
 

@@ -9,8 +9,8 @@ from cifar10.vit import ViT, ViTConfig
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from digit.data.pixels import PixelBatch
 from digit.nn.backbone import timm
+from digit.nn.batch import PixelBatch
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from cifar10.vit import ViT, ViTConfig
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from digit.data.pixels import PixelBatch
+from digit.nn.batch import PixelBatch
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from digit.data.pixels import PixelBatch as Batch
 from digit.errors import DigitError
+from digit.nn.batch import PixelBatch as Batch
 from digit.nn.classifier import Classifier, ClassifierConfig, augment, mix
 
 TINY = ClassifierConfig(classes=3, width=4)

@@ -3,8 +3,8 @@ from typing import Any
 import torch
 from PIL import Image
 
+from digit.evaluation.probe import pooled_states
 from digit.evaluation.result import read_result
-from digit.nn.linear_probe import pooled_states
 from digit.run.state_cache import Rows, cached_rows
 from digit.weights.artifact import load
 

@@ -12,8 +12,9 @@ import torch
 import digit
 from digit.data.codes import Codes
 from digit.errors import DigitError
+from digit.evaluation.probe import pooled_states
 from digit.files import read_json
-from digit.nn.linear_probe import Probe, pooled_states
+from digit.nn.linear_probe import Probe
 from digit.prior import Prior
 from digit.renderer import Renderer
 from digit.renderer_masked import MaskedRenderer

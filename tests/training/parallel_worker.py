@@ -20,11 +20,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from stages import Batch, data, make
 
-from digit.data.pixels import PixelBatch
 from digit.distributed import is_main, rank, share, world_size
 from digit.errors import DigitError
 from digit.nn import dropout
-from digit.nn.batch import CodeBatch
+from digit.nn.batch import CodeBatch, PixelBatch
 from digit.prior import Prior, PriorConfig
 from digit.training import checkpoint
 from digit.training.config import OptimizerConfig, TrainConfig

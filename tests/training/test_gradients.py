@@ -5,8 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from digit.data.pixels import PixelBatch
-from digit.nn.batch import CodeBatch
+from digit.nn.batch import CodeBatch, PixelBatch
 from digit.nn.linear_probe import FeatureBatch, Probe, ProbeConfig
 from digit.prior import Prior, PriorConfig
 from digit.renderer import Renderer, RendererConfig
