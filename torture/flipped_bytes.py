@@ -12,7 +12,7 @@ from digit.errors import DigitError
 from digit.evaluation.frechet import Moments
 from digit.files import read_bytes, read_json, write_bytes_atomic, write_json_atomic
 from digit.pipeline import DigitPipeline
-from digit.run.state_cache import Rows, cached_rows
+from digit.run.probe_states import Rows, cached_rows
 from digit.training import checkpoint
 from digit.training.status import Status, read_status, write_status
 from digit.weights.artifact import load

@@ -67,7 +67,7 @@ def described(name: str, values: Mapping[str, float]) -> str:
 
 
 def draw_prefix(points: Sequence[Point], path: Path, *, title: str) -> Any:
-    """A panel per metric, a line per model, against the given codes, or their share if lengths are unequal."""
+    """A panel per metric, a line per model, against the codes given, or their share if lengths differ."""
     metrics = list(dict.fromkeys(name for point in points for name in point.values))
     words = in_words(name for name in metrics if "deviation" not in name)
     figure = new_figure(5.5 * len(words), 4)

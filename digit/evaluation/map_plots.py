@@ -18,6 +18,7 @@ from digit.figure import new_figure, save_figure
 
 PANELS = 12  # heat maps of one picture at most; beyond, each cell is the best over the other axes
 NAMED = 12  # classes that a legend names at most
+_TOY = ("first class", "second class")
 _COLOURS = {"PCA": "tab:red", "LDA": "black"}
 
 Rows = Sequence[Mapping[str, Any]]
@@ -207,7 +208,9 @@ def draw_features(
             shown = [values[f"{name} {measure}, {noise}"] for noise in views]
             panel.plot(range(len(views)), shown, "o-", color=colour, label=name)
         panel.set_xticks(range(len(views)), list(views))
-        panel.set(xlabel="noise on the pictures, SNR", ylabel=f"{measure}, unseen pictures\n(higher is better)")
+        panel.set(
+            xlabel="noise on the pictures, SNR", ylabel=f"{measure}, unseen pictures\n(higher is better)"
+        )
         panel.set_ylim(0, 1.08 * panel.get_ylim()[1])
         panel.grid(alpha=0.3)
         panel.legend()
@@ -221,7 +224,7 @@ def _scatter(panel: Any, points: Tensor, labels: Tensor, classes: Sequence[str])
         panel.plot(*part[:, :2].T.tolist(), ".", color=f"C{place}", markersize=4, label=classes[label])
 
 
-def _histogram(panel: Any, line: Tensor, labels: Tensor, names: Sequence[str] = ("first class", "second class")) -> None:
+def _histogram(panel: Any, line: Tensor, labels: Tensor, names: Sequence[str] = _TOY) -> None:
     """The points of two classes along one direction, the later class to the right."""
     first, second = labels.unique().tolist()
     line = line if line[labels == second].mean() >= line[labels == first].mean() else -line

@@ -34,7 +34,7 @@ def evaluate_prefix(
     the pictures' folders, where a prior knows them. Settings left out are each model's own. Repeated with the
     same --out, points that are done stay, and other prefixes or models add theirs.
 
-    Example: digit evaluate prefix runs/model runs/model_vq --images photos/ --prefix 0 64 128 256 --out figure
+    Example: digit evaluate prefix runs/model runs/model_vq --images photos/ --prefix 0 64 256 --out figure
 
     Args:
         models: folders or bundled models, side by side; one without a renderer is the VQ-only baseline.
@@ -50,9 +50,11 @@ def evaluate_prefix(
         renderer: the autoregressive or the masked one; the first that a model has if left out.
         temperature: of the prior, from 0, which takes the likeliest code; each model's own if left out.
         top_k: keep the k likeliest codes of the prior; 0 keeps all; each model's own if left out.
-        top_p: keep the prior's likeliest codes up to this probability, in (0, 1]; each model's own if left out.
+        top_p: keep the prior's likeliest codes up to this probability, in (0, 1]; each model's own if left
+            out.
         guidance: classifier-free guidance, 1 is none; each model's own, with classes, if left out.
-        out: folder for prefix.json and prefix.png, or a JSON file with its plot beside it; not kept if left out.
+        out: folder for prefix.json and prefix.png, or a JSON file with its plot beside it; not kept if left
+            out.
         batch: pictures at once.
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """

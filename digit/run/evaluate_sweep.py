@@ -61,7 +61,8 @@ def evaluate_sweep(
         recall: also precision and recall, for the Pareto plot where the network knows no classes.
         num: pictures of each cell; seeds count from 0.
         few: measure even fewer than 2,048 pictures, where distances are far too large.
-        out: folder for sweep.json and its plots, or a JSON file with the plots beside it; not kept if left out.
+        out: folder for sweep.json and its plots, or a JSON file with the plots beside it; not kept if left
+            out.
         batch: pictures at once.
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """
@@ -107,7 +108,9 @@ def evaluate_sweep(
     if written is not None:
         files = [written.with_name(f"{written.stem}-sampling.json")]
         write_json_atomic(files[0], sampling)
-        files += _draw(cells.rows, networks[0], written, f"{num} pictures per setting, {Path(reference).name}")
+        files += _draw(
+            cells.rows, networks[0], written, f"{num} pictures per setting, {Path(reference).name}"
+        )
     measurement.keep(written, value, *files, also=", plots and the best settings")
     return value
 
@@ -116,7 +119,9 @@ def _draw(rows: Sequence[Any], network: Any, written: Path, title: str) -> list[
     """A heat map per metric, and the Pareto plot where there is a score; the files."""
     from digit.evaluation.map_plots import draw_heat_map, draw_pareto
 
-    metrics = {name: network.metric(kind) for name, kind in (("fd", "FD"), ("is", "IS"), ("recall", "recall"))}
+    metrics = {
+        name: network.metric(kind) for name, kind in (("fd", "FD"), ("is", "IS"), ("recall", "recall"))
+    }
     metrics = {name: metric for name, metric in metrics.items() if metric in rows[0]["values"]}
     files = {name: written.with_name(f"{written.stem}-{name}.png") for name in (*metrics, "pareto")}
     for name, metric in metrics.items():
@@ -136,7 +141,10 @@ def _print(rows: Sequence[Any], network: Any, title: str) -> None:
     names = [network.metric(kind) for kind in ("FD", "IS", "precision", "recall")]
     names = [name for name in names if name in rows[0]["values"]]
     cells = {
-        str(place): [*(f"{row['setting'][axis]:g}" for axis in axes), *(row["values"][name] for name in names)]
+        str(place): [
+            *(f"{row['setting'][axis]:g}" for axis in axes),
+            *(row["values"][name] for name in names),
+        ]
         for place, row in enumerate(order, start=1)
     }
     print_table(f"{title}, the lowest distance first", [*axes, *in_words(names).values()], cells)

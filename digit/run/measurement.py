@@ -8,15 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor
 
 from digit.data.images import ImageSource, open_images
+from digit.data.loader import stream
 from digit.errors import DigitError
 from digit.evaluation.networks import Network, open_network
 from digit.evaluation.pictures import Pictures, of_images
 from digit.evaluation.result import read_result, result, write_result
-from digit.files import make_folder, read_json
+from digit.files import atomic_path, make_folder, read_json
 from digit.pipeline import PARTS, DigitPipeline
 from digit.progress import progress
+from digit.run.grid import grid
 from digit.run.table import saved
 from digit.weights.artifact import artifact_of, load
 
@@ -44,6 +48,29 @@ def spread(source: ImageSource, num: int | None) -> ImageSource:
     if num is None or num >= len(source):
         return source
     return source.select(np.linspace(0, len(source) - 1, num).astype(np.int64))
+
+
+def of_classes(images: str, under: str | None, classes: Sequence[str], per_class: int) -> ImageSource:
+    """The pictures of the classes named, the first `per_class` of each; of all classes if none is named.
+
+    Raises:
+        DigitError: pictures without labels, or a class that they have not.
+    """
+    source = open_images(images, under=under)
+    if source.labels is None:
+        raise DigitError(f"the pictures of {images} have no labels: put them into class folders")
+    for name in classes:
+        if name not in source.classes:
+            raise DigitError(f"{images} has no class {name!r}: it has {', '.join(source.classes[:12])}")
+    wanted = [source.classes.index(name) for name in classes] or range(len(source.classes))
+    chosen = [np.flatnonzero(source.labels == label)[:per_class] for label in wanted]
+    return source.select(np.sort(np.concatenate(chosen)))
+
+
+def labels_at(source: ImageSource, places: Sequence[int]) -> Int[Tensor, " n"]:
+    """The labels of the pictures at these places."""
+    assert source.labels is not None
+    return torch.from_numpy(source.labels[list(places)])
 
 
 def generated(path: str, *, batch: int, size: int | None) -> Pictures | str:
@@ -116,6 +143,13 @@ def of_networks(networks: Iterable[Network]) -> list[dict[str, str]]:
     return [{"name": network.name, "sha256": network.sha256} for network in networks]
 
 
+def with_ids(names: Sequence[str], modules: Sequence[Any]) -> list[dict[str, str]]:
+    """Artifacts as a record names them."""
+    return [
+        {"name": name, "id": artifact_of(module)["id"]} for name, module in zip(names, modules, strict=True)
+    ]
+
+
 def device_name(device: torch.device) -> str:
     """The GPU's own name, or cpu."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -163,6 +197,14 @@ def keep(written: Path | None, value: Mapping[str, Any], *plots: Path, also: str
     saved(written, *plots)
 
 
+def save_rows(rows: Mapping[str, UInt8[Tensor, "n 3 h w"]], path: Path) -> None:
+    """Write a PNG with a row of pictures for each name."""
+    columns = len(next(iter(rows.values())))
+    with atomic_path(path) as temporary:
+        image = grid(torch.cat(list(rows.values())), columns=columns, beside=list(rows))
+        image.save(temporary, "png")
+
+
 def caution(count: int) -> None:
     """A line where distances of `count` pictures cannot stand beside published ones."""
     if count < PUBLISHED:
@@ -170,6 +212,26 @@ def caution(count: int) -> None:
             f"{count:,} pictures: not comparable with distances of {PUBLISHED:,}, which are smaller for the "
             "same quality"
         )
+
+
+def pixels_of(
+    source: ImageSource,
+    side: int,
+    device: torch.device,
+    advance: Callable[[int], None],
+    *,
+    seen: list[int] | None = None,
+    **how: Any,
+) -> Iterator[Float[Tensor, "_ 3 h w"]]:
+    """Batches of the pictures on `device`, in [0, 1]; `seen` gets their numbers, broken ones left out.
+
+    `how` are options of the loader's `stream`.
+    """
+    for index, pixels in stream(source, side, **how):
+        if seen is not None:
+            seen += index.tolist()
+        yield pixels[:, 0].to(device).float() / 255
+        advance(len(index))
 
 
 @contextmanager

@@ -49,9 +49,7 @@ def settings_of(guidance: float | None, classes: bool, **given: float | None) ->
     return settings
 
 
-def labels_of(
-    models: Models, source: ImageSource, *, unconditional: bool
-) -> dict[str, list[int] | None]:
+def labels_of(models: Models, source: ImageSource, *, unconditional: bool) -> dict[str, list[int] | None]:
     """The class of each picture as each model knows it; None where it completes without classes."""
     return {
         name: None if unconditional else folder_labels(pipeline, source) for name, pipeline in models.items()

@@ -1,4 +1,4 @@
-"""Values of axes -> the cells of a sweep, checked before the first is drawn; a cell -> settings, distances."""
+"""Values of axes -> the cells of a sweep, checked before the first is drawn; cells -> distances."""
 
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
