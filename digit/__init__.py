@@ -17,24 +17,25 @@ forms.provider = "digit.fast"  # faster forms of some functions, where they can 
 if TYPE_CHECKING:
     from digit.errors import DigitError, LineageError
     from digit.nn.sampling import SamplerConfig
-    from digit.pipeline import DigitPipeline, Pictures, PipelineSampling
-    from digit.run.evaluate_compare import compare_results
+    from digit.pipeline import DigitPipeline, Pictures
     from digit.run.compose import compose
+    from digit.run.evaluate_compare import compare_results
     from digit.run.evaluate_images import evaluate_images
-    from digit.run.evaluate_probe import evaluate_probe
-    from digit.run.fit import fit
-    from digit.run.info import info
     from digit.run.evaluate_prefix import evaluate_prefix
+    from digit.run.evaluate_probe import evaluate_probe
     from digit.run.evaluate_projection import evaluate_projection
     from digit.run.evaluate_reconstruction import evaluate_reconstruction
-    from digit.run.sample import sample
     from digit.run.evaluate_selftest import selftest
     from digit.run.evaluate_stability import evaluate_stability
     from digit.run.evaluate_sweep import evaluate_sweep
+    from digit.run.fit import fit
+    from digit.run.info import info
+    from digit.run.sample import sample
     from digit.run.tokenize import tokenize
     from digit.run.train import train_prior, train_renderer, train_vqgan
     from digit.run.train_recipe import train_recipe
     from digit.weights.artifact import load, save
+    from digit.weights.model_folder import PipelineSampling
 
 _PLACES = {
     "DigitError": "errors",
@@ -42,7 +43,7 @@ _PLACES = {
     "SamplerConfig": "nn.sampling",
     "DigitPipeline": "pipeline",
     "Pictures": "pipeline",
-    "PipelineSampling": "pipeline",
+    "PipelineSampling": "weights.model_folder",
     "compare_results": "run.evaluate_compare",
     "compose": "run.compose",
     "evaluate_images": "run.evaluate_images",

@@ -67,7 +67,7 @@ def evaluate_images(
     options: dict[str, Any] = {"metrics": metrics, "size": size, "few": few, "precision": precision}
     options |= {"protocol": chosen, "batch_size": batch, "device": where}
     with measurement.picture_count("evaluate", None) as tell:
-        values = list(images.evaluate_images(drawn, real, networks, progress=tell, **options))
+        values = list(images.picture_metrics(drawn, real, networks, progress=tell, **options))
     if not is_main():
         return {}
     settings = {
@@ -82,7 +82,7 @@ def evaluate_images(
     measurement.caution(min(n for n in value["counts"].values() if n))
     measurement.keep(written, value)
     if paper:
-        from digit.evaluation.paper import CONDITIONS, SOURCE, generation_rows
+        from digit.evaluation.protocols import CONDITIONS, SOURCE, generation_rows
 
         value["paper"] = {"source": SOURCE, "conditions": CONDITIONS, "rows": generation_rows()}
     return value
@@ -104,7 +104,7 @@ def _print(value: dict[str, Any], name: str, *, beside_paper: bool) -> None:
 
 def _print_beside_paper(ours: dict[str, float], words: dict[str, str]) -> None:
     """Tables 3 and 4 under the measured FID and IS; other features stand under their own names."""
-    from digit.evaluation.paper import CONDITIONAL, CONDITIONS, SOURCE, UNCONDITIONAL
+    from digit.evaluation.protocols import CONDITIONAL, CONDITIONS, SOURCE, UNCONDITIONAL
 
     rows: dict[str, tuple[str | None, ...]] = {
         "this result": (None, _digits(ours.get("FID")), _digits(ours.get("IS")))

@@ -133,7 +133,7 @@ def _each(given: tuple[Path, ...], priors: tuple[Path, ...], option: str) -> Seq
 
 def _print(probed: dict[str, Any]) -> None:
     """A row per network, above the paper's table 2."""
-    from digit.evaluation.paper import PROBES
+    from digit.evaluation.protocols import PROBES
 
     rows: dict[str, list[Any]] = {}
     for name, found in probed.items():

@@ -18,11 +18,12 @@ from digit.evaluation.networks import Network, open_network
 from digit.evaluation.pictures import Pictures, of_images
 from digit.evaluation.result import read_result, result, write_result
 from digit.files import atomic_path, make_folder, read_json
-from digit.pipeline import PARTS, DigitPipeline
+from digit.pipeline import DigitPipeline
 from digit.progress import progress
 from digit.run.grid import grid
 from digit.run.table import saved
 from digit.weights.artifact import artifact_of, load
+from digit.weights.model_folder import PARTS
 
 PUBLISHED = 50_000  # pictures behind published distances
 

@@ -26,10 +26,10 @@ from digit.evaluation.probe import (
     split_rows,
 )
 from digit.files import atomic_path, make_folder, read_json, sha256_file, write_json_atomic
+from digit.lineage import check_lineage
 from digit.prior import Prior
 from digit.progress import progress, say
 from digit.run.device import autocast
-from digit.run.train import same_lineage
 from digit.weights.artifact import artifact_of, load
 
 
@@ -188,7 +188,7 @@ def check_codes(codes: Codes, prior: Prior, over: str, lineage: dict[str, str], 
     """DigitError where codes have no labels or are not those that the prior reads."""
     if codes.labels is None:
         raise DigitError(f"{codes.path} has no labels: tokenize pictures in class folders for a linear probe")
-    same_lineage(lineage, codes.lineage(over), f"{path}")
+    check_lineage(f"{path}", lineage, f"{codes.path}", codes.lineage(over))
     here, there = (
         (codes.vocabulary(over), codes.length(over)),
         (prior.config.codes, prior.config.length),

@@ -16,9 +16,10 @@ from digit.evaluation.pictures import Pictures
 from digit.evaluation.result import write_result
 from digit.evaluation.sweep import PAPER, PROTOCOL, Key, Number, Setting, combinations, key, named, sweep
 from digit.nn.sampling import SamplerConfig
-from digit.pipeline import DigitPipeline, PipelineSampling
+from digit.pipeline import DigitPipeline
 from digit.progress import progress, say
 from digit.run.measurement import earlier, ids_of, of_networks, picture_count, record
+from digit.weights.model_folder import PipelineSampling
 
 PRIOR = ("temperature", "top_k", "top_p", "guidance")
 _RENDERER = {

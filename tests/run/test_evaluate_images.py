@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from digit.evaluation.networks import INCEPTION, Network
-from digit.evaluation.paper import CONDITIONAL, UNCONDITIONAL
+from digit.evaluation.protocols import CONDITIONAL, UNCONDITIONAL
 from digit.nn.classifier import Classifier, ClassifierConfig
 from digit.run import measurement
 from digit.weights.artifact import save

@@ -1,4 +1,4 @@
-"""`digit evaluate sweep` on the tiny chain."""
+"""The cells that values of axes span on a model, their settings and commands."""
 
 from digit.pipeline import DigitPipeline
 from digit.run.sweep_grid import grid_of
