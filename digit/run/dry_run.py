@@ -25,7 +25,6 @@ from digit.training import estimate
 from digit.training.checkpoint import paths
 from digit.training.config import TrainConfig
 from digit.training.estimate import GIB, MEMORY
-from digit.training.kernels import check_kernels
 from digit.training.log import read_status
 from digit.training.parallel import blocks
 from digit.weights.config import to_dict
@@ -88,8 +87,6 @@ def dry_run(
     """
     whole, boards = counted_as or stage, plan.boards or world_size()
     sharded = training.sharded and boards > 1
-    if training.kernels:
-        check_kernels(stage, bf16=training.precision != "fp32", sharded=sharded)
     if sharded and not blocks(stage):
         raise DigitError(
             f"{type(stage).__name__} has no transformer blocks to shard: train it without --sharded"

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from digit.distributed import add_up, any_of, gather, is_main, share, world_size
 from digit.errors import DigitError
+from digit.fast.training import use
 from digit.training import checkpoint
 from digit.training.average import WeightAverage, places
 from digit.training.batches import rows, split
 from digit.training.config import OptimizerConfig, TrainConfig
 from digit.training.flops import flops_per_sample, peak_flops
-from digit.training.kernels import use_kernels
 from digit.training.optimizer import build, learning_rate, prepare
 from digit.training.parallel import Parallel
 from digit.training.shards import full, load_parts, local
@@ -34,8 +34,9 @@ class Updater:
         bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
         self.stage, self.config, self.device = stage.train(), config, device
         self._parallel = Parallel(stage, device, sharded=config.sharded, bf16=bf16)
-        if config.kernels:
-            use_kernels(stage, device, bf16=bf16, sharded=self._parallel.sharded)
+        refused = use(stage, device, bf16=bf16, sharded=self._parallel.sharded, kernels=config.kernels)
+        if refused is not None:
+            raise DigitError(f"training: kernels cannot be used, {refused}: leave --kernels out")
         self.optimizer = build(stage, config.optimizer)
         self.average = None if config.ema is None else WeightAverage(stage, config.ema)
         self.trainable = [parameter for parameter in stage.parameters() if parameter.requires_grad]

@@ -106,8 +106,6 @@ def test_what_the_run_would_refuse_is_refused(chain, run, tmp_path):
         *("train", "vqgan", *pixels, "--dry-run", "--out", tmp_path / "run", "--boards", 2, "--sharded")
     )
     assert code == 2 and "no transformer blocks to shard" in err
-    code, _, err = run(*("train", "renderer_ar", *base, "--out", tmp_path / "run", "--kernels"))
-    assert code == 2 and "these are pre-norm" in err
     for wrong in (("--boards", 0), ("--mfu", 1.5)):
         code, _, err = run("train", "prior", *base, "--out", tmp_path / "run", *wrong)
         assert code == 2 and wrong[0] in err
