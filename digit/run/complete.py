@@ -85,7 +85,7 @@ def complete(
             used, strips = done.settings, []
             for number, name, strip in zip(numbers.tolist(), names, done.strips, strict=True):
                 strips.append({"file": f"strip-{number:06d}.png", "from": name})
-                write_picture(grid(strip, columns=len(above)), out / strips[-1]["file"])
+                write_picture(grid(strip, columns=len(above), above=above), out / strips[-1]["file"])
                 if number < GRID // len(above):
                     shown.append(strip[None].clone())
             written.append([int(numbers[0]), done.rows, strips])
@@ -93,7 +93,7 @@ def complete(
     order = torch.tensor([number for share in gather(places) for number in share]).argsort()
     top = torch.cat(gather_rows(torch.cat(shown)))[order]
     if is_main():
-        write_picture(grid(top.flatten(0, 1), columns=len(above)), out / "grid.png")
+        write_picture(grid(top.flatten(0, 1), columns=len(above), above=above), out / "grid.png")
     chunks = sorted(chunk for share in gather(written) for chunk in share)  # by their first picture
     return {
         "settings": next(settings for settings in gather(used) if settings is not None),

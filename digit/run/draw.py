@@ -108,8 +108,9 @@ def draw(
     if not is_main():
         return {}
     with atomic_path(out / "grid.png") as temporary:
-        columns = len(labels) if labels and 1 < len(labels) <= min(COLUMNS, len(seeds)) else None
-        grid(torch.cat(whole.shown), columns=columns).save(temporary, "png")
+        in_turn = whole.rows[: len(labels)] if labels and len(labels) <= COLUMNS else []
+        above = [str(row.get("class") or row["label"]) for row in in_turn]
+        grid(torch.cat(whole.shown), columns=len(above) or None, above=above).save(temporary, "png")
     return {"settings": whole.settings, "samples": whole.rows}
 
 

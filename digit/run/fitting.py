@@ -191,8 +191,15 @@ def write_tokenizer(
         },
         classes=plan.source.classes,
     )
+    counts = seen.all_codes.flatten().bincount(minlength=plan.clusters)
     with atomic_path(out / "codebook.png") as temporary:
-        grid(seen.patches.flatten(0, 1), columns=seen.patches.shape[1]).save(temporary, "png")
+        sheet = grid(
+            seen.patches.flatten(0, 1),
+            columns=seen.patches.shape[1],
+            above=["nearest"],
+            beside=[f"code {code} ({int(counts[code]):,} times)" for code in seen.codes],
+        )
+        sheet.save(temporary, "png")
     write_json_atomic(out / "report.json", {**summary, "inertia_by_iteration": result.inertia})
     if report.skipped:
         report.write(out / "skipped.json")
