@@ -6,6 +6,7 @@ import pytest
 
 from digit.errors import DigitError
 from digit.run.contents import contents
+from digit.weights.model_folder import locate
 
 
 def told(found) -> dict:
@@ -60,3 +61,11 @@ def test_a_result_shows_its_values(tmp_path):
 def test_what_digit_did_not_write(tmp_path):
     with pytest.raises(DigitError, match="nothing that digit wrote"):
         contents(str(tmp_path))
+
+
+def test_the_bundled_model_and_a_part_of_it():
+    bundled = contents(None)
+    assert bundled.record["kind"] == "pipeline" and len(bundled.record["parts"]) == 5
+    part = contents(str(locate(None) / "prior"))
+    assert told(part)["made by digit"] == ["a version that was not installed"]
+    assert told(part)["weights"] == [bundled.record["parts"]["prior"]["values"]]

@@ -19,5 +19,3 @@ def test_a_table_for_people(chain, run):
     assert lines[0] == f"prior in {chain.root / 'prior'}"
     told = {line.split("  ")[0]: line.split()[-1] for line in lines if "  " in line}
     assert told["width"] == "16" and told["batch, all processes"] == "8"
-    code, out, _ = run("info")
-    assert code == 0 and "not installed" not in out and "renderer_masked" in out
