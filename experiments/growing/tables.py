@@ -86,7 +86,7 @@ def model(results: Path) -> list[str]:
         row = train["rows"][key]
         known = recipes["recipes"][name]["eager"] | {"micro_batch": row["way"]["micro"]}
         tokens, share = row["tokens_per_second"], row["mfu"]
-        rows.append(_speed(known, "compiled, --kernels", "H100", tokens, share, row["peak_gib"]))
+        rows.append(_speed(known, "compiled, kernels", "H100", tokens, share, row["peak_gib"]))
     return table(("parameters", "micro-batch", "how", "GPU", "tokens/s", "MFU", "peak memory"), rows)
 
 
@@ -199,11 +199,11 @@ def memory(results: Path) -> list[str]:
         shape = replace(shape, layers=layers or shape.layers)
         with torch.device("meta"):
             stage = Prior(shape)
-        config = replace(RECIPES[name]().training, batch=micro, micro_batch=None, compile=True)
-        batch = CodeBatch(torch.empty(1, shape.length, dtype=torch.int64, device="meta"))
-        found = estimate.measure(stage, batch, config, processes=1)
-        assert found is not None
-        counted = estimate.memory(stage, found, config, processes=1, sharded=False).counted / 2**30
+        config = replace(RECIPES[name]().training, batch=micro, micro_batch=None)
+        batch = CodeBatch(torch.empty(2, shape.length, dtype=torch.int64, device="meta"))
+        parts = estimate.memory(stage, batch, config, processes=1)
+        assert parts is not None
+        counted = parts.counted / 2**30
         measured = train[key]["peak_gib"]
         size = sum(p.numel() for p in stage.parameters()) / 1e6
         error = f"{counted / measured - 1:+.1%}"
