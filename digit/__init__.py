@@ -17,7 +17,7 @@ forms.provider = "digit.fast"  # faster forms of some functions, where they can 
 if TYPE_CHECKING:
     from digit.errors import DigitError, LineageError
     from digit.nn.sampling import SamplerConfig
-    from digit.pipeline import DigitPipeline, Pictures, PipelineSampling
+    from digit.pipeline import DigitPipeline, Pictures
     from digit.run.compare import compare_results
     from digit.run.compose import compose
     from digit.run.evaluate import evaluate_images
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from digit.run.train import train_prior, train_renderer, train_vqgan
     from digit.run.train_recipe import train_recipe
     from digit.weights.artifact import load, save
+    from digit.weights.model_folder import PipelineSampling
 
 _PLACES = {
     "DigitError": "errors",
@@ -42,7 +43,7 @@ _PLACES = {
     "SamplerConfig": "nn.sampling",
     "DigitPipeline": "pipeline",
     "Pictures": "pipeline",
-    "PipelineSampling": "pipeline",
+    "PipelineSampling": "weights.model_folder",
     "compare_results": "run.compare",
     "compose": "run.compose",
     "evaluate_images": "run.evaluate",

@@ -15,7 +15,8 @@ from digit.data.images import open_images
 from digit.data.loader import Report, load_pixels
 from digit.data.pixels import PixelData
 from digit.distributed import is_main, main_first
-from digit.errors import DigitError, LineageError
+from digit.errors import DigitError
+from digit.lineage import check_lineage
 from digit.nn.batch import CodeBatch, PixelBatch
 from digit.nn.sampling import SamplerConfig
 from digit.pipeline import to_uint8
@@ -201,7 +202,7 @@ def train_prior(
     second: Any = None if vqgan is None else load(vqgan, kind="vqgan", device=where)
     first: Any = None if renderer is None else load(renderer, kind="renderer", device=where)
     if first is not None:
-        same_lineage(artifact_of(first)["lineage"], lineage, f"{renderer}")
+        check_lineage(f"{renderer}", artifact_of(first)["lineage"], "these codes", lineage)
 
     def picture(trained: Prior, step: int) -> Image.Image:
         seeds = list(range(64))
@@ -278,7 +279,7 @@ def train_renderer(
     lineage = opened.lineage(*names)
     decoder: Any = None if vqgan is None else load(vqgan, kind="vqgan", device=where)
     if decoder is not None:
-        same_lineage({"vqgan": artifact_of(decoder)["id"]}, lineage, f"{vqgan}")
+        check_lineage(f"{vqgan}", {"vqgan": artifact_of(decoder)["id"]}, "these codes", lineage)
     shown = [torch.from_numpy(opened.array(name)[:16, 0].astype(np.int64)).to(where) for name in names]
 
     def picture(trained: Renderer | MaskedRenderer, step: int) -> Image.Image:
@@ -353,7 +354,7 @@ def _held_out(
     if path is None:
         return None
     opened = open_codes(path)
-    opened.check_lineage(lineage, "this stage")
+    check_lineage("this stage", lineage, f"{path}", opened.lineage())
     tensors = [torch.from_numpy(opened.array(name)[:, 0].astype(np.int64)) for name in arrays]
     labels = None if opened.labels is None else torch.from_numpy(opened.labels)
     size = training.micro_batch or training.batch
@@ -387,16 +388,6 @@ def code_map(codes: torch.Tensor, vocabulary: int) -> Image.Image:
 
 def _heads(width: int, heads: int | None) -> int:
     return heads if heads is not None else max(1, width // 64)
-
-
-def same_lineage(there: dict[str, str], here: dict[str, str], who: str) -> None:
-    """LineageError, naming `who`, where its lineage `there` and that of codes, `here`, contradict."""
-    for name, identity in here.items():
-        if there.get(name, identity) != identity:
-            raise LineageError(
-                f"{who} belongs to the {name} {there[name][:12]}, these codes to "
-                f"{identity[:12]}: use stages of one lineage"
-            )
 
 
 def _steps(advance: Callable[[int], None]) -> Callable[[int, int], None]:
