@@ -1,4 +1,4 @@
-"""A batch of codes, the reference's symbols beside them, and work on a batch in pieces that fit into memory.
+"""What stages train on, pictures or codes with the reference's symbols; and a batch in pieces that fit.
 
 Models of ours score codes and nothing else. An imported model was trained to score fairseq's five special
 symbols too: the softmax of its loss and of its top-p runs over all of them. So it keeps their rows. The end
@@ -9,12 +9,19 @@ from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 Specials = Literal[0, 5]  # none, or fairseq's: <s>, <pad>, </s>, <unk>, <n>; code k has id 5 + k
 
 PAD, END, MASK = 1, 2, 3  # ids; END also starts a sequence
+
+
+class PixelBatch(NamedTuple):
+    """Pictures with their labels, on one device."""
+
+    pixels: Float[Tensor, "b 3 h w"]  # in [0, 1]
+    labels: Int[Tensor, " b"] | None
 
 
 class CodeBatch(NamedTuple):
