@@ -61,13 +61,15 @@ def data(results: Path) -> list[str]:
     ]
     rates = growth["decode_per_second"]
     return [
-        *table(("peak memory of", "pictures", "", "pictures", "", "a picture more"), rows),
+        *table(("peak memory of", "pictures", "", "pictures", "", "one picture more"), rows),
         "",
-        *table(("order of an epoch over", "its first batch", "a later one", "peak memory a picture"), order),
+        *table(
+            ("order of an epoch over", "its first batch", "a later one", "peak memory per picture"), order
+        ),
         "",
-        f"One core ({growth['processor']}) decodes {rates['views_1']:.0f} JPEGs of "
-        f"{rates['bytes'] / 1e3:.0f} kB a second to one picture of 256 px, {rates['views_4']:.0f} to four "
-        f"views, and hashes {growth['sha256_gb_per_second']:.1f} GB/s.",
+        f"One core ({growth['processor']}) decodes per second {rates['views_1']:.0f} JPEGs of "
+        f"{rates['bytes'] / 1e3:.0f} kB to one picture of 256 px, {rates['views_4']:.0f} to four views, "
+        f"and hashes {growth['sha256_gb_per_second']:.1f} GB.",
     ]
 
 
@@ -176,7 +178,7 @@ def soak(results: Path) -> list[str]:
                 _range(threads),
             )
         )
-    columns = ("", "rounds", "resident", "a round", "over these rounds", "descriptors", "threads")
+    columns = ("", "rounds", "resident", "per round", "over these rounds", "descriptors", "threads")
     return table(columns, rows)
 
 
