@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -126,7 +126,8 @@ def train(name: str, micro: int) -> Callable[[Sizes, torch.device, Clock], dict[
         def update() -> None:
             updater.update(CodeBatch(here, labels))
 
-        with updater.compiled() if device.type == "cuda" else nullcontext():
+        with ExitStack() as until:
+            updater.accelerate(until)
             for _ in range(1 if sizes.small else 3):
                 update()
             seconds = clock(lambda: [update() for _ in range(sizes.updates)]) / sizes.updates

@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from digit.errors import DigitError, LineageError
     from digit.nn.sampling import SamplerConfig
     from digit.pipeline import DigitPipeline, Pictures
-    from digit.run.compare import compare_results
     from digit.run.compose import compose
-    from digit.run.evaluate import evaluate_images
+    from digit.run.evaluate_compare import compare_results
+    from digit.run.evaluate_images import evaluate_images
+    from digit.run.evaluate_prefix import evaluate_prefix
     from digit.run.evaluate_probe import evaluate_probe
+    from digit.run.evaluate_projection import evaluate_projection
+    from digit.run.evaluate_reconstruction import evaluate_reconstruction
+    from digit.run.evaluate_selftest import selftest
+    from digit.run.evaluate_stability import evaluate_stability
+    from digit.run.evaluate_sweep import evaluate_sweep
     from digit.run.fit import fit
     from digit.run.info import info
-    from digit.run.prefix import evaluate_prefix
-    from digit.run.projection import evaluate_projection
-    from digit.run.reconstruction import evaluate_reconstruction
     from digit.run.sample import sample
-    from digit.run.selftest import selftest
-    from digit.run.stability import evaluate_stability
-    from digit.run.sweep import evaluate_sweep
     from digit.run.tokenize import tokenize
     from digit.run.train import train_prior, train_renderer, train_vqgan
     from digit.run.train_recipe import train_recipe
@@ -44,19 +44,19 @@ _PLACES = {
     "DigitPipeline": "pipeline",
     "Pictures": "pipeline",
     "PipelineSampling": "weights.model_folder",
-    "compare_results": "run.compare",
+    "compare_results": "run.evaluate_compare",
     "compose": "run.compose",
-    "evaluate_images": "run.evaluate",
+    "evaluate_images": "run.evaluate_images",
     "evaluate_probe": "run.evaluate_probe",
-    "evaluate_projection": "run.projection",
-    "evaluate_reconstruction": "run.reconstruction",
-    "evaluate_stability": "run.stability",
-    "evaluate_prefix": "run.prefix",
-    "evaluate_sweep": "run.sweep",
+    "evaluate_projection": "run.evaluate_projection",
+    "evaluate_reconstruction": "run.evaluate_reconstruction",
+    "evaluate_stability": "run.evaluate_stability",
+    "evaluate_prefix": "run.evaluate_prefix",
+    "evaluate_sweep": "run.evaluate_sweep",
     "fit": "run.fit",
     "info": "run.info",
     "sample": "run.sample",
-    "selftest": "run.selftest",
+    "selftest": "run.evaluate_selftest",
     "tokenize": "run.tokenize",
     "train_prior": "run.train",
     "train_recipe": "run.train_recipe",

@@ -14,23 +14,23 @@ import tyro
 
 from digit.distributed import is_main, joined, leave, world_size
 from digit.errors import DigitError
-from digit.run.compare import compare_results
 from digit.run.compose import compose
 from digit.run.convert import convert
 from digit.run.convert_official import convert_official
 from digit.run.ending import by_exception, interrupted
-from digit.run.evaluate import evaluate_images
+from digit.run.evaluate_compare import compare_results
+from digit.run.evaluate_images import evaluate_images
+from digit.run.evaluate_prefix import evaluate_prefix
 from digit.run.evaluate_probe import evaluate_probe
+from digit.run.evaluate_projection import evaluate_projection
+from digit.run.evaluate_reconstruction import evaluate_reconstruction
+from digit.run.evaluate_selftest import selftest
+from digit.run.evaluate_stability import evaluate_stability
+from digit.run.evaluate_sweep import evaluate_sweep
 from digit.run.fit import fit
 from digit.run.info import info
-from digit.run.prefix import evaluate_prefix
 from digit.run.processes import run_together, take_processes
-from digit.run.projection import evaluate_projection
-from digit.run.reconstruction import evaluate_reconstruction
 from digit.run.sample import sample
-from digit.run.selftest import selftest
-from digit.run.stability import evaluate_stability
-from digit.run.sweep import evaluate_sweep
 from digit.run.tokenize import tokenize
 from digit.run.train import train_prior, train_renderer, train_vqgan
 from digit.run.train_recipe import verbs

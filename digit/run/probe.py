@@ -12,12 +12,12 @@ from torch import Tensor
 from digit.data.codes import CodeData, Codes
 from digit.errors import DigitError
 from digit.evaluation.probe import head_accuracies, pooled_states
-from digit.lineage import check_lineage
 from digit.nn.batch import CodeBatch
 from digit.nn.linear_probe import FeatureBatch, Probe, ProbeConfig
 from digit.prior import Prior
 from digit.run.device import choose_device
 from digit.run.dry_run import DryRun, code_batch, describe_codes, dry_run
+from digit.run.probe_states import check_codes
 from digit.run.recipes import linear_probe
 from digit.run.train import run_stage, seeded
 from digit.training.config import TrainConfig
@@ -130,19 +130,3 @@ def _accuracies(
                 yield f"learning rate layer {layer}", rates[heads.index(max(heads))]
 
     return evaluate
-
-
-def check_codes(codes: Codes, prior: Prior, over: str, lineage: dict[str, str], path: Path) -> None:
-    """DigitError where codes have no labels or are not those that the prior reads."""
-    if codes.labels is None:
-        raise DigitError(f"{codes.path} has no labels: tokenize pictures in class folders for a linear probe")
-    check_lineage(f"{path}", lineage, f"{codes.path}", codes.lineage(over))
-    here, there = (
-        (codes.vocabulary(over), codes.length(over)),
-        (prior.config.codes, prior.config.length),
-    )
-    if here != there:
-        raise DigitError(
-            f"{codes.path} has {here[1]} codes a picture out of {here[0]}, the prior {path} reads {there[1]} "
-            f"out of {there[0]}: tokenize the pictures with the prior's tokenizer"
-        )

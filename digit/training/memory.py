@@ -19,7 +19,7 @@ from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from digit.nn import cross_entropy
+from digit.fast import training
 from digit.training.batches import split
 from digit.training.flops import loss, tensors_of, unchanged
 
@@ -51,6 +51,8 @@ def held(
     counted, gpu = _Counted(), _OnGPU(bf16, compiled)
     try:
         with unchanged(stage), _as_on_a_gpu(gpu), counted:
+            if hasattr(stage, "cross_entropy"):
+                vars(stage)["cross_entropy"] = training.cross_entropy
             value = loss(stage, tensors, part)
             activations = counted.now
             value.backward()
@@ -95,18 +97,18 @@ class _Counted(TorchDispatchMode):
 @contextlib.contextmanager
 def _as_on_a_gpu(gpu: "_OnGPU") -> Iterator[None]:
     """Inside, meta tensors say that they are on a GPU and functions keep what they would keep there."""
-    before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda"), cross_entropy._Fused
+    before = torch.is_autocast_enabled("cuda"), torch.get_autocast_dtype("cuda"), training._Fused
     torch.set_autocast_enabled("cuda", gpu.bf16)
     torch.set_autocast_dtype("cuda", torch.bfloat16)
     if gpu.compiled:
-        cross_entropy._Fused = _Whole  # pyright: ignore[reportAttributeAccessIssue]
+        training._Fused = _Whole  # pyright: ignore[reportAttributeAccessIssue]
     try:
         with gpu:
             yield
     finally:
         torch.set_autocast_enabled("cuda", before[0])
         torch.set_autocast_dtype("cuda", before[1])
-        cross_entropy._Fused = before[2]
+        training._Fused = before[2]
 
 
 GPU, META = torch.device("cuda", 0), torch.device("meta")
@@ -214,7 +216,7 @@ class _Whole(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, table: Tensor, targets: Tensor, smoothing: float, counted: Tensor | None
     ) -> Tensor:
-        half = F.pad(table.to(hidden.dtype), (0, 0, 0, -len(table) % cross_entropy.ALIGNED))
+        half = F.pad(table.to(hidden.dtype), (0, 0, 0, -len(table) % training.ALIGNED))
         gradient = torch.empty_like(hidden @ half.T)
         both = gradient @ half, (gradient.T @ hidden)[: len(table)].float()
         ctx.save_for_backward(*both)

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-import digit.nn.cross_entropy
 import digit.prior
 import digit.renderer
 import digit.renderer_masked
+from digit.fast import training
 from digit.nn.batch import CodeBatch
 from digit.prior import Prior
 from digit.renderer import Renderer
@@ -63,7 +63,7 @@ def test_eager_updates_as_they_were_when_they_were_measured(name, monkeypatch):
     # Before the residual stream was bf16 and the gradient made with the loss.
     for module in (digit.prior, digit.renderer, digit.renderer_masked):
         monkeypatch.setattr(module, "stream", lambda x: x)
-    monkeypatch.setattr(digit.nn.cross_entropy, "fused", lambda x: False)
+    monkeypatch.setattr(training, "fused", lambda x: False)
     measured = RECIPE[name]["eager"]
     found = gib(name, micro=measured["micro_batch"], compiled=False)
     assert found == pytest.approx(measured["memory_gib"], rel=0.02)
