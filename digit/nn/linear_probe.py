@@ -33,8 +33,8 @@ class Probe(nn.Module):
     """A stage: heads share each batch and nothing else, so one run is a sweep over layers and learning rates.
 
     Train with AdamW (lr 1e-3, no weight decay, cosine) on a few dozen epochs of cached features. The
-    reference's heads are those with learning_rates (1.0,): one nn.Linear per layer, its weights transposed, on
-    the rows of `pooled_states`.
+    reference's heads are those with learning_rates (1.0,): one nn.Linear per layer, its weights transposed,
+    on the rows of `pooled_states`.
     """
 
     mean: Tensor
