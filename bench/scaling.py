@@ -54,7 +54,7 @@ from digit.run.recipes import RECIPES
 from digit.tokenizer import Tokenizer, TokenizerConfig, encoding
 from digit.training.update import Updater
 
-NVLINK = 450e9  # bytes a second in one direction
+NVLINK = 450e9  # bytes per second in one direction
 GOAL = 1.9  # for two
 HANGS = 240  # seconds after which a process on a GPU says where it stands, and ends: the other parts go on
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from digit.errors import DigitError
 from digit.nn.backbone import Standardize, as_floats, create, timm
-from digit.nn.pieces import in_pieces
+from digit.nn.batch import in_pieces
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

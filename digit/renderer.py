@@ -10,12 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from digit.errors import DigitError
-from digit.nn.batch import CodeBatch
+from digit.nn.batch import CodeBatch, Specials, with_end
 from digit.nn.decoding import CacheBits, CodeTables, decode
 from digit.nn.losses import cross_entropy
 from digit.nn.sampling import SamplerConfig, uniforms
 from digit.nn.transformer import Transformer, TransformerConfig, embedding, projection, stream
-from digit.nn.vocabulary import Specials, with_end
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from torch.func import functional_call
 from digit.errors import DigitError
 from digit.nn.autoencoder import BlockStyle, Decoder, Encoder
 from digit.nn.backbone import as_floats
-from digit.nn.pieces import in_pieces
+from digit.nn.batch import in_pieces
 from digit.vqgan_config import VQGANConfig
 
 

@@ -90,7 +90,7 @@ def run(arguments: list[str]) -> int:
     except DigitError as error:
         return _fail(str(error))
     if processes > 1 and arguments[:1] == ["train"] and "--dry-run" in arguments:  # one tells for all
-        arguments = [*arguments, *(() if "--boards" in arguments else ("--boards", str(processes)))]
+        arguments = [*arguments, *(() if "--gpus" in arguments else ("--gpus", str(processes)))]
     elif processes > 1:
         return run_together(arguments, processes)
     as_json = "--json" in arguments
