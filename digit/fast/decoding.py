@@ -32,7 +32,7 @@ class Shape:
     rows: int  # images at once
     guided: bool  # two rows an image
     room: int  # positions of the caches
-    length: int  # codes an image
+    length: int  # codes per image
     dtype: torch.dtype  # of products and caches
     bits: CacheBits  # of a number in the caches: 8 are e4m3 with one scale for each vector
     filters: Filters
@@ -219,7 +219,7 @@ class FastDecoder:
 
 
 class ScaledCache(KeyValueCache):
-    """The cache in the numbers of a shape: as they come, or in 8 bits with a scale a vector."""
+    """The cache in the numbers of a shape: as they come, or in 8 bits with a scale per vector."""
 
     def __init__(self, config: TransformerConfig, shape: Shape, *, device: torch.device) -> None:
         """Room for all rows of the shape."""
