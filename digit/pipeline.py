@@ -13,7 +13,6 @@ from torch import Tensor
 
 from digit.errors import DigitError, LineageError
 from digit.nn.decoding import CacheBits
-from digit.nn.pieces import state_of
 from digit.prior import Prior
 from digit.renderer import Renderer
 from digit.renderer_masked import MaskedRenderer
@@ -74,7 +73,6 @@ class DigitPipeline:
         self.prior, self.vqgan, self.tokenizer = prior.eval(), vqgan.eval(), tokenizer
         self.renderer, self.renderer_masked = renderer, renderer_masked
         self.classes, self.sampling = list(classes), sampling or PipelineSampling()
-        self._decode: tuple[tuple[tuple[int, int], ...], Callable[[Tensor], Tensor]] | None = None
         self._check_together()
 
     @property
@@ -230,7 +228,7 @@ class DigitPipeline:
         if prefix is not None and len(prefix) != count:
             raise DigitError(f"{count} seeds came with {len(prefix)} rows of a prefix: give one row per seed")
         classes = None if request.labels is None else torch.tensor(request.labels, device=self.device)
-        decode = self.vqgan.decode if autocast is False else self._decoding()
+        decode = self.vqgan.decode if autocast is False else decoding(self.vqgan)
         size = batch_size or at_once(self.device, count)
         how: dict[str, Any] = {"batch_size": size, "autocast": autocast, "progress": progress}
         all_codes, all_vq, all_pixels = [], [], []
@@ -266,13 +264,6 @@ class DigitPipeline:
             assert self.renderer is not None
             return self.renderer.sample(codes, seeds, request.rendering, cache_bits=cache_bits, **how)
         return codes
-
-    def _decoding(self) -> Callable[[Tensor], Tensor]:
-        """How VQ codes become pixels; made again when a weight of the VQGAN has changed."""
-        state = state_of(self.vqgan)
-        if self._decode is None or self._decode[0] != state:
-            self._decode = state, decoding(self.vqgan)
-        return self._decode[1]
 
     @torch.no_grad()
     def encode(self, pixels: Float[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:

@@ -1,4 +1,4 @@
-"""How a pipeline decodes: on a CPU by the VQGAN itself, made again when a weight has changed."""
+"""How a pipeline decodes: by the VQGAN as it is now, in batches of its own; made anew for each call."""
 
 from types import SimpleNamespace
 
@@ -33,10 +33,11 @@ def test_pictures_are_what_the_vqgan_decodes_and_follow_its_weights(monkeypatch)
     assert first.pixels.is_contiguous(memory_format=torch.channels_last)  # as pictures need them
     shown = torch.stack([torch.from_numpy(np.array(image)) for image in first.images])
     assert torch.equal(shown.permute(0, 3, 1, 2), first.pixels) and first.images is first.images
-    assert torch.equal(pipeline(seeds=range(70)).vq_codes, first.vq_codes) and len(made) == 1
+    assert len(made) == 1
     with torch.no_grad():
         vqgan.decoder.conv_out.bias += 0.2
     brighter = pipeline(seeds=range(70))
+    assert torch.equal(brighter.vq_codes, first.vq_codes)
     assert len(made) == 2 and (brighter.pixels.float() - first.pixels.float()).mean() > 30
     pipeline(seeds=[0], autocast=False)
     assert len(made) == 2  # exact on request, by the module on every device
