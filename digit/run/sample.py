@@ -81,7 +81,7 @@ def sample(
     _check(labels, unconditional, prefix_from, prefix, npz, batch)
     from digit.distributed import by_main, is_main
     from digit.files import locked, make_folder
-    from digit.pipeline import at_once
+    from digit.request import at_once
     from digit.run.complete import complete
     from digit.run.draw import draw, finish_drawing, open_model
 
