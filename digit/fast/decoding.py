@@ -15,8 +15,8 @@ from digit.fast.kernels.attention import attend
 from digit.fast.kernels.draw import Filters, draw
 from digit.fast.kernels.linear import few_rows
 from digit.fast.packed import PackedTransformer
+from digit.fast.weights import state_of
 from digit.nn.decoding import CacheBits, CodeTables, inference
-from digit.nn.pieces import state_of
 from digit.nn.sampling import SamplerConfig
 from digit.nn.transformer import KeyValueCache, Transformer, TransformerConfig
 
