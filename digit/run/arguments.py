@@ -35,6 +35,7 @@ class Option:
     text: str
     group: str  # the parameter that it is a part of; "" for those of the verb itself
     positional: bool = False
+    optional: bool = False  # `none` can be typed, where the default is more
 
     @property
     def name(self) -> str:
@@ -62,6 +63,13 @@ class Option:
         elif isinstance(value, tuple):
             value = " ".join(map(str, value))
         return f"{self.text} (default: {value})".strip()
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if isinstance(action, argparse.BooleanOptionalAction):
+            return "/".join(action.option_strings)
+        return super()._format_action_invocation(action)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -103,7 +111,7 @@ def parser_of(
     width = min(shutil.get_terminal_size().columns, 100)
 
     def formatter(prog: str) -> argparse.HelpFormatter:
-        return argparse.RawDescriptionHelpFormatter(prog, max_help_position=COLUMN, width=width)
+        return _Formatter(prog, max_help_position=COLUMN, width=width)
 
     parser = _Parser(
         prog=f"digit {name}",
@@ -167,7 +175,7 @@ def _options(path: tuple[str, ...], annotation: Any, default: Any, text: str, gr
     kind, notes = _plain(annotation)
     if not dataclasses.is_dataclass(kind):
         word = next((note.word for note in notes if isinstance(note, Metavar)), None) or _word(kind)
-        return [Option(path, kind, word, default, text, group, POSITIONAL in notes)]
+        return [Option(path, kind, word, default, text, group, _is_positional(notes), _takes_none(annotation))]
     hints, comments = get_type_hints(kind, include_extras=True), _comments(kind)
     hidden = next((note for note in notes if isinstance(note, Hidden)), frozenset())
     return [
@@ -201,6 +209,16 @@ def _plain(annotation: Any) -> tuple[Any, list[Any]]:
     return annotation, notes
 
 
+def _takes_none(annotation: Any) -> bool:
+    return type(None) in get_args(annotation) or any(
+        _takes_none(part) for part in get_args(annotation) if get_origin(annotation) is Annotated
+    )
+
+
+def _is_positional(notes: list[Any]) -> bool:
+    return POSITIONAL in notes or "Positional" in map(str, notes)  # the second: tyro's, until nobody has it
+
+
 def _word(kind: Any) -> str:
     """What stands for one value of a type."""
     if get_origin(kind) is Literal:
@@ -223,7 +241,7 @@ def _add(group: Any, option: Option) -> None:
     elif get_origin(option.kind) is dict:
         more |= {"nargs": "+", "action": _Pairs}
     else:
-        more["type"] = _reader(option.kind)
+        more["type"] = _reader(option.kind, optional=option.optional and option.default is not None)
     if option.positional:
         if not option.required:
             more["nargs"] = "*" if "nargs" in more else "?"
@@ -250,10 +268,12 @@ class _Pairs(argparse.Action):
         setattr(namespace, self.dest, dict(zip(values[::2], numbers, strict=True)))
 
 
-def _reader(kind: Any) -> Callable[[str], Any]:
+def _reader(kind: Any, *, optional: bool = False) -> Callable[[str], Any]:
     """From what is typed to a value; argparse shows the error's sentence behind the option's name."""
 
     def read(text: str) -> Any:
+        if optional and text.lower() == "none":
+            return None
         if get_origin(kind) is Literal:
             if text in get_args(kind):
                 return text

@@ -174,7 +174,7 @@ def _command(verb: str, arguments: list[str], whole: list[str]) -> Command | str
         given = typed(parser, arguments)
         as_json, processes = given.pop("json", False), given.pop("processes", 1)
         if "--dry-run" in arguments and processes > 1:  # one process tells for all
-            given = {_boards(options): processes} | given
+            given = {"plan.boards": processes} | given
         call = call_of(function, given, defaults)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not VERBS[verb].together:
         raise DigitError(f"{verb} runs in one process: start it without torchrun")
@@ -210,9 +210,8 @@ def _no_member(arguments: list[str]) -> str:
     new = OLD_VERBS.get(f"{group} {rest[0]}")
     if new:
         return f"this is now: digit {new} {shlex.join(rest[1:])}".strip()
-    return (
-        f"there is no verb {group} {rest[0]}{nearest(rest[0], known) or ';'} `digit {group} --help` lists them"
-    )
+    near = nearest(rest[0], known) or ";"
+    return f"there is no verb {group} {rest[0]}{near} `digit {group} --help` lists them"
 
 
 def _value(arguments: list[str], option: str) -> str | None:

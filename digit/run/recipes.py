@@ -147,7 +147,7 @@ RECIPES: dict[str, Recipe] = {
         title="the class-conditional base prior, 400 epochs",
         training=replace(STAGE_1, steps=250_000),
         hours=(107, 136),
-        published="weights; FID as base_cond",
+        published="weights, FID as base_cond",
         note="FID 4.79, IS 142.87 if the authors' README is right about the epochs (table 4 says 200). Its "
         "settings are not published: those of 200 epochs with twice the updates.",
     ),
@@ -180,10 +180,10 @@ RECIPES: dict[str, Recipe] = {
         training=replace(STAGE_1, steps=62_500),
         parameters="38M",
         hours=(7, 10),
-        published="FID 16.81 to 45.51 (figure 4a)",
+        published="FID 16.81, iBOT (figure 4a)",
         note="FID / IS / top-1 of the prior: MAE 45.51 / 18.39 / 31.40, MoCo v3 20.38 / 45.02 / 59.22, iBOT "
-        "16.81 / 57.88 / 61.10. Not published: shape, K and learning rate. Of the plain shapes near 39M, width "
-        "384 with 18 layers (38.6M) is nearer than width 512 with 9 (37.3M) or 10 (40.4M). These encoders' "
+        "16.81 / 57.88 / 61.10. Not published: shape, K and learning rate. Of the plain shapes near 39M, "
+        "width 384 with 18 layers (38.6M) is nearer than width 512 with 9 (37.3M) or 10 (40.4M). These encoders' "
         "patches, 16 pixels wide, give 196 codes per picture.",
         codes={"codes": 8192, "length": 196},
     ),
@@ -194,9 +194,9 @@ RECIPES: dict[str, Recipe] = {
         training=replace(STAGE_2, steps=250_000),
         parameters="214M",
         hours=(213, 265),
-        published="FID with the priors above",
-        note="Such as FID 9.13 after base_400 (table 3); on the codes of the validation pictures themselves FID "
-        "1.92, IS 184.40. Top-p 0.8.",
+        published="with the priors above",
+        note="Such as FID 9.13 after base_400 (table 3); on the codes of the validation pictures themselves "
+        "FID 1.92, IS 184.40. Top-p 0.8.",
     ),
     "renderer_masked": Recipe(
         stage="renderer",
@@ -205,7 +205,7 @@ RECIPES: dict[str, Recipe] = {
         training=STAGE_2,
         parameters="214M",
         hours=(114, 138),
-        published="FID 9.04 after base, 4.62 after base_cond",
+        published="FID 9.04 on base",
         note="FID 9.04, IS 75.04 after base (table 3), FID 4.62, IS 146.19 after base_cond (table 4), in 8 "
         "steps. Its loss is the mean over the masks of one micro-batch.",
     ),
@@ -216,8 +216,8 @@ RECIPES: dict[str, Recipe] = {
         training=PROBE,
         parameters="17M",
         hours=(8, 8),
-        published="top-1 71.7 %, of large 80.3 % (table 2)",
-        note="Which layer gives it is not published (figure 3b shows all). The reference has a head for the "
+        published="top-1 71.7 % on base (table 2)",
+        note="On large 80.3 %. Which layer gives it is not published (figure 3b shows all). The reference has a head for the "
         "input of each block, and so never reads the last block's output; ours reads that too "
         "(--no-last-block: not). It trains on random resized crops, here the views that `digit tokenize` was "
         "told to store, and validates on crops of 224 pixels out of 256 that the encoder reads without "
