@@ -116,7 +116,7 @@ def parser_of(
     parser = _Parser(
         prog=f"digit {name}",
         usage=" ".join((f"digit {name}", *needed, "[options]")),
-        description=_wrapped(f"{description(verb)}\n\n{more}".strip(), width).replace("%", "%%"),
+        description=_wrapped(f"{description(verb)}\n\n{more}".strip(), width),
         formatter_class=formatter,
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,

@@ -54,7 +54,7 @@ def evaluate_probe(
     """Linear probes of all layers of frozen priors, in one pass over cached states (figure 3b, table 2).
 
     Learning rate and layer are chosen on pictures that no head was trained on. With several priors, the plot
-    has a line each: by K, by size, by steps. `digit train linear_probe` is the published training instead.
+    has a line each: by K, by size, by steps. `digit train probe` is the published training instead.
 
     Args:
         prior: artifacts; several are measured one after the other.

@@ -195,11 +195,11 @@ def memory(results: Path) -> list[str]:
         ("large, 128", "large", 128, None),
         ("screen, package", "base", 128, 4),
     ):
-        shape: Any = RECIPES[name]().model
+        shape: Any = RECIPES[name].model
         shape = replace(shape, layers=layers or shape.layers)
         with torch.device("meta"):
             stage = Prior(shape)
-        config = replace(RECIPES[name]().training, batch=micro, micro_batch=None, compile=True)
+        config = replace(RECIPES[name].training, batch=micro, micro_batch=None, compile=True)
         batch = CodeBatch(torch.empty(1, shape.length, dtype=torch.int64, device="meta"))
         found = estimate.measure(stage, batch, config, processes=1)
         assert found is not None

@@ -28,7 +28,7 @@ RECIPE = json.loads((RESULTS / "recipes.json").read_text())["recipes"]
 
 
 def built(name, layers=None):
-    shape = RECIPES[name]().model
+    shape = RECIPES[name].model
     shape = replace(shape, layers=layers or shape.layers)
     kind = Prior if name not in ("renderer_ar", "renderer_masked") else Renderer
     with torch.device("meta"):
@@ -40,7 +40,7 @@ def built(name, layers=None):
 
 def gib(name, *, micro, compiled, layers=None):
     stage, batch = built(name, layers)
-    config = replace(RECIPES[name]().training, batch=micro, micro_batch=None, compile=compiled)
+    config = replace(RECIPES[name].training, batch=micro, micro_batch=None, compile=compiled)
     found = estimate.measure(stage, batch, config, processes=1)
     return estimate.memory(stage, found, config, processes=1, sharded=False).counted / GIB
 
@@ -71,7 +71,7 @@ def test_eager_updates_as_they_were_when_they_were_measured(name, monkeypatch):
 
 def test_speeds_are_the_measured_ones():
     for place, name in enumerate(("ablation_39m", "base", "large")):
-        shape = RECIPES[name]().model
+        shape = RECIPES[name].model
         products = 12 * shape.layers * shape.width**2 + shape.codes * shape.width
         square = 2 * shape.layers * shape.length * shape.width  # of attention, half of it
         flops = shape.length * (6 * products + 3 * square)
@@ -82,7 +82,7 @@ def test_speeds_are_the_measured_ones():
     for key, (size, share) in zip(("base, 256", "large, 128"), estimate.MEASURED_MFU["kernels"], strict=True):
         assert TRAIN[key]["way"]["kernels"] == "on" and TRAIN[key]["way"]["compiled"] and size > 200
         assert TRAIN[key]["mfu"] == pytest.approx(share, abs=1e-3)
-    config = replace(RECIPES["base"]().training, compile=True)
+    config = replace(RECIPES["base"].training, compile=True)
     assert estimate.assumed_mfu(10**6, config) == 0.217
     assert 0.44 < estimate.assumed_mfu(400 * 10**6, config) < 0.479
     assert estimate.assumed_mfu(218_600_000, replace(config, kernels=True)) == 0.468
@@ -128,7 +128,7 @@ def test_a_loss_that_asks_for_values_is_not_counted():
 
 def test_shared_states_are_a_part_each_and_the_working_layers():
     stage, _ = built("large")
-    config = RECIPES["large"]().training
+    config = RECIPES["large"].training
     found = Held(10**9, 10**8, 10**7, 1.0)
     alone = estimate.memory(stage, found, config, processes=1, sharded=False)
     shared = estimate.memory(stage, found, config, processes=8, sharded=True)
@@ -146,7 +146,7 @@ def test_shared_states_are_a_part_each_and_the_working_layers():
 
 def test_the_largest_micro_batch_fits_and_one_more_does_not():
     stage, batch = built("large", 6)
-    config = replace(RECIPES["large"]().training, compile=True)
+    config = replace(RECIPES["large"].training, compile=True)
 
     def total(micro):
         changed = replace(config, micro_batch=micro)
