@@ -20,8 +20,8 @@ from machine import Report, median_seconds, parser
 from torch import Tensor
 from torch.nn.attention import SDPBackend
 
+from digit.fast import usable
 from digit.nn.attention import attention
-from digit.nn.decoding import has_kernels
 
 SHAPES = {  # images, heads, queries, keys, dtype
     "ViT-B": (512, 12, 261, 261, torch.float16),
@@ -35,7 +35,7 @@ CHANNELS = 64
 
 def ways(device: torch.device, *, sweep: bool) -> dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]]:
     """Kernels by name; or ours by the numbers of its tiles."""
-    if not has_kernels(device):
+    if not usable(device):
         return {"torch": attention}
     from digit.fast.kernels.full_attention import Tiles, full_attention
 

@@ -150,7 +150,6 @@ class Prior(nn.Module):
         prefix: Int[Tensor, "b p"] | None = None,
         batch_size: int = 64,
         progress: Callable[[int], None] | None = None,
-        use_cache: bool = True,
         autocast: bool | None = None,
         cache_bits: CacheBits = 16,
     ) -> Int[Tensor, "b n"]:
@@ -185,7 +184,6 @@ class Prior(nn.Module):
                     null_prefix=null_read,
                     given=given,
                     progress=progress,
-                    use_cache=use_cache,
                     autocast=autocast,
                     cache_bits=cache_bits,
                 )

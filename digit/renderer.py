@@ -131,7 +131,6 @@ class Renderer(nn.Module):
         *,
         batch_size: int = 64,
         progress: Callable[[int], None] | None = None,
-        use_cache: bool = True,
         autocast: bool | None = None,
         cache_bits: CacheBits = 16,
     ) -> Int[Tensor, "b m"]:
@@ -155,7 +154,6 @@ class Renderer(nn.Module):
                     config=config,
                     tables=self.tables(),
                     progress=progress,
-                    use_cache=use_cache,
                     autocast=autocast,
                     cache_bits=cache_bits,
                 )

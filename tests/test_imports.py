@@ -18,7 +18,7 @@ ALLOWED = {
     "vqgan_config": set(),
     "progress": {"distributed"},
     "nn": LEAVES | {"fast"},
-    "fast": LEAVES | {"nn"},
+    "fast": LEAVES | {"nn", *FLOW},
     "data": LEAVES | {"nn"},
     "weights": LEAVES | {"nn", *FLOW},
     "training": LEAVES | {"nn", "fast", "data", "weights"},

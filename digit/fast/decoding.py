@@ -15,7 +15,7 @@ from digit.fast.kernels.attention import attend
 from digit.fast.kernels.draw import Filters, draw
 from digit.fast.kernels.linear import few_rows
 from digit.fast.packed import PackedTransformer
-from digit.nn.decoding import CacheBits, CodeTables
+from digit.nn.decoding import CacheBits, CodeTables, inference
 from digit.nn.pieces import state_of
 from digit.nn.sampling import SamplerConfig
 from digit.nn.transformer import KeyValueCache, Transformer, TransformerConfig
@@ -44,24 +44,30 @@ class Shape:
         return 2 * self.rows if self.guided else self.rows
 
 
-def fast_codes(
+def decode(
     transformer: Transformer,
-    prefixes: tuple[Float[Tensor, "b p d"], ...],
+    prefix: Float[Tensor, "b p d"],
     *,
     uniforms: Float[Tensor, "b n"],
     config: SamplerConfig,
     tables: CodeTables,
-    first: int,
-    dtype: torch.dtype,
-    bits: CacheBits,
-    progress: Callable[[int], None] | None,
+    null_prefix: Float[Tensor, "b p d"] | None = None,
+    given: Int[Tensor, "b g"] | None = None,
+    progress: Callable[[int], None] | None = None,
+    autocast: bool | None = None,
+    cache_bits: CacheBits = 16,
 ) -> Int[Tensor, "b n"]:
-    """What `decoding.decode` draws; prefixes are the conditional one and, under guidance, the null one."""
-    (images, length), (_, read, _) = uniforms.shape, prefixes[0].shape
-    room, guided, device = read + length - first - 1, len(prefixes) > 1, uniforms.device
-    shape = Shape(images, guided, room, length, dtype, bits, _filters(config, tables))
+    """What `nn.decoding.decode` draws, where not all codes are given. Rows without memory wait for others."""
+    guided, first = config.guidance != 1, 0 if given is None else given.shape[1]
+    prefixes = (prefix, null_prefix) if guided and null_prefix is not None else (prefix,)
+    (images, length), read = uniforms.shape, prefix.shape[1]
+    room, uniforms = read + length - first - 1, uniforms.to(prefix.device)
     codes, begin = [], 0
-    with torch.autocast(device.type, enabled=False):
+    with (
+        inference(transformer, autocast=autocast) as dtype,
+        torch.autocast(prefix.device.type, enabled=False),
+    ):
+        shape = Shape(images, guided, room, length, dtype, cache_bits, _filters(config, tables))
         while begin < images:
             wanted = replace(shape, rows=images - begin)
             decoder = decoder_for(transformer, tables, wanted)
@@ -69,7 +75,10 @@ def fast_codes(
             chosen = torch.cat([prefix[part] for prefix in prefixes])
             codes.append(decoder.run(chosen, uniforms[part], config=config, first=first, progress=progress))
             begin = part.stop
-    return torch.cat(codes)
+        whole = torch.cat(codes)
+        if given is not None:
+            whole[:, :first] = given
+    return whole.clone()  # outside of inference mode: a tensor that may also be trained on
 
 
 def _filters(config: SamplerConfig, tables: CodeTables) -> Filters:

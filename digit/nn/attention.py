@@ -1,5 +1,6 @@
 """queries, keys and values -> mixed values, by the kernel that is fastest for their length on this device."""
 
+import importlib.util
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -8,8 +9,6 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-
-from digit.nn.decoding import has_kernels
 
 LITTLE = 32  # keys beyond a multiple of 128 up to which our kernel was measured, and is ahead
 
@@ -36,6 +35,11 @@ def attention(
     with _quickest(queries.device) if backend is None else sdpa_kernel(backend):
         mixed = F.scaled_dot_product_attention(queries, keys, values, is_causal=causal)
     return mixed.transpose(1, 2).flatten(2)
+
+
+def has_kernels(device: torch.device) -> bool:
+    """Whether our kernel runs here: a GPU, and Triton."""
+    return device.type == "cuda" and importlib.util.find_spec("triton") is not None
 
 
 def _ours(queries: Tensor, keys: Tensor) -> bool:

@@ -20,6 +20,7 @@ from digit.errors import DigitError
 from digit.run.options import POSITIONAL, Hidden, Metavar
 
 COLUMN = 26  # where the texts of options begin
+LONG = 40  # characters of choices beyond which they stand in the text
 WORDS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 MEANT = {int: "a whole number", float: "a number"}
 
@@ -175,7 +176,11 @@ def _options(path: tuple[str, ...], annotation: Any, default: Any, text: str, gr
     kind, notes = _plain(annotation)
     if not dataclasses.is_dataclass(kind):
         word = next((note.word for note in notes if isinstance(note, Metavar)), None) or _word(kind)
-        return [Option(path, kind, word, default, text, group, _is_positional(notes), _takes_none(annotation))]
+        if word.count("|") and len(word) > LONG:
+            text, word = f"{text.removesuffix('.')}: {word.replace('|', ', ')}.", "NAME"
+        return [
+            Option(path, kind, word, default, text, group, _is_positional(notes), _takes_none(annotation))
+        ]
     hints, comments = get_type_hints(kind, include_extras=True), _comments(kind)
     hidden = next((note for note in notes if isinstance(note, Hidden)), frozenset())
     return [

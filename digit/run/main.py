@@ -163,7 +163,8 @@ def _command(verb: str, arguments: list[str], whole: list[str]) -> Command | str
     """The verb's own arguments, understood; `whole` is the command line that they end."""
     function, stage = VERBS[verb].function(), verb.removeprefix("train ")
     recipe = _value(arguments, "--recipe")
-    defaults = defaults_of(recipe, stage)
+    with _told(verb):
+        defaults = defaults_of(recipe, stage)
     common = COMMON | (PROCESSES if VERBS[verb].together else {})
     parser = parser_of(verb, function, defaults, more=described(recipe) if recipe else "", common=common)
     if any(argument in HELP for argument in arguments):

@@ -183,8 +183,8 @@ RECIPES: dict[str, Recipe] = {
         published="FID 16.81, iBOT (figure 4a)",
         note="FID / IS / top-1 of the prior: MAE 45.51 / 18.39 / 31.40, MoCo v3 20.38 / 45.02 / 59.22, iBOT "
         "16.81 / 57.88 / 61.10. Not published: shape, K and learning rate. Of the plain shapes near 39M, "
-        "width 384 with 18 layers (38.6M) is nearer than width 512 with 9 (37.3M) or 10 (40.4M). These encoders' "
-        "patches, 16 pixels wide, give 196 codes per picture.",
+        "width 384 with 18 layers (38.6M) is nearer than width 512 with 9 (37.3M) or 10 (40.4M). "
+        "These encoders' patches, 16 pixels wide, give 196 codes per picture.",
         codes={"codes": 8192, "length": 196},
     ),
     "renderer_ar": Recipe(
@@ -217,8 +217,8 @@ RECIPES: dict[str, Recipe] = {
         parameters="17M",
         hours=(8, 8),
         published="top-1 71.7 % on base (table 2)",
-        note="On large 80.3 %. Which layer gives it is not published (figure 3b shows all). The reference has a head for the "
-        "input of each block, and so never reads the last block's output; ours reads that too "
+        note="On large 80.3 %. Which layer gives it is not published (figure 3b shows all). The "
+        "reference has a head for the input of each block, and so never reads the last block's output; ours reads that too "
         "(--no-last-block: not). It trains on random resized crops, here the views that `digit tokenize` was "
         "told to store, and validates on crops of 224 pixels out of 256 that the encoder reads without "
         "resizing.",
@@ -237,7 +237,7 @@ def defaults_of(name: str | None, stage: str) -> dict[str, Any]:
     recipe = RECIPES.get(name)
     if recipe is None or recipe.stage != stage:
         known = [name for name, recipe in RECIPES.items() if recipe.stage == stage]
-        raise DigitError(f"train {stage} has no recipe {name!r}: choose from {', '.join(known)}")
+        raise DigitError(f"there is no recipe {name!r} of a {stage}: choose from {', '.join(known)}")
     return {"recipe": name, **recipe.options, "training": recipe.training}
 
 

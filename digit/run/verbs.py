@@ -37,7 +37,7 @@ GROUPS = {
         "train probe": Verb("train:train_probe", "linear classifiers on each layer of a prior", True),
     },
     "drawing": {
-        "compose": Verb("compose:compose", "prior, renderer, VQGAN, tokenizer -> one model folder"),
+        "compose": Verb("compose:compose", "prior, renderer, VQGAN, tokenizer -> one model"),
         "sample": Verb("sample:sample", "classes and seeds -> pictures; completes yours", True),
     },
     "measuring": {
@@ -70,7 +70,7 @@ Exit codes: 0 done; 2 bad input or full disk, in one sentence; 130 stopped by
 Ctrl-C, 143 by SIGTERM: what is written is whole, repeat the command to go on.
 
 Example: digit sample --num 16 --out pictures          (by the bundled model)
-         digit train prior --recipe base_cond --codes runs/codes --out runs/prior"""
+         digit train prior --recipe base_cond --codes codes --out prior"""
 
 
 def overview() -> str:
@@ -89,7 +89,7 @@ def members(group: str) -> list[str]:
 
 def group_page(group: str) -> str:
     """`digit train --help`, `digit evaluate --help`."""
-    lines = [f"usage: digit {group} {'|'.join(name.split()[1] for name in members(group))} [options]", ""]
+    lines = [f"usage: digit {group} VERB [options]", ""]
     lines += [_line(name, VERBS[name]) for name in members(group)]
     if group == "train":
         lines += ["", *_recipes()]
@@ -99,7 +99,7 @@ def group_page(group: str) -> str:
 def nearest(word: str, words: list[str]) -> str:
     """`; did you mean ...?` where a word is near, else nothing."""
     bare = {name.lstrip("-"): name for name in words}
-    close = [bare[name] for name in difflib.get_close_matches(word.lstrip("-"), bare, n=1)]
+    close = [bare[name] for name in difflib.get_close_matches(word.lstrip("-"), bare, n=1, cutoff=0.7)]
     return f"; did you mean {close[0]}?" if close else ""
 
 
@@ -109,8 +109,8 @@ def _line(name: str, verb: Verb) -> str:
 
 def _recipes() -> list[str]:
     """The published runs as a table, with what they cost and what they gave."""
-    lines = ["A recipe is a published run: digit train prior --recipe base --codes CODES --out RUN"]
-    lines += ["GPU-hours on one H200; FID, IS and top-1 as published, on ImageNet at 256 pixels.", ""]
+    lines = ["A recipe is a published run, as digit train prior --recipe base --codes CODES"]
+    lines += ["--out RUN. Hours are of one H200; figures are as published (ImageNet, 256).", ""]
     lines.append(f"  {'verb':<9}{'--recipe':<16}{'parameters':>10}{'GPU-hours':>11}  published")
     for name, recipe in RECIPES.items():
         hours = recipe.hours[0] or recipe.hours[1]

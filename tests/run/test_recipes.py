@@ -221,10 +221,12 @@ def test_what_makes_a_recipe_cannot_be_changed(chain, run, tmp_path):
 def test_python_takes_recipes_too(chain, tmp_path):
     """What is given beside a recipe wins; the rest is the recipe's."""
     training = replace(RECIPES["base"].training, steps=1, batch=8)
-    digit.train_prior(chain.root / "codes", tmp_path, recipe="base", width=16, heads=2, layers=1, training=training)
+    digit.train_prior(
+        chain.root / "codes", tmp_path, recipe="base", width=16, heads=2, layers=1, training=training
+    )
     config = describe(tmp_path)["config"]
     assert (config["width"], config["classes"], config["dropout"]) == (16, 0, 0.1)
-    with pytest.raises(DigitError, match="train renderer has no recipe 'base': choose from renderer_ar"):
+    with pytest.raises(DigitError, match="no recipe 'base' of a renderer: choose from renderer_ar"):
         digit.train_renderer(chain.root / "codes", tmp_path, recipe="base")
 
 
@@ -272,7 +274,18 @@ def test_labels_where_they_are_needed_and_only_there(unlabelled, chain, run, tmp
 @pytest.mark.parametrize("prior", ["prior", "prior_vq"])
 def test_the_linear_probe_of_a_frozen_prior(chain, run, tmp_path, prior):
     folders = ("--prior", chain.root / prior, "--codes", chain.root / "codes")
-    call = ("train", "probe", "--recipe", "linear_probe", *folders, *TINY, "--warmup", 0, "--held-out", chain.root / "codes")
+    call = (
+        "train",
+        "probe",
+        "--recipe",
+        "linear_probe",
+        *folders,
+        *TINY,
+        "--warmup",
+        0,
+        "--held-out",
+        chain.root / "codes",
+    )
     before = describe(chain.root / prior)
     code, _, err = run(*call, "--out", tmp_path / "whole", "--json")
     assert code == 0, err

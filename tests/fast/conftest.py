@@ -6,7 +6,10 @@ from functools import partial
 import pytest
 import torch
 
-collect_ignore_glob = [] if importlib.util.find_spec("triton") else ["test_*.py"]
+import digit.fast
+from digit.nn import forms
+
+collect_ignore_glob = [] if importlib.util.find_spec("triton") else ["test_*.py", "kernels/test_*.py"]
 
 
 @pytest.fixture(autouse=True)
@@ -19,3 +22,16 @@ def small_tiles(monkeypatch):
     monkeypatch.setattr(attention, "tile", lambda programs, scaled: (4, 1))
     monkeypatch.setattr(linear, "tile", lambda inputs: (4, 1))
     monkeypatch.setattr(nearest, "scan", partial(nearest.scan, tiles=nearest.Tiles(16, 16, 16)))
+
+
+@pytest.fixture
+def of_both(monkeypatch):
+    """What work gives by plain functions and by forms, which a CPU interprets."""
+    monkeypatch.setattr(digit.fast, "usable", lambda device: True)
+
+    def run(work):
+        with forms.plain():
+            plain = work()
+        return plain, work()
+
+    return run
