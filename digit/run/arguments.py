@@ -20,6 +20,7 @@ from digit.errors import DigitError
 from digit.run.options import POSITIONAL, Hidden, Metavar
 
 COLUMN = 26  # where the texts of options begin
+USAGE: dict[str, Any] = {"subsequent_indent": " " * 9, "break_on_hyphens": False}  # behind "usage: "
 LONG = 40  # characters of choices beyond which they stand in the text
 WORDS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
 MEANT = {int: "a whole number", float: "a number"}
@@ -116,7 +117,7 @@ def parser_of(
 
     parser = _Parser(
         prog=f"digit {name}",
-        usage=" ".join((f"digit {name}", *needed, "[options]")),
+        usage=textwrap.fill(" ".join((f"digit {name}", *needed, "[options]")), width - 7, **USAGE),
         description=_wrapped(f"{description(verb)}\n\n{more}".strip(), width),
         formatter_class=formatter,
         argument_default=argparse.SUPPRESS,
