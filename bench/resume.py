@@ -60,7 +60,6 @@ def child(out: Path, updates: int, *, sharded: bool, small: bool) -> None:
         log_every=1,
         keep=2,
         sharded=sharded,
-        compile=not small,
     )
     torch.manual_seed(1)
     stage = Prior(shape)

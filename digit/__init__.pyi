@@ -4,7 +4,6 @@ from digit.errors import LineageError as LineageError
 from digit.nn.sampling import SamplerConfig as SamplerConfig
 from digit.pipeline import DigitPipeline as DigitPipeline
 from digit.pipeline import Pictures as Pictures
-from digit.pipeline import PipelineSampling as PipelineSampling
 from digit.run.compare import compare_results as compare_results
 from digit.run.compose import compose as compose
 from digit.run.evaluate import evaluate_images as evaluate_images
@@ -26,5 +25,6 @@ from digit.run.train import train_vqgan as train_vqgan
 from digit.run.train_recipe import train_recipe as train_recipe
 from digit.weights.artifact import load as load
 from digit.weights.artifact import save as save
+from digit.weights.model_folder import PipelineSampling as PipelineSampling
 
 __version__: str

@@ -1,4 +1,4 @@
-"""docs/architecture.md is true: its examples run, its links lead somewhere, its layers are those of the imports."""
+"""docs/architecture.md is true: its examples run, its links lead somewhere, its layers are the real ones."""
 
 import re
 from pathlib import Path

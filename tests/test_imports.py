@@ -9,10 +9,11 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "digit"
 FLOW = ["features", "kmeans", "tokenizer", "vqgan", "vqgan_loss", "prior", "renderer", "renderer_masked"]
-LEAVES = {"errors", "files", "distributed", "figure", "progress", "vqgan_config"}
+LEAVES = {"errors", "files", "lineage", "distributed", "figure", "progress", "vqgan_config"}
 ALLOWED = {
     "errors": set(),
     "files": {"errors"},
+    "lineage": {"errors"},
     "distributed": {"errors"},
     "figure": set(),
     "vqgan_config": set(),
@@ -23,7 +24,8 @@ ALLOWED = {
     "weights": LEAVES | {"nn", *FLOW},
     "training": LEAVES | {"nn", "fast", "data", "weights"},
     "evaluation": LEAVES | {"nn", "data", "weights", *FLOW},
-    "pipeline": LEAVES | {"nn", "weights", *FLOW},
+    "request": LEAVES | {"nn", "weights"},
+    "pipeline": LEAVES | {"nn", "weights", "request", *FLOW},
 }
 
 

@@ -6,9 +6,10 @@ from typing import Any, Literal
 from digit.data.imagenet import imagenet_ids, imagenet_names
 from digit.errors import DigitError
 from digit.files import read_json
-from digit.pipeline import DigitPipeline, PipelineSampling
+from digit.pipeline import DigitPipeline
 from digit.weights.artifact import artifact_of, load
 from digit.weights.config import from_dict
+from digit.weights.model_folder import PipelineSampling
 
 
 def compose(

@@ -14,7 +14,7 @@ from digit.nn.linear_probe import Probe
 from digit.prior import Prior
 from digit.progress import say
 from digit.tokenizer import Tokenizer, TokenizerConfig
-from digit.weights.artifact import artifact_of, describe, identity, load, save
+from digit.weights.artifact import artifact_of, describe, identity, kind_of, load, save
 from digit.weights.fairseq import convert_checkpoint, is_checkpoint, probed_prior
 from digit.weights.fairseq_copies import (
     check_tokenizer,
@@ -26,7 +26,6 @@ from digit.weights.fairseq_copies import (
     vqgan_copy,
 )
 from digit.weights.foreign import read
-from digit.weights.kinds import kind_of
 from digit.weights.storage import StoredAs, lossless
 from digit.weights.vit import convert_vit, is_vit
 from digit.weights.vqgan_files import convert_vqgan, is_vqgan

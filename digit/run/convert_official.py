@@ -13,17 +13,16 @@ from digit.data.imagenet import imagenet_ids, imagenet_names
 from digit.errors import DigitError
 from digit.features import Encoder
 from digit.files import atomic_path
-from digit.pipeline import PipelineSampling, finish
 from digit.prior import Prior
 from digit.progress import progress
 from digit.renderer import Renderer
 from digit.renderer_masked import MaskedRenderer
 from digit.tokenizer import Tokenizer, TokenizerConfig
-from digit.weights.artifact import load, save
+from digit.weights.artifact import kind_of, load, save
 from digit.weights.fairseq import convert_checkpoint
 from digit.weights.fairseq_copies import check_tokenizer, check_vqgan, tokenizer_copy, vqgan_copy
 from digit.weights.foreign import read
-from digit.weights.kinds import kind_of
+from digit.weights.model_folder import PipelineSampling, finish
 from digit.weights.official import OFFICIAL, Checked, OfficialFile, OfficialModel, download
 from digit.weights.storage import StoredAs, lossless
 from digit.weights.vit import convert_vit

@@ -25,7 +25,6 @@ from digit.training import estimate
 from digit.training.checkpoint import paths
 from digit.training.config import TrainConfig
 from digit.training.estimate import GIB, MEMORY
-from digit.training.kernels import check_kernels
 from digit.training.log import read_status
 from digit.training.parallel import blocks
 from digit.weights.config import to_dict
@@ -88,8 +87,6 @@ def dry_run(
     """
     whole, boards = counted_as or stage, plan.boards or world_size()
     sharded = training.sharded and boards > 1
-    if training.kernels:
-        check_kernels(stage, bf16=training.precision != "fp32", sharded=sharded)
     if sharded and not blocks(stage):
         raise DigitError(
             f"{type(stage).__name__} has no transformer blocks to shard: train it without --sharded"
@@ -106,7 +103,7 @@ def dry_run(
         "parameters": {"trained": sum(p.numel() for p in stage.parameters() if p.requires_grad)},
         "flops": None if flops is None else {"per_sample": flops, "per_update": flops * training.batch},
         "memory": _memory(whole, found, training, plan, boards),
-        "time": _time(flops if speed_is_known or plan.mfu else None, training, plan, boards, parameters),
+        "time": _time(whole, flops if speed_is_known or plan.mfu else None, training, plan, boards),
         "disk": _disk(stage, training, out),
     }
     if parameters > result["parameters"]["trained"]:
@@ -161,14 +158,15 @@ def _memory(stage: nn.Module, found: Any, training: TrainConfig, plan: DryRun, b
 
 
 def _time(
-    flops: float | None, training: TrainConfig, plan: DryRun, boards: int, parameters: int
+    stage: nn.Module, flops: float | None, training: TrainConfig, plan: DryRun, boards: int
 ) -> dict[str, Any]:
     is_measured = plan.mfu is None
     if flops is None or (is_measured and training.precision == "fp32"):
         return {"assumes": "no such training was timed: give --mfu, the share of the bf16 rate to count on"}
-    mfu = plan.mfu or estimate.assumed_mfu(parameters, training)
+    way, parameters = estimate.mode(stage, training), sum(p.numel() for p in stage.parameters())
+    mfu = plan.mfu or estimate.assumed_mfu(parameters, way)
     hours = estimate.hours(flops, training, plan.board, boards=boards, mfu=mfu)
-    source = f"as measured on one {estimate.MEASURED_ON[estimate.mode(training)]}"
+    source = f"as measured on one {estimate.MEASURED_ON[way]}"
     source = source if is_measured else "as given by --mfu"
     several = (
         f", and {estimate.EFFICIENCY:.0%} of it on each of {boards} boards, a goal and no measurement"

@@ -9,12 +9,18 @@ import torch
 from digit.data.images import open_images
 from digit.distributed import is_main, main_first
 from digit.errors import DigitError
-from digit.evaluation.images import evaluate_images as measure_images
-from digit.evaluation.images import report
+from digit.evaluation.images import picture_metrics, report
 from digit.evaluation.networks import open_network
-from digit.evaluation.paper import CONDITIONAL, CONDITIONS, SOURCE, UNCONDITIONAL, generation_rows
 from digit.evaluation.pictures import Pictures, of_images
-from digit.evaluation.protocols import PROTOCOLS, Metric
+from digit.evaluation.protocols import (
+    CONDITIONAL,
+    CONDITIONS,
+    PROTOCOLS,
+    SOURCE,
+    UNCONDITIONAL,
+    Metric,
+    generation_rows,
+)
 from digit.evaluation.result import write_result
 from digit.files import make_folder, read_json
 from digit.progress import progress
@@ -81,7 +87,7 @@ def evaluate_images(
             done = now
 
         values = list(
-            measure_images(
+            picture_metrics(
                 drawn,
                 reference,
                 networks,

@@ -9,8 +9,8 @@ from safetensors import SafetensorError, safe_open
 from digit.data.codes import Codes
 from digit.errors import DigitError
 from digit.files import read_json
-from digit.pipeline import locate, read_config
 from digit.weights.artifact import describe
+from digit.weights.model_folder import locate, read_config
 
 
 def info(path: Annotated[str | None, tyro.conf.Positional] = None) -> dict[str, Any]:

@@ -31,12 +31,13 @@ from digit.evaluation.protocols import OWN, check_number
 from digit.evaluation.result import read_result, result, write_result
 from digit.files import make_folder
 from digit.nn.sampling import SamplerConfig
-from digit.pipeline import PARTS, DigitPipeline
+from digit.pipeline import DigitPipeline
 from digit.progress import progress, say
 from digit.run.complete import folder_labels
 from digit.run.device import choose_device
 from digit.run.table import print_table
 from digit.weights.artifact import artifact_of
+from digit.weights.model_folder import PARTS
 
 
 def evaluate_prefix(

@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from digit.data.codes import CodeData, Codes, open_codes
 from digit.errors import DigitError
 from digit.evaluation.probe import head_accuracies, pooled_states
+from digit.lineage import check_lineage
 from digit.nn.batch import CodeBatch
 from digit.nn.linear_probe import FeatureBatch, Probe
 from digit.prior import Prior
-from digit.run.stages import Evaluate, same_lineage
+from digit.run.stages import Evaluate
 from digit.training.config import TrainConfig
 from digit.weights.artifact import artifact_of, load
 
@@ -101,7 +102,7 @@ def check_codes(codes: Codes, prior: Prior, over: str, lineage: dict[str, str], 
     """DigitError where codes have no labels or are not those that the prior reads."""
     if codes.labels is None:
         raise DigitError(f"{codes.path} has no labels: tokenize pictures in class folders for a linear probe")
-    same_lineage(lineage, codes.lineage(over), f"{path}")
+    check_lineage(f"{path}", lineage, f"{codes.path}", codes.lineage(over))
     here, there = (
         (codes.vocabulary(over), codes.length(over)),
         (prior.config.codes, prior.config.length),

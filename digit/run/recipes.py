@@ -218,7 +218,7 @@ RECIPES: dict[str, Recipe] = {
         hours=(8, 8),
         published="top-1 71.7 % on base (table 2)",
         note="On large 80.3 %. Which layer gives it is not published (figure 3b shows all). The reference "
-        "has a head for the input of each block, and never reads the last block's output; ours reads that too "
+        "has a head for the input of each block, and never reads the last block's output; ours does too "
         "(--no-last-block: not). It trains on random resized crops, here the views that `digit tokenize` was "
         "told to store, and validates on crops of 224 pixels out of 256 that the encoder reads without "
         "resizing.",

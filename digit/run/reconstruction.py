@@ -13,9 +13,9 @@ from digit.data.images import open_images
 from digit.data.loader import Report, stream
 from digit.errors import DigitError
 from digit.evaluation.frechet import Moments, frechet_distance
-from digit.evaluation.inception_score import inception_score
 from digit.evaluation.networks import Network, open_network
 from digit.evaluation.result import result, write_result
+from digit.evaluation.scores import inception_score
 from digit.files import atomic_path, make_folder
 from digit.nn.sampling import SamplerConfig
 from digit.pipeline import DigitPipeline, to_uint8

@@ -14,11 +14,12 @@ from digit.errors import DigitError
 from digit.evaluation.npz import NpzWriter
 from digit.files import atomic_path, locked, make_folder, write_json_atomic
 from digit.nn.pieces import at_once
-from digit.pipeline import RENDERERS, DigitPipeline, RendererName, locate, read_config
+from digit.pipeline import RENDERERS, DigitPipeline, RendererName
 from digit.run.complete import complete
 from digit.run.device import choose_device
 from digit.run.draw import draw, forget_drawn, read_drawn, read_pixels
 from digit.run.grid import grid
+from digit.weights.model_folder import locate, read_config
 
 GRID = 256  # pictures that grid.png shows at most
 

@@ -14,7 +14,8 @@ from digit.data.images import ImageSource
 from digit.data.loader import Report, load_pixels
 from digit.data.pixels import PixelData
 from digit.distributed import is_main, main_first
-from digit.errors import DigitError, LineageError
+from digit.errors import DigitError
+from digit.lineage import check_lineage
 from digit.nn.batch import CodeBatch, PixelBatch
 from digit.nn.sampling import SamplerConfig
 from digit.pipeline import to_uint8
@@ -226,7 +227,7 @@ def prior_pictures(
     second: Any = None if vqgan is None else load(vqgan, kind="vqgan", device=where)
     first: Any = None if renderer is None else load(renderer, kind="renderer", device=where)
     if first is not None:
-        same_lineage(artifact_of(first)["lineage"], lineage, f"{renderer}")
+        check_lineage(f"{renderer}", artifact_of(first)["lineage"], "these codes", lineage)
 
     def picture(trained: Prior, step: int) -> Image.Image:
         seeds, classes = list(range(64)), config.classes
@@ -247,7 +248,7 @@ def renderer_pictures(
     """VQ codes of 16 pictures, below them what the renderer makes of their codes; as colours or decoded."""
     decoder: Any = None if vqgan is None else load(vqgan, kind="vqgan", device=where)
     if decoder is not None:
-        same_lineage({"vqgan": artifact_of(decoder)["id"]}, lineage, f"{vqgan}")
+        check_lineage(f"{vqgan}", {"vqgan": artifact_of(decoder)["id"]}, "these codes", lineage)
     shown, real = (
         torch.from_numpy(codes.array(name)[:16, 0].astype(np.int64)).to(where)
         for name in ("codes", "vq_codes")
@@ -273,7 +274,7 @@ def held_out_loss(
     if path is None:
         return None
     opened = open_codes(path)
-    opened.check_lineage(lineage, "this stage")
+    check_lineage("this stage", lineage, f"{path}", opened.lineage())
     tensors = [torch.from_numpy(opened.array(name)[:, 0].astype(np.int64)) for name in arrays]
     labels = None if opened.labels is None else torch.from_numpy(opened.labels)
     size = training.micro_batch or training.batch
@@ -303,16 +304,6 @@ def code_map(codes: Tensor, vocabulary: int) -> Image.Image:
         0, 256, (vocabulary, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
     return grid(colours[codes.cpu()].view(-1, side, side, 3).permute(0, 3, 1, 2))
-
-
-def same_lineage(there: dict[str, str], here: dict[str, str], who: str) -> None:
-    """LineageError, naming `who`, where its lineage `there` and that of codes, `here`, contradict."""
-    for name, identity in here.items():
-        if there.get(name, identity) != identity:
-            raise LineageError(
-                f"{who} belongs to the {name} {there[name][:12]}, these codes to "
-                f"{identity[:12]}: use stages of one lineage"
-            )
 
 
 def _steps(advance: Callable[[int], None]) -> Callable[[int, int], None]:

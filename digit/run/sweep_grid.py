@@ -10,7 +10,8 @@ import torch
 from digit.errors import DigitError
 from digit.evaluation.sweep import Key, Number, Setting, combinations, key
 from digit.nn.sampling import SamplerConfig
-from digit.pipeline import DigitPipeline, PipelineSampling
+from digit.pipeline import DigitPipeline
+from digit.weights.model_folder import PipelineSampling
 
 PRIOR = ("temperature", "top_k", "top_p", "guidance")
 _RENDERER = {

@@ -30,9 +30,9 @@ MEASURED_MFU = {
     "kernels": ((218.6, 0.468), (729.5, 0.501)),
 }
 MEASURED_ON = {
-    "eager": "H200 without --compile (bench/results/recipes.json)",
-    "compiled": "H200 with --compile (bench/results/recipes.json)",
-    "kernels": "H100 with --compile --kernels (bench/results/train-h100.json)",
+    "eager": "H200 with --no-compile (bench/results/recipes.json)",
+    "compiled": "H200 compiled (bench/results/recipes.json)",
+    "kernels": "H100 compiled and by kernels (bench/results/train-h100.json)",
 }
 
 
@@ -81,7 +81,7 @@ def measure(stage: nn.Module, batch: Any, config: TrainConfig, *, processes: int
         batch,
         size=micro_batch(config, processes),
         bf16=config.precision != "fp32",
-        compiled=config.compile or config.kernels,  # both keep the same
+        compiled=config.compile,  # with kernels or without
         accumulates=accumulates(config, processes),
     )
 
@@ -122,14 +122,16 @@ def largest_micro_batch(parts: Memory, size: int, board: str) -> int:
     return max(0, int((MEMORY[board] * GIB - rest) / samples))
 
 
-def mode(config: TrainConfig) -> str:
+def mode(stage: nn.Module, config: TrainConfig) -> str:
     """Which of the measured ways of training comes nearest to the settings."""
-    return "eager" if not config.compile else "kernels" if config.kernels else "compiled"
+    if not config.compile:
+        return "eager"
+    return "kernels" if any(not block.pre for block in blocks(stage)) and not config.sharded else "compiled"
 
 
-def assumed_mfu(parameters: int, config: TrainConfig) -> float:
+def assumed_mfu(parameters: int, way: str) -> float:
     """The measured share of the data sheet's rate at this size; outside of the measured sizes the nearest."""
-    points = MEASURED_MFU[mode(config)]
+    points = MEASURED_MFU[way]
     sizes = np.log([size for size, _ in points])
     return float(np.interp(math.log(parameters / 1e6), sizes, [share for _, share in points]))
 

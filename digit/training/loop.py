@@ -27,6 +27,7 @@ from digit.training import checkpoint
 from digit.training.config import TrainConfig
 from digit.training.interrupt import Interrupts
 from digit.training.log import Log, Status, read_status, write_status
+from digit.training.optimizer import warm_up_warning
 from digit.training.save import OnSave, Saver, Together, Twin, Writer
 from digit.training.update import Updater
 
@@ -91,6 +92,8 @@ def train(
         found = _newest(out / "state", warn=events.append)
         if found:
             events += updater.restore(found)
+        if warning := warm_up_warning(config.optimizer, config.steps):
+            events.append(warning)
         before = read_status(out)
         if from_main(updater.step < config.steps or before is None or not before.finished):
             if found:
@@ -118,8 +121,8 @@ def train(
                 after=log.plot,
                 together=Together() if updater.sharded else None,
             )
-            if config.compile:
-                stack.enter_context(updater.compiled())
+            for message in updater.accelerate(stack):
+                log.event(updater.step, message)
             _Run(updater, config, out, log, evaluate, picture, saver, interrupts, started).go(data)
         updater.take_average()
     return stage.eval()

@@ -15,7 +15,7 @@ from digit.nn.vocabulary import END, MASK
 from digit.prior import Prior, PriorConfig
 from digit.renderer import Renderer, RendererConfig
 from digit.renderer_masked import MaskedConfig, MaskedRenderer
-from digit.weights.layout import Layout, check_layout, without_prefix
+from digit.weights.foreign import Layout, check_layout, without_prefix
 from digit.weights.vit import read_vit
 from digit.weights.vqgan_files import convert_vqgan
 

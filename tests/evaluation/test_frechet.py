@@ -100,18 +100,6 @@ def test_bf16_features_are_summed_in_float64():
     assert of(features).mean[0].item() == pytest.approx(features.double().mean(0)[0].item(), rel=1e-12)
 
 
-def test_moments_survive_a_file_and_refuse_other_features(tmp_path):
-    moments = of(correlated(100, 6, 6))
-    moments.save(tmp_path / "reference.safetensors", features="net-01234567")
-    again = Moments.load(tmp_path / "reference.safetensors", features="net-01234567")
-    assert again.n == 100
-    assert frechet_distance(again, of(correlated(90, 6, 7))) == frechet_distance(
-        moments, of(correlated(90, 6, 7))
-    )
-    with pytest.raises(DigitError, match="moments of net-01234567, not of other"):
-        Moments.load(tmp_path / "reference.safetensors", features="other")
-
-
 def test_what_cannot_be_compared_is_refused():
     with pytest.raises(DigitError, match="widths 3 and 4"):
         frechet_distance(of(torch.randn(9, 3)), of(torch.randn(9, 4)))

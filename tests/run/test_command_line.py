@@ -216,7 +216,7 @@ def test_a_prior_refuses_codes_of_another_tokenizer(chain, run, tmp_path):
     stages = ("--prior", chain.root / "prior", *vqgan, "--renderer", chain.root / "renderer", *other)
     code, _, err = run("compose", *stages, "--out", tmp_path / "m")
     assert code == 2
-    assert "was trained with the tokenizer" in err
+    assert "belongs to the tokenizer" in err
     assert not (tmp_path / "m").exists()
 
 

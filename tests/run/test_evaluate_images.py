@@ -8,7 +8,7 @@ import torch
 
 from digit.evaluation import selftest as checking
 from digit.evaluation.networks import INCEPTION, Network
-from digit.evaluation.paper import CONDITIONAL, UNCONDITIONAL
+from digit.evaluation.protocols import CONDITIONAL, UNCONDITIONAL
 from digit.nn.classifier import Classifier, ClassifierConfig
 from digit.run import evaluate
 from digit.run import selftest as verb

@@ -8,10 +8,11 @@ import torch
 
 from digit.evaluation.result import read_result
 from digit.nn.classifier import Classifier, ClassifierConfig
-from digit.pipeline import DigitPipeline, PipelineSampling
+from digit.pipeline import DigitPipeline
 from digit.run.sweep_grid import grid_of
 from digit.weights.artifact import save
 from digit.weights.config import from_dict
+from digit.weights.model_folder import PipelineSampling
 
 
 @pytest.fixture(scope="module")

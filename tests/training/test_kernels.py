@@ -1,15 +1,12 @@
-"""Asking for training kernels: they are switched on, or one sentence says why not."""
+"""Training kernels are switched on, or a few words say why not."""
 
 import importlib.util
 
 import pytest
 import torch
 
-from digit.errors import DigitError
 from digit.prior import Prior, PriorConfig
-from digit.training.config import TrainConfig
-from digit.training.kernels import use_kernels
-from digit.training.update import Updater
+from digit.training.kernels import use
 
 GPU = torch.device("cuda")
 
@@ -26,7 +23,7 @@ def hopper(monkeypatch):
 
 def test_they_are_switched_on_for_one_stage():
     stage, other = prior(), prior()
-    use_kernels(stage, GPU, bf16=True, sharded=False)
+    assert use(stage, GPU, bf16=True, sharded=False) is None
     assert stage.transformer.kernels and not other.transformer.kernels
 
 
@@ -43,19 +40,11 @@ def test_they_are_switched_on_for_one_stage():
 )
 def test_a_sentence_says_why_not(stage, changes, reason):
     given = {"device": GPU, "bf16": True, "sharded": False} | changes
-    with pytest.raises(DigitError, match=f"kernels cannot be used, .*{reason}.*: leave --kernels out"):
-        use_kernels(stage, given.pop("device"), **given)
+    assert reason in (use(stage, given.pop("device"), **given) or "")
 
 
 def test_old_cards_and_missing_triton(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(DigitError, match="Triton is not installed"):
-        use_kernels(prior(), GPU, bf16=True, sharded=False)
+    assert use(prior(), GPU, bf16=True, sharded=False) == "Triton is not installed"
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    with pytest.raises(DigitError, match="computes in bf16"):
-        use_kernels(prior(), GPU, bf16=True, sharded=False)
-
-
-def test_a_training_that_asks_for_them_on_a_cpu_does_not_begin():
-    with pytest.raises(DigitError, match="need a GPU"):
-        Updater(prior(), TrainConfig(steps=1, batch=2, kernels=True), torch.device("cpu"))
+    assert "computes in bf16" in (use(prior(), GPU, bf16=True, sharded=False) or "")
