@@ -164,7 +164,7 @@ def measure(
     """Time `updates` updates of `size` samples, after a warm-up; memory is the peak in GiB."""
     flops = flops_per_image(job)
     stage, batch = job.build(device)
-    training = replace(job.recipe.training, batch=size, micro_batch=None)
+    training = replace(job.recipe.training, batch=size, micro_batch=None, compile=compiled)
     updater = Updater(stage, training, device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -176,7 +176,8 @@ def measure(
         updater.read_losses("random codes")  # waits for the device
         return time.perf_counter() - begun
 
-    with updater.compiled() if compiled else contextlib.nullcontext():
+    with contextlib.ExitStack() as until:
+        updater.accelerate(until)
         warm_up, seconds = run(WARM_UP), run(updates)
     rate = size * updates / seconds
     found = {

@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -54,7 +54,7 @@ from digit.run.recipes import RECIPES
 from digit.tokenizer import Tokenizer, TokenizerConfig, encoding
 from digit.training.update import Updater
 
-NVLINK = 450e9  # bytes a second in one direction
+NVLINK = 450e9  # bytes per second in one direction
 GOAL = 1.9  # for two
 HANGS = 240  # seconds after which a process on a GPU says where it stands, and ends: the other parts go on
 
@@ -126,7 +126,8 @@ def train(name: str, micro: int) -> Callable[[Sizes, torch.device, Clock], dict[
         def update() -> None:
             updater.update(CodeBatch(here, labels))
 
-        with updater.compiled() if device.type == "cuda" else nullcontext():
+        with ExitStack() as until:
+            updater.accelerate(until)
             for _ in range(1 if sizes.small else 3):
                 update()
             seconds = clock(lambda: [update() for _ in range(sizes.updates)]) / sizes.updates

@@ -1,4 +1,4 @@
-"""Pictures to codes: images a second from pixels on the GPU and from JPEG bytes, beside timm as users run it.
+"""Pictures to codes: images per second from pixels on the GPU and from JPEG bytes, beside timm as used.
 
     python bench/tokenizer.py [--device D] [--smoke] [--seconds S] [--out F] [--batch B] [--only SECTION ...]
 

@@ -1,4 +1,4 @@
-"""VQ codes to pixels and back: images a second of the official VQGAN's shapes on one GPU.
+"""VQ codes to pixels and back: images per second of the official VQGAN's shapes on one GPU.
 
     python bench/vqgan.py [--device D] [--smoke] [--seconds S] [--out F] [--batch B] [--only SECTION ...]
 

@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend
 from digit.errors import DigitError
 from digit.fast.graphs import Replayed
 from digit.nn.backbone import Standardize, create, timm
-from digit.nn.pieces import in_pieces
+from digit.nn.batch import in_pieces
 from digit.nn.vit import GELU, InferenceViT, unsupported
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -12,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from digit.errors import DigitError, LineageError
-from digit.nn.pieces import at_once, state_of
+from digit.nn.decoding import CacheBits
+from digit.nn.pieces import state_of
 from digit.prior import Prior
 from digit.renderer import Renderer
 from digit.renderer_masked import MaskedRenderer
@@ -171,6 +172,7 @@ class DigitPipeline:
         prefix: Int[Tensor, "b p"] | None = None,
         batch_size: int | None = None,
         autocast: bool | None = None,
+        cache_bits: CacheBits = 16,
         progress: Callable[[int], None] | None = None,
     ) -> Pictures:
         """Draw pictures. Picture i is a function of seed i and label i, whatever the batch.
@@ -194,6 +196,8 @@ class DigitPipeline:
                 With all of them it draws none: the pictures are what the codes say, rendered.
             batch_size: pictures at once; 64 on a CPU, and on a GPU as many as there are, up to 1024.
             autocast: half precision; by default on a GPU only. A seed's picture may differ in details.
+            cache_bits: 8 halves the memory and the reading of keys and values, on a GPU with Triton only. A
+                seed's picture may differ in details.
             progress: called with the number of finished code positions times pictures; see `work`.
 
         Raises:
@@ -233,8 +237,9 @@ class DigitPipeline:
         for start in range(0, count, size):
             part = slice(start, start + size)
             own, shown = (None if each is None else each[part] for each in (classes, prefix))
-            codes = self.prior.sample(request.seeds[part], own, request.prior, prefix=shown, **how)
-            vq_codes = self._render(codes, request.seeds[part], request, **how)
+            seeds, bits = request.seeds[part], {"cache_bits": cache_bits}
+            codes = self.prior.sample(seeds, own, request.prior, prefix=shown, **bits, **how)
+            vq_codes = self._render(codes, seeds, request, **bits, **how)
             all_codes.append(codes.cpu())
             all_vq.append(vq_codes.cpu())
             all_pixels += [to_uint8(_decoded(decode, few)).cpu() for few in vq_codes.split(DECODED)]
@@ -243,7 +248,13 @@ class DigitPipeline:
         return Pictures(pixels, codes, vq_codes, request.seeds, request.labels, settings)
 
     def _render(
-        self, codes: Int[Tensor, "b n"], seeds: Sequence[int], request: Request, **how: Any
+        self,
+        codes: Int[Tensor, "b n"],
+        seeds: Sequence[int],
+        request: Request,
+        *,
+        cache_bits: CacheBits,
+        **how: Any,
     ) -> Int[Tensor, "b m"]:
         """The VQ codes of the prior's codes, which are VQ codes themselves where there is no renderer."""
         if request.renderer == "masked":
@@ -253,7 +264,7 @@ class DigitPipeline:
             )
         if request.renderer is not None:
             assert self.renderer is not None
-            return self.renderer.sample(codes, seeds, request.rendering, **how)
+            return self.renderer.sample(codes, seeds, request.rendering, cache_bits=cache_bits, **how)
         return codes
 
     def _decoding(self) -> Callable[[Tensor], Tensor]:
@@ -302,6 +313,18 @@ class DigitPipeline:
         """How many units `progress` will count for `num_images` pictures: the codes to be drawn."""
         drawn = self.prior.config.length - prefix
         return num_images * (drawn + (self.vqgan.length if self.renderers else 0))
+
+
+def at_once(device: torch.device, pictures: int) -> int:
+    """Pictures that are drawn in one batch where nobody says how many: 64 on a CPU.
+
+    On a GPU as many as there are, for a batch of the sampler costs little more than one picture: up to 1024,
+    and 64 MiB of its whole memory each, so that the number is the same whatever else runs there.
+    """
+    if device.type != "cuda":
+        return 64
+    room = torch.cuda.get_device_properties(device).total_memory // (64 << 20)
+    return max(64, min(pictures, room, 1024))
 
 
 def to_uint8(pixels: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:

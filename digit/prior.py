@@ -11,12 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from digit.errors import DigitError
-from digit.nn.batch import CodeBatch
-from digit.nn.cross_entropy import cross_entropy
+from digit.nn.batch import CodeBatch, Specials, with_end
 from digit.nn.decoding import CacheBits, CodeTables, decode
+from digit.nn.losses import cross_entropy
 from digit.nn.sampling import SamplerConfig, uniforms
 from digit.nn.transformer import Transformer, TransformerConfig, embedding, projection, stream
-from digit.nn.vocabulary import Specials, with_end
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,8 @@ class PriorConfig:
 
 class Prior(nn.Module):
     """GPT over the codes of an image in raster order; the label, if any, is the symbol it starts from."""
+
+    cross_entropy = staticmethod(cross_entropy)  # a form of it may take its place in training
 
     def __init__(self, config: PriorConfig) -> None:
         """Tables and blocks drawn as the reference draws them."""
@@ -103,7 +104,7 @@ class Prior(nn.Module):
             read, targets = batch.codes[:, :-1], batch.codes
         hidden = self.transformer(stream(self.embed(read, labels)))
         table = self.code_embedding if self.projection is None else self.projection
-        return cross_entropy(
+        return self.cross_entropy(
             hidden.flatten(0, 1),
             table.weight,
             targets.flatten(),

@@ -10,12 +10,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from digit.errors import DigitError
-from digit.nn.batch import CodeBatch
-from digit.nn.cross_entropy import cross_entropy
+from digit.nn.batch import CodeBatch, Specials, with_end
 from digit.nn.decoding import CacheBits, CodeTables, decode
+from digit.nn.losses import cross_entropy
 from digit.nn.sampling import SamplerConfig, uniforms
 from digit.nn.transformer import Transformer, TransformerConfig, embedding, projection, stream
-from digit.nn.vocabulary import Specials, with_end
 
 
 @dataclass(frozen=True)
@@ -46,6 +45,8 @@ class RendererConfig:
 
 class Renderer(nn.Module):
     """GPT over [codes, start, VQ codes], causal throughout; each of the two parts has its own positions."""
+
+    cross_entropy = staticmethod(cross_entropy)  # a form of it may take its place in training
 
     def __init__(self, config: RendererConfig) -> None:
         """Tables and blocks drawn as the reference draws them."""
@@ -99,7 +100,7 @@ class Renderer(nn.Module):
         read, targets = batch.vq_codes[:, :-1], batch.vq_codes
         if self.config.specials:
             read, targets = batch.vq_codes, with_end(batch.vq_codes, self.config.specials)
-        return cross_entropy(
+        return self.cross_entropy(
             self._hidden(batch.codes, read).flatten(0, 1),
             self.projection.weight,
             targets.flatten(),

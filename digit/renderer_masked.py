@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from digit.errors import DigitError
 from digit.nn.batch import CodeBatch
-from digit.nn.cross_entropy import cross_entropy
 from digit.nn.decoding import inference
 from digit.nn.forms import replaceable
+from digit.nn.losses import cross_entropy
 from digit.nn.sampling import SamplerConfig, draw, uniforms
 from digit.nn.transformer import Transformer, TransformerConfig, embedding, projection, stream
 from digit.renderer import RendererConfig, check_codes
@@ -37,6 +37,8 @@ def masked_after(length: int, steps: int) -> list[int]:
 
 class MaskedRenderer(nn.Module):
     """Transformer over [codes, separator, VQ codes or masks]; every position reads all others."""
+
+    cross_entropy = staticmethod(cross_entropy)  # a form of it may take its place in training
 
     def __init__(self, config: MaskedConfig) -> None:
         """Tables and blocks drawn as the reference draws them."""
@@ -102,7 +104,7 @@ class MaskedRenderer(nn.Module):
     ) -> Float[Tensor, ""]:
         """The loss under given masks."""
         hidden = self.hidden(codes, targets.masked_fill(masked, self.mask))[:, 1:]
-        return cross_entropy(
+        return self.cross_entropy(
             hidden.flatten(0, 1),
             self.projection.weight,
             targets.flatten() + self.config.specials,

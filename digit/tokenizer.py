@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from digit.errors import DigitError
 from digit.features import Encoder, EncoderConfig, InferenceFeatures
 from digit.kmeans import assign
+from digit.nn.batch import in_pieces
 from digit.nn.nearest import Precision
-from digit.nn.pieces import in_pieces
 from digit.nn.vit import unsupported
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from digit.errors import DigitError
 from digit.nn.autoencoder import BlockStyle, Decoder, Encoder
 from digit.nn.autoencoder_inference import InferenceDecoder, InferenceEncoder
-from digit.nn.pieces import in_pieces
+from digit.nn.batch import in_pieces
 from digit.vqgan_config import VQGANConfig
 
 

@@ -15,7 +15,7 @@ together() { torchrun --nproc-per-node "$gpus" -m -- "$@"; }
 together digit fit --images "$images" --out "$runs/tokenizer" --encoder dinov2-b-reg --clusters 8192
 together digit train vqgan --images "$images" --out "$runs/vqgan" --image-size 256 --batch 256 --perceptual vgg16
 together digit tokenize --images "$images" --out "$runs/codes" --tokenizer "$runs/tokenizer" --vqgan "$runs/vqgan" --views 4
-digit train prior --recipe base_cond --codes "$runs/codes" --out "$runs/prior" --dry-run --boards "$gpus" --price-per-hour 2.5
+digit train prior --recipe base_cond --codes "$runs/codes" --out "$runs/prior" --dry-run --gpus "$gpus" --price-per-hour 2.5
 together digit train prior --recipe base_cond --codes "$runs/codes" --out "$runs/prior" --label-dropout 0.1
 together digit train renderer --recipe renderer_ar --codes "$runs/codes" --out "$runs/renderer"
 # A model whose weights, gradients and moments do not fit one GPU: each keeps a part of them.

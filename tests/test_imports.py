@@ -15,7 +15,7 @@ ALLOWED = {
     "files": {"errors"},
     "lineage": {"errors"},
     "distributed": {"errors"},
-    "figure": set(),
+    "figure": {"errors", "files"},
     "vqgan_config": set(),
     "progress": {"distributed"},
     "nn": LEAVES | {"fast"},

@@ -49,7 +49,7 @@ def sampling(results: Results) -> list[str]:
             speed = [number(row["images_per_second"]), number(row["milliseconds"])]
             first = f"{row['first_call_seconds']:.1f}"
             rows.append([path, str(row["batch"]), *speed, share, first, gib(row["peak_gib"])])
-    head = ["path", "batch", "img/s", "ms a batch", "of its ceiling", "first call, s", "peak memory"]
+    head = ["path", "batch", "img/s", "ms per batch", "of its ceiling", "first call, s", "peak memory"]
     return table(head, rows)
 
 

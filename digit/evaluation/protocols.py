@@ -146,6 +146,20 @@ _TABLE_4 = (
 UNCONDITIONAL = tuple(Generation(3, *row) for row in _TABLE_3)
 CONDITIONAL = tuple(Generation(4, *row) for row in _TABLE_4)
 
+# Table 2: ImageNet top-1 in per cent of a linear head on frozen features of generative models, at the layer
+# that is best; which layer of DiGIT that is, the paper does not state.
+PROBES: dict[str, tuple[str, int, str, float]] = {  # name: tokens, features, parameters, top-1
+    "paper, iGPT-L": ("32x32", 1536, "1362M", 60.3),
+    "paper, iGPT-XL": ("64x64", 3072, "6801M", 68.7),
+    "paper, VIM + VQGAN": ("32x32", 1024, "650M", 61.8),
+    "paper, VIM + dVAE": ("32x32", 1024, "650M", 63.8),
+    "paper, VIM + ViT-VQGAN": ("32x32", 1024, "650M", 65.1),
+    "paper, VIM + ViT-VQGAN, large": ("32x32", 2048, "1697M", 73.2),
+    "paper, AIM": ("16x16", 1536, "0.6B", 70.5),
+    "paper, DiGIT": ("16x16", 1024, "219M", 71.7),
+    "paper, DiGIT, large": ("16x16", 1536, "732M", 80.3),
+}
+
 
 def generation_rows() -> list[dict[str, Any]]:
     """Tables 3 and 4 as dictionaries, for JSON."""

@@ -1,43 +1,8 @@
-"""Inference in batches: how large, smaller where one does not fit, and whether the weights are the same."""
+"""Whether weights have changed since something was made from them."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-import torch
 from torch import Tensor, nn
-
-
-def in_pieces(run: Callable[[Tensor], Tensor], batch: Tensor, most: int | None = None) -> Tensor:
-    """`run` of a batch, at most `most` rows at once, halved until they fit; `run` must treat rows alone.
-
-    A single row that does not fit raises torch.OutOfMemoryError as before.
-    """
-    size = min(most or len(batch), len(batch)) or 1
-    done: list[Tensor] = []
-    start = 0
-    while start < len(batch) or not done:
-        try:
-            done.append(run(batch[start : start + size]))
-        except torch.OutOfMemoryError:
-            if size == 1:
-                raise
-            size = -(-size // 2)
-        else:
-            start += size
-            continue
-        torch.cuda.empty_cache()  # outside the handler, whose traceback holds what did not fit
-    return done[0] if len(done) == 1 else torch.cat(done)
-
-
-def at_once(device: torch.device, pictures: int) -> int:
-    """Pictures that are drawn in one batch where nobody says how many: 64 on a CPU.
-
-    On a GPU as many as there are, for a batch of the sampler costs little more than one picture: up to 1024,
-    and 64 MiB of its whole memory each, so that the number is the same whatever else runs there.
-    """
-    if device.type != "cuda":
-        return 64
-    room = torch.cuda.get_device_properties(device).total_memory // (64 << 20)
-    return max(64, min(pictures, room, 1024))
 
 
 def modules_of(module: nn.Module) -> Iterator[nn.Module]:

@@ -175,7 +175,7 @@ def _command(verb: str, arguments: list[str], whole: list[str]) -> Command | str
         given = typed(parser, arguments)
         as_json, processes = given.pop("json", False), given.pop("processes", 1)
         if "--dry-run" in arguments and processes > 1:  # one process tells for all
-            given = {"plan.boards": processes} | given
+            given = {"plan.gpus": processes} | given
         call = call_of(function, given, defaults)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not VERBS[verb].together:
         raise DigitError(f"{verb} runs in one process: start it without torchrun")

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from digit.data.codes import CodeData, Codes, open_codes
 from digit.errors import DigitError
 from digit.evaluation.probe import head_accuracies, pooled_states
-from digit.lineage import check_lineage
 from digit.nn.batch import CodeBatch
 from digit.nn.linear_probe import FeatureBatch, Probe
 from digit.prior import Prior
+from digit.run.probe_states import check_codes
 from digit.run.stages import Evaluate
 from digit.training.config import TrainConfig
 from digit.weights.artifact import artifact_of, load
@@ -96,19 +96,3 @@ def top_1(path: Path | None, trained_on: Codes, states: FrozenStates) -> Evaluat
                 yield f"learning rate layer {layer}", rates[heads.index(max(heads))]
 
     return evaluate
-
-
-def check_codes(codes: Codes, prior: Prior, over: str, lineage: dict[str, str], path: Path) -> None:
-    """DigitError where codes have no labels or are not those that the prior reads."""
-    if codes.labels is None:
-        raise DigitError(f"{codes.path} has no labels: tokenize pictures in class folders for a linear probe")
-    check_lineage(f"{path}", lineage, f"{codes.path}", codes.lineage(over))
-    here, there = (
-        (codes.vocabulary(over), codes.length(over)),
-        (prior.config.codes, prior.config.length),
-    )
-    if here != there:
-        raise DigitError(
-            f"{codes.path} has {here[1]} codes a picture out of {here[0]}, the prior {path} reads {there[1]} "
-            f"out of {there[0]}: tokenize the pictures with the prior's tokenizer"
-        )

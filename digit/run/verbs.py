@@ -41,19 +41,28 @@ GROUPS = {
         "sample": Verb("sample:sample", "classes and seeds -> pictures; completes yours", True),
     },
     "measuring": {
-        "evaluate images": Verb("evaluate:evaluate_images", "FID, IS, KID, precision and recall", True),
-        "evaluate sweep": Verb("sweep:evaluate_sweep", "FID over a grid of sampling settings"),
+        "evaluate images": Verb(
+            "evaluate_images:evaluate_images", "FID, IS, KID, precision and recall", True
+        ),
+        "evaluate sweep": Verb("evaluate_sweep:evaluate_sweep", "FID over a grid of sampling settings"),
         "evaluate reconstruction": Verb(
-            "reconstruction:evaluate_reconstruction", "rFID and PSNR of pictures through codes and back"
+            "evaluate_reconstruction:evaluate_reconstruction",
+            "rFID and PSNR of pictures through codes and back",
         ),
-        "evaluate prefix": Verb("prefix:evaluate_prefix", "FID of pictures completed from first codes"),
+        "evaluate prefix": Verb(
+            "evaluate_prefix:evaluate_prefix", "FID of pictures completed from first codes"
+        ),
         "evaluate probe": Verb("evaluate_probe:evaluate_probe", "top-1 of linear classifiers by layer"),
-        "evaluate stability": Verb("stability:evaluate_stability", "how codes change under noise and shifts"),
-        "evaluate projection": Verb(
-            "projection:evaluate_projection", "a plane of features, beside their codes"
+        "evaluate stability": Verb(
+            "evaluate_stability:evaluate_stability", "how codes change under noise and shifts"
         ),
-        "evaluate compare": Verb("compare:compare_results", "earlier results side by side"),
-        "evaluate selftest": Verb("selftest:selftest", "whether distances are right on this machine"),
+        "evaluate projection": Verb(
+            "evaluate_projection:evaluate_projection", "a plane of features, beside their codes"
+        ),
+        "evaluate compare": Verb("evaluate_compare:compare_results", "earlier results side by side"),
+        "evaluate selftest": Verb(
+            "evaluate_selftest:selftest", "whether distances are right on this machine"
+        ),
     },
     "files": {
         "info": Verb("info:info", "what a file or folder of digit's holds"),

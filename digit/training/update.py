@@ -13,12 +13,12 @@ from torch import Tensor, nn
 from digit.distributed import add_up, any_of, gather, is_main, share, world_size
 from digit.errors import DigitError
 from digit.fast import usable
+from digit.fast.training import use
 from digit.training import checkpoint
 from digit.training.average import WeightAverage, places
 from digit.training.batches import rows, split
 from digit.training.config import OptimizerConfig, TrainConfig
 from digit.training.flops import flops_per_sample, peak_flops
-from digit.training.kernels import use
 from digit.training.optimizer import build, learning_rate, prepare
 from digit.training.parallel import Parallel, blocks
 from digit.training.shards import full, load_parts, local
@@ -194,18 +194,20 @@ class Updater:
         return values
 
     def accelerate(self, until: contextlib.ExitStack) -> list[str]:
-        """Until `until` ends, updates run compiled and on kernels; a sentence for each that cannot be.
+        """Until `until` ends, updates run in the fastest way here; a sentence for each part that cannot be.
 
         A run that began without kernels goes on without them, as they draw other dropout masks.
         """
+        kernels = self.compiles and self.kernels is not False
+        kernels = kernels and any(not block.pre for block in blocks(self.stage))
+        bf16: bool = self._autocast["enabled"]
+        reason = use(self.stage, self.device, bf16=bf16, sharded=self.sharded, kernels=kernels)
         if not self.compiles:
             wanted = self.config.compile and self.device.type == "cuda"
             return ["neither compiled nor on kernels: Triton is not installed"] if wanted else []
         until.enter_context(self.compiled())
-        if self.kernels is False or not any(not block.pre for block in blocks(self.stage)):
+        if not kernels:
             return []
-        bf16: bool = self._autocast["enabled"]
-        reason = use(self.stage, self.device, bf16=bf16, sharded=self.sharded)
         self.kernels = reason is None
         return [] if reason is None else [f"compiled, without training kernels: {reason}"]
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from digit.errors import DigitError
+from digit.nn.batch import END, MASK
 from digit.nn.linear_probe import Probe, ProbeConfig
-from digit.nn.vocabulary import END, MASK
 from digit.prior import Prior, PriorConfig
 from digit.renderer import Renderer, RendererConfig
 from digit.renderer_masked import MaskedConfig, MaskedRenderer

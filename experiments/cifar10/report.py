@@ -126,10 +126,10 @@ def page(
         ),
         "",
         (
-            f"Machine: {result['machine']}. {result['samples']:,} samples a figure, seeds {result['seeds']},"
-            f" classes in turn; reference: {result['reference']}. One training run each, seed 0, so"
-            " differences of a few per cent may be chance. A Fréchet distance is named after its features;"
-            " none of them is FID."
+            f"Machine: {result['machine']}. {result['samples']:,} samples per figure, seeds"
+            f" {result['seeds']}, classes in turn; reference: {result['reference']}. One training run"
+            " each, seed 0, so differences of a few per cent may be chance. A Fréchet distance is"
+            " named after its features; none of them is FID."
         ),
         "",
         (

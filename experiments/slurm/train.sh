@@ -5,7 +5,7 @@
 #   sbatch --nodes 1 experiments/slurm/train.sh tokenize --images IMAGES --out CODES --tokenizer TOKENIZER --views 4
 #
 # Any verb that runs in several processes will do: fit, tokenize, train, sample, evaluate images. What it would take,
-# asked beforehand on any machine:  digit train prior --recipe base_cond --codes CODES --out RUN --dry-run --boards 32
+# asked beforehand on any machine:  digit train prior --recipe base_cond --codes CODES --out RUN --dry-run --gpus 32
 #
 # Codes, pictures and --out must lie where every machine sees them. One process a GPU; the global batch must divide
 # among them, and the order of the samples does not depend on how many there are, so the next start may have more or

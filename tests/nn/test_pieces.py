@@ -1,50 +1,6 @@
-"""A batch in pieces: halved where memory ends, in order, and never for nothing."""
-
-from types import SimpleNamespace
-
-import pytest
 import torch
 
-from digit.nn.pieces import at_once, in_pieces, modules_of, state_of, weight_state
-
-
-@pytest.mark.parametrize(("room", "most", "sizes"), [
-    (99, None, [10]), (99, 4, [4, 4, 2]), (3, None, [10, 5, 3, 3, 3, 1]), (1, 8, [8, 4, 2] + [1] * 10),
-])  # fmt: skip
-def test_pieces(room, most, sizes):
-    asked = []
-
-    def run(rows: torch.Tensor) -> torch.Tensor:
-        asked.append(len(rows))
-        if len(rows) > room:
-            raise torch.OutOfMemoryError("too much")
-        return rows * 2
-
-    batch = torch.arange(10)
-    assert torch.equal(in_pieces(run, batch, most), batch * 2)
-    assert asked == sizes
-
-
-def test_one_row_that_does_not_fit_is_an_error():
-    def run(rows: torch.Tensor) -> torch.Tensor:
-        raise torch.OutOfMemoryError("too much")
-
-    with pytest.raises(torch.OutOfMemoryError):
-        in_pieces(run, torch.zeros(3))
-
-
-def test_nothing_gives_nothing():
-    assert in_pieces(lambda rows: rows[:, :1], torch.zeros(0, 3)).shape == (0, 1)
-
-
-@pytest.mark.parametrize(
-    ("gibibytes", "pictures", "batch"), [(80, 16, 64), (80, 500, 500), (80, 50_000, 1024), (24, 50_000, 384)]
-)
-def test_batches_of_a_gpu_are_large_and_follow_its_memory(monkeypatch, gibibytes, pictures, batch):
-    assert at_once(torch.device("cpu"), pictures) == 64
-    card = SimpleNamespace(total_memory=gibibytes << 30)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
-    assert at_once(torch.device("cuda"), pictures) == batch
+from digit.nn.pieces import modules_of, state_of, weight_state
 
 
 def test_the_state_of_a_weight_changes_with_it():

@@ -7,9 +7,9 @@ from typing import get_args
 
 import pytest
 
-from digit.run.dry_run import Board
+from digit.run.dry_run import GPU
 from digit.training.estimate import MEMORY
-from digit.training.flops import BOARDS
+from digit.training.flops import PEAKS
 
 
 def options(chain, verb):
@@ -22,7 +22,7 @@ def options(chain, verb):
         "renderer": (*codes, "--vqgan", root / "vqgan", "--held-out", root / "codes", *small),
         "renderer_masked": (*codes, *small),
         "vq_only": (*codes, *small),
-        "vqgan": ("--images", chain.images, *training[2:], "--image-size", 16, "--width", 8, "--mfu", 0.2),
+        "vqgan": ("--images", chain.images, *training[2:], "--image-size", 16, "--width", 8),
         "linear_probe": ("--prior", root / "prior", *codes, "--held-out", root / "codes", "--batch", 16),
     }[verb]
 
@@ -50,12 +50,16 @@ def test_every_training_tells_and_writes_nothing(chain, run, json_of, verb, tmp_
     told = json_of(out)
     assert told["state"] == "starts anew"
     assert told["memory"]["fits"] and told["disk"]["fits"]
-    parts = told["memory"]["gib_of_each_process"]
+    parts = told["memory"]["gib"]
     assert parts["weights"] > 0 and parts["activations"] > 0
     assert told["memory"]["total_gib"] == pytest.approx(sum(parts.values()))
     assert told["flops"]["per_update"] == told["flops"]["per_sample"] * told["settings"]["training"]["batch"]
-    assert told["time"]["hours"] > 0 and told["inputs"]["pictures"] == 48
-    assert ("frozen" in told["parameters"]) == (verb in ("linear_probe", "vqgan"))
+    assert told["flops"]["per_update"] > 0 and told["inputs"]["pictures"] == 48
+    assert ("hours" in told["time"]) == (verb != "vqgan")
+    assert (
+        told["epochs"] == told["settings"]["training"]["steps"] * told["settings"]["training"]["batch"] / 48
+    )
+    assert (told["parameters"]["frozen"] > 0) == (verb in ("linear_probe", "vqgan"))
 
 
 def test_settings_are_those_that_the_run_stores(chain, run, json_of):
@@ -70,13 +74,13 @@ def test_settings_are_those_that_the_run_stores(chain, run, json_of):
     assert told["state"] == f"{newest.name} is the end of this run: nothing would be done"
 
 
-def test_a_recipe_for_boards_and_money(chain, run, json_of, tmp_path):
+def test_a_recipe_for_gpus_and_money(chain, run, json_of, tmp_path):
     base = ("train", "prior", "--recipe", "base", "--layers", 2, "--codes", chain.root / "codes")
     base += ("--out", tmp_path / "run", "--json")
     one = json_of(run(*base, "--dry-run", "--price-per-hour", 2.5)[1])
     eight = json_of(run(*base, "--dry-run", "--price-per-hour", 2.5, "--processes", 8)[1])
     assert one["settings"]["training"]["steps"] == 125_000
-    assert eight["time"]["boards"] == 8
+    assert eight["time"]["gpus"] == 8
     assert eight["time"]["hours"] == pytest.approx(one["time"]["hours"] / 8 / 0.95)
     assert one["time"]["cost"] == pytest.approx(2.5 * one["time"]["hours"])
     assert eight["time"]["cost"] == pytest.approx(one["time"]["cost"] / 0.95)
@@ -87,12 +91,12 @@ def test_what_does_not_fit_is_said_with_what_to_change(chain, run, tmp_path):
     large = ("train", "prior", "--codes", chain.root / "codes", "--out", tmp_path / "run", "--dry-run")
     wide = ("--width", 64, "--layers", 4, "--batch", 1 << 23, "--micro-batch", 1 << 23)
     code, out, err = run(*large, *wide)
-    assert code == 0 and "fits" in out
-    assert err.count("\n") == 1 and "give --micro-batch " in err
+    assert code == 0 and "GiB in all" in out
+    assert "give --micro-batch " in err
     size = err.split("--micro-batch ")[1].split()[0]
-    assert run(*large, *wide[:-1], size)[2] == ""
+    assert "--micro-batch" not in run(*large, *wide[:-1], size)[2]
     code, _, err = run(*large, "--width", 32768, "--layers", 2)
-    assert code == 0 and "give --sharded and several --boards" in err
+    assert code == 0 and "give --sharded and several --gpus" in err
     assert not list(tmp_path.iterdir())
 
 
@@ -104,17 +108,17 @@ def test_what_the_run_would_refuse_is_refused(chain, run, tmp_path):
         *("train", "prior", *base, "--held-out", chain.root / "model", "--out", tmp_path / "run")
     )
     assert code == 2 and "holds no tokenised data set" in err
-    code, _, err = run("train", "prior", *base, "--out", tmp_path / "run", "--batch", 10, "--boards", 3)
+    code, _, err = run("train", "prior", *base, "--out", tmp_path / "run", "--batch", 10, "--gpus", 3)
     assert code == 2 and "does not divide among 3 processes" in err
     (tmp_path / "file").write_text("")
     code, _, err = run("train", "prior", *base, "--out", tmp_path / "file" / "run")
     assert code == 2 and "is a file" in err
     pixels = options(chain, "vqgan")
     code, _, err = run(
-        *("train", "vqgan", *pixels, "--dry-run", "--out", tmp_path / "run", "--boards", 2, "--sharded")
+        *("train", "vqgan", *pixels, "--dry-run", "--out", tmp_path / "run", "--gpus", 2, "--sharded")
     )
     assert code == 2 and "no transformer blocks to shard" in err
-    for wrong in (("--boards", 0), ("--mfu", 1.5)):
+    for wrong in (("--gpus", 0), ("--mfu", 1.5)):
         code, _, err = run("train", "prior", *base, "--out", tmp_path / "run", *wrong)
         assert code == 2 and wrong[0] in err
     if os.getuid():  # root may write anywhere
@@ -161,6 +165,20 @@ def test_a_codebook_to_come(chain, run, json_of, tmp_path):
     assert run(*call[:-4], "--clusters", 10**6, "--out", tmp_path / "run", "--dry-run")[0] == 2
 
 
-def test_boards_have_memory_and_speed():
-    assert set(get_args(Board)) == set(MEMORY)
-    assert all(any(name in board for name in BOARDS) for board in MEMORY)
+def test_gpus_have_memory_and_speed():
+    assert set(get_args(GPU)) == set(MEMORY)
+    assert all(any(name in gpu for name in PEAKS) for gpu in MEMORY)
+
+
+def test_what_a_newcomer_reads(chain, run, tmp_path):
+    """Epochs, the warm-up that the run does not outlast, and times in units."""
+    codes = ("--codes", chain.root / "codes", "--out", tmp_path / "run", "--dry-run")
+    code, out, err = run(
+        "train", "prior", *codes, "--width", 64, "--layers", 1, "--steps", 400, "--batch", 12
+    )
+    assert code == 0, err
+    found = " ".join(out.split())
+    assert "epochs 100.0" in found and "updates 400" in found
+    assert "seconds on 1 x H100" in found
+    assert "warm-up of 6,250 updates is longer than the run of 400" in err
+    assert "measured on one H100" in err

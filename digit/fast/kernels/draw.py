@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from digit.fast.kernels.pairs import add_pairs
+from digit.fast.kernels.norm import add_pairs
 
 
 @triton.jit

@@ -92,3 +92,10 @@ def norm(
         **{"num_warps": warps},
     )
     return out
+
+
+@triton.jit
+@no_type_check
+def add_pairs(first, second, other_first, other_second):
+    """The sums of the firsts and of the seconds, for Triton's `reduce` over a pair of tensors."""
+    return first + other_first, second + other_second

@@ -20,6 +20,7 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from digit.fast.blocks import blocks
 from digit.fast.decoding import FastDecoder, Shape
 from digit.fast.kernels import nearest, open_rows
 from digit.fast.kernels.draw import Filters, draw
@@ -28,7 +29,6 @@ from digit.fast.kernels.full_attention import full_attention
 from digit.fast.kernels.norm import norm
 from digit.fast.kernels.patches import patches
 from digit.fast.kernels.segments import add_segments, means
-from digit.fast.training import blocks
 from digit.nn import autoencoder_inference
 from digit.prior import Prior, PriorConfig
 from digit.vqgan import VQGAN, InferenceVQGAN

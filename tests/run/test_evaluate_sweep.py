@@ -9,7 +9,6 @@ import torch
 from digit.evaluation.result import read_result
 from digit.nn.classifier import Classifier, ClassifierConfig
 from digit.pipeline import DigitPipeline
-from digit.run.sweep_grid import grid_of
 from digit.weights.artifact import save
 from digit.weights.config import from_dict
 from digit.weights.model_folder import PipelineSampling
@@ -28,7 +27,7 @@ def sweep(chain, network, run):
     """Run a sweep of 12 pictures a cell; gives (exit code, result, standard error)."""
 
     def call(*options):
-        sets = ("--reference", chain.images, "--model", chain.root / "model", "--features", network)
+        sets = ("--reference", chain.images, chain.root / "model", "--features", network)
         code, out, err = run("evaluate", "sweep", *sets, "--num", 12, "--few", *options, "--json")
         return code, json.loads(out) if out else None, err
 
@@ -106,20 +105,6 @@ def test_sampling_for_compose(sweep, chain, run, tmp_path):
     code, _, err = run("compose", *stages, "--out", tmp_path / "m")
     assert code == 0, err
     assert DigitPipeline.from_pretrained(tmp_path / "m").sampling == settings
-
-
-def test_vq_only_and_unconditional_grids(chain):
-    from digit.weights.artifact import load
-
-    prior, vqgan = load(chain.root / "prior_vq"), load(chain.root / "vqgan")
-    grid = grid_of(DigitPipeline(prior, vqgan), {"top_k": [1, 2]}, renderer=None, unconditional=False)
-    assert grid.renderers == [{}] and len(grid.priors) == 2 and grid.classes == 0
-    words = grid.command(grid.priors[1], model="m", num=4, out="o").split()
-    assert "--unconditional" in words and "--guidance" not in words
-    model = DigitPipeline.from_pretrained(chain.root / "model")
-    grid = grid_of(model, {"top_p": [0.5]}, renderer=None, unconditional=True)
-    changed = grid.sampling({**grid.priors[0], **grid.renderers[0]}, model.sampling)
-    assert changed.prior_unconditional.top_p == 0.5 and changed.prior == model.sampling.prior
 
 
 @pytest.mark.parametrize(

@@ -2,24 +2,26 @@
 
 from typing import Any
 
-import torch
-
 from digit.errors import DigitError
-from digit.evaluation.result import result
-from digit.evaluation.selftest import PARITY, checks
-from digit.run.device import choose_device
+from digit.run.options import Device
 from digit.run.table import print_table
 
 
-def selftest(*, device: str | None = None) -> dict[str, Any]:
+def selftest(*, device: Device | None = None) -> dict[str, Any]:
     """Closed-form Gaussians, merged statistics, torch-fidelity's own values; exit code 2 if one is off.
 
     Needs no weights and no pictures, takes seconds. Without torch-fidelity (pip install torch-fidelity) the
     comparison with it is left out, and the table says so.
 
+    Example: digit evaluate selftest --device cuda
+
     Args:
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """
+    from digit.evaluation.selftest import PARITY, checks
+    from digit.run import measurement
+    from digit.run.device import choose_device
+
     where = choose_device(device)
     found = list(checks(where))
     rows = {
@@ -35,11 +37,11 @@ def selftest(*, device: str | None = None) -> dict[str, Any]:
     if failed:
         named = ", ".join(f"{check.name} ({check.error:.2g})" for check in failed)
         raise DigitError(f"the self-test failed on {where}: {named}; do not trust distances measured here")
-    return result(
+    return measurement.record(
         "selftest",
         [(check.name, check.error) for check in found if check.error is not None],
+        where,
         protocol=f"errors against closed forms, and against torch-fidelity ({PARITY:g} at most)",
         counts={"checks": sum(check.error is not None for check in found)},
         settings={"left_out": [check.name for check in found if check.error is None]},
-        device=torch.cuda.get_device_name(where) if where.type == "cuda" else "cpu",
     )

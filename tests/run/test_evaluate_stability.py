@@ -5,7 +5,7 @@ from digit.evaluation.result import read_result
 
 def test_two_tokenizers_side_by_side(chain, run, json_of, tmp_path):
     both = ("--tokenizers", chain.root / "tokenizer", chain.root / "vqgan")
-    options = ("--images", chain.images, *both, "--limit", "12", "--device", "cpu")
+    options = ("--images", chain.images, *both, "--num", "12", "--device", "cpu")
     code, out, err = run("evaluate", "stability", *options, "--out", tmp_path / "s", "--json")
     assert code == 0
     value = read_result(tmp_path / "s" / "stability.json")
@@ -24,7 +24,7 @@ def test_two_tokenizers_side_by_side(chain, run, json_of, tmp_path):
 
 
 def test_noise_is_the_same_alone_and_in_other_batches(chain, run, json_of, tmp_path):
-    options = ("--images", chain.images, "--limit", "6", "--device", "cpu", "--noise-only", "--size", "16")
+    options = ("--images", chain.images, "--num", "6", "--device", "cpu", "--noise-only", "--size", "16")
     both = ("--tokenizers", chain.root / "tokenizer", chain.root / "vqgan", "--batch", "4", "--json")
     alone = ("--tokenizers", chain.root / "vqgan", "--batch", "3", "--json", "--out", tmp_path / "x.json")
     one, two = (json_of(run("evaluate", "stability", *options, *more)[1])["values"] for more in (both, alone))
@@ -36,7 +36,7 @@ def test_noise_is_the_same_alone_and_in_other_batches(chain, run, json_of, tmp_p
 def test_bad_input_gets_one_sentence(chain, run):
     options = ("--images", chain.images, "--device", "cpu")
     for tokenizers, more, sentence in (
-        ([chain.root / "prior"], (), "is a prior, which gives no codes"),
+        ([chain.root / "prior"], (), "is a prior, this takes tokenizer or vqgan"),
         ([chain.root / "vqgan"], ("--size", "32"), "made for 16 px"),
         ([chain.root / "vqgan"] * 2, (), "names a folder twice"),
     ):

@@ -23,7 +23,7 @@ def classifier(tmp_path_factory) -> str:
 def test_both_rows_and_the_psnr_is_that_of_the_pictures(chain, run, json_of, tmp_path, classifier):
     out = tmp_path / "back.json"
     code, printed, spoken = run(
-        *("evaluate", "reconstruction", "--model", chain.root / "model", "--images", chain.images),
+        *("evaluate", "reconstruction", chain.root / "model", "--images", chain.images),
         *("--features", classifier, "--few", "--batch", "20", "--out", out, "--device", "cpu", "--json"),
     )
     assert code == 0, spoken
@@ -48,8 +48,8 @@ def test_both_rows_and_the_psnr_is_that_of_the_pictures(chain, run, json_of, tmp
 
 
 def test_batches_do_not_change_the_values_and_the_renderer_does(chain, run, json_of, classifier):
-    command = ("evaluate", "reconstruction", "--model", chain.root / "model", "--images", chain.images)
-    command = (*command, "--features", classifier, "--few", "--limit", "12", "--device", "cpu", "--json")
+    command = ("evaluate", "reconstruction", chain.root / "model", "--images", chain.images)
+    command = (*command, "--features", classifier, "--few", "--num", "12", "--device", "cpu", "--json")
     values = [json_of(run(*command, *more)[1])["values"] for more in ((), ("--batch", "5"))]
     assert values[0] == pytest.approx(values[1], rel=1e-4)
     masked = json_of(run(*command, "--renderer", "masked")[1])["values"]
@@ -59,7 +59,7 @@ def test_batches_do_not_change_the_values_and_the_renderer_does(chain, run, json
 
 def test_few_pictures_are_refused(chain, run, classifier):
     code, _, spoken = run(
-        *("evaluate", "reconstruction", "--model", chain.root / "model", "--images", chain.images),
+        *("evaluate", "reconstruction", chain.root / "model", "--images", chain.images),
         *("--features", classifier, "--device", "cpu"),
     )
     assert code == 2
