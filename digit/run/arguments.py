@@ -301,12 +301,20 @@ def _usage(option: Option) -> str:
 
 
 def _wrapped(text: str, width: int) -> str:
-    """Paragraphs filled to `width`; indented lines and those of an example stay."""
-    parts = [
-        part if re.match(r" |Examples?:", part) else textwrap.fill(part, width, break_on_hyphens=False)
-        for part in text.split("\n\n")
-    ]
-    return "\n\n".join(parts)
+    """Paragraphs filled to `width`; lines of an example are split as a shell takes them, indented ones stay."""
+    how: Any = {"break_on_hyphens": False, "break_long_words": False}
+
+    def part_of(part: str) -> str:
+        if part.startswith(" "):
+            return part
+        if not re.match(r"Examples?:", part):
+            return textwrap.fill(part, width, **how)
+        lines = [
+            textwrap.wrap(line, width - 2, subsequent_indent="    ", **how) for line in part.splitlines()
+        ]
+        return "\n".join(" \\\n".join(line) for line in lines)
+
+    return "\n\n".join(part_of(part) for part in text.split("\n\n"))
 
 
 def _texts(docstring: str) -> dict[str, str]:
