@@ -301,7 +301,7 @@ def _usage(option: Option) -> str:
 
 
 def _wrapped(text: str, width: int) -> str:
-    """Paragraphs filled to `width`; lines of an example are split as a shell takes them, indented ones stay."""
+    """Paragraphs filled to `width`; an example is split as a shell takes it, indented lines stay."""
     how: Any = {"break_on_hyphens": False, "break_long_words": False}
 
     def part_of(part: str) -> str:
