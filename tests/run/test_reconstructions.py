@@ -1,6 +1,7 @@
 """Ways back: exact ones lose nothing, worse ones lose more, and a model's ways are its stages in a row."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from digit.evaluation.networks import classifier_network
 from digit.nn.classifier import Classifier, ClassifierConfig
 from digit.pipeline import DigitPipeline, to_uint8
 from digit.run.reconstructions import DIGIT, REAL, VQ, reconstruct, renderer_settings, ways_back
+from digit.weights.artifact import load
 
 CPU = torch.device("cpu")
 PIXELS = torch.rand(12, 3, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -69,5 +71,6 @@ def test_without_a_tokenizer_only_vq_is_left(chain):
     whole = DigitPipeline.from_pretrained(chain.root / "model")
     blind = DigitPipeline(whole.prior, whole.vqgan, renderer=whole.renderer)
     assert list(ways_back(blind, {"name": "autoregressive"}, CPU)) == [VQ]
-    plain = DigitPipeline(whole.prior, whole.vqgan)
+    prior: Any = load(chain.root / "prior_vq")
+    plain = DigitPipeline(prior, whole.vqgan)
     assert renderer_settings(plain, None, temperature=None, top_k=None, top_p=None) == {}
