@@ -13,11 +13,10 @@ from torch import Tensor
 
 from digit.errors import DigitError, LineageError
 from digit.nn.decoding import CacheBits
-from digit.nn.pieces import state_of
 from digit.prior import Prior
 from digit.renderer import Renderer
 from digit.renderer_masked import MaskedRenderer
-from digit.request import Request, label_ids, resolve, seeds_and_labels
+from digit.request import Request, at_once, label_ids, resolve, seeds_and_labels
 from digit.tokenizer import Tokenizer
 from digit.vqgan import VQGAN, decoding
 from digit.weights.model_folder import (
@@ -74,7 +73,6 @@ class DigitPipeline:
         self.prior, self.vqgan, self.tokenizer = prior.eval(), vqgan.eval(), tokenizer
         self.renderer, self.renderer_masked = renderer, renderer_masked
         self.classes, self.sampling = list(classes), sampling or PipelineSampling()
-        self._decode: tuple[tuple[tuple[int, int], ...], Callable[[Tensor], Tensor]] | None = None
         self._check_together()
 
     @property
@@ -230,16 +228,16 @@ class DigitPipeline:
         if prefix is not None and len(prefix) != count:
             raise DigitError(f"{count} seeds came with {len(prefix)} rows of a prefix: give one row per seed")
         classes = None if request.labels is None else torch.tensor(request.labels, device=self.device)
-        decode = self.vqgan.decode if autocast is False else self._decoding()
+        decode = self.vqgan.decode if autocast is False else decoding(self.vqgan)
         size = batch_size or at_once(self.device, count)
         how: dict[str, Any] = {"batch_size": size, "autocast": autocast, "progress": progress}
         all_codes, all_vq, all_pixels = [], [], []
         for start in range(0, count, size):
             part = slice(start, start + size)
             own, shown = (None if each is None else each[part] for each in (classes, prefix))
-            seeds, bits = request.seeds[part], {"cache_bits": cache_bits}
-            codes = self.prior.sample(seeds, own, request.prior, prefix=shown, **bits, **how)
-            vq_codes = self._render(codes, seeds, request, **bits, **how)
+            seeds = request.seeds[part]
+            codes = self.prior.sample(seeds, own, request.prior, prefix=shown, cache_bits=cache_bits, **how)
+            vq_codes = self._render(codes, seeds, request, cache_bits, **how)
             all_codes.append(codes.cpu())
             all_vq.append(vq_codes.cpu())
             all_pixels += [to_uint8(_decoded(decode, few)).cpu() for few in vq_codes.split(DECODED)]
@@ -248,13 +246,7 @@ class DigitPipeline:
         return Pictures(pixels, codes, vq_codes, request.seeds, request.labels, settings)
 
     def _render(
-        self,
-        codes: Int[Tensor, "b n"],
-        seeds: Sequence[int],
-        request: Request,
-        *,
-        cache_bits: CacheBits,
-        **how: Any,
+        self, codes: Int[Tensor, "b n"], seeds: Sequence[int], request: Request, bits: CacheBits, **how: Any
     ) -> Int[Tensor, "b m"]:
         """The VQ codes of the prior's codes, which are VQ codes themselves where there is no renderer."""
         if request.renderer == "masked":
@@ -264,15 +256,8 @@ class DigitPipeline:
             )
         if request.renderer is not None:
             assert self.renderer is not None
-            return self.renderer.sample(codes, seeds, request.rendering, cache_bits=cache_bits, **how)
+            return self.renderer.sample(codes, seeds, request.rendering, cache_bits=bits, **how)
         return codes
-
-    def _decoding(self) -> Callable[[Tensor], Tensor]:
-        """How VQ codes become pixels; made again when a weight of the VQGAN has changed."""
-        state = state_of(self.vqgan)
-        if self._decode is None or self._decode[0] != state:
-            self._decode = state, decoding(self.vqgan)
-        return self._decode[1]
 
     @torch.no_grad()
     def encode(self, pixels: Float[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
@@ -313,18 +298,6 @@ class DigitPipeline:
         """How many units `progress` will count for `num_images` pictures: the codes to be drawn."""
         drawn = self.prior.config.length - prefix
         return num_images * (drawn + (self.vqgan.length if self.renderers else 0))
-
-
-def at_once(device: torch.device, pictures: int) -> int:
-    """Pictures that are drawn in one batch where nobody says how many: 64 on a CPU.
-
-    On a GPU as many as there are, for a batch of the sampler costs little more than one picture: up to 1024,
-    and 64 MiB of its whole memory each, so that the number is the same whatever else runs there.
-    """
-    if device.type != "cuda":
-        return 64
-    room = torch.cuda.get_device_properties(device).total_memory // (64 << 20)
-    return max(64, min(pictures, room, 1024))
 
 
 def to_uint8(pixels: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:

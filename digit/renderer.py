@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from digit.errors import DigitError
 from digit.nn.batch import CodeBatch, Specials, with_end
+from digit.nn.checks import check_codes
 from digit.nn.decoding import CacheBits, CodeTables, decode
 from digit.nn.losses import cross_entropy
 from digit.nn.sampling import SamplerConfig, uniforms
@@ -22,9 +23,9 @@ class RendererConfig:
     """The published base renderer at its default width, layers and heads."""
 
     codes: int  # size of the prior's vocabulary
-    length: int  # codes an image
+    length: int  # codes per image
     vq_codes: int  # size of the VQGAN's vocabulary
-    vq_length: int  # VQ codes an image
+    vq_length: int  # VQ codes per image
     width: int = 1024  # residual channels
     layers: int = 16  # transformer blocks
     heads: int = 16  # attention heads
@@ -67,13 +68,11 @@ class Renderer(nn.Module):
         )
         self.projection = projection(config.width, config.specials + config.vq_codes)
 
-    def forward(self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]) -> Float[Tensor, "b m v"]:
-        """The logits."""
-        return self.logits(codes, vq_codes)
-
     def logits(self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]) -> Float[Tensor, "b m v"]:
         """Logits of every VQ code given the codes and the VQ codes before it."""
         return self.head(self._hidden(codes, vq_codes[:, :-1]))[..., self.config.specials :]
+
+    forward = logits
 
     def vocabulary_logits(
         self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]
@@ -92,7 +91,7 @@ class Renderer(nn.Module):
         return self.transformer(stream(x))[:, codes.shape[1] :]
 
     def loss(self, batch: CodeBatch) -> Float[Tensor, ""]:
-        """Cross-entropy in nats a VQ code, with label smoothing.
+        """Cross-entropy in nats per VQ code, with label smoothing.
 
         With specials it is the reference's: over its whole vocabulary, with the end after the last VQ code.
         """
@@ -141,7 +140,8 @@ class Renderer(nn.Module):
         has not, and for codes that are not its own.
         """
         config = config or SamplerConfig()
-        check_codes(codes, len(seeds), config=self.config)
+        own, guidance = self.config, config.guidance
+        check_codes(len(seeds), codes, length=own.length, codes=own.codes, guidance=guidance)
         batches = []
         for start in range(0, len(seeds), batch_size):
             rows = slice(start, start + batch_size)
@@ -151,7 +151,7 @@ class Renderer(nn.Module):
                 decode(
                     self.transformer,
                     prefix,
-                    uniforms=uniforms(seeds[rows], self.config.vq_length, stream="renderer"),
+                    uniforms=uniforms(seeds[rows], own.vq_length, stream="renderer"),
                     config=config,
                     tables=self.tables(),
                     progress=progress,
@@ -160,16 +160,3 @@ class Renderer(nn.Module):
                 )
             )
         return torch.cat(batches)
-
-
-def check_codes(codes: Int[Tensor, "b n"], seeds: int, *, config: RendererConfig) -> None:
-    """Raises DigitError for codes that a renderer of this config cannot read, or not one row a seed."""
-    if len(codes) != seeds or seeds == 0:
-        raise DigitError(
-            f"{len(codes)} rows of codes came with {seeds} seeds: give one seed an image, and at least one"
-        )
-    if codes.shape[1] != config.length:
-        raise DigitError(f"the renderer reads {config.length} codes an image, these have {codes.shape[1]}")
-    lowest, highest = torch.stack(codes.aminmax()).tolist()  # a GPU is waited for once
-    if lowest < 0 or highest >= config.codes:
-        raise DigitError(f"codes run from {lowest} to {highest}, the renderer knows {config.codes}")

@@ -10,19 +10,20 @@ from torch import Tensor, nn
 
 from digit.errors import DigitError
 from digit.nn.batch import CodeBatch
+from digit.nn.checks import check_codes
 from digit.nn.decoding import inference
 from digit.nn.forms import replaceable
 from digit.nn.losses import cross_entropy
 from digit.nn.sampling import SamplerConfig, draw, uniforms
 from digit.nn.transformer import Transformer, TransformerConfig, embedding, projection, stream
-from digit.renderer import RendererConfig, check_codes
+from digit.renderer import RendererConfig
 
 
 @dataclass(frozen=True)
 class MaskedConfig(RendererConfig):
     """The renderer's fields, with how it samples unless told otherwise."""
 
-    steps: int = 8  # passes of the transformer an image
+    steps: int = 8  # passes of the transformer per image
     noise: float = 4.5  # weight of the Gumbel noise on confidence, falling linearly to 0 at the last step
 
 
@@ -61,13 +62,11 @@ class MaskedRenderer(nn.Module):
         """The value that stands for a masked VQ code."""
         return self.config.vq_codes
 
-    def forward(self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]) -> Float[Tensor, "b m v"]:
-        """The logits."""
-        return self.logits(codes, vq_codes)
-
     def logits(self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]) -> Float[Tensor, "b m v"]:
         """Logits of every VQ code given the codes and the VQ codes that are not `mask`."""
         return self.projection(self.hidden(codes, vq_codes)[:, 1:])[..., self.config.specials :]
+
+    forward = logits
 
     def vocabulary_logits(
         self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]
@@ -91,7 +90,7 @@ class MaskedRenderer(nn.Module):
         return torch.cat((x, separator.expand(len(x), 1, -1)), dim=1)
 
     def loss(self, batch: CodeBatch) -> Float[Tensor, ""]:
-        """Cross-entropy in nats a masked VQ code, with label smoothing; masks come from torch's generator.
+        """Cross-entropy in nats per masked VQ code, with label smoothing; masks come from torch's generator.
 
         With specials its softmax runs over the reference's whole vocabulary, as there.
         """
@@ -113,7 +112,7 @@ class MaskedRenderer(nn.Module):
         )
 
     def draw_masks(self, vq_codes: Int[Tensor, "b m"]) -> Bool[Tensor, "b m"]:
-        """A random mask an image, of floor(m cos(pi u / 2) + 1) positions with u uniform, at most all."""
+        """A random mask per image, of floor(m cos(pi u / 2) + 1) positions with u uniform, at most all."""
         b, m = vq_codes.shape
         count = (m * torch.cos(torch.pi / 2 * torch.rand(b, 1, device=vq_codes.device)) + 1).floor()
         rank = torch.rand(b, m, device=vq_codes.device).argsort(1).argsort(1)
@@ -137,14 +136,12 @@ class MaskedRenderer(nn.Module):
         has not, for codes that are not its own, and for steps outside 1 to the number of VQ codes.
         """
         config = config or SamplerConfig()
-        steps = self.config.steps if steps is None else steps
-        noise = self.config.noise if noise is None else noise
-        check_codes(codes, len(seeds), config=self.config)
-        if config.guidance != 1:
-            raise DigitError(f"guidance is {config.guidance}: a renderer has none, give 1")
-        if not 1 <= steps <= self.config.vq_length:
-            raise DigitError(f"steps is {steps}: give 1 to {self.config.vq_length}, the number of VQ codes")
-        device, m = self.code_embedding.weight.device, self.config.vq_length
+        own, guidance = self.config, config.guidance
+        check_codes(len(seeds), codes, length=own.length, codes=own.codes, guidance=guidance)
+        steps, noise = own.steps if steps is None else steps, own.noise if noise is None else noise
+        device, m = self.code_embedding.weight.device, own.vq_length
+        if not 1 <= steps <= m:
+            raise DigitError(f"steps is {steps}: give 1 to {m}, the number of VQ codes")
         batches = []
         for start in range(0, len(seeds), batch_size):
             rows = slice(start, start + batch_size)

@@ -98,7 +98,7 @@ def test_what_sampling_refuses():
     renderer, (codes, _) = make(), codes_of(2)
     for given, seeds, message in (
         (codes, [1], "2 rows of codes came with 1 seeds"),
-        (codes[:, :3], [1, 2], "reads 4 codes an image, these have 3"),
+        (codes[:, :3], [1, 2], "reads 4 codes per image, these have 3"),
         (codes + 11, [1, 2], "the renderer knows 11"),
     ):
         with pytest.raises(DigitError, match=message):

@@ -158,23 +158,14 @@ def tokenizer(results: Results) -> list[Goal]:
 
 
 def kmeans(results: Results) -> list[Goal]:
-    """One Lloyd iteration, exact and by float16 products, and what float16 costs."""
+    """One Lloyd iteration of exact distances."""
     rows = results.section("kmeans", "iteration")
-    found = []
-    for precision in ("float32", "float16"):
-        row, rival = rows.get(f"digit {precision}"), rows.get("flash-kmeans")
-        path = f"K-means, one iteration, distances in {precision}{results.on('kmeans')}"
-        if row is None:
-            found.append(Goal(path, 60, "ms", least=False))
-            continue
-        beside = f"{rival['ms'] / row['ms']:.2f} x flash-kmeans" if rival else ""
-        found.append(
-            Goal(path, 60, "ms", row["ms"], row["share_of_matmul"], beside, row["peak_gib"], least=False)
-        )
-    inertia = results.section("kmeans", "precision").get("inertia")
-    value = None if inertia is None else abs(inertia["ratio_minus_1"])
-    path = f"K-means, inertia by float16 over float32's, less 1{results.on('kmeans')}"
-    return [*found, Goal(path, 1e-3, "", value, least=False)]
+    row, rival = rows.get("digit float32"), rows.get("flash-kmeans")
+    path = f"K-means, one iteration, distances in float32{results.on('kmeans')}"
+    if row is None:
+        return [Goal(path, 60, "ms", least=False)]
+    beside = f"{rival['ms'] / row['ms']:.2f} x flash-kmeans" if rival else ""
+    return [Goal(path, 60, "ms", row["ms"], row["share_of_matmul"], beside, row["peak_gib"], least=False)]
 
 
 def training(results: Results) -> list[Goal]:

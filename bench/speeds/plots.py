@@ -66,7 +66,7 @@ def tokenizer(axes: Axes, results: Results) -> None:
         color="tab:blue",
         label="digit",
     )
-    for name, mark in (("timm, compiled", "s"), ("timm, eager", "^"), ("plain path, autocast", "v")):
+    for name, mark in (("timm, compiled", "s"), ("timm, eager", "^")):
         row = codes[name]
         axes.plot([row["batch"]], [row["images_per_s"]], mark, color="tab:grey", label=name)
     _batches(axes, "images per second, pixels to codes")

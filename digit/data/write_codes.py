@@ -95,8 +95,8 @@ def write_codes(
         if from_main((out / "meta.json").exists()):  # another command has written it since
             return _opened(out, plan, verify=True)
         blocks = in_blocks(len(source), PART)
-        found = gather(_absent(out, blocks[rank() :: world_size()]))
-        absent = sorted((block for share in found for block in share), key=lambda block: block.start)
+        found = gather([block.start for block in _absent(out, blocks[rank() :: world_size()])])
+        absent = [blocks[start // PART] for start in sorted(start for share in found for start in share)]
         made = _write_parts(
             source,
             out,

@@ -38,6 +38,10 @@ def fill(renderer: Any, codes: Tensor, *given: Any, **how: Any) -> Any:
     return filling.fill(renderer, codes, *given, **how)
 
 
-def nearest(vectors: Tensor, table: Any, **how: Any) -> Any:
-    """`nn.nearest.nearest` by fused products and search."""
-    return NotImplemented
+def nearest(vectors: Tensor, centroids: Tensor, squares: Tensor) -> Any:
+    """`nn.nearest.nearest` by fused float16 products, and exact ones where these do not decide."""
+    if not usable(vectors.device) or not len(vectors) or vectors.shape[1] % 8:
+        return NotImplemented
+    from digit.fast import assigning
+
+    return assigning.nearest(vectors, centroids, squares)

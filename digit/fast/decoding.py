@@ -15,8 +15,8 @@ from digit.fast.kernels.attention import attend
 from digit.fast.kernels.draw import Filters, draw
 from digit.fast.kernels.linear import few_rows
 from digit.fast.packed import PackedTransformer
+from digit.fast.weights import state_of
 from digit.nn.decoding import CacheBits, CodeTables, inference
-from digit.nn.pieces import state_of
 from digit.nn.sampling import SamplerConfig
 from digit.nn.transformer import KeyValueCache, Transformer, TransformerConfig
 
@@ -32,7 +32,7 @@ class Shape:
     rows: int  # images at once
     guided: bool  # two rows an image
     room: int  # positions of the caches
-    length: int  # codes an image
+    length: int  # codes per image
     dtype: torch.dtype  # of products and caches
     bits: CacheBits  # of a number in the caches: 8 are e4m3 with one scale for each vector
     filters: Filters
@@ -219,7 +219,7 @@ class FastDecoder:
 
 
 class ScaledCache(KeyValueCache):
-    """The cache in the numbers of a shape: as they come, or in 8 bits with a scale a vector."""
+    """The cache in the numbers of a shape: as they come, or in 8 bits with a scale per vector."""
 
     def __init__(self, config: TransformerConfig, shape: Shape, *, device: torch.device) -> None:
         """Room for all rows of the shape."""

@@ -13,8 +13,8 @@ from digit.fast.graphs import Captured
 from digit.fast.kernels.draw import Filters, draw
 from digit.fast.kernels.filling import embed, settle
 from digit.fast.packed import PackedTransformer
+from digit.fast.weights import state_of
 from digit.nn.decoding import products_dtype
-from digit.nn.pieces import state_of
 from digit.nn.sampling import SamplerConfig
 from digit.nn.transformer import Transformer
 from digit.renderer_masked import MaskedRenderer, masked_after

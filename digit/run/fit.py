@@ -14,7 +14,6 @@ from digit.errors import DigitError
 from digit.evaluation.codebook import codebook_report, patch_picture
 from digit.features import Encoder, EncoderConfig, encoder_config, reading
 from digit.files import atomic_path, locked, make_folder, write_json_atomic
-from digit.nn.nearest import Precision
 from digit.progress import progress, say
 from digit.run.device import choose_device
 from digit.run.dry_run_data import plan_codebook
@@ -43,7 +42,6 @@ def fit(
     clusters: int = 8192,
     per_cluster: int = 256,
     iterations: int = 20,
-    precision: Precision = "float32",
     mirror: bool = True,
     seed: int = 0,
     batch: int = 64,
@@ -75,7 +73,6 @@ def fit(
         clusters: K, the number of codes.
         per_cluster: feature vectors kept for K-means, for each cluster.
         iterations: of Lloyd's algorithm.
-        precision: of the distances while centroids still move; float16 on a GPU is a little faster.
         mirror: also see every picture mirrored.
         seed: of the sample and the starting centroids.
         batch: pictures at once.
@@ -119,7 +116,7 @@ def fit(
             per_cluster=per_cluster,
             vectors_of_a_picture=network.tokens * (1 + mirror),
             width=network.width,
-            settings=settings | {"iterations": iterations, "precision": precision, "seed": seed},
+            settings=settings | {"iterations": iterations, "seed": seed},
         )
     make_folder(out)
     with by_main(locked(out, f"another process is fitting a tokenizer into {out}: wait, or choose --out")):
@@ -158,7 +155,6 @@ def fit(
                 seed=seed,
                 places=reservoir.places,
                 device=where,
-                precision=precision,
                 progress=lambda _: advance(1),
             )
         written: dict[str, Any] = {}

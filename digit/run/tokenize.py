@@ -12,7 +12,6 @@ from digit.data.write_codes import Stream, write_codes
 from digit.distributed import is_main
 from digit.errors import DigitError
 from digit.evaluation.codebook import codebook_report
-from digit.nn.nearest import Precision
 from digit.progress import progress, say
 from digit.run.device import choose_device
 from digit.run.dry_run_data import plan_codes
@@ -31,7 +30,6 @@ def tokenize(
     views: int = 2,
     seed: int = 0,
     batch: int | None = None,
-    precision: Precision = "float32",
     threads: int | None = None,
     device: str | None = None,
     strict: bool = False,
@@ -52,7 +50,6 @@ def tokenize(
         views: 1 = centre crop, 2 = and its mirror, more = random crops too.
         seed: of the random crops.
         batch: pictures at once; 64 on a CPU and 256 on a GPU if left out.
-        precision: of the distances to the centroids; float32 is exact, float16 changes a code in thousands.
         threads: that decode pictures; where left out one a processor, or processes if there are many.
         device: cpu, cuda or cuda:N; a GPU if there is one.
         strict: stop at the first broken picture instead of leaving it out.
@@ -67,9 +64,7 @@ def tokenize(
     if tokenizer is not None:
         module: Any = load(tokenizer, kind="tokenizer", device=where)
         there = artifact_of(module)
-        streams["codes"] = Stream(
-            tokenizers.encoding(module, precision=precision), module.config.codes, there["id"]
-        )
+        streams["codes"] = Stream(tokenizers.encoding(module), module.config.codes, there["id"])
         sides["tokenizer"], lengths["codes"] = there["extra"]["size"], module.length
     if vqgan is not None:
         module = load(vqgan, kind="vqgan", device=where)

@@ -1,6 +1,6 @@
 import torch
 
-from digit.nn.pieces import modules_of, state_of, weight_state
+from digit.fast.weights import modules_of, state_of, weight_state
 
 
 def test_the_state_of_a_weight_changes_with_it():
