@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from digit.run.main import VERBS
 from digit.weights.artifact import load
 
 
@@ -133,27 +132,6 @@ def test_bad_input_is_one_sentence(chain, run, tmp_path, call, words):
     assert not left, f"something was left behind: {left}"
 
 
-def test_unknown_options_and_verbs(run):
-    for call in (
-        ("sample", "--colour", "red"),
-        ("paint",),
-        ("train",),
-        ("train", "horse"),
-        ("evaluate", "taste"),
-    ):
-        code, out, err = run(*call)
-        assert code == 2, call
-        assert err
-        assert not out
-
-
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help(run, verb):
-    code, out, _ = run(*verb.split(), "--help")
-    assert code == 0
-    assert "usage: digit" in out
-
-
 def test_damaged_artifact(chain, run, tmp_path):
     import shutil
 
@@ -189,5 +167,3 @@ def test_an_interrupted_training_exits_130_and_goes_on(chain, tmp_path):
     status = json.loads((tmp_path / "p" / "status.json").read_text())
     assert not status["finished"]
     load(tmp_path / "p", kind="prior")
-
-
