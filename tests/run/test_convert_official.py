@@ -21,8 +21,7 @@ def test_offline_on_the_command_line(run, tmp_path, monkeypatch, way):
 
 def test_every_name_on_the_command_line_has_a_row(run):
     code, out, _ = run("convert", "official", "--help")
-    listed = next(line for line in out.splitlines() if "base_cond_400" in line)
-    assert code == 0 and all(name in listed for name in OFFICIAL)
+    assert code == 0 and "|".join(OFFICIAL) in "".join(out.split())  # the page wraps it
     code, _, err = run("convert", "official", "huge", "--out", "x")
     assert code == 2 and "huge" in err
 
