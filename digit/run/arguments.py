@@ -187,9 +187,7 @@ def _options(
         word = next((note.word for note in notes if isinstance(note, Metavar)), None) or _word(kind)
         if word.count("|") and len(word) > LONG:
             text, word = f"{text.removesuffix('.')}: {word.replace('|', ', ')}.", "NAME"
-        return [
-            Option(path, kind, word, default, text, group, _is_positional(notes), _takes_none(annotation))
-        ]
+        return [Option(path, kind, word, default, text, group, POSITIONAL in notes, _takes_none(annotation))]
     hints, comments = get_type_hints(kind, include_extras=True), _comments(kind)  # pyright: ignore[reportArgumentType]
     hidden = next((note for note in notes if isinstance(note, Hidden)), hidden)
     return [
@@ -228,10 +226,6 @@ def _takes_none(annotation: Any) -> bool:
     return type(None) in get_args(annotation) or any(
         _takes_none(part) for part in get_args(annotation) if get_origin(annotation) is Annotated
     )
-
-
-def _is_positional(notes: list[Any]) -> bool:
-    return POSITIONAL in notes or "Positional" in map(str, notes)  # the second: tyro's, until nobody has it
 
 
 def _word(kind: Any) -> str:

@@ -12,7 +12,6 @@ from digit.run.main import understand
 from digit.run.verbs import GROUPS, VERBS, members
 
 HEAVY = ("torch", "numpy", "PIL", "matplotlib", "timm", "torchvision")
-EXCEPT = {"fit", "tokenize", "compose", "sample", "info", "convert", "convert official"}  # still heavy
 
 
 def test_the_page_of_all_verbs_fits_a_screen(run):
@@ -123,7 +122,7 @@ def test_pages_need_no_torch(line):
     assert not modules_after(*line.split())
 
 
-@pytest.mark.parametrize("verb", [verb for verb in VERBS if verb not in EXCEPT])
+@pytest.mark.parametrize("verb", VERBS)
 def test_help_and_typing_errors_of_a_verb_need_no_torch(verb):
     assert not modules_after(*verb.split(), "--help")
     assert not modules_after(*verb.split(), "--colour")
