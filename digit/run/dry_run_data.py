@@ -1,6 +1,5 @@
 """--dry-run of `digit fit` and `digit tokenize`: what is found and what it will take; nothing is written."""
 
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,28 +8,16 @@ from typing import Any
 from digit.data.images import ImageSource
 from digit.data.write_codes import PART
 from digit.distributed import world_size
-from digit.errors import DigitError
+from digit.files import check_writable
 from digit.progress import say
 from digit.training.estimate import GIB
-
-
-def writable(out: Path) -> Path:
-    """The nearest folder at or above `out` that exists; DigitError where nothing can be written below it."""
-    there = out.absolute()
-    while not there.exists():
-        there = there.parent
-    if not there.is_dir():
-        raise DigitError(f"{there} is a file: choose another --out")
-    if not os.access(there, os.W_OK | os.X_OK):
-        raise DigitError(f"{there} cannot be written: choose another --out")
-    return there
 
 
 def plan_codes(
     source: ImageSource, out: Path, lengths: dict[str, int], *, views: int, settings: dict[str, Any]
 ) -> dict[str, Any]:
     """What `digit tokenize` would write: `lengths` are the codes of a picture, by kind."""
-    there = writable(out)
+    there = check_writable(out)
     # While the parts are joined they are there twice.
     kinds = {name: len(source) * views * length * 2 for name, length in lengths.items()}
     most, free = 2 * sum(kinds.values()), shutil.disk_usage(there).free
@@ -67,7 +54,7 @@ def plan_codebook(
     settings: dict[str, Any],
 ) -> dict[str, Any]:
     """What `digit fit` would hold: the sample in memory, and on the device where there is room."""
-    writable(out)
+    check_writable(out)
     vectors = len(source) * vectors_of_a_picture
     kept = min(vectors, clusters * per_cluster)
     # Each process has room for the whole sample while it collects, and its share afterwards.
