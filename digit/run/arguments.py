@@ -181,6 +181,7 @@ def _options(
     group: str,
     hidden: frozenset[str] = frozenset(),
 ) -> list[Option]:
+    kind: Any
     kind, notes = _plain(annotation)
     if not dataclasses.is_dataclass(kind):
         word = next((note.word for note in notes if isinstance(note, Metavar)), None) or _word(kind)
@@ -189,7 +190,7 @@ def _options(
         return [
             Option(path, kind, word, default, text, group, _is_positional(notes), _takes_none(annotation))
         ]
-    hints, comments = get_type_hints(kind, include_extras=True), _comments(kind)
+    hints, comments = get_type_hints(kind, include_extras=True), _comments(kind)  # pyright: ignore[reportArgumentType]
     hidden = next((note for note in notes if isinstance(note, Hidden)), hidden)
     return [
         option

@@ -240,7 +240,7 @@ def train_renderer(
     from digit.weights.artifact import save
 
     where, opened, names = choose_device(device), open_codes(codes), ("codes", "vq_codes")
-    config = (MaskedConfig if masked else RendererConfig)(
+    config: Any = (MaskedConfig if masked else RendererConfig)(
         codes=opened.vocabulary("codes"),
         length=opened.length("codes"),
         vq_codes=opened.vocabulary("vq_codes"),
