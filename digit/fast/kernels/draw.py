@@ -1,4 +1,4 @@
-"""One code a row from its logits: guidance, top-k, top-p and the draw in one pass, and its embedding."""
+"""One code per row from its logits: guidance, top-k, top-p and the draw in one pass, and its embedding."""
 
 from dataclasses import dataclass
 from typing import no_type_check
