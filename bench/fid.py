@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from digit.evaluation.images import compare, measure
-from digit.evaluation.measure import Measured, Precision
+from digit.evaluation.images import compare
+from digit.evaluation.measure import Measured, Precision, measure
 from digit.evaluation.networks import Network, open_network
 from digit.evaluation.pictures import open_pictures
 from digit.evaluation.selftest import random_tensors

@@ -110,7 +110,7 @@ def statistics(images: Path, _: Path) -> None:
     """One set's statistics as `digit evaluate images` gathers them, without features kept for precision."""
     import torch
 
-    from digit.evaluation.images import measure
+    from digit.evaluation.measure import measure
     from digit.evaluation.networks import classifier_network
     from digit.evaluation.pictures import open_pictures
     from digit.nn.classifier import Classifier, ClassifierConfig

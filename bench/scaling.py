@@ -75,7 +75,7 @@ class Sizes:
 
     def model(self, name: str) -> Any:
         """A recipe's prior, or a tiny one."""
-        shape: Any = RECIPES[name]().model
+        shape: Any = RECIPES[name].model
         if self.small:
             shape = replace(shape, codes=80, length=16, width=32, layers=2, heads=2)
         return shape
@@ -111,7 +111,7 @@ def train(name: str, micro: int) -> Callable[[Sizes, torch.device, Clock], dict[
     """Updates of a recipe."""
 
     def measure(sizes: Sizes, device: torch.device, clock: Clock) -> dict[str, Any]:
-        shape, recipe = sizes.model(name), RECIPES[name]()
+        shape, recipe = sizes.model(name), RECIPES[name]
         micro_batch = min(micro, sizes.batch // 8)  # as large in 8 processes as in one, for the same masks
         config = replace(recipe.training, batch=sizes.batch, micro_batch=micro_batch, steps=10**6)
         torch.manual_seed(1)

@@ -117,7 +117,7 @@ class Bench:
 
     def shape(self, name: str) -> PriorConfig:
         """A recipe's prior, or a tiny one."""
-        config: Any = RECIPES[name]().model
+        config: Any = RECIPES[name].model
         if self.smoke:
             config = replace(config, codes=80, length=4, width=32, layers=2, heads=2)
         return config

@@ -16,7 +16,7 @@ from digit.nn.decoding import CacheBits
 from digit.prior import Prior
 from digit.renderer import Renderer
 from digit.renderer_masked import MaskedRenderer
-from digit.request import Request, label_ids, resolve, seeds_and_labels
+from digit.request import Request, at_once, label_ids, resolve, seeds_and_labels
 from digit.tokenizer import Tokenizer
 from digit.vqgan import VQGAN, decoding
 from digit.weights.model_folder import (
@@ -235,9 +235,9 @@ class DigitPipeline:
         for start in range(0, count, size):
             part = slice(start, start + size)
             own, shown = (None if each is None else each[part] for each in (classes, prefix))
-            seeds, bits = request.seeds[part], {"cache_bits": cache_bits}
-            codes = self.prior.sample(seeds, own, request.prior, prefix=shown, **bits, **how)
-            vq_codes = self._render(codes, seeds, request, **bits, **how)
+            seeds = request.seeds[part]
+            codes = self.prior.sample(seeds, own, request.prior, prefix=shown, cache_bits=cache_bits, **how)
+            vq_codes = self._render(codes, seeds, request, cache_bits, **how)
             all_codes.append(codes.cpu())
             all_vq.append(vq_codes.cpu())
             all_pixels += [to_uint8(_decoded(decode, few)).cpu() for few in vq_codes.split(DECODED)]
@@ -246,13 +246,7 @@ class DigitPipeline:
         return Pictures(pixels, codes, vq_codes, request.seeds, request.labels, settings)
 
     def _render(
-        self,
-        codes: Int[Tensor, "b n"],
-        seeds: Sequence[int],
-        request: Request,
-        *,
-        cache_bits: CacheBits,
-        **how: Any,
+        self, codes: Int[Tensor, "b n"], seeds: Sequence[int], request: Request, bits: CacheBits, **how: Any
     ) -> Int[Tensor, "b m"]:
         """The VQ codes of the prior's codes, which are VQ codes themselves where there is no renderer."""
         if request.renderer == "masked":
@@ -262,7 +256,7 @@ class DigitPipeline:
             )
         if request.renderer is not None:
             assert self.renderer is not None
-            return self.renderer.sample(codes, seeds, request.rendering, cache_bits=cache_bits, **how)
+            return self.renderer.sample(codes, seeds, request.rendering, cache_bits=bits, **how)
         return codes
 
     @torch.no_grad()
@@ -304,18 +298,6 @@ class DigitPipeline:
         """How many units `progress` will count for `num_images` pictures: the codes to be drawn."""
         drawn = self.prior.config.length - prefix
         return num_images * (drawn + (self.vqgan.length if self.renderers else 0))
-
-
-def at_once(device: torch.device, pictures: int) -> int:
-    """Pictures that are drawn in one batch where nobody says how many: 64 on a CPU.
-
-    On a GPU as many as there are, for a batch of the sampler costs little more than one picture: up to 1024,
-    and 64 MiB of its whole memory each, so that the number is the same whatever else runs there.
-    """
-    if device.type != "cuda":
-        return 64
-    room = torch.cuda.get_device_properties(device).total_memory // (64 << 20)
-    return max(64, min(pictures, room, 1024))
 
 
 def to_uint8(pixels: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
+
 from digit.errors import DigitError
 from digit.nn.sampling import SamplerConfig
 from digit.weights.model_folder import PipelineSampling
@@ -109,6 +111,18 @@ def label_ids(labels: Sequence[int | str], *, names: Sequence[str], classes: int
         else:
             ids.append(int(label))
     return ids
+
+
+def at_once(device: torch.device, pictures: int) -> int:
+    """Pictures that are drawn in one batch where nobody says how many: 64 on a CPU.
+
+    On a GPU as many as there are, for a batch of the sampler costs little more than one picture: up to 1024,
+    and 64 MiB of its whole memory each, so that the number is the same whatever else runs there.
+    """
+    if device.type != "cuda":
+        return 64
+    room = torch.cuda.get_device_properties(device).total_memory // (64 << 20)
+    return max(64, min(pictures, room, 1024))
 
 
 def _likely(label: str, names: Sequence[str]) -> str:

@@ -84,10 +84,7 @@ def run(capsys):
 
     def call(*arguments: object) -> tuple[int, str, str]:
         capsys.readouterr()
-        try:
-            code = run_command([str(argument) for argument in arguments])
-        except SystemExit as stop:  # tyro's own, for unknown options
-            code = int(stop.code or 0)
+        code = run_command([str(argument) for argument in arguments])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 

@@ -23,7 +23,7 @@ ALLOWED = {
     "data": LEAVES | {"nn"},
     "weights": LEAVES | {"nn", *FLOW},
     "training": LEAVES | {"nn", "fast", "data", "weights"},
-    "evaluation": LEAVES | {"nn", "data", "weights", *FLOW},
+    "evaluation": LEAVES | {"nn", "training", "data", "weights", *FLOW},
     "request": LEAVES | {"nn", "weights"},
     "pipeline": LEAVES | {"nn", "weights", "request", *FLOW},
 }

@@ -1,14 +1,12 @@
 """How a pipeline decodes: by the VQGAN as it is now, in batches of its own; made anew for each call."""
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 
 import digit.pipeline
 from digit.errors import DigitError
-from digit.pipeline import DigitPipeline, at_once, to_uint8
+from digit.pipeline import DigitPipeline, to_uint8
 from digit.prior import Prior, PriorConfig
 from digit.vqgan import VQGAN
 from digit.vqgan_config import VQGANConfig
@@ -49,13 +47,3 @@ def test_a_cache_of_8_bits_is_asked_of_the_sampler():
     pipeline = DigitPipeline(Prior(PriorConfig(12, vqgan.length, width=8, layers=1, heads=2)), vqgan)
     with pytest.raises(DigitError, match="needs a GPU"):
         pipeline(cache_bits=8)
-
-
-@pytest.mark.parametrize(
-    ("gibibytes", "pictures", "batch"), [(80, 16, 64), (80, 500, 500), (80, 50_000, 1024), (24, 50_000, 384)]
-)
-def test_batches_of_a_gpu_are_large_and_follow_its_memory(monkeypatch, gibibytes, pictures, batch):
-    assert at_once(torch.device("cpu"), pictures) == 64
-    card = SimpleNamespace(total_memory=gibibytes << 30)
-    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
-    assert at_once(torch.device("cuda"), pictures) == batch

@@ -1,10 +1,13 @@
 """digit.request: seeds, labels and settings of a call, resolved."""
 
+from types import SimpleNamespace
+
 import pytest
+import torch
 
 from digit.errors import DigitError
 from digit.nn.sampling import SamplerConfig
-from digit.request import label_ids, resolve, seeds_and_labels
+from digit.request import at_once, label_ids, resolve, seeds_and_labels
 from digit.weights.model_folder import PipelineSampling
 
 OWN = PipelineSampling(
@@ -74,3 +77,13 @@ def test_settings_that_mean_nothing_are_refused():
             resolve(OWN, [0], [1], renderer="masked", prior={}, rendering={}, noise=noise)
     with pytest.raises(DigitError):
         resolve(OWN, [0], [1], renderer="masked", prior={}, rendering={"top_p": 2.0})
+
+
+@pytest.mark.parametrize(
+    ("gibibytes", "pictures", "batch"), [(80, 16, 64), (80, 500, 500), (80, 50_000, 1024), (24, 50_000, 384)]
+)
+def test_batches_of_a_gpu_are_large_and_follow_its_memory(monkeypatch, gibibytes, pictures, batch):
+    assert at_once(torch.device("cpu"), pictures) == 64
+    card = SimpleNamespace(total_memory=gibibytes << 30)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    assert at_once(torch.device("cuda"), pictures) == batch

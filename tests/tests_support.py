@@ -3,6 +3,7 @@
 import functools
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -43,7 +44,10 @@ def note_calls(verbs: dict) -> tuple[dict, list]:
 
         return note
 
-    return {name: noting(verb) for name, verb in verbs.items()}, called
+    def noted(verb):
+        return SimpleNamespace(function=lambda: noting(verb.function()), together=verb.together)
+
+    return {name: noted(verb) for name, verb in verbs.items()}, called
 
 
 def drawn_at_once(

@@ -56,7 +56,7 @@ class Moments:
         both.outer = self.outer + other.outer.to(self.sum.device)
         return both
 
-    def over_ranks(self) -> "Moments":
+    def over_processes(self) -> "Moments":
         """The moments of all processes' sets together; of this one's alone where no processes are joined."""
         both = Moments(self.width, device=self.sum.device)
         both.n, both.sum, both.outer = self.n, self.sum.clone(), self.outer.clone()

@@ -60,7 +60,7 @@ def evaluate_prefix(
     """
     from digit.data.images import open_images
     from digit.evaluation.curve_plots import draw_prefix
-    from digit.evaluation.images import measure
+    from digit.evaluation.measure import measure
     from digit.evaluation.pictures import open_pictures, without_statistics
     from digit.evaluation.prefix import check_prefixes, of_rows
     from digit.evaluation.protocols import OWN, check_number

@@ -11,7 +11,7 @@ from torch import Tensor
 from digit.data.images import ImageSource
 from digit.data.loader import stream
 from digit.errors import DigitError
-from digit.evaluation.images import Measured, measure
+from digit.evaluation.measure import Measured, measure
 from digit.evaluation.networks import Network
 from digit.evaluation.pictures import Pictures
 from digit.evaluation.prefix import (

@@ -13,7 +13,8 @@ from digit.distributed import by_main, is_main, main_first
 from digit.errors import DigitError
 from digit.evaluation.npz import NpzWriter
 from digit.files import atomic_path, locked, make_folder, write_json_atomic
-from digit.pipeline import RENDERERS, DigitPipeline, RendererName, at_once
+from digit.pipeline import RENDERERS, DigitPipeline, RendererName
+from digit.request import at_once
 from digit.run.complete import complete
 from digit.run.device import choose_device
 from digit.run.draw import draw, forget_drawn, read_drawn, read_pixels

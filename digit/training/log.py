@@ -1,9 +1,10 @@
 """What a run says of itself: log.jsonl, status.json, a progress bar or plain lines, loss.png, TensorBoard."""
 
+import contextlib
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from io import FileIO
 from pathlib import Path
@@ -117,6 +118,42 @@ class Log:
         if values.get("stall", 0.0) >= 0.01:
             note += f"  waiting for data {values['stall']:.0%}"
         self._bar.note(note, now=step >= self._steps)
+
+
+class Pace:
+    """Where the time since the last line of losses went."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Another line begins now."""
+        self._mark = time.monotonic()
+        self.updates = 0
+        self.aside = 0.0  # seconds that were not training
+        self.waited = 0.0  # seconds in `data`
+        self.held = 0.0  # seconds for which saving held training up
+
+    @contextlib.contextmanager
+    def timed(self, *names: str) -> Iterator[None]:
+        """Add the seconds inside to these of the three."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            for name in names:
+                setattr(self, name, getattr(self, name) + time.monotonic() - begun)
+
+    def values(self, *, batch: int, left: int) -> dict[str, float]:
+        """Speed and stalls for the log, where `left` updates of `batch` samples are to come."""
+        trained = max(1e-9, time.monotonic() - self._mark - self.aside)
+        per_update = max(1e-9, trained / max(1, self.updates))
+        return {
+            "samples_per_second": batch / per_update,
+            "stall": self.waited / trained,
+            "save_seconds": self.held,
+            "eta_seconds": left * per_update,
+        }
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:

@@ -20,7 +20,8 @@ import torch
 
 from digit.data.images import open_images
 from digit.data.loader import Report, load_pixels
-from digit.evaluation.images import Measured, compare, measure
+from digit.evaluation.images import compare
+from digit.evaluation.measure import Measured, measure
 from digit.evaluation.networks import Network, open_network
 from digit.evaluation.pictures import open_pictures
 from digit.evaluation.protocols import Metric

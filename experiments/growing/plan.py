@@ -92,7 +92,7 @@ class Measured:
 
 def shape_of(name: str) -> PriorConfig:
     """A recipe's prior."""
-    shape = RECIPES[name]().model
+    shape = RECIPES[name].model
     assert isinstance(shape, PriorConfig)
     return shape
 

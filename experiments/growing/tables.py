@@ -197,11 +197,11 @@ def memory(results: Path) -> list[str]:
         ("large, 128", "large", 128, None),
         ("screen, package", "base", 128, 4),
     ):
-        shape: Any = RECIPES[name]().model
+        shape: Any = RECIPES[name].model
         shape = replace(shape, layers=layers or shape.layers)
         with torch.device("meta"):
             stage = Prior(shape)
-        config = replace(RECIPES[name]().training, batch=micro, micro_batch=None)
+        config = replace(RECIPES[name].training, batch=micro, micro_batch=None)
         batch = CodeBatch(torch.empty(2, shape.length, dtype=torch.int64, device="meta"))
         parts = estimate.memory(stage, batch, config, processes=1)
         assert parts is not None

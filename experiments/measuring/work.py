@@ -16,7 +16,8 @@ from measuring.winners import draw_winners
 from digit.data.codes import Codes
 from digit.data.images import open_images
 from digit.errors import DigitError
-from digit.evaluation.images import compare, measure
+from digit.evaluation.images import compare
+from digit.evaluation.measure import measure
 from digit.evaluation.networks import open_network
 from digit.evaluation.pictures import of_images
 from digit.evaluation.result import result, write_result

@@ -52,12 +52,12 @@ def test_published_statistics_stand_in_for_moments():
 
 def test_ranks_add_up(monkeypatch):
     parts = [of(correlated(60, 5, 0)), of(correlated(40, 5, 1))]
-    assert parts[0].over_ranks().n == 60  # no processes are joined: its own
+    assert parts[0].over_processes().n == 60  # no processes are joined: its own
     for name, answer in (("is_available", True), ("is_initialized", True)):
         monkeypatch.setattr(torch.distributed, name, lambda answer=answer: answer)
     others = iter([torch.tensor(parts[1].n), parts[1].sum, parts[1].outer])
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(next(others)))
-    joined, merged = parts[0].over_ranks(), parts[0].merge(parts[1])
+    joined, merged = parts[0].over_processes(), parts[0].merge(parts[1])
     assert (joined.n, parts[0].n) == (100, 60)
     torch.testing.assert_close(joined.covariance, merged.covariance)
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from digit.errors import DigitError
-from digit.evaluation.images import measure
+from digit.evaluation.measure import measure
 from digit.evaluation.networks import classifier_network
 from digit.evaluation.pictures import open_pictures
 from digit.evaluation.prefix import Completer, as_rows, named, prefix_distances

@@ -105,7 +105,7 @@ def test_bad_tokenizers_are_refused():
         def decode(self, codes: torch.Tensor) -> torch.Tensor:
             return torch.zeros(len(codes), 3, 8, 8)
 
-    with pytest.raises(DigitError, match="one row of codes a picture"):
+    with pytest.raises(DigitError, match="one row of codes per picture"):
         dict(stability(Flat(), [PIXELS]))
     with pytest.raises(DigitError, match="own size"):
         dict(stability(Small(), [PIXELS]))

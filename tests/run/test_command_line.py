@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from digit.data.codes import Codes
-from digit.run.main import VERBS
 from digit.run.sample import parse_seeds
 from digit.weights.artifact import load
 
@@ -204,27 +203,6 @@ def test_bad_input_is_one_sentence(chain, run, tmp_path, call, words):
     assert not out
     left = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert not left, f"something was left behind: {left}"
-
-
-def test_unknown_options_and_verbs(run):
-    for call in (
-        ("sample", "--colour", "red"),
-        ("paint",),
-        ("train",),
-        ("train", "horse"),
-        ("evaluate", "taste"),
-    ):
-        code, out, err = run(*call)
-        assert code == 2, call
-        assert err
-        assert not out
-
-
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_verb_has_help(run, verb):
-    code, out, _ = run(*verb.split(), "--help")
-    assert code == 0
-    assert "usage: digit" in out
 
 
 def test_a_prior_refuses_codes_of_another_tokenizer(chain, run, tmp_path):

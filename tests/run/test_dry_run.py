@@ -27,6 +27,13 @@ def options(chain, verb):
     }[verb]
 
 
+VERBS = {
+    "renderer_masked": ("renderer", "--recipe", "renderer_masked"),
+    "vq_only": ("prior", "--recipe", "vq_only"),
+    "linear_probe": ("probe", "--recipe", "linear_probe"),
+}
+
+
 def files(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
 
@@ -35,7 +42,8 @@ def files(folder):
 def test_every_training_tells_and_writes_nothing(chain, run, json_of, verb, tmp_path):
     before = files(chain.root)
     code, out, err = run(
-        "train", verb, *options(chain, verb), "--out", tmp_path / "run", "--dry-run", "--json"
+        *("train", *VERBS.get(verb, (verb,))),
+        *(*options(chain, verb), "--out", tmp_path / "run", "--dry-run", "--json"),
     )
     assert code == 0, err
     assert files(chain.root) == before and not list(tmp_path.iterdir())
@@ -67,8 +75,8 @@ def test_settings_are_those_that_the_run_stores(chain, run, json_of):
 
 
 def test_a_recipe_for_gpus_and_money(chain, run, json_of, tmp_path):
-    base = ("train", "base", "--layers", 2, "--codes", chain.root / "codes", "--out", tmp_path / "run")
-    base += ("--json",)
+    base = ("train", "prior", "--recipe", "base", "--layers", 2, "--codes", chain.root / "codes")
+    base += ("--out", tmp_path / "run", "--json")
     one = json_of(run(*base, "--dry-run", "--price-per-hour", 2.5)[1])
     eight = json_of(run(*base, "--dry-run", "--price-per-hour", 2.5, "--processes", 8)[1])
     assert one["settings"]["training"]["steps"] == 125_000

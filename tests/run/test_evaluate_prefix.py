@@ -68,7 +68,8 @@ def test_all_codes_of_a_vq_only_model_are_its_reconstruction(chain, places, run)
     """The far end of the curve, measured another way: pixels through the VQGAN."""
     from digit.data.images import open_images
     from digit.data.loader import load_pixels
-    from digit.evaluation.images import compare, measure
+    from digit.evaluation.images import compare
+    from digit.evaluation.measure import measure
     from digit.evaluation.networks import open_network
     from digit.evaluation.pictures import open_pictures
     from digit.pipeline import to_uint8

@@ -22,7 +22,7 @@ RECIPE = json.loads((RESULTS / "recipes.json").read_text())["recipes"]
 
 
 def built(name, layers=None):
-    shape = RECIPES[name]().model
+    shape = RECIPES[name].model
     with torch.device("meta"):
         stage = Prior(replace(shape, layers=layers or shape.layers))
     return stage, CodeBatch(torch.empty(2, shape.length, dtype=torch.int64))
@@ -38,14 +38,14 @@ def built(name, layers=None):
 )
 def test_compiled_updates_take_what_was_measured_within_two_per_cent(row, name, micro, layers, error):
     stage, batch = built(name, layers)
-    config = replace(RECIPES[name]().training, batch=micro, micro_batch=None)
+    config = replace(RECIPES[name].training, batch=micro, micro_batch=None)
     parts = estimate.memory(stage, batch, config, processes=1)
     assert parts.counted / GIB == pytest.approx(TRAIN[row]["peak_gib"], rel=error)
 
 
 def test_speeds_are_the_measured_ones():
     for place, name in enumerate(("ablation_39m", "base", "large")):
-        shape = RECIPES[name]().model
+        shape = RECIPES[name].model
         products = 12 * shape.layers * shape.width**2 + shape.codes * shape.width
         square = 2 * shape.layers * shape.length * shape.width  # of attention, half of it
         flops = shape.length * (6 * products + 3 * square)
@@ -74,7 +74,7 @@ def test_a_linear_layer_by_hand():
 
 def test_masks_are_kept_where_nothing_is_compiled():
     stage, batch = built("ablation_39m", 2)
-    config = RECIPES["ablation_39m"]().training
+    config = RECIPES["ablation_39m"].training
     compiled, eager = (
         estimate.kept_of_a_sample(stage, batch, replace(config, compile=compile)) for compile in (True, False)
     )
@@ -104,7 +104,7 @@ def test_a_loss_that_asks_for_values_is_not_counted():
 
 def test_shared_states_are_a_part_each_and_the_working_layers():
     stage, batch = built("large", 6)
-    config = RECIPES["large"]().training
+    config = RECIPES["large"].training
     alone = estimate.memory(stage, batch, config, processes=1)
     shared = estimate.memory(stage, batch, replace(config, sharded=True), processes=8)
     parameters = 4 * sum(p.numel() for p in stage.parameters())
@@ -121,7 +121,7 @@ def test_shared_states_are_a_part_each_and_the_working_layers():
 
 def test_the_largest_micro_batch_fits_and_one_more_does_not():
     stage, batch = built("large", 6)
-    config = replace(RECIPES["large"]().training, batch=1 << 20)
+    config = replace(RECIPES["large"].training, batch=1 << 20)
 
     def total(micro):
         return estimate.memory(stage, batch, replace(config, micro_batch=micro), processes=1)

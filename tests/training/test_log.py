@@ -48,7 +48,8 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys, monkeypatch):
     assert re.fullmatch(
         f"prior: 5/10{times}{re.escape(plain)}\nprior: 6/10, accuracy 0.5\nprior: \\[a\\] sentence\n"
         f"prior: 10/10, 0:00:00 left, {re.escape(plain)}\n"
-        "prior: 10/10, 0:00:00 left, loss 1.5000  lr 1.00e-03  1,234/s  412 TFLOP/s \\(MFU 41.7%\\)  waiting for data 2%\n",
+        "prior: 10/10, 0:00:00 left, loss 1.5000  lr 1.00e-03  1,234/s"
+        "  412 TFLOP/s \\(MFU 41.7%\\)  waiting for data 2%\n",
         capsys.readouterr().err,
     )
 
