@@ -48,6 +48,7 @@ def _kept(scores, threshold, room):
     return (scores > threshold) | (tied & (rank <= room))
 
 
+# Longer than a function should be: in one kernel the logits are read once, which is all that it saves.
 @triton.jit
 @no_type_check
 def _draw(
