@@ -90,6 +90,18 @@ def make_folder(path: str | Path) -> None:
         pass
 
 
+def check_writable(out: Path) -> Path:
+    """The nearest folder at or above `out` that exists; DigitError where nothing can be written below it."""
+    there = out.absolute()
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        raise DigitError(f"{there} is a file: choose another --out")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise DigitError(f"{there} cannot be written: choose another --out")
+    return there
+
+
 def sweep(folder: str | Path) -> int:
     """Remove the temporaries that a killed process left in `folder`; how many there were.
 

@@ -49,7 +49,7 @@ class VQGAN(nn.Module):
 
     @property
     def grid(self) -> int:
-        """VQ codes a side."""
+        """VQ codes per side."""
         return self.config.grid
 
     @property
@@ -68,7 +68,7 @@ class VQGAN(nn.Module):
     def code_latents(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b d gh gw"]:
         """The vectors of `length` VQ codes at their places."""
         if codes.shape[1] != self.length:
-            raise DigitError(f"this VQGAN decodes {self.length} VQ codes a picture, not {codes.shape[1]}")
+            raise DigitError(f"this VQGAN decodes {self.length} VQ codes per picture, not {codes.shape[1]}")
         return self.quantize.vectors(codes).transpose(1, 2).unflatten(2, (self.grid, self.grid))
 
     def latents(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d gh gw"]:

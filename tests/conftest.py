@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import json
 import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -89,6 +90,18 @@ def run(capsys):
         return code, captured.out, captured.err
 
     return call
+
+
+@pytest.fixture
+def saved_in():
+    """The names of the files that a command said it saved; each must be there."""
+
+    def names(printed: str) -> list[str]:
+        paths = [Path(line[7:]) for line in printed.splitlines() if line.startswith("saved: ")]
+        assert all(path.is_file() for path in paths), paths
+        return [path.name for path in paths]
+
+    return names
 
 
 @pytest.fixture

@@ -173,7 +173,15 @@ def _replaced(instance: Any, fields: Mapping[str, Any]) -> Any:
     return dataclasses.replace(instance, **changes)
 
 
-def _options(path: tuple[str, ...], annotation: Any, default: Any, text: str, group: str) -> list[Option]:
+def _options(
+    path: tuple[str, ...],
+    annotation: Any,
+    default: Any,
+    text: str,
+    group: str,
+    hidden: frozenset[str] = frozenset(),
+) -> list[Option]:
+    kind: Any
     kind, notes = _plain(annotation)
     if not dataclasses.is_dataclass(kind):
         word = next((note.word for note in notes if isinstance(note, Metavar)), None) or _word(kind)
@@ -182,8 +190,8 @@ def _options(path: tuple[str, ...], annotation: Any, default: Any, text: str, gr
         return [
             Option(path, kind, word, default, text, group, _is_positional(notes), _takes_none(annotation))
         ]
-    hints, comments = get_type_hints(kind, include_extras=True), _comments(kind)
-    hidden = next((note for note in notes if isinstance(note, Hidden)), frozenset())
+    hints, comments = get_type_hints(kind, include_extras=True), _comments(kind)  # pyright: ignore[reportArgumentType]
+    hidden = next((note for note in notes if isinstance(note, Hidden)), hidden)
     return [
         option
         for field in dataclasses.fields(kind)
@@ -194,6 +202,7 @@ def _options(path: tuple[str, ...], annotation: Any, default: Any, text: str, gr
             getattr(default, field.name),
             comments.get(field.name, ""),
             path[-1],
+            hidden,
         )
     ]
 

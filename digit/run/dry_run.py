@@ -218,13 +218,13 @@ def _time(
 
 
 def _disk(stage: "nn.Module", training: TrainConfig, out: Path) -> dict[str, Any]:
-    from digit.run.dry_run_data import writable
+    from digit.files import check_writable
     from digit.training import estimate
 
     state = sum(estimate.state_parts(stage, training)) / 2**30
     artifact = sum(tensor.numel() * tensor.element_size() for tensor in stage.state_dict().values()) / 2**30
     most = (training.keep + 1) * state + 2 * artifact  # the newest is written before the oldest goes
-    free = shutil.disk_usage(writable(out)).free / 2**30
+    free = shutil.disk_usage(check_writable(out)).free / 2**30
     sizes = {"state_gib": state, "artifact_gib": artifact, "most_gib": most, "free_gib": free}
     if most <= free:
         return {**sizes, "fits": True}
@@ -234,13 +234,13 @@ def _disk(stage: "nn.Module", training: TrainConfig, out: Path) -> dict[str, Any
 
 def _check_folder(out: Path, stage: "nn.Module", training: TrainConfig) -> str:
     """What the run would do with what lies in `out`; DigitError where it would refuse."""
+    from digit.files import check_writable
     from digit.progress import say
-    from digit.run.dry_run_data import writable
     from digit.training.checkpoint import load_newest
     from digit.training.log import read_status
     from digit.training.shards import shape_of
 
-    writable(out)
+    check_writable(out)
     lock = out / "state" / ".lock"
     if lock.is_file():
         with lock.open("rb") as file:

@@ -68,7 +68,7 @@ def evaluate_prefix(
     from digit.run.device import choose_device
 
     where = choose_device(device)
-    source = measurement.spread(open_images(images, under=under), num)
+    source = open_images(images, under=under).spread(num)
     check_number(images, len(source), OWN, few=few)
     pipelines = measurement.open_models(models, where)
     check_prefixes(prefix, [pipeline.prior.config.length for pipeline in pipelines.values()])

@@ -59,7 +59,7 @@ def evaluate_reconstruction(
 
     where, report = choose_device(device), Report()
     pipeline = DigitPipeline.from_pretrained(model, device=where)
-    source = measurement.spread(open_images(images, under=under), num)
+    source = open_images(images, under=under).spread(num)
     check_number(images, len(source), OWN, few=few)
     if pipeline.tokenizer is None and pipeline.renderers:
         say(f"{model} holds no tokenizer: no row {reconstructions.DIGIT}; compose it with --tokenizer")

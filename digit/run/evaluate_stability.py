@@ -62,7 +62,7 @@ def evaluate_stability(
     names = measurement.unlike_names(tokenizers, "--tokenizers")
     opened = [measurement.open_one(path, ("tokenizer", "vqgan"), where) for path in tokenizers]
     side = _size(dict(zip(names, opened, strict=True)), size)
-    source = measurement.spread(open_images(images, under=under), num)
+    source = open_images(images, under=under).spread(num)
     written = measurement.result_file(out, "stability")
     reads: dict[str, Any] = {"batch_size": batch, "threads": threads, "report": report, "strict": strict}
     how: dict[str, Any] = {"perturbations": NOISE if noise_only else ALL, "seed": seed}

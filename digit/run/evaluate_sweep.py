@@ -126,9 +126,10 @@ def _draw(rows: Sequence[Any], network: Any, written: Path, title: str) -> list[
     files = {name: written.with_name(f"{written.stem}-{name}.png") for name in (*metrics, "pareto")}
     for name, metric in metrics.items():
         draw_heat_map(rows, metric, files[name], title=title)
-    if len(metrics) == 1:
+    score = metrics.get("is", metrics.get("recall"))
+    if score is None:
         return [files["fd"]]
-    draw_pareto(rows, *list(metrics.values())[:2], files["pareto"], title=title)
+    draw_pareto(rows, metrics["fd"], score, files["pareto"], title=title)
     return list(files.values())
 
 

@@ -38,19 +38,6 @@ def result_file(out: Path | None, name: str) -> Path | None:
     return written
 
 
-def spread(source: ImageSource, num: int | None) -> ImageSource:
-    """`num` pictures at most, evenly spread over the set: sets on disk are often sorted by class.
-
-    Raises:
-        DigitError: fewer than one.
-    """
-    if num is not None and num < 1:
-        raise DigitError(f"--num {num}: measure at least one picture")
-    if num is None or num >= len(source):
-        return source
-    return source.select(np.linspace(0, len(source) - 1, num).astype(np.int64))
-
-
 def of_classes(images: str, under: str | None, classes: Sequence[str], per_class: int) -> ImageSource:
     """The pictures of the classes named, the first `per_class` of each; of all classes if none is named.
 

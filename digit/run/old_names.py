@@ -13,8 +13,8 @@ OPTIONS = {
     ("", "--limit"): "is now --num",
     ("", "--board"): "is now --gpu",
     ("", "--boards"): "is now --gpus",
-    ("", "--kernels"): "is gone: --compile, the default on a GPU, includes the kernels",
-    ("", "--mfu"): "is gone: a dry run measures no speed of its own",
+    ("", "--mfu"): "is gone: hours rest on measured rates",
+    ("", "--kernels"): "is gone: training takes its kernels where they run, --no-compile switches them off",
     ("", "--learning-rates"): "is now --lr-factors",
     ("evaluate sweep", "--model"): "is now the first argument, without a name: digit evaluate sweep MODEL",
     ("evaluate reconstruction", "--model"): (

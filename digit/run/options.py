@@ -20,7 +20,7 @@ class Metavar:
 
 
 class Hidden(frozenset[str]):
-    """Fields of a dataclass that are no options of a verb: for Python alone."""
+    """Fields of a dataclass, and of those in it, that are no options of a verb: for Python alone."""
 
 
 POSITIONAL = "positional"

@@ -34,7 +34,7 @@ from digit.run.measurement import earlier, ids_of, of_networks, record
 Models = Mapping[str, DigitPipeline]
 
 
-def settings_of(guidance: float | None, classes: bool, **given: float | None) -> dict[str, Any]:
+def settings_of(guidance: float | None, classes: bool, **given: float | int | None) -> dict[str, Any]:
     """The settings that were given, checked before anything is encoded.
 
     Raises:

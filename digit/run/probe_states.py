@@ -195,8 +195,8 @@ def check_codes(codes: Codes, prior: Prior, over: str, lineage: dict[str, str], 
     )
     if here != there:
         raise DigitError(
-            f"{codes.path} has {here[1]} codes a picture out of {here[0]}, the prior {path} reads {there[1]} "
-            f"out of {there[0]}: tokenize the pictures with the prior's tokenizer"
+            f"{codes.path} has {here[1]} codes per picture out of {here[0]}, the prior {path} reads"
+            f" {there[1]} out of {there[0]}: tokenize the pictures with the prior's tokenizer"
         )
 
 

@@ -22,7 +22,8 @@ from digit.errors import DigitError
 from digit.training.config import OptimizerConfig, TrainConfig
 
 Stage = Literal["prior", "renderer", "probe"]
-P, R = ParamSpec("P"), TypeVar("R")
+P = ParamSpec("P")
+R = TypeVar("R")
 
 IMAGES = 1_281_167  # of ImageNet's training set
 CLASSES = 1000
@@ -155,7 +156,7 @@ RECIPES: dict[str, Recipe] = {
     "large_cond": replace(
         LARGE,
         title="the class-conditional large prior, 200 epochs",
-        options=LARGE.options | {"conditional": True},
+        options={**LARGE.options, "conditional": True},
         parameters="732M",
         hours=(None, 188),
         published="FID 3.39, IS 205.96 (table 4)",
@@ -269,7 +270,9 @@ def by_recipe(stage: Stage) -> Callable[[Callable[P, R]], Callable[P, R]]:
                         f"recipe {name} has {option}={defaults[option]}: choose another recipe, or leave "
                         f"{option} out"
                     )
-            return train(*positional, **(defaults | given))
+            for option, value in defaults.items():
+                given.setdefault(option, value)
+            return train(*positional, **given)
 
         return call
 

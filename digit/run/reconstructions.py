@@ -27,7 +27,9 @@ SHOWN = 16  # pictures beside their reconstructions
 Way = Callable[[Tensor, list[int]], Tensor]  # pixels in [0, 1] and seeds -> bytes
 
 
-def renderer_settings(pipeline: DigitPipeline, renderer: str | None, **given: float | None) -> dict[str, Any]:
+def renderer_settings(
+    pipeline: DigitPipeline, renderer: str | None, **given: float | int | None
+) -> dict[str, Any]:
     """The renderer's name and how it draws: what was given, else the model's own; {} without a renderer."""
     if not pipeline.renderers:
         return {}

@@ -3,10 +3,10 @@
 What the stages are built of, measured by and shown with is in digit.run.stages.
 """
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from digit.run.dry_run import DryRun
-from digit.run.options import Codes, Device, File, Folder, Pictures
+from digit.run.options import Codes, Device, File, Folder, Hidden, Pictures
 from digit.run.recipes import PROBE, by_recipe
 from digit.training.config import OptimizerConfig, TrainConfig
 from digit.vqgan_config import VQGANConfig, VQGANLossConfig
@@ -21,6 +21,11 @@ VQGAN_TRAINING = TrainConfig(
     optimizer=OptimizerConfig(lr=2e-4, betas=(0.5, 0.99), weight_decay=0.0, schedule="cosine", warmup=1000),
 )
 
+# Settings that only converters and experiments in Python change are no options.
+Training = Annotated[TrainConfig, Hidden({"skips", "eps", "nesterov", "warmup_from", "min_lr"})]
+Shape = Annotated[VQGANConfig, Hidden({"family", "latent_channels", "attention_levels"})]
+Losses = Annotated[VQGANLossConfig, Hidden({"perceptual_maps", "discriminator_layers"})]
+
 PriorRecipe = Literal[
     "base", "base_400", "base_cond", "base_cond_400", "large", "large_cond", "vq_only", "ablation_39m"
 ]
@@ -31,9 +36,9 @@ def train_vqgan(
     images: Pictures,
     out: Folder,
     *,
-    model: VQGANConfig = VQGANConfig(),  # noqa: B008  (frozen)
-    losses: VQGANLossConfig = VQGANLossConfig(),  # noqa: B008
-    training: TrainConfig = VQGAN_TRAINING,
+    model: Shape = VQGANConfig(),  # noqa: B008  (frozen)
+    losses: Losses = VQGANLossConfig(),  # noqa: B008
+    training: Training = VQGAN_TRAINING,
     perceptual_weights: File | None = None,
     under: str | None = None,
     held_out: Pictures | None = None,
@@ -45,6 +50,8 @@ def train_vqgan(
     plan: DryRun = DryRun(),  # noqa: B008
 ) -> dict[str, Any]:
     """Train the reconstructive tokenizer, pixels <-> VQ codes. The same command resumes an interrupted run.
+
+    Example: digit train vqgan --images photos/ --out runs/vqgan --image-size 256 --perceptual vgg16
 
     Args:
         images: folder of class folders, flat folder, zip, or tar shards (shards-{000..127}.tar).
@@ -110,7 +117,7 @@ def train_prior(
     label_dropout: float = 0.0,
     label_smoothing: float = 0.1,
     tied: bool = False,
-    training: TrainConfig = PRIOR,
+    training: Training = PRIOR,
     held_out: Codes | None = None,
     renderer: Folder | None = None,
     vqgan: Folder | None = None,
@@ -119,9 +126,12 @@ def train_prior(
 ) -> dict[str, Any]:
     """Train the GPT over codes (stage 1 of the paper). The same command resumes an interrupted run.
 
+    Example: digit train prior --recipe base_cond --codes runs/codes --out runs/prior --vqgan runs/vqgan
+
     Args:
         codes: folder of `digit tokenize`.
         out: the run's folder: artifact, log.jsonl, loss.png, samples/, state/.
+        recipe: a published run, whose settings then are the defaults (`digit train --help` lists them all).
         over: discriminative codes, or VQ codes for the paper's baseline.
         conditional: by class, where the codes have labels.
         width: channels.
@@ -194,7 +204,7 @@ def train_renderer(
     norm: Literal["post", "pre"] = "pre",
     dropout: float = 0.1,
     label_smoothing: float = 0.1,
-    training: TrainConfig = RENDERER,
+    training: Training = RENDERER,
     held_out: Codes | None = None,
     vqgan: Folder | None = None,
     device: Device | None = None,
@@ -202,9 +212,12 @@ def train_renderer(
 ) -> dict[str, Any]:
     """Train the renderer, codes -> VQ codes (stage 2 of the paper). The same command resumes a stopped run.
 
+    Example: digit train renderer --codes runs/codes --out runs/renderer --steps 50000 --vqgan runs/vqgan
+
     Args:
         codes: folder of `digit tokenize` with both kinds of code.
         out: the run's folder: artifact, log.jsonl, loss.png, samples/, state/.
+        recipe: a published run, whose settings then are the defaults (`digit train --help` lists them all).
         masked: fill masks in a few steps (MaskGIT) instead of one code after another.
         width: channels.
         layers: transformer blocks.
@@ -227,7 +240,7 @@ def train_renderer(
     from digit.weights.artifact import save
 
     where, opened, names = choose_device(device), open_codes(codes), ("codes", "vq_codes")
-    config = (MaskedConfig if masked else RendererConfig)(
+    config: Any = (MaskedConfig if masked else RendererConfig)(
         codes=opened.vocabulary("codes"),
         length=opened.length("codes"),
         vq_codes=opened.vocabulary("vq_codes"),
@@ -270,7 +283,7 @@ def train_probe(
     last_block: bool = True,
     lr_factors: tuple[float, ...] = (1.0,),
     start: float = 0.01,
-    training: TrainConfig = PROBE,
+    training: Training = PROBE,
     device: Device | None = None,
     plan: DryRun = DryRun(),  # noqa: B008
 ) -> dict[str, Any]:
@@ -279,10 +292,13 @@ def train_probe(
     Each head reads the mean over the start and all codes of what one block reads, without any norm; the prior
     is given no label. The same command resumes an interrupted run.
 
+    Example: digit train probe --prior runs/prior --codes runs/codes --held-out runs/val --out runs/probe
+
     Args:
         prior: artifact of the prior, which stays as it is.
         codes: folder of `digit tokenize` with labels, made by the tokenizer of the prior.
         out: the run's folder: artifact of kind probe, log.jsonl, loss.png, state/.
+        recipe: a published run, whose settings then are the defaults (`digit train --help` lists them all).
         held_out: codes of the validation pictures, for the top-1 of each layer.
         last_block: read the last block's output too, which the reference never does.
         lr_factors: a head for each, with this multiple of the learning rate; the best is reported.

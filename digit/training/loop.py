@@ -79,13 +79,10 @@ def train(
     """
     out, started = Path(out), time.monotonic()
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    cuda = (
-        [torch.cuda.current_device() if place.index is None else place.index] if place.type == "cuda" else []
-    )
     with contextlib.ExitStack() as stack:
         stack.enter_context(by_main(_own(out)))
         # the caller's randomness goes on as if nothing had happened
-        stack.enter_context(torch.random.fork_rng(cuda))
+        stack.enter_context(torch.random.fork_rng([place] if place.type == "cuda" else []))
         twin = Twin(stage) if on_save and is_main() else None
         updater = Updater(stage, config, place)
         events: list[str] = []

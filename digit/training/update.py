@@ -131,7 +131,7 @@ class Updater:
         self.flops = flops_per_sample(self._parallel.empty, batch)
 
     def speed(self, samples_per_second: float) -> dict[str, float]:
-        """TFLOP/s in `tflops`, and as `mfu` its share of all boards' bf16 peak where that is known."""
+        """TFLOP/s in `tflops`, and as `mfu` its share of all GPUs' bf16 peak where that is known."""
         if self.flops is None:
             return {}
         flops = samples_per_second * self.flops

@@ -28,7 +28,7 @@ from digit.evaluation.protocols import Metric
 from digit.files import read_json, write_json_atomic
 from digit.nn.sampling import SamplerConfig
 from digit.pipeline import DigitPipeline, to_uint8
-from digit.run.sample import grid
+from digit.run.grid import grid
 from digit.weights.artifact import load
 
 SETTINGS = [{"temperature": 1.0}, {"temperature": 0.9}, {"top_p": 0.95}, {"top_p": 0.9}, {"top_p": 0.8}]

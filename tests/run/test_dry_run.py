@@ -137,34 +137,6 @@ def test_a_folder_in_which_another_process_trains(chain, run, tmp_path):
     assert code == 2 and "another process is training" in err
 
 
-def test_codes_to_come(chain, run, json_of, tmp_path):
-    root = chain.root
-    made_by = ("--tokenizer", root / "tokenizer", "--vqgan", root / "vqgan", "--device", "cpu", "--json")
-    call = ("tokenize", "--images", chain.images, *made_by, "--dry-run")
-    before = files(root)
-    code, out, err = run(*call, "--out", tmp_path / "codes", "--views", 3)
-    assert code == 0, err
-    told = json_of(out)
-    assert told["inputs"]["pictures"] == 48 and told["state"] == "starts anew" and told["parts"] == 1
-    assert set(told["codes_gib"]) == {"codes", "vq_codes"}
-    assert told["codes_gib"]["vq_codes"] * 2**30 == 48 * 3 * 16 * 2
-    assert "is finished" in run(*call, "--out", root / "codes")[1]
-    assert not list(tmp_path.iterdir()) and files(root) == before
-
-
-def test_a_codebook_to_come(chain, run, json_of, tmp_path):
-    encoder = ("--encoder", "dinov2-s", "--encoder-size", 28, "--device", "cpu", "--json")
-    call = ("fit", "--images", chain.images, *encoder, "--clusters", 8, "--out", tmp_path / "run")
-    code, out, err = run(*call, "--dry-run")  # nothing is downloaded
-    assert code == 0, err
-    told = json_of(out)
-    assert told["vectors"] == {"of_all_pictures": 48 * 4 * 2, "kept": 48 * 4 * 2, "width": 384}
-    assert told["memory_gib"]["sample_of_each_process"] * 2**30 == 8 * 256 * 384 * 4
-    assert told["settings"]["encoder"]["image_size"] == 28
-    assert not list(tmp_path.iterdir())
-    assert run(*call[:-4], "--clusters", 10**6, "--out", tmp_path / "run", "--dry-run")[0] == 2
-
-
 def test_gpus_have_memory_and_speed():
     assert set(get_args(GPU)) == set(MEMORY)
     assert all(any(name in gpu for name in PEAKS) for gpu in MEMORY)

@@ -1,15 +1,17 @@
 """`digit evaluate images`: its values, table, caveat and file; and `digit sample --npz`."""
 
 import json
+from typing import Literal, get_args
 
 import numpy as np
 import pytest
 import torch
 
 from digit.evaluation.networks import INCEPTION, Network
-from digit.evaluation.protocols import CONDITIONAL, UNCONDITIONAL
+from digit.evaluation.protocols import ALL, CONDITIONAL, UNCONDITIONAL
 from digit.nn.classifier import Classifier, ClassifierConfig
 from digit.run import measurement
+from digit.run.evaluate_images import evaluate_images
 from digit.weights.artifact import save
 
 
@@ -74,3 +76,33 @@ def test_the_papers_rows_stand_beside_fid(chain, run, tmp_path, json_of, monkeyp
     code, out, err = run("evaluate", "images", *sets, "--protocol", "adm", "--json")
     assert code == 0, err
     assert json_of(out)["protocol"].startswith("adm: ")
+
+
+def test_people_get_a_table_a_caveat_and_the_files_name(chain, run, saved_in, tmp_path, classifier):
+    call = ("--samples", chain.images, "--reference", chain.images, "--features", classifier, "--few")
+    code, out, err = run("evaluate", "images", *call, "--out", tmp_path / "r")
+    assert code == 0, err
+    assert "48 pictures of pictures.zip against 48 of pictures.zip (protocol own)" in out
+    rows = {line.split("  ")[0]: line.split()[-1] for line in out.splitlines() if " on classifier" in line}
+    assert rows["FD on classifier"] == "lower"
+    assert rows["class accuracy on classifier"] == rows["IS on classifier"] == "higher"
+    assert "48 pictures: not comparable with distances of 50,000" in out
+    assert saved_in(out) == ["images.json"]
+    code, out, err = run("evaluate", "images", *call)
+    assert "not kept: --out FOLDER" in out and not saved_in(out)
+
+
+def test_a_reference_that_digit_drew_counts_without_its_grid(chain, run, tmp_path, json_of, classifier):
+    drawn = tmp_path / "s"
+    assert run("sample", chain.root / "model", "--num", 4, "--out", drawn)[0] == 0
+    call = ("--samples", drawn, "--reference", drawn, "--features", classifier, "--few", "--json")
+    code, out, err = run("evaluate", "images", *call)
+    assert code == 0, err
+    value = json_of(out)
+    assert value["counts"] == {"samples": 4, "reference": 4}
+    distance = next(number for name, number in value["values"].items() if name.startswith("FD"))
+    assert abs(distance) < 1e-4  # of a set to itself
+
+
+def test_every_metric_can_be_asked_for():
+    assert get_args(get_args(evaluate_images.__annotations__["metrics"])[0])[0] == Literal[ALL]

@@ -44,7 +44,7 @@ def samples_of(folder):
     return json.loads((folder / "samples.json").read_text())
 
 
-def test_evaluate_prefix(chain, places, run, tmp_path):
+def test_evaluate_prefix(chain, places, run, saved_in, tmp_path):
     call = ("evaluate", "prefix", chain.root / "model", places / "vq", "--images", chain.images)
     call += ("--prefix", 0, 8, 16, "--features", f"classifier:{places / 'net'}")
     code, _, err = run(*call)
@@ -62,6 +62,12 @@ def test_evaluate_prefix(chain, places, run, tmp_path):
     assert written["values"] == value["values"]
     assert pixels_of(tmp_path / "r" / "prefix.png").shape[1] > 500
     assert "figure 4b" in value["paper"]
+    assert saved_in(err) == ["prefix.json", "prefix.png"]
+    assert "20 pictures of pictures.zip completed from their first codes" in err
+    assert "FD on classifier" in err and "20 pictures: not comparable" in err
+    assert [line.split()[:5] for line in err.splitlines() if line.startswith("vq, ")] == [
+        ["vq,", f"{n}", "of", "16", f"{n / 16:.0%}"] for n in (0, 8, 16)
+    ]
 
 
 def test_all_codes_of_a_vq_only_model_are_its_reconstruction(chain, places, run):

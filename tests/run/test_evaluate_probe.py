@@ -1,13 +1,17 @@
+import inspect
+
 from PIL import Image
 
 from digit.evaluation.result import read_result
+from digit.nn.linear_probe import RATES
+from digit.run.evaluate_probe import evaluate_probe
 
 
 def few(chain):
     return ("--epochs", "4", "--lr-factors", "1", "10", "--device", "cpu")
 
 
-def test_every_layer_of_several_priors_and_an_encoder(chain, run, json_of, tmp_path):
+def test_every_layer_of_several_priors_and_an_encoder(chain, run, json_of, saved_in, tmp_path):
     root, out = chain.root, tmp_path / "probe.json"
     code, printed, spoken = run(
         *("evaluate", "probe", "--prior", root / "prior", root / "prior_vq", "--codes", root / "codes"),
@@ -28,8 +32,14 @@ def test_every_layer_of_several_priors_and_an_encoder(chain, run, json_of, tmp_p
     assert result["counts"]["prior, held-out pictures"] == 5
     with Image.open(tmp_path / "probe.png") as image:
         assert image.size[0] > 400
+    assert saved_in(spoken) == ["probe.json", "probe.png"]
+    assert "which is slightly optimistic" in spoken
     assert "paper, DiGIT" in spoken
     assert "71.7" in spoken
+
+
+def test_the_factors_left_out_are_those_of_the_probe():
+    assert inspect.signature(evaluate_probe).parameters["lr_factors"].default == RATES
 
 
 def test_views_of_a_picture_that_chooses_are_not_trained_on(chain, run, json_of):

@@ -5,12 +5,21 @@ import pytest
 from digit.evaluation.result import read_result
 
 
-def test_the_toy_alone(run, json_of, tmp_path):
-    code, out, _ = run("evaluate", "projection", "--out", tmp_path / "toy.json", "--json")
+def test_the_toy_alone(run, json_of, saved_in, tmp_path):
+    code, out, err = run("evaluate", "projection", "--out", tmp_path / "toy.json", "--json")
     assert code == 0
+    assert saved_in(err) == ["toy.json", "toy.png"]
+    assert "LDA angle, degrees" in err
     assert json_of(out)["values"] == read_result(tmp_path / "toy.json")["values"]
     assert (tmp_path / "toy.png").stat().st_size > 10_000
     assert not (tmp_path / "features.png").exists()
+
+
+def test_without_out_a_table_and_a_word_that_nothing_is_kept(run):
+    code, out, _ = run("evaluate", "projection")
+    assert code == 0
+    assert "not kept: --out FOLDER keeps the full record as JSON, and plots\n" in out
+    assert "PCA accuracy" in out and "saved" not in out
 
 
 @pytest.mark.parametrize("classes", [(), ("red", "blue")], ids=["all", "two"])

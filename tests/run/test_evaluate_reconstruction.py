@@ -20,7 +20,7 @@ def classifier(tmp_path_factory) -> str:
     return f"classifier:{folder}"
 
 
-def test_both_rows_and_the_psnr_is_that_of_the_pictures(chain, run, json_of, tmp_path, classifier):
+def test_both_rows_and_the_psnr_is_that_of_the_pictures(chain, run, json_of, saved_in, tmp_path, classifier):
     out = tmp_path / "back.json"
     code, printed, spoken = run(
         *("evaluate", "reconstruction", chain.root / "model", "--images", chain.images),
@@ -43,6 +43,9 @@ def test_both_rows_and_the_psnr_is_that_of_the_pictures(chain, run, json_of, tmp
     assert result["settings"]["renderer"]["name"] == "autoregressive"
     with Image.open(tmp_path / "back.png") as image:
         assert image.size[0] > image.size[1]  # 16 columns, three rows
+    assert saved_in(spoken) == ["back.json", "back.png"]
+    assert "48 pictures of pictures.zip at 16 px and back by model" in spoken
+    assert "PSNR, dB" in spoken and "48 pictures: not comparable" in spoken
     assert "1.92" in spoken
     assert "175.6" in spoken
 

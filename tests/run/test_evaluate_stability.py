@@ -3,7 +3,7 @@
 from digit.evaluation.result import read_result
 
 
-def test_two_tokenizers_side_by_side(chain, run, json_of, tmp_path):
+def test_two_tokenizers_side_by_side(chain, run, json_of, saved_in, tmp_path):
     both = ("--tokenizers", chain.root / "tokenizer", chain.root / "vqgan")
     options = ("--images", chain.images, *both, "--num", "12", "--device", "cpu")
     code, out, err = run("evaluate", "stability", *options, "--out", tmp_path / "s", "--json")
@@ -18,6 +18,8 @@ def test_two_tokenizers_side_by_side(chain, run, json_of, tmp_path):
         assert changes[2] > 0
     assert "vqgan: PSNR" in value["values"]
     assert "tokenizer: PSNR" not in value["values"]
+    assert saved_in(err) == ["stability.json", "stability.png"]
+    assert "token change by SNR in dB (lower is better), 12 pictures of pictures.zip at 16 px" in err
     assert "paper, discriminative" in err
     assert ".721" in err
     assert (tmp_path / "s" / "stability.png").stat().st_size > 10_000

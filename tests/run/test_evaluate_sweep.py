@@ -50,7 +50,7 @@ def counted(monkeypatch):
     return calls
 
 
-def test_the_prior_draws_once_a_prior_setting_and_done_cells_stay(sweep, counted, tmp_path):
+def test_the_prior_draws_once_a_prior_setting_and_done_cells_stay(sweep, counted, saved_in, tmp_path):
     axes = ("--top-k", 2, 0, "--guidance", 1, 2, "--renderer-top-p", 0.5, 0.8, 1, "--out", tmp_path / "r")
     code, value, err = sweep(*axes)
     assert code == 0, err
@@ -58,7 +58,9 @@ def test_the_prior_draws_once_a_prior_setting_and_done_cells_stay(sweep, counted
     assert len(value["rows"]) == 12 and len({json.dumps(row["setting"]) for row in value["rows"]}) == 12
     files = {path.name for path in (tmp_path / "r").iterdir()}
     plots = {"sweep-fd.png", "sweep-is.png", "sweep-pareto.png"}
-    assert files == {"sweep.json", "sweep-sampling.json", *plots}
+    assert files == {"sweep.json", "sweep-sampling.json", *plots} == set(saved_in(err))
+    assert "12 pictures per setting against pictures.zip, the lowest distance first" in err
+    assert "the best: digit sample" in err and "12 pictures: not comparable" in err
     distance = next(name for name in value["rows"][0]["values"] if name.startswith("FD"))
     lowest = min(row["values"][distance] for row in value["rows"])
     assert value["best"]["values"][distance] == lowest

@@ -336,7 +336,7 @@ def test_the_probe_refuses_codes_of_another_shape_or_tokenizer(chain, tmp_path):
     shutil.copytree(chain.root / "prior_vq", other, dirs_exist_ok=True)
     value = read_json(other / "config.json")
     (other / "config.json").write_text(json.dumps(value | {"lineage": {}}))
-    with pytest.raises(DigitError, match="16 codes a picture out of 8, the prior"):
+    with pytest.raises(DigitError, match="16 codes per picture out of 8, the prior"):
         train_recipe("linear_probe", prior=other, codes=chain.root / "codes", out=tmp_path / "x")
 
 

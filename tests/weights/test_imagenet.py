@@ -1,4 +1,4 @@
-from digit.data.imagenet import imagenet_ids, imagenet_names
+from digit.weights.imagenet import imagenet_ids, imagenet_names
 
 
 def test_ids_are_in_the_order_of_folders():
