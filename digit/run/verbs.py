@@ -57,7 +57,7 @@ GROUPS = {
             "evaluate_stability:evaluate_stability", "how codes change under noise and shifts"
         ),
         "evaluate projection": Verb(
-            "evaluate_projection:evaluate_projection", "a plane of features, beside their codes"
+            "evaluate_projection:evaluate_projection", "PCA against LDA as noise grows"
         ),
         "evaluate compare": Verb("evaluate_compare:compare_results", "earlier results side by side"),
         "evaluate selftest": Verb(
