@@ -53,8 +53,6 @@ class PriorConfig:
 class Prior(nn.Module):
     """GPT over the codes of an image in raster order; the label, if any, is the symbol it starts from."""
 
-    cross_entropy = staticmethod(cross_entropy)  # a form of it may take its place in training
-
     def __init__(self, config: PriorConfig) -> None:
         """Tables and blocks drawn as the reference draws them."""
         super().__init__()
@@ -85,6 +83,8 @@ class Prior(nn.Module):
     ) -> Float[Tensor, "b n+1 v"]:
         """What the reference calls logits: specials first, then codes, and after the last code once more."""
         return self.head(self.transformer(self.embed(codes, labels)))
+
+    cross_entropy = staticmethod(cross_entropy)  # a form of it may take its place in training
 
     def loss(self, batch: CodeBatch) -> Float[Tensor, ""]:
         """Cross-entropy in nats per code, with label smoothing; in training some labels are dropped.

@@ -47,8 +47,6 @@ class RendererConfig:
 class Renderer(nn.Module):
     """GPT over [codes, start, VQ codes], causal throughout; each of the two parts has its own positions."""
 
-    cross_entropy = staticmethod(cross_entropy)  # a form of it may take its place in training
-
     def __init__(self, config: RendererConfig) -> None:
         """Tables and blocks drawn as the reference draws them."""
         super().__init__()
@@ -89,6 +87,8 @@ class Renderer(nn.Module):
         positions = self.vq_position_embedding.weight[1 : 1 + read.shape[1]]
         x = torch.cat((self.embed(codes), self.vq_embedding(read) * self.scale + positions), dim=1)
         return self.transformer(stream(x))[:, codes.shape[1] :]
+
+    cross_entropy = staticmethod(cross_entropy)  # a form of it may take its place in training
 
     def loss(self, batch: CodeBatch) -> Float[Tensor, ""]:
         """Cross-entropy in nats per VQ code, with label smoothing.

@@ -39,8 +39,6 @@ def masked_after(length: int, steps: int) -> list[int]:
 class MaskedRenderer(nn.Module):
     """Transformer over [codes, separator, VQ codes or masks]; every position reads all others."""
 
-    cross_entropy = staticmethod(cross_entropy)  # a form of it may take its place in training
-
     def __init__(self, config: MaskedConfig) -> None:
         """Tables and blocks drawn as the reference draws them."""
         super().__init__()
@@ -88,6 +86,8 @@ class MaskedRenderer(nn.Module):
         x = self.code_embedding(codes) * self.scale + self.position_embedding.weight
         separator = self.separator_embedding.weight * self.scale + self.vq_position_embedding.weight[:1]
         return torch.cat((x, separator.expand(len(x), 1, -1)), dim=1)
+
+    cross_entropy = staticmethod(cross_entropy)  # a form of it may take its place in training
 
     def loss(self, batch: CodeBatch) -> Float[Tensor, ""]:
         """Cross-entropy in nats per masked VQ code, with label smoothing; masks come from torch's generator.

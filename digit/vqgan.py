@@ -5,7 +5,6 @@ taming-transformers. Files of both load key by key.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 
 import torch
 import torch.nn.functional as F
@@ -137,7 +136,8 @@ def encoding_in_half(vqgan: VQGAN) -> Callable[[Shaped[Tensor, "b 3 h w"]], Int[
     def encode(pixels: Tensor) -> Tensor:
         pixels = as_floats(pixels)
         vqgan.check_sides(pixels)
-        with _convolutions():
+        # Without TF32, for the last convolution; torch would switch cuDNN off here unless told otherwise.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
             latents = vqgan.project(functional_call(vqgan.encoder, weights, vqgan.scaled(pixels).half()))
         if not latents.isfinite().all():
             with torch.autocast(pixels.device.type, torch.bfloat16):
@@ -158,20 +158,13 @@ def decoding_in_half(vqgan: VQGAN) -> Callable[[Int[Tensor, "b n"]], Float[Tenso
     @torch.no_grad()
     def decode(codes: Tensor) -> Tensor:
         latents = vqgan.code_latents(codes)
-        with _convolutions():
-            pixels = functional_call(vqgan, weights, latents.half())
+        pixels = functional_call(vqgan, weights, latents.half())
         overflowed = ~pixels.flatten(1).isfinite().all(1)
         if overflowed.any():
             pixels[overflowed] = vqgan(latents[overflowed])
         return pixels.clamp(0, 1)
 
     return decode
-
-
-def _convolutions() -> AbstractContextManager[None]:
-    """Inside, cuDNN tries its algorithms for each new shape, and float32 is exact."""
-    # torch's own default for `enabled` is False here, which would leave convolutions to much slower code.
-    return torch.backends.cudnn.flags(enabled=True, benchmark=True, allow_tf32=False)
 
 
 class Quantizer(nn.Module):

@@ -20,7 +20,7 @@ from digit.nn.decoding import CacheBits, CodeTables, inference
 from digit.nn.sampling import SamplerConfig
 from digit.nn.transformer import KeyValueCache, Transformer, TransformerConfig
 
-FEW = 4  # rows up to which reading the matrices is all the work, and each product is a kernel of its own
+FEW = 4  # rows up to which decoding is bound by reading the weights: each product is a kernel of its own
 STRIDE = 8  # positions of one graph
 AHEAD = 4  # graphs that may wait on the device: more would only make progress jump
 
@@ -30,7 +30,7 @@ class Shape:
     """What a captured graph is made for; everything else may change between two runs."""
 
     rows: int  # images at once
-    guided: bool  # two rows an image
+    guided: bool  # two rows per image
     room: int  # positions of the caches
     length: int  # codes per image
     dtype: torch.dtype  # of products and caches

@@ -1,4 +1,4 @@
-"""The masked renderer's passes on a GPU: packed weights, one kernel a draw, one graph for few images."""
+"""The masked renderer's passes on a GPU: packed weights, one kernel per draw, one graph for few images."""
 
 import weakref
 from collections.abc import Callable, Hashable
@@ -39,7 +39,7 @@ class FastFiller:
     def choose(
         self, hidden: Float[Tensor, "b m d"], uniforms: Float[Tensor, "b m"], config: SamplerConfig
     ) -> tuple[Int[Tensor, "b m"], Float[Tensor, "b m"]]:
-        """A code a position, and its log-probability before filters and temperature."""
+        """A code per position, and its log-probability before filters and temperature."""
         rows = hidden.reshape(-1, hidden.shape[-1])
         if rows.is_cuda and rows.dtype != torch.float32:
             logits = torch.mm(rows, self.head.T, out_dtype=torch.float32)

@@ -44,7 +44,7 @@ class PackedBlock:
 
 
 class PackedTransformer:
-    """Reads whole sequences, or one position a row; gives what the Transformer gives in eval mode.
+    """Reads whole sequences, or one position per row; gives what the Transformer gives in eval mode.
 
     In float32 the two agree to rounding. In bfloat16 the residual stream is bfloat16 too, where autocast
     keeps it in float32, and `fused_gelu` takes GELU's tanh form, which rides on the matrix product: both are

@@ -38,7 +38,7 @@ class TransformerConfig:
 
 
 class KeyValueCache:
-    """Keys and values of the positions read so far, one pair of tensors a layer, written in place.
+    """Keys and values of the positions read so far, one pair of tensors per layer, written in place.
 
     One tensor a layer, never one for all: a compiled write to it would copy the whole at each step.
     """

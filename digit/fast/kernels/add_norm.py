@@ -47,7 +47,7 @@ def _forward(
     DROPPED: tl.constexpr,
     GROWN: tl.constexpr,
 ):
-    """One row a program."""
+    """One row per program."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < WIDTH
@@ -90,7 +90,7 @@ def _backward(
     DROPPED: tl.constexpr,
     GROWN: tl.constexpr,
 ):
-    """Every so many-th row a program; what the next row needs is on its way while one is computed."""
+    """Every so many-th row per program; what the next row needs is on its way while one is computed."""
     start = tl.program_id(0).to(tl.int64)
     step = tl.num_programs(0)
     columns = tl.arange(0, BLOCK)

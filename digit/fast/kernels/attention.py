@@ -1,4 +1,4 @@
-"""Attention of one new position a row to those before it, reading only the filled part of the cache."""
+"""Attention of one new position per row to those before it, reading only the filled part of the cache."""
 
 from typing import no_type_check
 

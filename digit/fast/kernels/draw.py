@@ -1,4 +1,4 @@
-"""One code a row from its logits: guidance, top-k, top-p and the draw in one pass, and its embedding."""
+"""One code per row from its logits: guidance, top-k, top-p and the draw in one pass, and its embedding."""
 
 from dataclasses import dataclass
 from typing import no_type_check
@@ -48,6 +48,7 @@ def _kept(scores, threshold, room):
     return (scores > threshold) | (tied & (rank <= room))
 
 
+# Longer than a function should be: in one kernel the logits are read once, which is all that it saves.
 @triton.jit
 @no_type_check
 def _draw(
