@@ -123,7 +123,8 @@ def open_kinds(
     from digit.progress import say
     from digit.weights.artifact import artifact_of, load
 
-    kinds, lengths, fitted = {}, {}, None
+    kinds, lengths = {}, {}
+    fitted: Any = None
     if tokenizer is not None:
         module: Any = load(tokenizer, kind="tokenizer", device=device)
         artifact = artifact_of(module)
