@@ -102,7 +102,7 @@ def check_writable(out: Path) -> Path:
     return there
 
 
-def sweep(folder: str | Path) -> int:
+def clean_up(folder: str | Path) -> int:
     """Remove the temporaries that a killed process left in `folder`; how many there were.
 
     Only for a folder that one process writes: another's unfinished file would go too.

@@ -16,11 +16,9 @@ from digit.features import EncoderConfig
 from digit.pipeline import DigitPipeline
 from digit.prior import Prior, PriorConfig
 from digit.renderer import Renderer, RendererConfig
-from digit.tokenizer import Tokenizer, TokenizerConfig
-from digit.tokenizer import encoding as by_tokenizer
+from digit.tokenizer import Tokenizer, TokenizerConfig, encoding
 from digit.training import checkpoint
-from digit.vqgan import VQGAN
-from digit.vqgan import encoding as by_vqgan
+from digit.vqgan import VQGAN, vq_encoding
 from digit.vqgan_config import VQGANConfig
 from digit.weights.artifact import artifact_of, load, save
 
@@ -69,12 +67,9 @@ def make_model(stages: dict[str, Path], folder: Path) -> Path:
 def make_codes(images: Path, stages: dict[str, Path], folder: Path) -> Path:
     """The pictures' codes of both kinds."""
     streams = {}
-    for name, stage, encoding in (
-        ("codes", "tokenizer", by_tokenizer),
-        ("vq_codes", "vqgan", by_vqgan),
-    ):
+    for name, stage, fast in (("codes", "tokenizer", encoding), ("vq_codes", "vqgan", vq_encoding)):
         module: Any = load(stages[stage])
-        streams[name] = Stream(encoding(module), module.config.codes, artifact_of(module)["id"])
+        streams[name] = Stream(fast(module), module.config.codes, artifact_of(module)["id"])
     write_codes(open_images(images), folder, streams, size=16, views=2)
     return folder
 

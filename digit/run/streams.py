@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from digit import tokenizer as discriminative
-from digit import vqgan as vq
 from digit.data.write_codes import Stream
 from digit.progress import say
+from digit.tokenizer import encoding
+from digit.vqgan import vq_encoding
 from digit.weights.artifact import artifact_of, load
 
 
@@ -26,12 +26,12 @@ def open_streams(
     if tokenizer is not None:
         module: Any = load(tokenizer, kind="tokenizer", device=device)
         artifact = artifact_of(module)
-        streams["codes"] = Stream(discriminative.encoding(module), module.config.codes, artifact["id"])
+        streams["codes"] = Stream(encoding(module), module.config.codes, artifact["id"])
         lengths["codes"] = module.length
         fitted = artifact["extra"].get("size", module.config.encoder.image_size)
     if vqgan is not None:
         module = load(vqgan, kind="vqgan", device=device)
-        streams["vq_codes"] = Stream(vq.encoding(module), module.config.codes, artifact_of(module)["id"])
+        streams["vq_codes"] = Stream(vq_encoding(module), module.config.codes, artifact_of(module)["id"])
         lengths["vq_codes"], size = module.length, size or module.config.image_size
     side = size or fitted
     assert side is not None, "one of the two artifacts is there"
