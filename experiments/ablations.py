@@ -49,7 +49,7 @@ from devices import check_devices
 from digit.errors import DigitError
 from digit.files import read_json, write_json_atomic
 from digit.progress import say
-from digit.training.status import read_status
+from digit.training.log import read_status
 
 PARTS = ("pictures", "plan", "classifier", "encoders", "rows", "report")
 SHARED = ("classifier", "encoders", "rows")  # parts that processes do side by side

@@ -63,8 +63,8 @@ from digit.run.fit import fit
 from digit.run.stability import evaluate_stability
 from digit.run.train import train_vqgan
 from digit.training.config import OptimizerConfig, TrainConfig
+from digit.training.log import read_status
 from digit.training.loop import train
-from digit.training.status import read_status
 from digit.vqgan_config import VQGANLossConfig
 from digit.weights.artifact import load
 

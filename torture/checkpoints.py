@@ -25,7 +25,7 @@ from digit.pipeline import DigitPipeline
 from digit.run.info import info
 from digit.run.main import run as command
 from digit.training import checkpoint
-from digit.training.status import read_status
+from digit.training.log import read_status
 from digit.weights.artifact import load
 from digit.weights.foreign import read
 from torture import tiny

@@ -14,7 +14,7 @@ from digit.files import read_bytes, read_json, write_bytes_atomic, write_json_at
 from digit.pipeline import DigitPipeline
 from digit.run.state_cache import Rows, cached_rows
 from digit.training import checkpoint
-from digit.training.status import Status, read_status, write_status
+from digit.training.log import Status, read_status, write_status
 from digit.weights.artifact import load
 from torture import tiny
 from torture.outcome import About, Outcome

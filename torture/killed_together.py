@@ -15,7 +15,7 @@ from PIL import Image
 from digit.distributed import joined
 from digit.errors import DigitError, Terminated
 from digit.run import ending
-from digit.training.status import read_status
+from digit.training.log import read_status
 from torture import training
 from torture.children import Child, free_port, start
 from torture.outcome import About, Outcome

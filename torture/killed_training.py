@@ -5,7 +5,7 @@ import shutil
 import time
 from pathlib import Path
 
-from digit.training.status import read_status
+from digit.training.log import read_status
 from torture import training
 from torture.children import Child
 from torture.outcome import About, Outcome

@@ -11,7 +11,7 @@ from typing import Any
 
 from PIL import Image
 
-from digit.training.status import read_status
+from digit.training.log import read_status
 from torture import training
 from torture.children import Child
 from torture.outcome import About, Outcome

@@ -18,8 +18,10 @@ from digit.pipeline import DigitPipeline
 from digit.prior import Prior, PriorConfig
 from digit.renderer import Renderer, RendererConfig
 from digit.tokenizer import Tokenizer, TokenizerConfig
+from digit.tokenizer import encoding as by_tokenizer
 from digit.training import checkpoint
 from digit.vqgan import VQGAN
+from digit.vqgan import encoding as by_vqgan
 from digit.vqgan_config import VQGANConfig
 from digit.weights.artifact import artifact_of, load, save
 
@@ -69,9 +71,12 @@ def make_model(stages: dict[str, Path], folder: Path) -> Path:
 def make_codes(images: Path, stages: dict[str, Path], folder: Path) -> Path:
     """The pictures' codes of both kinds."""
     streams = {}
-    for name, stage in (("codes", "tokenizer"), ("vq_codes", "vqgan")):
+    for name, stage, encoding in (
+        ("codes", "tokenizer", by_tokenizer),
+        ("vq_codes", "vqgan", by_vqgan),
+    ):
         module: Any = load(stages[stage])
-        streams[name] = Stream(module.encode, module.config.codes, artifact_of(module)["id"])
+        streams[name] = Stream(encoding(module), module.config.codes, artifact_of(module)["id"])
     write_codes(open_images(images), folder, streams, size=16, views=2)
     return folder
 

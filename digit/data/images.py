@@ -4,17 +4,15 @@ import hashlib
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
 
+from digit.data.archives import LARGEST, SUFFIXES, Listing, ignore_reason, list_tars, list_zip
 from digit.data.decode import BrokenImage
-from digit.data.listing import LARGEST, Listing, ignore_reason
-from digit.data.tar_index import list_tars
-from digit.data.zip_index import list_zip
 from digit.errors import DigitError
 
 _SPLITS = frozenset(("train", "val", "valid", "validation", "test"))
@@ -25,7 +23,7 @@ class ImageSource:
     """Random access to pictures; threads may read at once. Made by `open_images`."""
 
     path: Path
-    kind: str  # "folder", "zip" or "tar shards", for messages
+    kind: str  # "folder", "zip", "tar shards" or "file", for messages
     names: list[str]  # unique, sorted, with "/" between folders
     labels: Int[np.ndarray, " n"] | None  # int64, a place in `classes`
     classes: list[str]  # [] without labels
@@ -60,20 +58,17 @@ class ImageSource:
             every = self._sizes()
             return [every[i] for i in chosen]
 
-        return ImageSource(
-            self.path,
-            self.kind,
-            [self.names[i] for i in chosen],
-            None if self.labels is None else self.labels[chosen],
-            self.classes,
-            self.ignored,
-            sizes,
-            lambda i: self._read(int(chosen[i])),
+        return replace(
+            self,
+            names=[self.names[i] for i in chosen],
+            labels=None if self.labels is None else self.labels[chosen],
+            _sizes=sizes,
+            _read=lambda i: self._read(int(chosen[i])),
         )
 
     def describe(self) -> str:
         """One line for the log: what was found and what was left out."""
-        text = f"{self.path}: {self.kind} of {len(self):,} pictures"
+        text = f"{self.path}: {self.kind} of {len(self):,} picture{'s' * (len(self) != 1)}"
         text += f" in {len(self.classes)} classes" if self.classes else " without labels"
         if self.ignored:
             name, reason = self.ignored[0]
@@ -84,7 +79,7 @@ class ImageSource:
 def open_images(
     path: str | Path, *, under: str | None = None, classes: Sequence[str] | None = None
 ) -> ImageSource:
-    """Pictures of a folder (flat or of class folders), a zip, a .tar, a folder of .tar, `x-{000..127}.tar`.
+    """One picture, or those of a folder (flat or of class folders), zip, .tar or `x-{000..127}.tar`.
 
     The label of a picture is the folder it lies in, or what a shard states beside it. A split is chosen by
     `under="train"` or by the path's end, `pictures.zip:train`. Given `classes`, labels are places in that
@@ -116,9 +111,7 @@ def open_images(
         classes = _classes(label_names, stated=listing.label_names is not None)
     labels, known = _number(path, label_names, classes)
     source = ImageSource(path, kind, listing.names, None, known, listing.ignored, listing.sizes, listing.read)
-    if under is not None:
-        source = source.select(list(chosen))
-    return ImageSource(path, kind, source.names, labels, known, source.ignored, source._sizes, source._read)
+    return replace(source if under is None else source.select(chosen), labels=labels)
 
 
 def _list(path: Path) -> tuple[Listing, str]:
@@ -138,7 +131,9 @@ def _list(path: Path) -> tuple[Listing, str]:
         return list_zip(path), "zip"
     if ".tar" in path.suffixes or path.suffix == ".tgz":
         return list_tars([path]), "tar shards"
-    raise DigitError(f"{path} is no folder, zip or tar of pictures: give one of these")
+    if path.suffix.lower() in SUFFIXES:
+        return _files(path.parent, [path.name], []), "file"
+    raise DigitError(f"{path} is no folder, zip or tar of pictures, nor a picture: give one of these")
 
 
 def _expand(pattern: str) -> list[str]:
@@ -170,7 +165,11 @@ def _list_folder(root: Path) -> Listing:
                 names.append(name)
             else:
                 ignored.append((name, reason))
-    names.sort()
+    return _files(root, sorted(names), sorted(ignored))
+
+
+def _files(root: Path, names: list[str], ignored: list[tuple[str, str]]) -> Listing:
+    """Files by their names below `root`, which are read when asked for."""
 
     def read(i: int) -> bytes:
         try:
@@ -182,7 +181,7 @@ def _list_folder(root: Path) -> Listing:
             raise BrokenImage(f"it is larger than {LARGEST:,} bytes")
         return data
 
-    return Listing(names, names, lambda: [_size(root / name) for name in names], read, sorted(ignored))
+    return Listing(names, names, lambda: [_size(root / name) for name in names], read, ignored)
 
 
 def _size(path: Path) -> int:

@@ -1,11 +1,21 @@
-"""Pictures -> uint8 pixels on threads or in processes: in order, in bounded memory, broken ones reported."""
+"""Pictures -> uint8 pixels on threads or in processes: in order, in bounded memory, broken ones reported.
 
-import json
+Pillow lets go of Python's lock while it decodes and resamples, but not in between: on 16 processors, 16
+threads decode less than 8 do, and 16 processes three times as much (bench/tokenizer.py). Processes share the
+memory that they fill. They start by fork, so that they read what the source reads, at once.
+"""
+
+import mmap
+import multiprocessing
 import os
+import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,15 +24,19 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from digit.data.decode import BrokenImage
+from digit.data.decode import BrokenImage, decode
 from digit.data.images import ImageSource
-from digit.data.pools import Batch, Processes, Threads, Views
+from digit.data.transforms import render
 from digit.distributed import gather
 from digit.errors import DigitError
+from digit.files import write_json_atomic
 
 _AHEAD = 2  # batches decoded while one is used
 _FOR_EACH = 64  # pictures on their way for each process
 _MANY = 4096  # pictures from which on processes are worth starting
+_CHUNK = 32  # pictures of one task
+
+Broken = list[tuple[int, str]]  # (place in a batch, reason)
 
 
 @dataclass
@@ -58,10 +72,8 @@ class Report:
 
     def write(self, path: Path) -> None:
         """All of them as JSON, for the user to repair or remove."""
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
         rows = [{"name": name, "reason": reason} for name, reason in self.skipped]
-        temporary.write_text(json.dumps({"skipped": rows}, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(path)
+        write_json_atomic(path, {"skipped": rows})
 
 
 def load_pixels(
@@ -81,7 +93,7 @@ def load_pixels(
     processor, at most 16, and two for files of a few kB.
     """
     indices = np.asarray(indices, dtype=np.int64)
-    with closing(Threads(source, Views(size, [view], seed), _threads(threads, source))) as pool:
+    with closing(_ThreadPool(source, _Views(size, [view], seed), _threads(threads, source))) as pool:
         batch = pool.begin(indices)
         good, pixels = _collect(pool, batch, source, Report() if report is None else report, strict)
     return good, pixels[:, 0]
@@ -117,14 +129,14 @@ def stream(
         for block in blocks
         for first in range(block.start, block.stop, batch_size)
     )
-    made, ahead = Views(size, range(views), seed), _AHEAD
+    made, ahead = _Views(size, range(views), seed), _AHEAD
     workers = _processes(source, sum(map(len, blocks))) if threads is None else 0
     if workers:
         ahead = max(_AHEAD, -(-workers * _FOR_EACH // batch_size))
-        pool = Processes(source, made, workers, batch_size=batch_size, batches=ahead + 1)
+        pool = _ProcessPool(source, made, workers, batch_size=batch_size, batches=ahead + 1)
     else:
-        pool = Threads(source, made, _threads(threads, source))
-    waiting: deque[Batch] = deque()
+        pool = _ThreadPool(source, made, _threads(threads, source))
+    waiting: deque[_Batch] = deque()
     try:
         while True:
             while len(waiting) <= ahead and (indices := next(batches, None)) is not None:
@@ -141,22 +153,6 @@ def stream(
 def in_blocks(count: int, size: int) -> list[range]:
     """`count` pictures as blocks of `size`, the last one shorter; of w processes, r reads r, r + w, ..."""
     return [range(first, min(first + size, count)) for first in range(0, count, size)]
-
-
-def _collect(
-    pool: Threads | Processes, batch: Batch, source: ImageSource, report: Report, strict: bool
-) -> tuple[np.ndarray, Tensor]:
-    broken, pixels = pool.finish(batch)
-    for position, reason in broken:
-        name = source.names[int(batch.indices[position])]
-        if strict:
-            raise DigitError(f"{name} in {source.path} cannot be read ({reason}): repair or remove it")
-        report.add(name, reason)
-    if not broken:
-        return batch.indices, pixels
-    keep = np.ones(len(batch.indices), dtype=bool)
-    keep[[position for position, _ in broken]] = False
-    return batch.indices[keep], pixels[torch.from_numpy(keep)]
 
 
 def _processes(source: ImageSource, pictures: int) -> int:
@@ -185,3 +181,177 @@ def _tiny(source: ImageSource) -> bool:
         return len(source.read(0)) < 8192
     except BrokenImage:
         return False
+
+
+@dataclass(frozen=True)
+class _Views:
+    """What is made of each picture, as in `render`."""
+
+    size: int
+    views: Sequence[int]
+    seed: int
+
+    def shape(self, pictures: int) -> tuple[int, ...]:
+        """Of the pixels of a batch."""
+        return pictures, len(self.views), 3, self.size, self.size
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Pictures that are being decoded."""
+
+    indices: Int[np.ndarray, " n"]
+    pixels: UInt8[np.ndarray, "n v 3 s s"]  # filled by the tasks
+    tasks: list[Future[Broken]]
+    slot: int = 0  # of the memory of `_ProcessPool`
+
+
+class _ThreadPool:
+    """Tasks on threads of this process; every batch has memory of its own."""
+
+    def __init__(self, source: ImageSource, made: _Views, workers: int) -> None:
+        self._source, self._made = source, made
+        self._pool = ThreadPoolExecutor(workers)
+
+    def begin(self, indices: Int[np.ndarray, " n"]) -> _Batch:
+        """Decode a batch of pictures in the background."""
+        pixels = np.empty(self._made.shape(len(indices)), dtype=np.uint8)
+        tasks = [
+            self._pool.submit(_fill, self._source, self._made, indices[place], pixels[place], place.start)
+            for place in _places(len(indices))
+        ]
+        return _Batch(indices, pixels, tasks)
+
+    def finish(self, batch: _Batch) -> tuple[Broken, UInt8[Tensor, "n v 3 s s"]]:
+        """Wait for a batch; pixels of broken pictures mean nothing."""
+        return _broken(batch), torch.from_numpy(batch.pixels)
+
+    def close(self) -> None:
+        """End the threads; what no thread has begun is left out."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+class _ProcessPool:
+    """Tasks in processes, as `_ThreadPool`; the pixels of a batch are copied out when it is ready.
+
+    Both methods raise DigitError when a process was killed.
+
+    Args:
+        source: what is read; the processes have it as it is now.
+        made: what of each picture.
+        workers: processes.
+        batch_size: pictures of a batch at most.
+        batches: that are being decoded at once.
+    """
+
+    def __init__(
+        self, source: ImageSource, made: _Views, workers: int, *, batch_size: int, batches: int
+    ) -> None:
+        self._made = made
+        bytes_each = int(np.prod(made.shape(batch_size)))
+        # Without a file, so that no small /dev/shm limits it.
+        memory = mmap.mmap(-1, max(1, batches * bytes_each))
+        slots = np.frombuffer(memory, dtype=np.uint8)[: batches * bytes_each]
+        self._slots = slots.reshape(batches, *made.shape(batch_size))
+        self._free = list(range(batches))
+        self._pool = ProcessPoolExecutor(
+            workers, multiprocessing.get_context("fork"), _join, (source, made, self._slots)
+        )
+
+    def begin(self, indices: Int[np.ndarray, " n"]) -> _Batch:
+        """Decode a batch of pictures in the background."""
+        slot = self._free.pop()
+        with _all_alive():
+            tasks = [
+                self._pool.submit(_fill_slot, indices[place], slot, place.start)
+                for place in _places(len(indices))
+            ]
+        return _Batch(indices, self._slots[slot, : len(indices)], tasks, slot)
+
+    def finish(self, batch: _Batch) -> tuple[Broken, UInt8[Tensor, "n v 3 s s"]]:
+        """Wait for a batch; pixels of broken pictures mean nothing."""
+        with _all_alive():
+            broken = _broken(batch)
+        pixels = torch.from_numpy(batch.pixels).clone()
+        self._free.append(batch.slot)
+        return broken, pixels
+
+    def close(self) -> None:
+        """End the processes; what none has begun is left out."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+
+@contextmanager
+def _all_alive() -> Iterator[None]:
+    """DigitError for what the pool raises when one of its processes was killed."""
+    try:
+        yield
+    except BrokenProcessPool as error:
+        raise DigitError(
+            "a process that decodes pictures was killed, maybe for want of memory: free some and run the "
+            "command again"
+        ) from error
+
+
+def _places(count: int) -> list[slice]:
+    return [slice(first, min(first + _CHUNK, count)) for first in range(0, count, _CHUNK)]
+
+
+def _broken(batch: _Batch) -> Broken:
+    return [row for task in batch.tasks for row in task.result()]
+
+
+def _collect(
+    pool: _ThreadPool | _ProcessPool, batch: _Batch, source: ImageSource, report: Report, strict: bool
+) -> tuple[np.ndarray, Tensor]:
+    broken, pixels = pool.finish(batch)
+    for position, reason in broken:
+        name = source.names[int(batch.indices[position])]
+        if strict:
+            raise DigitError(f"{name} in {source.path} cannot be read ({reason}): repair or remove it")
+        report.add(name, reason)
+    if not broken:
+        return batch.indices, pixels
+    keep = np.ones(len(batch.indices), dtype=bool)
+    keep[[position for position, _ in broken]] = False
+    return batch.indices[keep], pixels[torch.from_numpy(keep)]
+
+
+def _fill(source: ImageSource, made: _Views, indices: np.ndarray, out: np.ndarray, first: int) -> Broken:
+    """Fill `out` with pictures, the first of which is number `first` of its batch."""
+    broken = []
+    for place, index in enumerate(indices.tolist()):
+        try:
+            image = decode(source.read(index))
+        except BrokenImage as error:
+            broken.append((first + place, str(error)))
+            continue
+        for row, view in enumerate(made.views):
+            out[place, row] = render(image, made.size, view=view, seed=made.seed, name=source.names[index])
+    return broken
+
+
+# In a process of `_ProcessPool`: its source, what is made of pictures, and the memory of all batches.
+_joined: tuple[ImageSource, _Views, np.ndarray] | None = None
+
+
+def _join(source: ImageSource, made: _Views, slots: np.ndarray) -> None:
+    """What a process does first: it leaves signals to the one that started it, and ends with that."""
+    global _joined
+    _joined = source, made, slots
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def watch() -> None:
+        parent = multiprocessing.parent_process()
+        assert parent is not None
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _fill_slot(indices: np.ndarray, slot: int, first: int) -> Broken:
+    assert _joined is not None
+    source, made, slots = _joined
+    return _fill(source, made, indices, slots[slot, first : first + len(indices)], first)

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from digit.data.codes import FORMAT, Codes
@@ -44,7 +44,7 @@ PART = 512  # images in one resumable part
 class Stream:
     """One kind of code to be written: where codes come from and what they are."""
 
-    encode: Callable[[Float[Tensor, "b 3 h w"]], Int[Tensor, "b n"]]  # pixels in [0, 1] -> codes
+    encode: Callable[[UInt8[Tensor, "b 3 h w"]], Int[Tensor, "b n"]]  # pixels from 0 to 255 -> codes
     vocabulary: int  # number of different codes, at most 65,536
     artifact: str  # id of the tokenizer or VQGAN, kept as lineage
 
@@ -87,12 +87,47 @@ def write_codes(
         DigitError: `out` holds codes of other pictures, another tokenizer or other settings, another command
             writes there, or there is no readable picture.
     """
+    plan = _plan(source, streams, size=size, views=views, seed=seed)
+    out.mkdir(parents=True, exist_ok=True)
+    if from_main((out / "meta.json").exists()):
+        return _opened(out, plan, verify=True)
+    with by_main(_begun(out, plan)):
+        if from_main((out / "meta.json").exists()):  # another command has written it since
+            return _opened(out, plan, verify=True)
+        blocks = in_blocks(len(source), PART)
+        found = gather(_absent(out, blocks[rank() :: world_size()]))
+        absent = sorted((block for share in found for block in share), key=lambda block: block.start)
+        made = _write_parts(
+            source,
+            out,
+            streams,
+            absent[rank() :: world_size()],
+            plan=plan,
+            batch_size=batch_size,
+            device=device,
+            threads=threads,
+            strict=strict,
+        )
+        done, there = 0, len(source) - sum(map(len, absent))
+        for count, _ in enumerate(made, start=1):
+            if progress:
+                before, done = done, min(there + PART * count * world_size(), len(source))  # others do alike
+                progress(done - before)
+        wait()
+        on_main(lambda: _assemble(source, out, plan, blocks))
+    return _opened(out, plan, verify=False)
+
+
+def _plan(
+    source: ImageSource, streams: dict[str, Stream], *, size: int, views: int, seed: int
+) -> dict[str, Any]:
+    """All that decides the codes; DigitError for codes that 16 bits cannot hold."""
     for name, part in streams.items():
         if part.vocabulary > 65536:
             raise DigitError(
                 f"{name} has {part.vocabulary} different codes, more than 16 bits can hold: use fewer"
             )
-    plan = {
+    return {
         "format": FORMAT,
         "source": source.fingerprint,
         "size": size,
@@ -103,39 +138,6 @@ def write_codes(
             name: {"vocabulary": part.vocabulary, "artifact": part.artifact} for name, part in streams.items()
         },
     }
-    out.mkdir(parents=True, exist_ok=True)
-    if from_main((out / "meta.json").exists()):
-        return _opened(out, plan, verify=True)
-    with by_main(_begun(out, plan)):
-        if from_main((out / "meta.json").exists()):  # another command has written it since
-            return _opened(out, plan, verify=True)
-        blocks = in_blocks(len(source), PART)
-        found = gather(_absent(out, blocks[rank() :: world_size()]))
-        absent = sorted(start for share in found for start in share)
-        done, there = 0, len(source) - sum(len(blocks[start // PART]) for start in absent)
-        made = _encode(
-            source,
-            streams,
-            [blocks[start // PART] for start in absent][rank() :: world_size()],
-            size=size,
-            views=views,
-            seed=seed,
-            batch_size=batch_size,
-            device=device,
-            threads=threads,
-            strict=strict,
-        )
-        for count, (block, arrays, skipped) in enumerate(made, start=1):
-            file, reasons = BytesIO(), np.array(json.dumps(skipped))
-            # pyright takes one of the arrays for savez's own allow_pickle; none has that name
-            np.savez(file, **arrays, skipped=reasons)  # pyright: ignore[reportArgumentType]
-            write_bytes_atomic(_part(out, block), file.getvalue())
-            if progress:
-                before, done = done, min(there + PART * count * world_size(), len(source))  # others do alike
-                progress(done - before)
-        wait()
-        on_main(lambda: _assemble(source, out, plan, blocks))
-    return _opened(out, plan, verify=False)
 
 
 @contextlib.contextmanager
@@ -156,8 +158,8 @@ def _part(out: Path, block: range) -> Path:
     return out / "parts" / f"{block.start:010d}.npz"
 
 
-def _absent(out: Path, blocks: Sequence[range]) -> list[int]:
-    """First pictures of the blocks whose parts are not there; a damaged part goes and is made again."""
+def _absent(out: Path, blocks: Sequence[range]) -> list[range]:
+    """The blocks whose parts are not there; a damaged part goes and is made again."""
     absent = []
     for block in blocks:
         path = _part(out, block)
@@ -165,34 +167,34 @@ def _absent(out: Path, blocks: Sequence[range]) -> list[int]:
             read_bytes(path)
         except DigitError:
             path.unlink(missing_ok=True)
-            absent.append(block.start)
+            absent.append(block)
     return absent
 
 
-def _encode(
+def _write_parts(
     source: ImageSource,
+    out: Path,
     streams: dict[str, Stream],
     blocks: Sequence[range],
     *,
-    size: int,
-    views: int,
-    seed: int,
+    plan: dict[str, Any],
     batch_size: int,
     device: torch.device | str,
     threads: int | None,
     strict: bool,
-) -> Iterator[tuple[range, dict[str, np.ndarray], list[tuple[str, str]]]]:
-    """Each block with its arrays and its broken pictures, while the next block's are decoded already.
+) -> Iterator[range]:
+    """Write the part of each block and yield it, while the next block's pictures are decoded already.
 
-    The arrays: index (m,) of the readable pictures and, for each stream, uint16 (m, views, codes).
+    A part has the arrays index (m,) of the readable pictures, for each stream uint16 (m, views, codes), and
+    skipped: the broken pictures as JSON.
     """
-    report = Report()
+    report, views = Report(), plan["views"]
     batches = stream(
         source,
-        size,
+        plan["size"],
         batch_size=batch_size,
         views=views,
-        seed=seed,
+        seed=plan["seed"],
         blocks=blocks,
         threads=threads,
         report=report,
@@ -206,14 +208,18 @@ def _encode(
         for index, pixels in islice(batches, math.ceil(len(block) / batch_size)):
             if not len(index):
                 continue
-            flat = pixels.to(device, non_blocking=True).flatten(0, 1).float() / 255
             rows.append(index)
+            flat = pixels.to(device, non_blocking=True).flatten(0, 1)
             for name, part in streams.items():
                 encoded = part.encode(flat).cpu().numpy().astype(np.uint16)
                 codes[name].append(encoded.reshape(len(index), views, -1))
         empty = np.zeros((0, views, 0), np.uint16)
         arrays = {name: np.concatenate(chunks) if chunks else empty for name, chunks in codes.items()}
-        yield block, {"index": np.concatenate(rows), **arrays}, report.skipped[before:]
+        file, skipped = BytesIO(), np.array(json.dumps(report.skipped[before:]))
+        # pyright takes one of the arrays for savez's own allow_pickle; none has that name
+        np.savez(file, index=np.concatenate(rows), **arrays, skipped=skipped)  # pyright: ignore[reportArgumentType]
+        write_bytes_atomic(_part(out, block), file.getvalue())
+        yield block
 
 
 def _opened(out: Path, plan: dict[str, Any], *, verify: bool) -> tuple[Codes, Report]:

@@ -8,7 +8,6 @@ import torch
 from PIL import Image
 
 from digit.data.images import ImageSource, open_images
-from digit.data.listing import SUFFIXES
 from digit.data.loader import in_blocks, stream
 from digit.distributed import gather, gather_rows, is_main, rank, world_size
 from digit.errors import DigitError
@@ -58,7 +57,7 @@ def complete(
     length = pipeline.prior.config.length
     if not 0 <= known <= length:
         raise DigitError(f"--prefix {known}: pictures of this model have {length} codes, give 0 to {length}")
-    source = open_pictures_or_one(pictures)
+    source = open_images(pictures)
     if labels is None and by_folder:
         labels = folder_labels(pipeline, source)
     side, settings_used = pipeline.vqgan.config.image_size, None
@@ -119,18 +118,6 @@ def complete(
         "samples": [row for _, rows, _ in chunks for row in rows],
         "strips": [strip for _, _, strips in chunks for strip in strips],
     }
-
-
-def open_pictures_or_one(path: str | Path) -> ImageSource:
-    """One picture, or what `open_images` opens."""
-    path = Path(path)
-    if not path.is_file() or path.suffix.lower() not in SUFFIXES:
-        return open_images(path)
-
-    def sizes() -> list[int]:
-        return [path.stat().st_size]
-
-    return ImageSource(path.parent, "picture", [path.name], None, [], [], sizes, lambda _: path.read_bytes())
 
 
 def folder_labels(pipeline: DigitPipeline, source: ImageSource) -> list[int] | None:

@@ -26,8 +26,8 @@ from digit.training.checkpoint import paths
 from digit.training.config import TrainConfig
 from digit.training.estimate import GIB, MEMORY
 from digit.training.kernels import check_kernels
+from digit.training.log import read_status
 from digit.training.parallel import blocks
-from digit.training.status import read_status
 from digit.weights.config import to_dict
 
 Board = Literal["H100", "H100 PCIe", "H100 NVL", "H200", "A100", "A100 40GB"]

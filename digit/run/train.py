@@ -27,8 +27,8 @@ from digit.run.device import choose_device
 from digit.run.dry_run import DryRun, code_batch, describe_codes, dry_run
 from digit.run.sample import grid
 from digit.training.config import OptimizerConfig, TrainConfig
+from digit.training.log import read_status
 from digit.training.loop import train
-from digit.training.status import read_status
 from digit.vqgan import VQGAN
 from digit.vqgan_config import VQGANConfig, VQGANLossConfig
 from digit.vqgan_loss import VQGANLoss, perceptual_network

@@ -1,5 +1,10 @@
-"""How many floating-point operations a stage's loss and gradient take, counted by torch without computing."""
+"""How many floating-point operations a stage's loss and gradient take, counted by torch without computing.
 
+The loss runs on the meta device, where tensors have no data.
+"""
+
+import contextlib
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -10,7 +15,6 @@ from torch.utils import _pytree
 from torch.utils.flop_counter import FlopCounterMode
 
 from digit.training.batches import rows, split
-from digit.training.on_meta import loss, tensors_of, unchanged
 
 # Dense bf16 FLOP/s on the data sheets, without sparsity; the first name that is part of the board's counts.
 BOARDS = {
@@ -66,3 +70,45 @@ class _Masked(TorchFunctionMode):
 
 def _to_meta(value: Any) -> Any:
     return _pytree.tree_map_only(Tensor, lambda tensor: tensor.to("meta"), value)
+
+
+def tensors_of(stage: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers without data, by their names; parameters ask for gradients as the stage's do."""
+    return {
+        name: tensor.detach().to("meta").requires_grad_(tensor.requires_grad)
+        for name, tensor in (*stage.named_parameters(), *stage.named_buffers())
+    }
+
+
+def loss(stage: nn.Module, tensors: Mapping[str, Tensor], batch: Any) -> Tensor:
+    """The stage's `loss` of a batch on the meta device, with `tensors` in place of its own.
+
+    Raises RuntimeError where the loss asks for values.
+    """
+    named = {f"stage.{name}": tensor for name, tensor in tensors.items()}
+    return torch.func.functional_call(_Loss(stage), named, (batch,))
+
+
+@contextlib.contextmanager
+def unchanged(stage: nn.Module) -> Iterator[None]:
+    """After it the attributes of the stage's modules, and random numbers, are as they were before."""
+    before = [(module, dict(vars(module))) for module in stage.modules()]
+    try:
+        with torch.random.fork_rng([]):
+            yield
+    finally:
+        for module, attributes in before:
+            vars(module).clear()
+            vars(module).update(attributes)
+
+
+class _Loss(nn.Module):
+    """A stage whose forward is its loss, as functional_call needs it."""
+
+    def __init__(self, stage: nn.Module) -> None:
+        super().__init__()
+        self.stage = stage
+
+    def forward(self, batch: Any) -> Tensor:
+        compute: Any = self.stage.loss
+        return compute(batch)

@@ -1,10 +1,11 @@
-"""What a run says of itself: log.jsonl, a progress bar or plain lines, loss.png, and TensorBoard."""
+"""What a run says of itself: log.jsonl, status.json, a progress bar or plain lines, loss.png, TensorBoard."""
 
 import datetime
 import json
 import math
 import time
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,14 @@ from rich.progress import (
 
 from digit.distributed import is_main
 from digit.errors import DigitError
-from digit.files import write_text_atomic
-from digit.training.plot import OWN, draw
+from digit.figure import new_figure
+from digit.files import atomic_path, read_json, write_json_atomic, write_text_atomic
+
+# What each line of a training has; the other names are measurements, which loss.png shows.
+OWN = {
+    *("step", "loss", "lr", "grad_norm", "samples_per_second", "seconds", "eta_seconds"),
+    *("memory_gb", "stall", "save_seconds", "tflops", "mfu", "event"),
+}
 
 PLAIN_INTERVAL = 5.0  # seconds between two plain lines, where there is no terminal
 PLOT_INTERVAL = 20.0  # seconds between two drawings of loss.png, each of which takes a part of one
@@ -179,3 +186,66 @@ def _tensorboard(folder: Path, step: int) -> Any:
     except ImportError:
         raise DigitError("tensorboard is not installed: pip install tensorboard, or leave it out") from None
     return SummaryWriter(str(folder), purge_step=step + 1)
+
+
+def draw(records: list[dict[str, Any]], path: Path) -> None:
+    """Draw loss.png from the records of log.jsonl; nothing is written before there are two losses."""
+    losses = [(record["step"], record["loss"]) for record in records if record.get("loss") is not None]
+    if len(losses) < 2:
+        return
+    names = sorted({name for record in records if "loss" not in record for name in record} - OWN)[:5]
+    figure = new_figure(8, 3 + 1.6 * len(names))
+    panels = figure.subplots(1 + len(names), 1, sharex=True, squeeze=False)[:, 0]
+    steps, values = zip(*losses, strict=True)
+    panels[0].plot(steps, values, linewidth=0.6, alpha=0.4, color="tab:blue")
+    panels[0].plot(steps, _smooth(list(values)), linewidth=1.4, color="tab:blue")
+    panels[0].set_ylabel("loss")
+    for panel, name in zip(panels[1:], names, strict=True):
+        points = [(record["step"], record[name]) for record in records if record.get(name) is not None]
+        panel.plot(*zip(*points, strict=True), marker=".", color="tab:orange")
+        panel.set_ylabel(name)
+    panels[-1].set_xlabel("updates")
+    with atomic_path(path) as temporary:
+        figure.savefig(temporary, format="png", dpi=100)
+
+
+def _smooth(values: list[float]) -> list[float]:
+    """A running mean that forgets with a time constant of a twentieth of the curve."""
+    keep = 1 - 1 / max(1.0, len(values) / 20)
+    smoothed, mean = [], values[0]
+    for value in values:
+        mean = keep * mean + (1 - keep) * value
+        smoothed.append(mean)
+    return smoothed
+
+
+@dataclass(frozen=True)
+class Status:
+    """How far a run came, and why it ended there."""
+
+    step: int  # finished updates
+    steps: int  # updates in all
+    reason: str  # "finished", "running", "interrupted" or "wall-clock limit"
+    seconds: float  # training time so far, over all resumptions
+
+    @property
+    def finished(self) -> bool:
+        """Whether all updates are done and the last artifact is written."""
+        return self.reason == "finished" and self.step >= self.steps
+
+
+def write_status(out: Path, status: Status) -> None:
+    """Write status.json into the run's folder."""
+    write_json_atomic(out / "status.json", {**asdict(status), "finished": status.finished}, checksum=True)
+
+
+def read_status(out: str | Path) -> Status | None:
+    """The status of the run in `out`, or None where none was written."""
+    path = Path(out) / "status.json"
+    if not path.exists():
+        return None
+    value = read_json(path)
+    try:
+        return Status(int(value["step"]), int(value["steps"]), str(value["reason"]), float(value["seconds"]))
+    except (KeyError, TypeError, ValueError):
+        raise DigitError(f"{path} is not the status of a training run: delete it and run again") from None

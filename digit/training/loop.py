@@ -26,13 +26,9 @@ from digit.files import atomic_path, sweep
 from digit.training import checkpoint
 from digit.training.config import TrainConfig
 from digit.training.interrupt import Interrupts
-from digit.training.log import Log
-from digit.training.saving import OnSave, Saver
-from digit.training.snapshot import Twin
-from digit.training.status import Status, read_status, write_status
-from digit.training.together import Together
+from digit.training.log import Log, Status, read_status, write_status
+from digit.training.save import OnSave, Saver, Together, Twin, Writer
 from digit.training.update import Updater
-from digit.training.writer import Writer
 
 Evaluate = Callable[[nn.Module, int], Iterable[tuple[str, float]]]
 Picture = Callable[[nn.Module, int], Image.Image]

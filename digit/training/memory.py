@@ -21,7 +21,7 @@ from torch.utils.flop_counter import flop_registry
 
 from digit.nn import cross_entropy
 from digit.training.batches import split
-from digit.training.on_meta import loss, tensors_of, unchanged
+from digit.training.flops import loss, tensors_of, unchanged
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """One update of a stage, and all that must be kept between two of them."""
 
 import contextlib
+import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
@@ -12,16 +13,14 @@ from torch import Tensor, nn
 from digit.distributed import add_up, any_of, gather, is_main, share, world_size
 from digit.errors import DigitError
 from digit.training import checkpoint
-from digit.training.average import WeightAverage
+from digit.training.average import WeightAverage, places
 from digit.training.batches import rows, split
 from digit.training.config import OptimizerConfig, TrainConfig
 from digit.training.flops import flops_per_sample, peak_flops
 from digit.training.kernels import use_kernels
 from digit.training.optimizer import build, learning_rate, prepare
 from digit.training.parallel import Parallel
-from digit.training.randomness import seed_all
 from digit.training.shards import full, load_parts, local
-from digit.training.untrained import Untrained
 
 # Settings whose change makes a resumed run another run; the others (how long, how often) may change freely.
 TRAJECTORY = ("batch", "micro_batch", "optimizer", "clip", "ema", "precision", "seed")
@@ -298,3 +297,59 @@ class Updater:
             for name in TRAJECTORY
             if before.get(name) != now[name]
         ]
+
+
+def seed_all(seed: int, step: int, row: int, *, device: torch.device) -> None:
+    """Seed torch's generators for the forward pass that begins at sample `row` of the batch of all processes.
+
+    So processes with a part of the batch each draw what one process with as large micro-batches draws.
+    """
+    place = f"{seed}/{step}" if row == 0 else f"{seed}/{step}/{row}"
+    # 64 bits that differ for each place, unlike a sum
+    bits = int.from_bytes(hashlib.blake2b(place.encode(), digest_size=8).digest())
+    torch.default_generator.manual_seed(bits)  # torch.manual_seed takes ten times as long
+    if device.type == "cuda":
+        index = torch.cuda.current_device() if device.index is None else device.index
+        torch.cuda.default_generators[index].manual_seed(bits)
+
+
+class Untrained:
+    """The floating-point buffers and frozen parameters of a module, as they were before an update.
+
+    Batch statistics and a codebook that follows its latents are written in the forward pass, so a batch that
+    is not finite reaches them before anybody can look. Counters, which are integers, go on. Writing to a
+    frozen parameter's `.data`, which torch does not count, is not noticed.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        """Nothing is copied yet."""
+        self._places = [
+            (place, key)
+            for _, place, key in places(module, persistent=False)
+            if not (isinstance(place[key], nn.Parameter) and place[key].requires_grad)
+        ]
+        self._kept: list[Tensor] = []
+        self._seen: list[int] = []  # how often each had been written
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Copy all of them; nothing waits for the device."""
+        live = self._live()
+        if not live:
+            return
+        if [tensor.shape for tensor in live] != [tensor.shape for tensor in self._kept]:
+            self._kept = [torch.empty_like(tensor) for tensor in live]
+        torch._foreach_copy_(self._kept, live)
+        self._seen = [tensor._version for tensor in live]
+
+    @torch.no_grad()
+    def put_back(self, where: Tensor | None = None) -> None:
+        """Restore what was written since `keep`: at once if `where` is None, else where it holds 1."""
+        for tensor, kept, seen in zip(self._live(), self._kept, self._seen, strict=True):
+            # Batch normalisation's kernels do not count their writes, so buffers are always restored.
+            if tensor._version != seen or not isinstance(tensor, nn.Parameter):
+                tensor.copy_(kept if where is None else torch.where(where > 0, kept, tensor))
+
+    def _live(self) -> list[Tensor]:
+        """What this process holds of them now: a buffer may have been replaced by assignment."""
+        return [local(place[key]) for place, key in self._places]

@@ -13,8 +13,8 @@ from self_supervised import export, planned_steps, set_steps
 from digit.features import Encoder, EncoderConfig
 from digit.files import write_json_atomic
 from digit.training.config import TrainConfig
+from digit.training.log import read_status
 from digit.training.loop import train
-from digit.training.status import read_status
 
 
 def vit_config(scale: Scale, size: int) -> ViTConfig:

@@ -12,8 +12,8 @@ from torch import nn
 from digit.prior import Prior, PriorConfig
 from digit.renderer_masked import MaskedConfig, MaskedRenderer
 from digit.training.config import OptimizerConfig, TrainConfig
+from digit.training.log import read_status
 from digit.training.loop import train
-from digit.training.status import read_status
 
 
 def prior_of(codes: int, length: int, size: str, scale: Scale) -> Prior:

@@ -30,7 +30,7 @@ from digit.run.sweep import evaluate_sweep
 from digit.run.tokenize import tokenize
 from digit.run.train import train_prior
 from digit.training.config import OptimizerConfig, TrainConfig
-from digit.training.status import read_status
+from digit.training.log import read_status
 from digit.weights.artifact import load
 
 TOP_P = 0.9  # of the prefix curves and the reconstruction: what the bundled model draws with

@@ -239,13 +239,13 @@ def test_an_interrupted_tokenize_goes_on(chain, run, tmp_path, monkeypatch):
     code, _, err = run("train", "prior", "--codes", out, "--out", tmp_path / "prior")
     assert code == 2
     assert "unfinished" in err
-    encode, starts = module._encode, []
+    write_parts, starts = module._write_parts, []
 
-    def noted(source, streams, blocks, **options):
+    def noted(source, out, streams, blocks, **options):
         starts.extend(block.start for block in blocks)
-        return encode(source, streams, blocks, **options)
+        return write_parts(source, out, streams, blocks, **options)
 
-    monkeypatch.setattr(module, "_encode", noted)
+    monkeypatch.setattr(module, "_write_parts", noted)
     code, _, err = run(*call)
     assert code == 0, err
     assert 0 not in starts, "a finished part was made again"

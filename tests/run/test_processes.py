@@ -21,7 +21,7 @@ from digit.data.codes import Codes
 from digit.files import TEMPORARY
 from digit.run.ending import LAUNCHER
 from digit.training import checkpoint
-from digit.training.status import read_status
+from digit.training.log import read_status
 from digit.weights.artifact import load
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "OMP_NUM_THREADS": "1"}

@@ -22,8 +22,8 @@ from digit.run.recipes import IMAGES, RECIPES
 from digit.run.train import train_prior
 from digit.run.train_recipe import train_recipe
 from digit.training.config import accumulation
+from digit.training.log import read_status
 from digit.training.optimizer import learning_rate
-from digit.training.status import read_status
 from digit.weights.artifact import describe, load
 
 STAGES = {"prior": Prior, "renderer": Renderer, "renderer_masked": MaskedRenderer, "probe": Probe}

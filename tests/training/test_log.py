@@ -1,7 +1,6 @@
 import pytest
 
-from digit.training.log import Log, read
-from digit.training.plot import draw
+from digit.training.log import Log, draw, read
 
 LINE = {"loss": 1.5, "lr": 1e-3, "samples_per_second": 1234.0, "eta_seconds": 61.0}
 

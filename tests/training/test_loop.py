@@ -12,9 +12,8 @@ from torch import nn
 from digit.errors import DigitError
 from digit.training import log
 from digit.training.config import OptimizerConfig
-from digit.training.log import read
+from digit.training.log import read, read_status
 from digit.training.loop import TrainConfig, train
-from digit.training.status import read_status
 
 from .stages import Batch, Plain, data, make, same
 

@@ -14,8 +14,8 @@ from digit.errors import Terminated
 from digit.training import checkpoint, log
 from digit.training.config import OptimizerConfig
 from digit.training.interrupt import Interrupts
+from digit.training.log import read_status
 from digit.training.loop import TrainConfig, train
-from digit.training.status import read_status
 from digit.training.update import Updater
 
 from .stages import Regressor, data, records, same

@@ -10,8 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from digit.training import checkpoint
-from digit.training.log import read
-from digit.training.status import read_status
+from digit.training.log import read, read_status
 
 from .stages import records
 

@@ -16,8 +16,7 @@ from digit.training import checkpoint, log
 from digit.training.config import OptimizerConfig
 from digit.training.log import read
 from digit.training.loop import TrainConfig, train
-from digit.training.snapshot import Snapshot, Twin
-from digit.training.writer import Writer
+from digit.training.save import Snapshot, Twin, Writer
 from digit.vqgan import VQGAN
 from digit.vqgan_config import VQGANConfig, VQGANLossConfig
 from digit.vqgan_loss import VQGANLoss

@@ -1,7 +1,10 @@
+"""Zips and tar shards: what is read and what is refused, of ordinary, damaged and hostile ones."""
+
 import io
 import pickle
 import random
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -24,6 +27,13 @@ def write_tar(
             archive.addfile(info, io.BytesIO(data))
         for info in (links or {}).values():
             archive.addfile(info)
+    return path
+
+
+def write_zip(path: Path, names: list[str]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for i, name in enumerate(names):
+            archive.writestr(name, JPEG + bytes(i))
     return path
 
 
@@ -146,3 +156,46 @@ def test_mutated_shards_never_crash(tmp_path):
                 source.read(i)
         except (DigitError, BrokenImage):
             continue
+
+
+def test_damage_inside_a_zip_is_seen_by_its_checksum(tmp_path):
+    path = write_zip(tmp_path / "x.zip", ["a/0.jpg", "b/1.jpg"])
+    data = bytearray(path.read_bytes())
+    data[data.index(JPEG) + 300] ^= 1
+    path.write_bytes(data)
+    source = open_images(path)
+    with pytest.raises(BrokenImage, match="checksum"):
+        source.read(0)
+    assert source.read(1) == JPEG + b"\0"
+
+
+def test_a_zip_is_not_believed(tmp_path):
+    path = tmp_path / "x.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in ("../a.jpg", "/b.jpg", "C:\\c.jpg", "fine/d.jpg"):
+            archive.writestr(name, JPEG)
+        archive.writestr("bomb/e.jpg", bytes(1_000_000))
+        with pytest.warns(UserWarning, match="Duplicate"):
+            archive.writestr("fine/d.jpg", JPEG)
+        archive.writestr(zipfile.ZipInfo("lzma/f.jpg"), JPEG, zipfile.ZIP_LZMA)
+    data = bytearray(path.read_bytes())
+    place = data.index((1_000_000).to_bytes(4, "little"), data.index(b"PK\x01\x02"))
+    data[place : place + 4] = (9).to_bytes(4, "little")  # a member that inflates beyond its announced size
+    path.write_bytes(data)
+    source = open_images(path)
+    assert source.names == ["bomb/e.jpg", "fine/d.jpg"] and len(source.ignored) == 5
+    with pytest.raises(BrokenImage, match="checksum"):
+        source.read(0)
+    assert source.read(1) == JPEG
+
+
+def test_zip_members_that_share_bytes_are_left_out(tmp_path):
+    """The directory may name one place a thousand times: of members that overlap the first is read."""
+    path = write_zip(tmp_path / "x.zip", ["a/0.jpg", "b/1.jpg"])
+    data = bytearray(path.read_bytes())
+    second = data.rindex(b"PK\x01\x02")
+    data[second + 42 : second + 46] = (5).to_bytes(4, "little")  # where the second member begins
+    path.write_bytes(data)
+    source = open_images(path)
+    assert source.names == ["a/0.jpg"]
+    assert source.ignored == [("b/1.jpg", "overlaps another member")]

@@ -1,0 +1,249 @@
+"""What a folder, a zip or tar shards hold: members named like pictures, read at random, never extracted."""
+
+import json
+import os
+import struct
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+
+from digit.data.decode import BrokenImage
+from digit.data.tar_headers import Damaged, Member, read_members
+from digit.errors import DigitError
+
+_JPEG = (".jpe", ".jpeg", ".jpg")
+_OTHERS = (".bmp", ".gif", ".j2k", ".jp2", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
+LARGEST = 2**30  # bytes of a picture file; what claims more is not read
+SUFFIXES = frozenset(_JPEG + _OTHERS)  # of the formats that `decode` reads
+_ENCRYPTED = 1  # flag bit
+_INFLATED, _RATIO = 2**25, 100  # a member of more bytes that inflates more than this is a bomb
+_LARGEST_LABEL = 2**20  # bytes; a longer label file is an attack or damage
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Members that are named like pictures, in sorted order, and how to read them."""
+
+    names: list[str]  # unique, sorted
+    places: list[str]  # paths within the data set; a name begins with its shard where there are several
+    sizes: Callable[[], list[int]]  # bytes of each
+    read: Callable[[int], bytes]  # the file of member i; raises BrokenImage
+    ignored: list[tuple[str, str]]  # (member, reason), never read
+    label_names: list[str] | None = None  # where the archive states labels beside the pictures
+
+
+def ignore_reason(name: str) -> str | None:
+    """Why a member of an archive or folder is no picture to read; None if it is one.
+
+    Nothing is ever extracted, but a name that would leave the folder marks an archive made to do harm.
+    """
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or (path.parts and path.parts[0].endswith(":")):
+        return "its path leads outside the archive"
+    if any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
+        return "hidden"
+    if path.suffix.lower() not in SUFFIXES:
+        return "not named like a picture"
+    return None
+
+
+def list_zip(path: Path) -> Listing:
+    """The pictures of a zip file, stored or deflated. Raises DigitError when its directory cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError, ValueError, struct.error) as error:
+        raise DigitError(f"{path} is no readable zip file ({error}): copy or download it again") from error
+    members: dict[str, zipfile.ZipInfo] = {}
+    ignored = []
+    overlapping = _overlapping(entries)
+    for entry in entries:
+        if entry.filename.endswith("/"):
+            continue
+        reason = ignore_reason(entry.filename) or _unreadable(entry)
+        if reason is None and id(entry) in overlapping:
+            reason = "overlaps another member"
+        if reason is None and entry.filename in members:
+            reason = "the name appears twice"
+        if reason is None:
+            members[entry.filename] = entry
+        else:
+            ignored.append((entry.filename, reason))
+    names = sorted(members)
+    # Numbers alone: zipfile's own entries are ten times as large, a gigabyte for ImageNet.
+    spans = np.array([_span(members[name]) for name in names], dtype=np.int64).reshape(-1, 5)
+    return Listing(
+        names,
+        names,
+        lambda: spans[:, 2].tolist(),
+        lambda i: _read_zipped(path, names[i], spans[i].tolist()),
+        ignored,
+    )
+
+
+def _unreadable(entry: zipfile.ZipInfo) -> str | None:
+    if entry.flag_bits & _ENCRYPTED:
+        return "encrypted"
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        return f"compression method {entry.compress_type} is not supported"
+    if max(entry.file_size, entry.compress_size) > LARGEST:
+        return f"larger than {LARGEST:,} bytes"
+    if entry.file_size > max(_INFLATED, _RATIO * entry.compress_size):
+        return f"inflates more than {_RATIO}-fold, to {entry.file_size:,} bytes"
+    return None
+
+
+def _overlapping(entries: list[zipfile.ZipInfo]) -> set[int]:
+    """The ids of entries that start before another one ends: a few bytes that are read a thousand times."""
+    found: set[int] = set()
+    end = 0
+    for entry in sorted(entries, key=lambda each: each.header_offset):
+        if entry.header_offset < end:
+            found.add(id(entry))
+        end = max(end, entry.header_offset + 30 + len(entry.orig_filename) + entry.compress_size)
+    return found
+
+
+def _span(entry: zipfile.ZipInfo) -> tuple[int, ...]:
+    return entry.header_offset, entry.compress_size, entry.file_size, entry.CRC, entry.compress_type
+
+
+def _read_zipped(path: Path, name: str, span: list[int]) -> bytes:
+    offset, packed, size, checksum, method = span
+    try:
+        # The local header repeats the name and has its own extra field, whose length only it tells.
+        guess = 30 + len(name.encode("utf-8", "surrogateescape")) + 64 + packed
+        block = _read_at(path, offset, guess)
+        if len(block) < 30 or block[:4] != b"PK\x03\x04":
+            raise BrokenImage("its header in the zip file is damaged")
+        start = 30 + sum(struct.unpack("<HH", block[26:30]))
+        data = block[start : start + packed]
+        if len(data) < packed:
+            data = _read_at(path, offset + start, packed)
+        if method == zipfile.ZIP_DEFLATED:
+            # One byte more than announced is enough to see that a member inflates beyond its size.
+            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, size + 1)
+    except (OSError, zlib.error) as error:
+        raise BrokenImage(f"cannot be read from the zip file: {error}") from error
+    if len(data) != size or zlib.crc32(data) != checksum:
+        raise BrokenImage("differs from its checksum in the zip file")
+    return data
+
+
+def list_tars(paths: list[Path]) -> Listing:
+    """The pictures of one or more uncompressed tar files, in the order of `paths`, then of names.
+
+    A sample is the members that share a path up to the first dot of the file's name; its label is the text of
+    its `.cls` member or "label" in its `.json` member. Links, devices, unsafe paths and everything else are
+    listed as ignored. Raises DigitError when a file is no tar, or compressed.
+    """
+    found: list[tuple[str, str, Path, int, int]] = []  # name, place, shard, offset, bytes
+    labels: list[str | None] = []
+    ignored: list[tuple[str, str]] = []
+    for path in paths:
+        pictures, stated = _list_tar(path, ignored)
+        for place in sorted(pictures):
+            name = place if len(paths) == 1 else f"{path.name}/{place}"
+            found.append((name, place, path, *pictures[place]))
+            labels.append(stated.get(_sample(place)))
+    if any(label is not None for label in labels):
+        rows = zip(found, labels, strict=True)
+        ignored += [
+            (row[0], "a picture without the label that others have") for row, label in rows if label is None
+        ]
+    complete = [label for label in labels if label is not None]
+    return Listing(
+        [row[0] for row in found],
+        [row[1] for row in found],
+        lambda: [row[4] for row in found],
+        lambda i: _read_stored(*found[i][2:]),
+        ignored,
+        complete if complete and len(complete) == len(labels) else None,
+    )
+
+
+def _list_tar(
+    path: Path, ignored: list[tuple[str, str]]
+) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
+    """Picture places with (offset, bytes), and the labels stated by key."""
+    pictures: dict[str, tuple[int, int]] = {}
+    labels: dict[str, str] = {}
+    size = path.stat().st_size
+    for member in _tar_members(path, ignored):
+        place = member.name.removeprefix("./")
+        reason = None
+        if member.kind != "file":
+            reason = "a link, a device or sparse"
+        elif member.offset + member.size > size:
+            reason = "the tar file ends within it"
+        elif (label := _label(path, place, member)) is not None:
+            labels[_sample(place)] = label
+            continue
+        else:
+            reason = ignore_reason(place)
+            if reason is None and place in pictures:
+                reason = "the name appears twice"
+            elif reason is None and member.size > LARGEST:
+                reason = f"larger than {LARGEST:,} bytes"
+        if reason is None:
+            pictures[place] = (member.offset, member.size)
+        else:
+            ignored.append((f"{path.name}/{place}", reason))
+    return pictures, labels
+
+
+def _tar_members(path: Path, ignored: list[tuple[str, str]]) -> Iterator[Member]:
+    """The members; where headers are damaged, that is noted in `ignored` and the rest is not read."""
+    begun = False
+    try:
+        for member in read_members(path):
+            begun = True
+            if member.kind != "folder":
+                yield member
+    except Damaged as error:
+        if not begun:
+            raise DigitError(
+                f"{path} is no uncompressed tar file ({error}): unpack it or copy it again"
+            ) from None
+        ignored.append((path.name, f"{error}, not read from there on"))
+
+
+def _label(path: Path, place: str, member: Member) -> str | None:
+    suffix = PurePosixPath(place).suffix.lower()
+    if suffix not in (".cls", ".json") or member.size > _LARGEST_LABEL:
+        return None
+    try:
+        text = _read_at(path, member.offset, member.size).decode().strip()
+        value: Any = text if suffix == ".cls" else json.loads(text)["label"]
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
+    return str(value) if isinstance(value, str | int) and str(value) else None
+
+
+def _sample(place: str) -> str:
+    folder, _, file = place.rpartition("/")
+    return f"{folder}/{file.split('.', 1)[0]}"
+
+
+def _read_stored(path: Path, offset: int, size: int) -> bytes:
+    try:
+        data = _read_at(path, offset, size)
+    except OSError as error:
+        raise BrokenImage(f"cannot be read from the tar file: {os.strerror(error.errno or 0)}") from error
+    if len(data) != size:
+        raise BrokenImage("the tar file ends within it")
+    return data
+
+
+def _read_at(path: Path, offset: int, length: int) -> bytes:
+    """`length` bytes of a file from `offset`, fewer at its end; threads share no position."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return os.pread(descriptor, length, offset)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,259 @@
+"""States and artifacts of a run, written beside the training, which waits for a copy of the tensors only."""
+
+import copy
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from digit.distributed import TIMEOUT, gather, is_main, rank, world_size
+from digit.errors import DigitError
+from digit.training import checkpoint
+from digit.training.average import places
+from digit.training.shards import Piece, piece
+from digit.training.update import Updater
+
+OnSave = Callable[[nn.Module, Path | None], None]
+
+
+class Writer:
+    """Runs work beside the training thread, which alone may call its methods.
+
+    Leaving the block waits for the work in flight: afterwards nothing is written any more.
+    """
+
+    def __init__(self) -> None:
+        """Nothing runs yet."""
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="digit-writer")
+        self._work: Future[None] | None = None
+
+    def __enter__(self) -> "Writer":
+        """Itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Wait for the work in flight, whatever comes of it: the error that ends the block is the first."""
+        self._pool.shutdown(wait=True)
+
+    def start(self, work: Callable[[], None]) -> None:
+        """Begin `work`, once the work before it is done; raises what went wrong in that."""
+        self.wait()
+        self._work = self._pool.submit(work)
+
+    def check(self) -> None:
+        """Raise what went wrong, if the work has ended; does not wait."""
+        if self._work is not None and self._work.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait for the work in flight; raises what went wrong in it."""
+        if self._work is not None:
+            work, self._work = self._work, None
+            work.result()
+
+
+class Snapshot:
+    """Copies of tensors on the CPU, in memory of their own that every copy uses again.
+
+    New memory would take longer: the system hands it out page by page.
+    """
+
+    def __init__(self) -> None:
+        """Nothing is copied yet."""
+        self._kept: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def take(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors as they are now, from any device; what the call before gave is overwritten."""
+        before, self._kept = self._kept, {}
+        for name, tensor in tensors.items():
+            kept = before.get(name)
+            if kept is None or kept.shape != tensor.shape or kept.dtype != tensor.dtype:
+                kept = torch.empty(tensor.shape, dtype=tensor.dtype)
+            self._kept[name] = kept.copy_(tensor)
+        return dict(self._kept)
+
+
+class Twin:
+    """A second stage on the CPU, in eval mode, whose weights are those of a snapshot and do not move."""
+
+    def __init__(self, stage: nn.Module) -> None:
+        """Copy the stage as it is before training: neither compiled nor spread over processes."""
+        self.stage = copy.deepcopy(stage).cpu().eval()
+
+    @torch.no_grad()
+    def fill(self, model: Mapping[str, Tensor], average: Mapping[str, Tensor]) -> nn.Module:
+        """The stage with the tensors of its state_dict, and the average in place of those that have one."""
+        self.stage.load_state_dict(model)
+        for name, place, key in places(self.stage):
+            if name in average:
+                place[key].copy_(average[name])
+        return self.stage
+
+
+class Together:
+    """Writes sharded states from a thread of each process; `out` is a folder that all of them see."""
+
+    def __init__(self) -> None:
+        """To be made in all processes at once: their threads talk in a group of their own."""
+        self._group: Any = dist.new_group(backend="gloo", timeout=TIMEOUT)
+        self._copies = {"model": Snapshot(), "optimizer": Snapshot()}
+
+    def take(self, **tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Piece]]:
+        """Copies of what this process holds of the `model` and of the `optimizer`; the last are overwritten.
+
+        Of what every process has, the main one's are kept.
+        """
+        taken = {}
+        for kind, these in tensors.items():
+            parts = {name: piece(tensor.detach()) for name, tensor in these.items()}
+            mine = {name: part for name, part in parts.items() if part.sharded or is_main()}
+            copies = self._copies[kind].take({name: part.tensor for name, part in mine.items()})
+            taken[kind] = {name: part._replace(tensor=copies[name]) for name, part in mine.items()}
+        return taken
+
+    def write(
+        self, folder: Path, pieces: Mapping[str, Mapping[str, Piece]], state: Mapping[str, Any], keep: int
+    ) -> None:
+        """Write the state of `step` under `folder` once all processes are here.
+
+        DigitError in the main process, and in those whose part the disk refused.
+        """
+        if not is_main():
+            name = gather(None, self._group)[0]
+            if name is not None:
+                self._write_part(folder / name, pieces)
+            return
+        told = False
+
+        def together(temporary: Path) -> dict[str, str]:
+            nonlocal told
+            told = True
+            gather(temporary.name, self._group)
+            return self._write_part(temporary, pieces)
+
+        try:
+            checkpoint.save(folder, state["step"], state=state, keep=keep, together=together)
+        finally:
+            if not told:
+                gather(None, self._group)  # the folder could not even be made: nobody need wait for it
+
+    def _write_part(self, temporary: Path, pieces: Mapping[str, Mapping[str, Piece]]) -> dict[str, str]:
+        """Write what this process holds; the sha256 of the files of all."""
+        files, failed = {}, ""
+        try:
+            files = checkpoint.write_shards(temporary, rank(), world_size(), **pieces)
+        except (OSError, safetensors.SafetensorError) as error:
+            failed = str(error)
+        everyones = gather({"files": files, "failed": failed}, self._group)
+        for number, each in enumerate(everyones):
+            if each["failed"] and (failed or is_main()):
+                raise DigitError(
+                    f"the part of process {number} of the state in {temporary.parent} cannot be written "
+                    f"({each['failed']}): earlier states are intact, make room and resume"
+                )
+        return {name: digest for each in everyones for name, digest in each["files"].items()}
+
+
+class Saver:
+    """Saves what an `Updater` holds between two updates; the main process writes for all of them.
+
+    One write is in flight at most. What the disk refuses is raised as DigitError or OSError by the next call,
+    and the state before is intact.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        writer: Writer,
+        *,
+        keep: int,
+        step: int | None,
+        on_save: OnSave | None,
+        twin: Twin | None,
+        after: Callable[[], None],
+        together: Together | None = None,
+    ) -> None:
+        """`step` is that of the newest state in `folder`; `after` runs in the thread, behind each write.
+
+        `together` writes states of which each process holds a part.
+        """
+        self.folder, self.writer, self.keep = folder, writer, keep
+        self.step = step  # of the newest state, on the disk or in flight; None where there is none
+        self._exported: int | None = None  # step of the artifact, likewise, if this process wrote it
+        self._on_save, self._twin, self._after, self._together = on_save, twin, after, together
+        self._model, self._optimizer = Snapshot(), Snapshot()
+
+    def save(self, updater: Updater, seconds: float) -> None:
+        """Copy, and begin to write, the state of this step and its artifact, or what of them is not there."""
+        known, exported = self.step == updater.step, self._exported == updater.step
+        self.step = self._exported = updater.step
+        state = self._untensored(updater, seconds)
+        path = checkpoint.path_of(self.folder, self.step)
+        if known and exported:
+            if is_main():
+                self.writer.start(lambda: checkpoint.amend(path, state))
+            return
+        if self._together:
+            self._save_parts(updater, state, self._together, known=known)
+            return
+        model, optimizer = updater.model_tensors(), updater.optimizer_tensors()
+        if not is_main():
+            return
+        self.writer.wait()  # for the memory that is now written over
+        model, optimizer = self._model.take(model), self._optimizer.take(optimizer)
+
+        def write() -> None:
+            if known:
+                checkpoint.amend(path, state)
+            else:
+                tensors: dict[str, Any] = {"model": model, "optimizer": optimizer}
+                checkpoint.save(self.folder, state["step"], **tensors, state=state, keep=self.keep)
+            if self._on_save and self._twin:
+                average = {
+                    name.removeprefix("average."): value
+                    for name, value in optimizer.items()
+                    if name.startswith("average.")
+                }
+                with torch.no_grad():
+                    self._on_save(self._twin.fill(model, average), path)
+            self._after()
+
+        self.writer.start(write)
+
+    def _save_parts(
+        self, updater: Updater, state: dict[str, Any], together: Together, *, known: bool
+    ) -> None:
+        """As `save`; every process writes what it holds."""
+        self.writer.wait()
+        pieces = together.take(model=updater.model_tensors(), optimizer=updater.optimizer_tensors())
+        whole = updater.whole_tensors() if self._on_save else {}
+        path = checkpoint.path_of(self.folder, state["step"])
+
+        def write() -> None:
+            if not known:
+                together.write(self.folder, pieces, state, self.keep)
+            elif is_main():
+                checkpoint.amend(path, state)
+            if self._on_save and self._twin:
+                with torch.no_grad():
+                    self._on_save(self._twin.fill(whole, {}), path)
+            self._after()
+
+        self.writer.start(write)
+
+    def amend(self, updater: Updater, seconds: float) -> None:
+        """Write what is no tensor into the newest state, if there is one: its tensors are those of now."""
+        if self.step is not None and is_main():
+            self.writer.wait()
+            state = self._untensored(updater, seconds) | {"step": self.step}
+            checkpoint.amend(checkpoint.path_of(self.folder, self.step), state)
+
+    def _untensored(self, updater: Updater, seconds: float) -> dict[str, Any]:
+        """The rest of a state, copied: lists go on growing."""
+        return copy.deepcopy(updater.state()) | {"seconds": seconds, "step": updater.step}

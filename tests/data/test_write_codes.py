@@ -1,0 +1,130 @@
+"""Writing a tokenised data set: resumable, never mixed, broken pictures named."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tests_support import make_pictures
+
+from digit.data.codes import Codes
+from digit.data.images import open_images
+from digit.data.write_codes import Stream, write_codes
+from digit.errors import DigitError, LineageError
+
+
+def test_written_and_read_back(pictures, streams, tmp_path):
+    written, report = write_codes(pictures, tmp_path / "codes", streams, size=16, views=2)
+    assert not report.skipped
+    assert len(written) == 20
+    array = written.array("codes")
+    assert array.shape == (20, 2, 4)
+    assert array.dtype == np.uint16
+    assert isinstance(array, np.memmap)
+    # The second view is the mirror: left and right quarters change places.
+    np.testing.assert_array_equal(array[:, 0, [1, 0, 3, 2]], array[:, 1])
+    assert written.classes == ["blue", "green", "red"]
+    np.testing.assert_array_equal(written.labels, pictures.labels)
+    assert not (tmp_path / "codes" / "parts").exists()
+
+
+def test_interrupted_run_goes_on_and_is_equal(pictures, streams, tmp_path):
+    whole, _ = write_codes(pictures, tmp_path / "whole", streams, size=16)
+    calls = 0
+
+    def dies(pixels):
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return streams["codes"].encode(pixels)
+
+    broken = {"codes": Stream(dies, 256, "tokenizer-id")}
+    with pytest.raises(KeyboardInterrupt):
+        write_codes(pictures, tmp_path / "parts", broken, size=16, batch_size=8)
+    with pytest.raises(DigitError, match="unfinished"):
+        Codes(tmp_path / "parts")
+    assert calls == 3
+    again, _ = write_codes(pictures, tmp_path / "parts", broken, size=16, batch_size=8)
+    assert calls == 4  # two parts were done, the third is encoded once more
+    np.testing.assert_array_equal(again.array("codes"), whole.array("codes"))
+    assert again.meta["files"] == whole.meta["files"]
+
+
+def test_refuses_another_tokenizer_or_other_settings(pictures, streams, tmp_path):
+    write_codes(pictures, tmp_path / "codes", streams, size=16)
+    other = {"codes": replace(streams["codes"], artifact="another-id")}
+    with pytest.raises(LineageError, match="another streams"):
+        write_codes(pictures, tmp_path / "codes", other, size=16)
+    with pytest.raises(LineageError, match="another views"):
+        write_codes(pictures, tmp_path / "codes", streams, size=16, views=2)
+    opened = Codes(tmp_path / "codes")
+    with pytest.raises(LineageError, match="the prior"):
+        opened.check_lineage({"tokenizer": "another-id"}, "the prior")
+
+
+def test_broken_pictures_are_left_out_and_named(streams, tmp_path):
+    folder = tmp_path / "pictures"
+    for name in ("a", "b"):
+        (folder / name).mkdir(parents=True)
+        source = open_images(make_pictures(tmp_path / "some.zip", count=3))
+        (folder / name / "good.png").write_bytes(source.read(0))
+        (folder / name / "broken.png").write_bytes(source.read(0)[:60])
+    source = open_images(folder)
+    codes, report = write_codes(source, tmp_path / "codes", streams, size=16)
+    assert len(codes) == 2
+    assert sorted(Path(name).name for name, _ in report.skipped) == ["broken.png", "broken.png"]
+    np.testing.assert_array_equal(codes.labels, [0, 1])
+    assert len(codes.meta["skipped"]) == 2
+    with pytest.raises(DigitError, match=r"broken\.png"):
+        write_codes(source, tmp_path / "strict", streams, size=16, strict=True)
+
+
+def test_too_many_codes_for_16_bits(pictures, streams, tmp_path):
+    with pytest.raises(DigitError, match="16 bits"):
+        write_codes(
+            pictures, tmp_path / "codes", {"codes": replace(streams["codes"], vocabulary=65537)}, size=16
+        )
+
+
+def test_pixels_reach_the_encoder_as_bytes(pictures, streams, tmp_path):
+    kinds = set()
+
+    def noting(pixels):
+        kinds.add((pixels.dtype, pixels.shape[1:]))
+        return streams["codes"].encode(pixels)
+
+    noted = {"codes": replace(streams["codes"], encode=noting)}
+    write_codes(pictures, tmp_path / "codes", noted, size=8, views=3, batch_size=3)
+    assert kinds == {(torch.uint8, (3, 8, 8))}
+
+
+@pytest.mark.parametrize("damage", ["gone", "flipped"])
+def test_a_part_that_is_not_whole_is_made_again(pictures, streams, tmp_path, monkeypatch, damage):
+    """Of three parts one is lost after all were written: only its eight pictures are encoded again."""
+    whole, _ = write_codes(pictures, tmp_path / "whole", streams, size=16)
+
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr("digit.data.write_codes._assemble", stopped)
+        write_codes(pictures, tmp_path / "codes", streams, size=16)
+    part = tmp_path / "codes" / "parts" / "0000000008.npz"
+    if damage == "gone":
+        part.unlink()
+    else:
+        part.write_bytes(part.read_bytes()[:-40] + bytes(40))
+    encoded = []
+
+    def counting(pixels):
+        encoded.append(len(pixels))
+        return streams["codes"].encode(pixels)
+
+    advanced = []
+    counted = {"codes": replace(streams["codes"], encode=counting)}
+    again, _ = write_codes(pictures, tmp_path / "codes", counted, size=16, progress=advanced.append)
+    assert encoded == [8]
+    assert sum(advanced) == 20
+    assert again.meta == whole.meta
