@@ -21,11 +21,11 @@ import torch
 
 from digit.files import write_json_atomic
 from digit.pipeline import DigitPipeline
-from digit.run.convert_official import convert_model
 from digit.vqgan import VQGAN
 from digit.vqgan_config import VQGANConfig
 from digit.weights.fairseq import Facts, decoder_layout
 from digit.weights.official import OfficialFile, OfficialModel, Published
+from digit.weights.official_model import convert_model
 from digit.weights.vit import vit_layout
 
 NAMES = {"prior": "stlm", "renderer": "st2vtlm"}

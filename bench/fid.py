@@ -5,8 +5,8 @@
 The InceptionV3 has random weights: time does not depend on them, and both read the same file. The reference's
 statistics are known before the clock starts, for both. torch-fidelity reads a Dataset of CPU tensors, as it
 must for its workers; its extractor and statistics over pictures on the device are timed too. Prints seconds,
-pictures a second, ratios and differences of the values; `--variants` also times layouts and cuDNN's search on
-4,096 pictures.
+pictures per second, ratios and differences of the values; `--variants` also times layouts and cuDNN's search
+on 4,096 pictures.
 """
 
 import argparse
@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from digit.evaluation.images import compare, measure
-from digit.evaluation.measure import Measured, Precision
+from digit.evaluation.images import compare
+from digit.evaluation.measure import Measured, Precision, measure
 from digit.evaluation.networks import Network, open_network
 from digit.evaluation.pictures import open_pictures
 from digit.evaluation.selftest import random_tensors

@@ -3,9 +3,9 @@
     python bench/growth.py [--largest 100000000] [--out results/growth.json] [--smoke]
 
 `order`: the first batch of an epoch over N pictures (digit/data/order.py makes the whole permutation),
-in a fresh process for each N: seconds of processor time, and bytes of peak memory a picture beyond what the
-process had before. `sha256`: gigabytes a second of one core. `decode`: pictures a second of one core, from a
-JPEG of 500 x 375 to one and to four views of 256 x 256. Times are of the processor, not of the clock, so that
+in a fresh process for each N: seconds of processor time, and bytes of peak memory per picture beyond what the
+process had before. `sha256`: gigabytes per second of one core. `decode`: pictures per second of one core,
+from a JPEG of 500 x 375 to one and to four views of 256 x 256. Times are of the processor, not the clock:
 others on the machine disturb little. Memory of the commands themselves: bench/memory.py.
 """
 

@@ -3,12 +3,12 @@
     python bench/kmeans.py [--device D] [--smoke] [--seconds S] [--out F] [--vectors N] [--width D]
         [--codes K] [--iterations I]
 
-On a GPU: the assignment of N half-precision vectors to K centroids by our kernel (several tile shapes, with
-and without the second best that exact codes need), by a matrix product in pieces with an argmin (eager and
-compiled) and by flash-kmeans where it is installed; the sums of each code's vectors; one whole iteration;
-and what precision costs: codes that differ from float64's, and inertia beside a fit in float32. Rates are
-counted as 2 N K D operations, whatever was done. On a CPU: seconds and final inertia of our fit and theirs
-from one start, and both over ours (above 1: ours is better). Part by part the JSON is written to --out.
+On a GPU: the assignment of N half-precision vectors to K centroids by our kernel (several tile shapes), by
+all of the exact search, by a matrix product in pieces with an argmin (eager and compiled), by float32
+products and by flash-kmeans where it is installed; the sums of each code's vectors; one whole iteration;
+codes that differ from float64's, and whether a repeated fit is equal. Rates are counted as 2 N K D
+operations, whatever was done. On a CPU: seconds and final inertia of our fit and theirs from one start, and
+both over ours (above 1: ours is better). Part by part the JSON is written to --out.
 """
 
 import importlib.util
@@ -21,7 +21,8 @@ from machine import Report, kernel_times, median_seconds, parser, peak_gib
 from torch import Tensor
 
 from digit import kmeans
-from digit.nn.nearest import Precision, halve, has_kernels, nearest, prepare, slack
+from digit.fast import usable
+from digit.nn.nearest import nearest
 
 
 def synthetic(n: int, width: int, device: torch.device, seed: int = 0) -> Tensor:
@@ -56,26 +57,27 @@ class Assignments:
     """Ways to find the nearest centroid of every vector, as calls without arguments."""
 
     def __init__(self, vectors: Tensor, centroids: Tensor) -> None:
-        self.vectors, self.centroids = vectors, centroids
-        self.halves = halve(vectors)
-        self.table = prepare(centroids)
+        from digit.fast.assigning import Halves
+        from digit.fast.kernels.nearest import halve
 
-    def kernel(self, second: bool, **tiles: Any) -> Callable[[], Tensor]:
+        self.vectors, self.centroids, self.squares = vectors, centroids, centroids.square().sum(1)
+        self.halves, self.rounded = (Halves(*halve(each)) for each in (vectors, centroids))
+
+    def kernel(self, **tiles: Any) -> Callable[[], Tensor]:
         """The fused kernel alone, on vectors that are float16 already."""
         from digit.fast.kernels.nearest import Tiles, scan
 
-        rounded, halves = self.centroids.half(), self.table.squares / 2
         shape = Tiles(**tiles)
-        return lambda: scan(self.halves.values, rounded, halves, second=second, tiles=shape)[0]
+        return lambda: scan(self.halves.values, self.rounded.values, self.squares / 2, tiles=shape)[0]
 
-    def whole(self, precision: Precision) -> Callable[[], Tensor]:
+    def whole(self) -> Callable[[], Tensor]:
         """`nearest` as `fit` calls it, what float16 leaves open computed again in float32."""
-        return lambda: nearest(self.vectors, self.table, precision=precision, halves=self.halves)
+        return lambda: nearest(self.vectors, self.centroids, self.squares)
 
     def pieces(self, rows: int, compiled: bool) -> Callable[[], Tensor]:
         """A product of `rows` vectors at once and an argmin, as anybody writes it."""
         vectors = self.vectors if self.vectors.dtype != torch.float32 else self.halves.values
-        table, squares = self.centroids.to(vectors.dtype), self.table.squares
+        table, squares = self.centroids.to(vectors.dtype), self.squares
 
         def near(part: Tensor) -> Tensor:
             return (squares - 2 * (part @ table.T)).argmin(1)
@@ -96,33 +98,25 @@ class Assignments:
 
 TILES: dict[str, dict[str, Any]] = {
     "128x256": {},
-    "128x256, loops apart": {"flat": False},
     "128x256, 4 stages": {"stages": 4},
     "128x128, 4 warps": {"columns": 128, "warps": 4},
-    "128x128, 8 warps, 4 stages": {"columns": 128, "stages": 4},
     "64x256, 4 warps": {"rows": 64, "warps": 4},
-    "256x128": {"rows": 256, "columns": 128},
-    "128x256, depth 128": {"depth": 128, "stages": 2},
 }
-WITH_SECOND = ("128x256", "128x256, 4 stages", "128x128, 4 warps", "64x256, 4 warps")
 
 
-def gpu(report: Report, device: torch.device, n: int, width: int, k: int, smoke: bool) -> None:
+def gpu(report: Report, device: torch.device, n: int, width: int, k: int) -> None:
     """All parts on a GPU; with `smoke` those of them that a CPU can run."""
     vectors = synthetic(n, width, device).bfloat16()
     centroids = start_of(vectors, k)
     report["sizes"] = {"vectors": n, "width": width, "codes": k, "dtype": str(vectors.dtype)}
     flash = importlib.util.find_spec("flash_kmeans") is not None
-    if has_kernels(device, width):
+    if usable(device):
         assignments(report, Assignments(vectors, centroids), flash)
     report.part("update_ms", "all", lambda: sums(vectors, k))
-    for precision in ("float16", "float32"):
-        report.part(
-            "iteration", f"digit {precision}", lambda p=precision: iteration(vectors, centroids, k, p, report)
-        )
+    report.part("iteration", "digit float32", lambda: iteration(vectors, centroids, k, report))
     if flash:
         report.part("iteration", "flash-kmeans", lambda: flash_iteration(vectors, centroids, k, report))
-    report.part("precision", "inertia", lambda: inertias(vectors[: max(n // 4, k)], k, 2 if smoke else 5))
+    report.part("precision", "repeated", lambda: repeated(vectors[: max(n // 4, k)], k))
     if device.type == "cuda":
         report.part(
             "profile",
@@ -146,14 +140,10 @@ def assignments(report: Report, ways: Assignments, flash: bool) -> None:
         report.part("assign", name, measure)
 
     for name, tiles in TILES.items():
-        rate(f"digit, {name}", lambda tiles=tiles: ways.kernel(False, **tiles))
-    for name in WITH_SECOND:
-        rate(f"digit with second, {name}", lambda name=name: ways.kernel(True, **TILES[name]))
-    rate("digit float16", lambda: ways.whole("float16"))
-    rate("digit float32", lambda: ways.whole("float32"))
+        rate(f"digit with second, {name}", lambda tiles=tiles: ways.kernel(**tiles))
+    rate("digit float32", ways.whole)
     rate("pieces, eager", lambda: ways.pieces(1 << 15, False))
     rate("pieces, compiled", lambda: ways.pieces(1 << 15, True))
-    rate("pieces of 2048, compiled", lambda: ways.pieces(1 << 11, True))
     if flash:
         rate("flash-kmeans", ways.flash)
     report.part(
@@ -178,53 +168,41 @@ def plain_float32(vectors: Tensor, centroids: Tensor, device: torch.device) -> d
 
 def differing(ways: Assignments, answers: dict[str, Tensor]) -> dict[str, Any]:
     """Share of codes that float64 does not give, on the first vectors, and of rows that were done again."""
+    from digit.fast.assigning import Halves, slack
     from digit.fast.kernels.nearest import scan
 
     count = min(len(ways.vectors), 1 << 16)
     table = ways.centroids.double()
-    squares = table.square().sum(1)
+    lengths = table.square().sum(1)
     truth = torch.cat(
-        [(squares - 2 * part.double() @ table.T).argmin(1) for part in ways.vectors[:count].split(4096)]
+        [(lengths - 2 * part.double() @ table.T).argmin(1) for part in ways.vectors[:count].split(4096)]
     )
     shares = {name: (codes[:count].long() != truth).float().mean().item() for name, codes in answers.items()}
-    halves = type(ways.halves)(*(entry[:count] for entry in ways.halves))
-    squares, rounded = ways.table.squares, ways.table.rounded
-    assert rounded is not None, "this part runs where the kernels do"
-    _, best, second = scan(halves.values, rounded.values, squares / 2, second=True)
-    open_rows = best - second <= slack(halves, best, second, squares, rounded)
+    halves = Halves(*(entry[:count] for entry in ways.halves))
+    _, best, second = scan(halves.values, ways.rounded.values, ways.squares / 2)
+    open_rows = best - second <= slack(halves, ways.rounded, ways.squares, best, second)
     return {"differ": shares, "rows_done_again": open_rows.float().mean().item(), "rows": count}
 
 
 def sums(vectors: Tensor, k: int) -> dict[str, float]:
-    """Milliseconds to add up the vectors of each code, in several ways; the codes are in no order."""
+    """Milliseconds to add up the vectors of each code in float64; the codes are in no order."""
     codes = torch.randint(k, (len(vectors),), device=vectors.device)
-    ways: dict[str, Callable[[], object]] = {}
-    if has_kernels(vectors.device, vectors.shape[1]):
-        from digit.fast.kernels.segments import add_segments
 
+    def add() -> Tensor:
         total = torch.zeros(k, vectors.shape[1], dtype=torch.float64, device=vectors.device)
-        number = torch.zeros(k, dtype=torch.int64, device=vectors.device)
-        ways["digit"] = lambda: add_segments(total, number, vectors, codes)
-
-    def atomics(kind: torch.dtype) -> object:
-        total = torch.zeros(k, vectors.shape[1], dtype=kind, device=vectors.device)
         for part, its in zip(vectors.split(1 << 18), codes.split(1 << 18), strict=True):
-            total.index_add_(0, its, part.to(kind))
+            total.index_add_(0, its, part.double())
         return total
 
-    ways["index_add_ float32"] = lambda: atomics(torch.float32)
-    ways["index_add_ float64"] = lambda: atomics(torch.float64)
-    return {name: 1e3 * median_seconds(run, vectors.device) for name, run in ways.items()}
+    return {"index_add_ float64": 1e3 * median_seconds(add, vectors.device)}
 
 
-def iteration(
-    vectors: Tensor, centroids: Tensor, k: int, precision: Precision, report: Report
-) -> dict[str, Any]:
+def iteration(vectors: Tensor, centroids: Tensor, k: int, report: Report) -> dict[str, Any]:
     """One iteration of `fit`: the difference of fits of two lengths, preparation and last codes left out."""
 
     def fitted(count: int) -> float:
         start = time.perf_counter()
-        kmeans.fit(vectors, k, start=centroids, iterations=count, precision=precision)
+        kmeans.fit(vectors, k, start=centroids, iterations=count)
         return time.perf_counter() - start
 
     fitted(1)
@@ -266,21 +244,14 @@ def flash_iteration(vectors: Tensor, centroids: Tensor, k: int, report: Report) 
     }
 
 
-def inertias(vectors: Tensor, k: int, iterations: int) -> dict[str, Any]:
-    """Final inertia of a fit with float16 products over that of one with exact codes."""
-    start = start_of(vectors, k)
-    found = {
-        precision: kmeans.fit(vectors, k, start=start, iterations=iterations, precision=precision).inertia[-1]
-        for precision in ("float32", "float16")
-    }
-    again = kmeans.fit(vectors, k, start=start, iterations=iterations).centroids
-    once = kmeans.fit(vectors, k, start=start, iterations=iterations).centroids
+def repeated(vectors: Tensor, k: int) -> dict[str, Any]:
+    """Whether two fits of float32 vectors give the same centroids, to the last bit."""
+    vectors, start = vectors.float(), start_of(vectors, k)
+    again, once = (kmeans.fit(vectors, k, start=start, iterations=5) for _ in range(2))
     return {
-        **found,
-        "ratio_minus_1": found["float16"] / found["float32"] - 1,
+        "repeated_fit_is_equal": torch.equal(again.centroids, once.centroids),
+        "inertia": once.inertia[-1],
         "vectors": len(vectors),
-        "iterations": iterations,
-        "repeated_fit_is_equal": torch.equal(again, once),
     }
 
 
@@ -343,13 +314,13 @@ def main() -> None:
     device = report.device
     if given.smoke:
         report.part("cpu", "fits", lambda: cpu(4096, 32, 32, 5))
-        gpu(report, device, 256, 32, 32, smoke=True)
+        gpu(report, device, 256, 32, 32)
     elif device.type == "cpu":
         sizes = given.vectors or 131_072, given.width or 384, given.codes or 512
         report.part("cpu", "fits", lambda: cpu(*sizes, given.iterations))
     else:
         sizes = given.vectors or 1 << 21, given.width or 768, given.codes or 8192
-        gpu(report, device, *sizes, smoke=False)
+        gpu(report, device, *sizes)
     report.finish()
 
 

@@ -9,7 +9,7 @@ opens the zip, and `flat` is the ratio with the index's growth taken off. A page
 counts as resident once touched, though the kernel can take it back: the commands read and write their
 arrays through plain files, so none is hidden here.
 
-On two CPU cores 10,000 pictures of 32 px take about two minutes, and 40 ms a picture more for
+On two CPU cores 10,000 pictures of 32 px take about two minutes, and 40 ms per picture more for
 `digit tokenize`; --tokenize N gives that command N of the pictures, evenly spaced, and five times N.
 """
 
@@ -110,7 +110,7 @@ def statistics(images: Path, _: Path) -> None:
     """One set's statistics as `digit evaluate images` gathers them, without features kept for precision."""
     import torch
 
-    from digit.evaluation.images import measure
+    from digit.evaluation.measure import measure
     from digit.evaluation.networks import classifier_network
     from digit.evaluation.pictures import open_pictures
     from digit.nn.classifier import Classifier, ClassifierConfig

@@ -22,7 +22,6 @@ PARTS = {
     "machine": tables.machine,
     "sampling": tables.sampling,
     "agreement": tables.agreement,
-    "attention": tables.attention,
     "tokenizer": tables.tokenizer,
     "kmeans": tables.kmeans,
     "training": tables.training,

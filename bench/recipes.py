@@ -33,7 +33,7 @@ from digit.nn.linear_probe import FeatureBatch, Probe, ProbeConfig
 from digit.prior import Prior, PriorConfig
 from digit.renderer import Renderer
 from digit.renderer_masked import MaskedConfig, MaskedRenderer
-from digit.run.recipes import RECIPES, Recipe, base
+from digit.run.recipes import RECIPES, Recipe
 from digit.training.flops import flops_per_sample, peak_flops
 from digit.training.update import Updater
 
@@ -45,14 +45,15 @@ WARM_UP = 2  # updates before the timed ones; a compiled stage compiles in the f
 
 @dataclass(frozen=True)
 class Job:
-    """One recipe with the prior that its probe reads."""
+    """One recipe with its shape and the prior that its probe reads."""
 
     recipe: Recipe
+    shape: Any
     prior: PriorConfig
 
     def build(self, device: torch.device) -> tuple[Any, Callable[[int], Any]]:
         """The stage, and `batch(size)` that gives it random codes."""
-        recipe, shape = self.recipe, self.recipe.model
+        recipe, shape = self.recipe, self.shape
         torch.manual_seed(recipe.training.seed)
 
         def codes(count: int, kinds: int, length: int) -> torch.Tensor:
@@ -104,10 +105,10 @@ def main() -> None:
     known: dict[Any, dict[str, Any]] = {}
     for mode in modes:
         for recipe_name in chosen:
-            recipe = RECIPES[recipe_name]()
+            recipe = RECIPES[recipe_name]
             row = rows.setdefault(recipe_name, describe(recipe))
-            job = small(recipe) if options.smoke else Job(recipe, _prior())
-            key = (mode, recipe.stage, recipe.model, recipe.training.micro_batch)
+            job = small(recipe) if options.smoke else Job(recipe, recipe.model, _prior())
+            key = (mode, recipe.stage, job.shape, recipe.training.micro_batch)
             if key not in known:
                 if mode == "compiled" and time.monotonic() - started > options.seconds:
                     known[key] = {"skipped": f"{options.seconds:.0f} seconds were over"}
@@ -163,7 +164,7 @@ def measure(
     """Time `updates` updates of `size` samples, after a warm-up; memory is the peak in GiB."""
     flops = flops_per_image(job)
     stage, batch = job.build(device)
-    training = replace(job.recipe.training, batch=size, micro_batch=None)
+    training = replace(job.recipe.training, batch=size, micro_batch=None, compile=compiled)
     updater = Updater(stage, training, device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -175,7 +176,8 @@ def measure(
         updater.read_losses("random codes")  # waits for the device
         return time.perf_counter() - begun
 
-    with updater.compiled() if compiled else contextlib.nullcontext():
+    with contextlib.ExitStack() as until:
+        updater.accelerate(until)
         warm_up, seconds = run(WARM_UP), run(updates)
     rate = size * updates / seconds
     found = {
@@ -215,19 +217,20 @@ def small(recipe: Recipe) -> Job:
     """The same stage, tiny."""
     prior = replace(_prior(), codes=16, length=4, width=8, layers=1, heads=2)
     training = replace(recipe.training, batch=4, micro_batch=2)
-    if isinstance(recipe.model, ProbeConfig):
-        shape = replace(recipe.model, width=8, classes=3, layers=2)
-    elif isinstance(recipe.model, PriorConfig):
-        classes = min(recipe.model.classes, 3)
-        shape = replace(recipe.model, codes=16, length=4, width=8, layers=1, heads=2, classes=classes)
+    shape: Any = recipe.model
+    if isinstance(shape, ProbeConfig):
+        shape = replace(shape, width=8, classes=3, layers=2)
+    elif isinstance(shape, PriorConfig):
+        classes = min(shape.classes, 3)
+        shape = replace(shape, codes=16, length=4, width=8, layers=1, heads=2, classes=classes)
     else:
         tiny = {"codes": 16, "length": 4, "vq_codes": 16, "vq_length": 4, "width": 8, "layers": 1, "heads": 2}
-        shape = replace(recipe.model, **tiny)
-    return Job(replace(recipe, model=shape, training=training), prior)
+        shape = replace(shape, **tiny)
+    return Job(replace(recipe, training=training), shape, prior)
 
 
 def _prior() -> PriorConfig:
-    shape = base().model
+    shape = RECIPES["base"].model
     assert isinstance(shape, PriorConfig)
     return shape
 

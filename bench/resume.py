@@ -45,7 +45,7 @@ HANGS = 240  # seconds after which a process on a GPU says where it stands, and 
 
 def child(out: Path, updates: int, *, sharded: bool, small: bool) -> None:
     """Train in `out` until 2 * updates are done, and save after `updates`."""
-    recipe: Any = RECIPES["base"]()
+    recipe: Any = RECIPES["base"]
     shape = recipe.model
     if small:
         shape = replace(shape, codes=80, length=16, width=32, layers=2, heads=2)
@@ -60,7 +60,6 @@ def child(out: Path, updates: int, *, sharded: bool, small: bool) -> None:
         log_every=1,
         keep=2,
         sharded=sharded,
-        compile=not small,
     )
     torch.manual_seed(1)
     stage = Prior(shape)

@@ -29,6 +29,7 @@ from machine import ceilings, describe, device_of, median_seconds, parser, peak_
 from torch import nn
 
 from digit.files import write_json_atomic
+from digit.nn import forms
 from digit.nn.sampling import SamplerConfig
 from digit.nn.transformer import TransformerConfig
 from digit.prior import Prior, PriorConfig
@@ -303,29 +304,16 @@ class Bench:
 
     def agreement(self) -> None:
         """Fast against plain: the same codes in float32; how far next-code distributions lie in bfloat16."""
-        from digit.nn.decoding import has_kernels
+        from digit.fast import usable
 
-        if not has_kernels(self.device):
+        if not usable(self.device):
             self.row("agreement", 0, skipped="no kernels on this device")
             return
-        config = self.scale.prior
-        prior = self.model(Prior, config)
+        prior = self.model(Prior, self.scale.prior)
         seeds = range(16)
         exact = prior.sample(seeds, config=TOP_K, autocast=False)
-        from digit.nn.decoding import decode
-        from digit.nn.sampling import uniforms
-
-        with torch.no_grad():
-            start = prior.embed(torch.empty(16, 0, dtype=torch.int64, device=self.device))
-        plain = decode(
-            prior.transformer,
-            start,
-            uniforms=uniforms(seeds, config.length, stream="prior"),
-            config=TOP_K,
-            tables=prior.tables(),
-            autocast=False,
-            fast=False,
-        )
+        with forms.plain():
+            plain = prior.sample(seeds, config=TOP_K, autocast=False)
         self.row(
             "prior, float32: share of codes equal to the plain path's",
             16,
@@ -461,18 +449,11 @@ class Bench:
         """The plain path of this package, and LlamaGen's code where its folder is given."""
         config = self.scale.prior
         prior = self.model(Prior, config)
-        from digit.nn.decoding import decode
-        from digit.nn.sampling import uniforms
-
         batch = min(64, self.scale.batches[-1])
-        with torch.no_grad():
-            start = prior.embed(torch.empty(batch, 0, dtype=torch.int64, device=self.device))
 
         def plain() -> None:
-            numbers = uniforms(range(batch), config.length, stream="prior")
-            decode(
-                prior.transformer, start, uniforms=numbers, config=TOP_K, tables=prior.tables(), fast=False
-            )
+            with forms.plain():
+                prior.sample(range(batch), config=TOP_K, batch_size=batch)
 
         self.timed("prior, plain path", batch, plain, limit=None)
         if self.options.llamagen is None:

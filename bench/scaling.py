@@ -29,7 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -54,7 +54,7 @@ from digit.run.recipes import RECIPES
 from digit.tokenizer import Tokenizer, TokenizerConfig, encoding
 from digit.training.update import Updater
 
-NVLINK = 450e9  # bytes a second in one direction
+NVLINK = 450e9  # bytes per second in one direction
 GOAL = 1.9  # for two
 HANGS = 240  # seconds after which a process on a GPU says where it stands, and ends: the other parts go on
 
@@ -75,7 +75,7 @@ class Sizes:
 
     def model(self, name: str) -> Any:
         """A recipe's prior, or a tiny one."""
-        shape: Any = RECIPES[name]().model
+        shape: Any = RECIPES[name].model
         if self.small:
             shape = replace(shape, codes=80, length=16, width=32, layers=2, heads=2)
         return shape
@@ -111,7 +111,7 @@ def train(name: str, micro: int) -> Callable[[Sizes, torch.device, Clock], dict[
     """Updates of a recipe."""
 
     def measure(sizes: Sizes, device: torch.device, clock: Clock) -> dict[str, Any]:
-        shape, recipe = sizes.model(name), RECIPES[name]()
+        shape, recipe = sizes.model(name), RECIPES[name]
         micro_batch = min(micro, sizes.batch // 8)  # as large in 8 processes as in one, for the same masks
         config = replace(recipe.training, batch=sizes.batch, micro_batch=micro_batch, steps=10**6)
         torch.manual_seed(1)
@@ -126,7 +126,8 @@ def train(name: str, micro: int) -> Callable[[Sizes, torch.device, Clock], dict[
         def update() -> None:
             updater.update(CodeBatch(here, labels))
 
-        with updater.compiled() if device.type == "cuda" else nullcontext():
+        with ExitStack() as until:
+            updater.accelerate(until)
             for _ in range(1 if sizes.small else 3):
                 update()
             seconds = clock(lambda: [update() for _ in range(sizes.updates)]) / sizes.updates

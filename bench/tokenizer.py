@@ -1,15 +1,16 @@
-"""Pictures to codes: images a second from pixels on the GPU and from JPEG bytes, beside timm as users run it.
+"""Pictures to codes: images per second from pixels on the GPU and from JPEG bytes, beside timm as used.
 
     python bench/tokenizer.py [--device D] [--smoke] [--seconds S] [--out F] [--batch B] [--only SECTION ...]
 
 The network has the shapes of DINOv2-B/14 with registers at 224 pixels, cut after block 10 of 12, and 8192
-centroids; weights are random, which changes no speed. Sections: `codes` (pixels on the GPU; our form for
-inference in its variants, timm eager and compiled), `batch` (throughput against batch), `jpeg` (from bytes
-in memory, with decoding alone beside it), `differ` (share of codes that float32 does not give, of this random
-network and of the bundled CIFAR-10 tokenizer on its own pictures), `large` (DINOv2-L shapes, 22 of 24
-blocks, 16000 centroids) and `profile`. Rates in FLOP/s count matrix products only.
+centroids; weights are random, which changes no speed. Sections: `codes` (pixels on the GPU; ours as `digit
+tokenize` runs it and compiled besides, timm eager and compiled), `batch` (throughput against batch), `jpeg`
+(from bytes in memory, with decoding alone beside it), `differ` (share of codes that float32 does not give, of
+this random network and of the bundled CIFAR-10 tokenizer on its own pictures), `large` (DINOv2-L shapes, 22
+of 24 blocks, 16000 centroids) and `profile`. Rates in FLOP/s count matrix products only.
 """
 
+import copy
 import io
 import os
 import tempfile
@@ -24,14 +25,13 @@ import torch.nn.functional as F
 from machine import Report, kernel_times, median_seconds, parser, wait
 from PIL import Image
 from torch import Tensor
-from torch.nn.attention import SDPBackend
 
 from digit.data.images import open_images
 from digit.data.loader import Report as Skipped
 from digit.data.loader import stream
-from digit.features import Encoder, EncoderConfig, encoder_config
+from digit.features import Encoder, EncoderConfig, encoder_config, reading
 from digit.kmeans import assign
-from digit.tokenizer import InferenceTokenizer, Tokenizer, TokenizerConfig
+from digit.tokenizer import Tokenizer, TokenizerConfig, encoding
 
 SMALL = {"embed_dim": 48, "depth": 4, "num_heads": 3}
 SECTIONS = ("codes", "differ", "batch", "jpeg", "large", "profile")
@@ -66,7 +66,7 @@ def make(config: EncoderConfig, codes: int, device: torch.device) -> Tokenizer:
     # Means of two near features, as centroids are means: nothing lies at distance zero.
     chosen = features[torch.randperm(len(features), device=device)[:codes]]
     near = features[torch.randperm(len(features), device=device)[: 4 * codes]]
-    mean = (chosen + near[assign(chosen, near, precision="float16")]) / 2
+    mean = (chosen + near[assign(chosen, near)]) / 2
     return Tokenizer(TokenizerConfig(config, len(mean)), encoder=encoder, centroids=mean).to(device)
 
 
@@ -101,20 +101,11 @@ def as_users_do(tokenizer: Tokenizer, compiled: bool) -> Callable[[Tensor], Tens
     return torch.compile(codes, dynamic=False) if compiled else codes
 
 
-def variants(device: torch.device) -> dict[str, dict[str, Any]]:
-    """What of the form for inference can be chosen; the first is the default. A CPU shows that two run."""
-    if device.type == "cpu":
-        return {"digit": {}, "digit, bfloat16, erf": {"dtype": torch.bfloat16, "gelu": "erf"}}
-    return {
-        "digit": {},
-        "digit, float16 distances": {"precision": "float16"},
-        "digit, erf": {"gelu": "erf"},
-        "digit, bfloat16": {"dtype": torch.bfloat16},
-        "digit, bfloat16, erf": {"dtype": torch.bfloat16, "gelu": "erf"},
-        "digit, flash attention": {"attention": SDPBackend.FLASH_ATTENTION},
-        "digit, cuDNN attention": {"attention": SDPBackend.CUDNN_ATTENTION},
-        "digit, efficient attention": {"attention": SDPBackend.EFFICIENT_ATTENTION},
-    }
+def compiled(tokenizer: Tokenizer) -> Callable[[Tensor], Tensor]:
+    """Ours with its encoder compiled, which leaves the tokenizer that is given as it is."""
+    tokenizer = copy.deepcopy(tokenizer)
+    tokenizer.encoder.compile(dynamic=False)
+    return encoding(tokenizer)
 
 
 class Bench:
@@ -133,47 +124,27 @@ class Bench:
 
     def codes(self, section: str = "codes") -> None:
         """All ways from uint8 pixels on the device to codes."""
-        kinds = variants(self.report.device)
-        for name in list(kinds) if section == "codes" else ["digit"]:
-            self.rate(
-                section,
-                name,
-                lambda n=name: InferenceTokenizer(self.tokenizer, **kinds[n]).encode,
-                self.pixels,
-            )
+        self.rate(section, "digit", lambda: encoding(self.tokenizer), self.pixels)
         if section == "codes":
-            form = lambda: InferenceTokenizer(self.tokenizer)  # noqa: E731
-            self.rate(section, "digit, features only", lambda: form().features, self.pixels)
-            self.rate(section, "digit, float pixels", lambda: form().encode, self.pixels.float() / 255)
+            self.rate(section, "digit, features only", lambda: reading(self.tokenizer.encoder), self.pixels)
             side = self.pixels.shape[-1] * 8 // 7
             larger = pictures(len(self.pixels), side, self.report.device)
-            self.rate(section, f"digit, pictures of {side} pixels", lambda: form().encode, larger)
-            self.rate(section, "plain path, autocast", self.plain, self.pixels)
+            self.rate(section, f"digit, pictures of {side} pixels", lambda: encoding(self.tokenizer), larger)
         self.rate(section, "timm, eager", lambda: as_users_do(self.tokenizer, False), self.pixels)
         if self.report.device.type == "cuda":
+            self.rate(section, "digit, compiled", lambda: compiled(self.tokenizer), self.pixels)
             self.rate(section, "timm, compiled", lambda: as_users_do(self.tokenizer, True), self.pixels)
-
-    def plain(self) -> Callable[[Tensor], Tensor]:
-        """`Tokenizer.encode` under bf16 autocast."""
-
-        def encode(pixels: Tensor) -> Tensor:
-            with torch.autocast(pixels.device.type, torch.bfloat16):
-                return self.tokenizer.encode(pixels / 255)
-
-        return encode
 
     def batches(self, sizes: list[int]) -> None:
         """Throughput against the pictures in a call."""
         for size in sizes:
             pixels = self.pixels.repeat(-(-size // len(self.pixels)), 1, 1, 1)[:size]
-            self.rate(
-                "batch", str(size), lambda s=size: InferenceTokenizer(self.tokenizer, most=s).encode, pixels
-            )
+            self.rate("batch", str(size), lambda: encoding(self.tokenizer), pixels)
 
     def profile(self) -> None:
         """The kernels of one call."""
-        form = InferenceTokenizer(self.tokenizer)
-        self.report.part("profile", "digit", lambda: kernel_times(lambda: form.encode(self.pixels)))
+        encode = encoding(self.tokenizer)
+        self.report.part("profile", "digit", lambda: kernel_times(lambda: encode(self.pixels)))
 
 
 def differing(tokenizer: Tokenizer, pixels: Tensor, ways: dict[str, Callable[[Tensor], Tensor]]) -> Any:
@@ -183,11 +154,7 @@ def differing(tokenizer: Tokenizer, pixels: Tensor, ways: dict[str, Callable[[Te
         truth = torch.cat([tokenizer.encode(part / 255) for part in pixels.split(32)])
         found = {}
         for name, way in ways.items():
-            try:
-                codes = torch.cat([way(part) for part in pixels.split(64)])
-            except RuntimeError as error:  # an attention kernel that this GPU or shape does not have
-                found[name] = str(error).splitlines()[0]
-                continue
+            codes = torch.cat([way(part) for part in pixels.split(64)])
             found[name] = (codes != truth).float().mean().item()
     return {"codes": truth.numel(), "distinct": len(truth.unique()), "differ": found}
 
@@ -196,12 +163,7 @@ def differ(bench: Bench, count: int) -> None:
     """Of the random network, and of the bundled tokenizer on the pictures in the documentation."""
 
     def ways(tokenizer: Tokenizer) -> dict[str, Callable[[Tensor], Tensor]]:
-        forms = {
-            name: InferenceTokenizer(tokenizer, **kind).encode
-            for name, kind in variants(bench.report.device).items()
-        }
-        plain = Bench.plain(type("Of", (), {"tokenizer": tokenizer}))  # pyright: ignore[reportArgumentType]
-        return {**forms, "plain path, autocast": plain, "timm bfloat16": as_users_do(tokenizer, False)}
+        return {"digit": encoding(tokenizer), "timm bfloat16": as_users_do(tokenizer, False)}
 
     def random() -> Any:
         pixels = pictures(count, bench.tokenizer.config.encoder.image_size, bench.report.device, seed=2)
@@ -232,7 +194,7 @@ def jpeg(bench: Bench, count: int, threads: int | None) -> None:
         buffer = io.BytesIO()
         Image.fromarray(picture).save(buffer, "jpeg", quality=90)
         files.append(buffer.getvalue())
-    form = InferenceTokenizer(bench.tokenizer)
+    codes_of = encoding(bench.tokenizer)
 
     with tempfile.TemporaryDirectory() as folder:
         for index in range(count):
@@ -260,9 +222,9 @@ def jpeg(bench: Bench, count: int, threads: int | None) -> None:
         report.part("jpeg", "read, decode, crop, resize", lambda: through(None))
         for number in (8, 16) if device.type == "cuda" else (2,):
             report.part("jpeg", f"the same on {number} threads", lambda n=number: through(None, n))
-        for _ in range(3 if device.type == "cuda" else 1):  # kernels and a graph
-            form.encode(bench.pixels)
-        report.part("jpeg", "and codes", lambda: through(form.encode))
+        for _ in range(3 if device.type == "cuda" else 1):  # libraries choose their kernels
+            codes_of(bench.pixels)
+        report.part("jpeg", "and codes", lambda: through(codes_of))
 
     def on_gpu(encode: Callable[[Tensor], Tensor] | None) -> dict[str, Any]:
         from torchvision.io import ImageReadMode, decode_jpeg
@@ -291,7 +253,7 @@ def jpeg(bench: Bench, count: int, threads: int | None) -> None:
 
     if device.type == "cuda":
         report.part("jpeg", "decode, crop, resize on the GPU", lambda: on_gpu(None))
-        report.part("jpeg", "all on the GPU, and codes", lambda: on_gpu(form.encode))
+        report.part("jpeg", "all on the GPU, and codes", lambda: on_gpu(codes_of))
 
 
 def main() -> None:

@@ -41,15 +41,12 @@ import torch.nn.functional as F
 from machine import ceilings, describe, median_seconds, peak_gib, wait
 from torch import Tensor, nn
 
-import digit.nn.cross_entropy
-import digit.nn.dropout
-import digit.nn.transformer
 import digit.prior
 from digit.data.codes import FORMAT, CodeData, Codes
 from digit.errors import DigitError
+from digit.fast import training
 from digit.files import write_json_atomic
 from digit.nn.batch import CodeBatch
-from digit.nn.transformer import Transformer
 from digit.prior import Prior, PriorConfig
 from digit.run.recipes import RECIPES
 from digit.training.config import OptimizerConfig, TrainConfig
@@ -75,13 +72,13 @@ class Way:
     loss: str = "fused"  # fused, or plain: torch's own
     clip: str = "folded"  # into the optimizer, or torch: clip_grads_with_norm_
     attention: str = "default"  # or cudnn
-    kernels: str = "off"  # training kernels between the matrix products of post-norm blocks, or on
+    kernels: str = "on"  # training kernels between the matrix products of post-norm blocks, or off
     inductor: str = "default"  # or descent (coordinate_descent_tuning), gemms (max_autotune_gemm)
 
 
 SCREENED = (
     Way(dropout="philox"),
-    Way(kernels="on"),
+    Way(kernels="off"),
     Way(stream="fp32"),
     Way(loss="plain"),
     Way(clip="torch"),
@@ -120,7 +117,7 @@ class Bench:
 
     def shape(self, name: str) -> PriorConfig:
         """A recipe's prior, or a tiny one."""
-        config: Any = RECIPES[name]().model
+        config: Any = RECIPES[name].model
         if self.smoke:
             config = replace(config, codes=80, length=4, width=32, layers=2, heads=2)
         return config
@@ -215,11 +212,9 @@ def choose(way: Way) -> Iterator[None]:
     """Inside, the package's choices are those of `way`."""
     with contextlib.ExitStack() as stack:
         for chosen, module, name, other in (
-            (True, Transformer, "kernels", way.kernels == "on"),
-            (way.kernels == "on" and INTERPRETED, digit.nn.transformer, "fused", lambda x, _: x.is_cpu),
             (way.stream == "fp32", digit.prior, "stream", lambda x: x),
-            (way.dropout == "philox", digit.nn.dropout, "hashed", lambda x: False),
-            (way.loss == "plain", digit.nn.cross_entropy, "fused", lambda x: False),
+            (way.dropout == "philox", training, "hashed", lambda x: False),
+            (way.loss == "plain", training, "fused", lambda x: False),
         ):
             if chosen:
                 stack.enter_context(mock.patch.object(module, name, other))
@@ -260,7 +255,7 @@ def ours(bench: Bench, config: PriorConfig, way: Way, *, profiled: bool = False)
 
 def _ours(bench: Bench, config: PriorConfig, way: Way, profiled: bool) -> dict[str, Any]:
     begun = time.monotonic()
-    updater = build(bench, config, way.micro, updates=10**6)
+    updater = build(bench, config, way, updates=10**6)
     if way.clip == "torch":
         updater._clips_itself = False
     data, waited = bench.data(config, way.micro), [0.0]
@@ -296,13 +291,22 @@ def strictly(updater: Updater) -> Iterator[None]:
         yield
 
 
-def build(bench: Bench, config: PriorConfig, batch: int, *, updates: int) -> Updater:
-    """A fresh prior with the recipe's optimizer."""
+def build(bench: Bench, config: PriorConfig, way: Way, *, updates: int) -> Updater:
+    """A fresh prior with the recipe's optimizer; kernels as chosen, on a CPU interpreted ones."""
     torch.manual_seed(1)
     with bench.device:
         stage = Prior(config)
     adam = OptimizerConfig(warmup=50)
-    return Updater(stage, TrainConfig(steps=updates, batch=batch, optimizer=adam, seed=1), bench.device)
+    updater = Updater(
+        stage, TrainConfig(steps=updates, batch=way.micro, optimizer=adam, seed=1), bench.device
+    )
+    kernels = way.kernels == "on"
+    training.use(stage, bench.device, bf16=bench.device.type == "cuda", sharded=False, kernels=kernels)
+    if kernels and INTERPRETED and config.norm == "post":
+        from digit.fast.blocks import blocks  # Triton is only where torch is made for GPUs
+
+        stage.transformer.run = blocks
+    return updater
 
 
 def profile(update: Callable[[], None], device: torch.device) -> dict[str, Any]:
@@ -522,10 +526,10 @@ def curves(bench: Bench, config: PriorConfig, choices: dict[str, Any], updates: 
     """Losses of the plain and of the package's path from equal starts; the largest difference."""
     config = replace(config, dropout=0.0)
     updates, micro = (3, 4) if bench.smoke else (updates, 64)
-    plain = Way(micro, compiled=False, stream="fp32", loss="plain", clip="torch")
+    plain = Way(micro, compiled=False, stream="fp32", loss="plain", clip="torch", kernels="off")
     found: dict[str, list[float]] = {}
     for name, way in (("plain", plain), ("fast", Way(micro, **choices))):
-        updater = build(bench, config, micro, updates=updates)
+        updater = build(bench, config, way, updates=updates)
         updater._clips_itself &= way.clip == "folded"
         data = bench.data(config, micro)
         with choose(way), strictly(updater) if way.compiled and bench.compile else contextlib.nullcontext():
@@ -598,7 +602,8 @@ def run(bench: Bench, options: argparse.Namespace) -> None:
     for part in options.parts:
         if part == "kernels":
             for name, work in kernels(bench, base).items():
-                if bench.row(f"kernel, {name}", work) is None and choices.pop("kernels", None):
+                if bench.row(f"kernel, {name}", work) is None and choices.get("kernels") != "off":
+                    choices["kernels"] = "off"
                     print("a training kernel failed: the rows below are without them", flush=True)
         elif part == "base":
             for micro in options.micro:
@@ -607,13 +612,15 @@ def run(bench: Bench, options: argparse.Namespace) -> None:
                 found = bench.row(
                     f"base, {micro}", lambda w=way, p=profiled: ours(bench, base, w, profiled=p)
                 )
-                if found is None and choices.pop("kernels", None):
+                if found is None and choices.get("kernels") != "off":
+                    choices["kernels"] = "off"
                     print("base failed: the rows below are without training kernels", flush=True)
                 if found and found["tokens_per_second"] > speed:
                     fastest = best = way
                     speed = found["tokens_per_second"]
         elif part == "safe":
-            bench.row("safe", lambda: ours(bench, base, Way(options.micro[0]), profiled=True))
+            safe = Way(options.micro[0], kernels="off")
+            bench.row("safe", lambda way=safe: ours(bench, base, way, profiled=True))
         elif part == "rival":
             for micro in options.micro_rival:
                 bench.row(f"rival, {micro}", lambda m=micro: rival(bench, base, m))

@@ -1,13 +1,11 @@
-"""VQ codes to pixels and back: images a second of the official VQGAN's shapes on one GPU.
+"""VQ codes to pixels and back: images per second of the official VQGAN's shapes on one GPU.
 
     python bench/vqgan.py [--device D] [--smoke] [--seconds S] [--out F] [--batch B] [--only SECTION ...]
 
 256 pixels, 54.5M parameters, random weights, which change no speed. Sections: `decode` (codes on the GPU to
-bytes on the GPU) and `encode` (bytes to codes) by our form for inference in its variants, by the plain
-network eagerly in float16 and by torch.compile of it in bfloat16, channels last; `batch`; `convolutions` (the
-rate that cuDNN's largest convolutions reach alone); `differ` (pixels and codes beside float32, also of the
-bundled VQGAN); `profile`. Rates in FLOP/s count what the plain network computes, also where ours computes
-less.
+bytes on the GPU) and `encode` (bytes to codes) as `digit sample` and `digit tokenize` run them, by the module
+under autocast, and by torch.compile of it in bfloat16, channels last; `batch`; `differ` (pixels and codes
+beside float32, also of the bundled VQGAN); `profile`. Rates in FLOP/s count what the network computes.
 """
 
 import copy
@@ -18,15 +16,15 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from machine import Report, kernel_times, median_seconds, parser
+from machine import Report, kernel_times, parser
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from digit.vqgan import VQGAN, InferenceVQGAN
+from digit.vqgan import VQGAN, decoding_in_half, encoding_in_half
 from digit.vqgan_config import VQGANConfig
 
-SECTIONS = ("decode", "encode", "convolutions", "differ", "batch", "profile")
+SECTIONS = ("decode", "encode", "differ", "batch", "profile")
 SMALL = VQGANConfig(image_size=32, width=16, multipliers=(1, 2, 2), blocks=1, codes=16, code_dim=8)
 
 
@@ -79,55 +77,37 @@ def to_uint8(pixels: Tensor) -> Tensor:
     return (pixels.float().clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-class Plain:
-    """The network as it is, cast to a type, eagerly or compiled."""
+def compiled_decode(vqgan: VQGAN) -> Callable[[Tensor], Tensor]:
+    """Codes to bytes by the network in bfloat16 with channels last, compiled."""
+    vqgan = _channels_last(vqgan)
 
-    def __init__(self, vqgan: VQGAN, dtype: torch.dtype, *, compiled: bool) -> None:
-        self.vqgan = copy.deepcopy(vqgan).to(dtype)
-        if compiled:
-            self.vqgan.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-        self.dtype, self.compiled = dtype, compiled
+    def run(codes: Tensor) -> Tensor:
+        vectors = vqgan.quantize.embedding(codes)
+        latents = vectors.transpose(1, 2).unflatten(2, (vqgan.grid, vqgan.grid))
+        return to_uint8(vqgan.decoder.conv_out(vqgan.decoder(_last(latents))))
 
-    def decode(self) -> Callable[[Tensor], Tensor]:
-        """Codes to bytes."""
-        vqgan, dtype = self.vqgan, self.dtype
-
-        def run(codes: Tensor) -> Tensor:
-            vectors = vqgan.quantize.embedding(codes)
-            latents = vectors.transpose(1, 2).unflatten(2, (vqgan.grid, vqgan.grid)).to(dtype)
-            if self.compiled:
-                latents = latents.contiguous(memory_format=torch.channels_last)
-            pixels = vqgan.decoder.conv_out(vqgan.decoder(latents))
-            return to_uint8(pixels)
-
-        return torch.compile(run, dynamic=False) if self.compiled else run
-
-    def encode(self) -> Callable[[Tensor], Tensor]:
-        """Bytes to codes; the encoder's last convolution is float32 in any case."""
-        vqgan, dtype = self.vqgan, self.dtype
-        vqgan.encoder.conv_out.float()
-
-        def run(pixels: Tensor) -> Tensor:
-            pixels = (pixels.float() / 255).to(dtype)
-            if self.compiled:
-                pixels = pixels.contiguous(memory_format=torch.channels_last)
-            return vqgan.quantize.nearest(vqgan.encoder(pixels).flatten(2).transpose(1, 2))
-
-        return torch.compile(run, dynamic=False) if self.compiled else run
+    return torch.compile(run, dynamic=False)
 
 
-def variants(cuda: bool, batch: int) -> dict[str, dict[str, Any]]:
-    """What of the form for inference can be chosen; the first is the default."""
-    kinds: dict[str, dict[str, Any]] = {
-        "digit": {},
-        "digit, float16": {"dtype": torch.float16},
-        "digit, nothing folded": {"fold": False},
-    }
-    if cuda:
-        kinds |= {
-            f"digit, last levels {tail} at once": {"tail": tail} for tail in (1, 2, 8, 32) if tail < batch
-        }
-    return kinds
+def compiled_encode(vqgan: VQGAN) -> Callable[[Tensor], Tensor]:
+    """Bytes to codes likewise; the encoder's last convolution is float32 in any case."""
+    vqgan = _channels_last(vqgan)
+    vqgan.encoder.conv_out.float()
+
+    def run(pixels: Tensor) -> Tensor:
+        latents = vqgan.encoder(_last(pixels.float() / 255))
+        return vqgan.quantize.nearest(latents.flatten(2).transpose(1, 2))
+
+    return torch.compile(run, dynamic=False)
+
+
+def _channels_last(vqgan: VQGAN) -> VQGAN:
+    moved: Any = copy.deepcopy(vqgan).bfloat16()
+    return moved.to(memory_format=torch.channels_last)
+
+
+def _last(x: Tensor) -> Tensor:
+    return x.to(torch.bfloat16, memory_format=torch.channels_last)
 
 
 class Bench:
@@ -153,52 +133,33 @@ class Bench:
 
     def decode(self) -> None:
         """All ways from codes to bytes."""
-        cuda = self.report.device.type == "cuda"
-        for name, kind in variants(cuda, len(self.codes)).items():
+        self.rate(
+            "decode", "digit", "decode", lambda: self.bytes_of(decoding_in_half(self.vqgan)), self.codes
+        )
+        self.rate("decode", "autocast float16", "decode", lambda: self.autocast("decode"), self.codes)
+        if self.report.device.type == "cuda":
             self.rate(
-                "decode", name, "decode", lambda k=kind: InferenceVQGAN(self.vqgan, **k).decode, self.codes
+                "decode", "compiled bfloat16", "decode", lambda: compiled_decode(self.vqgan), self.codes
             )
-        self.rate("decode", "plain path, autocast", "decode", lambda: self.autocast("decode"), self.codes)
-        if cuda:
-            half, compiled = (torch.float16, False), (torch.bfloat16, True)
-            for name, (dtype, on) in {"eager float16": half, "compiled bfloat16": compiled}.items():
-                self.rate(
-                    "decode",
-                    name,
-                    "decode",
-                    lambda d=dtype, c=on: Plain(self.vqgan, d, compiled=c).decode(),
-                    self.codes,
-                )
 
     def encode(self) -> None:
         """All ways from bytes to codes."""
-        for name, dtype in {"digit": torch.bfloat16, "digit, float16": torch.float16}.items():
-            self.rate(
-                "encode",
-                name,
-                "encode",
-                lambda d=dtype: InferenceVQGAN(self.vqgan, dtype=d).encode,
-                self.pixels,
-            )
-        self.rate("encode", "plain path, autocast", "encode", lambda: self.autocast("encode"), self.pixels)
+        self.rate("encode", "digit", "encode", lambda: encoding_in_half(self.vqgan), self.pixels)
+        self.rate("encode", "autocast float16", "encode", lambda: self.autocast("encode"), self.pixels)
         if self.report.device.type == "cuda":
-            for name, dtype, on in (
-                ("eager float16", torch.float16, False),
-                ("compiled bfloat16", torch.bfloat16, True),
-            ):
-                self.rate(
-                    "encode",
-                    name,
-                    "encode",
-                    lambda d=dtype, c=on: Plain(self.vqgan, d, compiled=c).encode(),
-                    self.pixels,
-                )
+            self.rate(
+                "encode", "compiled bfloat16", "encode", lambda: compiled_encode(self.vqgan), self.pixels
+            )
+
+    def bytes_of(self, decode: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """Codes to bytes."""
+        return lambda codes: to_uint8(decode(codes))
 
     def autocast(self, way: str) -> Callable[[Tensor], Tensor]:
-        """The module's own methods under bf16 autocast."""
+        """The module's own methods under float16 autocast."""
 
         def run(given: Tensor) -> Tensor:
-            with torch.autocast(given.device.type, torch.bfloat16):
+            with torch.autocast(given.device.type, torch.float16):
                 if way == "decode":
                     return to_uint8(self.vqgan.decode(given))
                 return self.vqgan.encode(given / 255)
@@ -207,42 +168,16 @@ class Bench:
 
     def batches(self, sizes: list[int]) -> None:
         """Throughput of decoding against the pictures in a call."""
+        decode = self.bytes_of(decoding_in_half(self.vqgan))
         for size in sizes:
             codes = self.codes.repeat(-(-size // len(self.codes)), 1)[:size]
-            self.rate(
-                "batch", str(size), "decode", lambda s=size: InferenceVQGAN(self.vqgan, most=s).decode, codes
-            )
-
-    def convolutions(self) -> None:
-        """The largest convolutions alone."""
-        device, config = self.report.device, self.vqgan.config
-        half = torch.bfloat16 if device.type == "cuda" else torch.float32
-        side, width, batch = config.image_size, config.width, min(32, len(self.codes))
-
-        def alone(inputs: int, outputs: int, size: int, at: int) -> dict[str, Any]:
-            x = torch.randn(batch, inputs, at, at, device=device, dtype=half)
-            x = x.to(memory_format=torch.channels_last)
-            conv = nn.Conv2d(inputs, outputs, size, padding=1, bias=False, device=device, dtype=half)
-            conv.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
-            with torch.inference_mode():
-                seconds = median_seconds(lambda: conv(x), device, repeats=10)
-            work = 2 * batch * at**2 * inputs * outputs * size**2
-            return {"ms": 1e3 * seconds, "tflops": work / seconds / 1e12, **self.report.share(work / seconds)}
-
-        for name, shape in {
-            "3x3, full side": (width, width, 3, side),
-            "3x3, half side": (width, width, 3, side // 2),
-            "3x3 twice as wide, quarter side": (2 * width, 2 * width, 3, side // 4),
-            "2x2 to four phases, half side": (width, 4 * width, 2, side // 2),
-            "2x2 to four phases twice as wide, quarter side": (2 * width, 8 * width, 2, side // 4),
-        }.items():
-            self.report.part("convolutions", name, lambda s=shape: alone(*s))
+            self.rate("batch", str(size), "decode", lambda: decode, codes)
 
     def profile(self) -> None:
         """The kernels of one call."""
-        form = InferenceVQGAN(self.vqgan)
-        self.report.part("profile", "decode", lambda: kernel_times(lambda: form.decode(self.codes)))
-        self.report.part("profile", "encode", lambda: kernel_times(lambda: form.encode(self.pixels)))
+        decode, encode = decoding_in_half(self.vqgan), encoding_in_half(self.vqgan)
+        self.report.part("profile", "decode", lambda: kernel_times(lambda: decode(self.codes)))
+        self.report.part("profile", "encode", lambda: kernel_times(lambda: encode(self.pixels)))
 
 
 def differ(bench: Bench, count: int) -> None:
@@ -254,14 +189,12 @@ def differ(bench: Bench, count: int) -> None:
             truth = torch.cat([vqgan.encode(part / 255) for part in pixels.split(8)])
             shown = torch.cat([to_uint8(vqgan.decode(part)) for part in truth.split(8)])
             result: dict[str, Any] = {"codes": truth.numel(), "distinct": len(truth.unique())}
-            for dtype in (torch.bfloat16, torch.float16):
-                form = InferenceVQGAN(vqgan, dtype=dtype)
-                off = (form.decode(truth).int() - shown.int()).abs()
-                result[str(dtype)] = {
-                    "codes_differ": (form.encode(pixels) != truth).float().mean().item(),
-                    "levels_off_mean": off.float().mean().item(),
-                    "levels_off_most": off.max().item(),
-                }
+            off = (to_uint8(decoding_in_half(vqgan)(truth)).int() - shown.int()).abs()
+            result["torch.float16"] = {
+                "codes_differ": (encoding_in_half(vqgan)(pixels) != truth).float().mean().item(),
+                "levels_off_mean": off.float().mean().item(),
+                "levels_off_most": off.max().item(),
+            }
         torch.backends.cudnn.allow_tf32 = True
         return result
 
@@ -300,8 +233,6 @@ def main() -> None:
         bench.decode()
     if "profile" in given.only and device.type == "cuda":
         bench.profile()
-    if "convolutions" in given.only:
-        bench.convolutions()
     if "encode" in given.only:
         bench.encode()
     if "differ" in given.only:

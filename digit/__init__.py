@@ -2,11 +2,13 @@
 
 The surface: `load` any artifact, `DigitPipeline` for whole models, and a function for every verb of the
 command line. Pixels are floats in [0, 1], codes are whole numbers from 0. Names are imported when they are
-first used.
+first used; __init__.pyi lists them.
 """
 
+import ast
 import importlib
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from digit.nn import forms
 
@@ -14,88 +16,16 @@ __version__ = "0.1.0"
 
 forms.provider = "digit.fast"  # faster forms of some functions, where they can run
 
-if TYPE_CHECKING:
-    from digit.errors import DigitError, LineageError
-    from digit.nn.sampling import SamplerConfig
-    from digit.pipeline import DigitPipeline, Pictures, PipelineSampling
-    from digit.run.compare import compare_results
-    from digit.run.compose import compose
-    from digit.run.evaluate import evaluate_images
-    from digit.run.evaluate_probe import evaluate_probe
-    from digit.run.fit import fit
-    from digit.run.info import info
-    from digit.run.prefix import evaluate_prefix
-    from digit.run.projection import evaluate_projection
-    from digit.run.reconstruction import evaluate_reconstruction
-    from digit.run.sample import sample
-    from digit.run.selftest import selftest
-    from digit.run.stability import evaluate_stability
-    from digit.run.sweep import evaluate_sweep
-    from digit.run.tokenize import tokenize
-    from digit.run.train import train_prior, train_renderer, train_vqgan
-    from digit.run.train_recipe import train_recipe
-    from digit.weights.artifact import load, save
-
 _PLACES = {
-    "DigitError": "errors",
-    "LineageError": "errors",
-    "SamplerConfig": "nn.sampling",
-    "DigitPipeline": "pipeline",
-    "Pictures": "pipeline",
-    "PipelineSampling": "pipeline",
-    "compare_results": "run.compare",
-    "compose": "run.compose",
-    "evaluate_images": "run.evaluate",
-    "evaluate_probe": "run.evaluate_probe",
-    "evaluate_projection": "run.projection",
-    "evaluate_reconstruction": "run.reconstruction",
-    "evaluate_stability": "run.stability",
-    "evaluate_prefix": "run.prefix",
-    "evaluate_sweep": "run.sweep",
-    "fit": "run.fit",
-    "info": "run.info",
-    "sample": "run.sample",
-    "selftest": "run.selftest",
-    "tokenize": "run.tokenize",
-    "train_prior": "run.train",
-    "train_recipe": "run.train_recipe",
-    "train_renderer": "run.train",
-    "train_vqgan": "run.train",
-    "load": "weights.artifact",
-    "save": "weights.artifact",
+    name.name: node.module
+    for node in ast.parse(Path(__file__).with_suffix(".pyi").read_text(encoding="utf-8")).body
+    if isinstance(node, ast.ImportFrom) and node.module
+    for name in node.names
 }
-
-__all__ = [
-    "DigitError",
-    "DigitPipeline",
-    "LineageError",
-    "Pictures",
-    "PipelineSampling",
-    "SamplerConfig",
-    "compare_results",
-    "compose",
-    "evaluate_images",
-    "evaluate_prefix",
-    "evaluate_probe",
-    "evaluate_projection",
-    "evaluate_reconstruction",
-    "evaluate_stability",
-    "evaluate_sweep",
-    "fit",
-    "info",
-    "load",
-    "sample",
-    "save",
-    "selftest",
-    "tokenize",
-    "train_prior",
-    "train_recipe",
-    "train_renderer",
-    "train_vqgan",
-]
+__all__ = [*_PLACES]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _PLACES:
         raise AttributeError(f"module 'digit' has no attribute {name!r}")
-    return getattr(importlib.import_module(f"digit.{_PLACES[name]}"), name)
+    return getattr(importlib.import_module(_PLACES[name]), name)

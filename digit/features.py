@@ -10,13 +10,10 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend
 
 from digit.errors import DigitError
-from digit.fast.graphs import Replayed
-from digit.nn.backbone import Standardize, create, timm
-from digit.nn.pieces import in_pieces
-from digit.nn.vit import GELU, InferenceViT, unsupported
+from digit.nn.backbone import Standardize, as_floats, create, timm
+from digit.nn.batch import in_pieces
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -148,72 +145,30 @@ class Encoder(nn.Module):
         return self.vit.forward_features(pixels)[:, self.vit.num_prefix_tokens :]
 
 
-class InferenceFeatures:
-    """An encoder's tokens by its ViT's form for inference, class and registers first.
-
-    Args:
-        encoder: whose ViT `digit.nn.vit.unsupported` has nothing against; its weights are copied.
-        dtype: of products and tokens. Float16 becomes bfloat16 with the first pictures that overflow it.
-        gelu: see `InferenceViT`, as for `attention`.
-        attention: likewise.
-    """
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        *,
-        dtype: torch.dtype = torch.float16,
-        gelu: GELU = "tanh",
-        attention: SDPBackend | None = None,
-    ) -> None:
-        self._encoder = encoder
-        self._how: dict[str, Any] = {"gelu": gelu, "attention": attention}
-        self.prefix: int = encoder.vit.num_prefix_tokens
-        self._make(dtype)
-
-    def _make(self, dtype: torch.dtype) -> None:
-        config = self._encoder.config
-        vit = InferenceViT(self._encoder.vit, config.mean, config.std, dtype=dtype, **self._how)
-        self._dtype, self._tokens = dtype, Replayed(vit, vit.needs)
-
-    def __call__(
-        self, pixels: Shaped[Tensor, "b 3 h w"], use: Callable[[Float[Tensor, "b t d"]], Tensor]
-    ) -> Tensor:
-        """`use` of the tokens of square pictures of any size: uint8, or float in [0, 1].
-
-        The tokens are overwritten by the next call, so `use` must not give a view of them. It is called
-        before anybody knows whether float16 sufficed, so that the GPU need not wait, and again if it did not.
-        """
-        check_square(pixels)
-        tokens = self._tokens(pixels)
-        enough = self._dtype != torch.float16 or tokens.sum(dtype=torch.float32).isfinite()
-        result = use(tokens)
-        if not enough:
-            self._make(torch.bfloat16)
-            result = use(self._tokens(pixels))
-        return result
-
-    def features(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
-        """The tokens of patches."""
-        return self(pixels, lambda tokens: tokens[:, self.prefix :].clone())
-
-
 def reading(encoder: Encoder) -> Callable[[Shaped[Tensor, "b 3 h w"]], Float[Tensor, "b n d"]]:
     """The fastest way from square pictures, uint8 or float in [0, 1], to features, for many pictures.
 
-    On a GPU `InferenceFeatures`; where the ViT cannot take that form, the module itself under bf16 autocast.
-    On a CPU the module as it is.
+    On a GPU the module under float16 autocast, fewer pictures at once where they do not fit into memory; on a
+    CPU the module as it is.
     """
-    if next(encoder.parameters()).is_cuda and unsupported(encoder.vit) is None:
-        form = InferenceFeatures(encoder)
-        return lambda pixels: in_pieces(form.features, pixels)
 
     @torch.no_grad()
     def read(pixels: Tensor) -> Tensor:
-        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=pixels.is_cuda):
-            return encoder(pixels / 255 if pixels.dtype == torch.uint8 else pixels)
+        if pixels.is_cuda:
+            return in_pieces(lambda part: in_half(encoder, part), pixels, most=512)
+        return encoder(as_floats(pixels))
 
     return read
+
+
+def in_half(encoder: Encoder, pixels: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+    """Features under float16 autocast, eight times as precise as bfloat16, which takes what overflows it."""
+    for dtype in (torch.float16, torch.bfloat16):
+        with torch.autocast(pixels.device.type, dtype):
+            features = encoder(as_floats(pixels))
+        if features.isfinite().all():
+            break
+    return features
 
 
 def check_square(pixels: Shaped[Tensor, "b 3 h w"]) -> None:

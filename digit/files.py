@@ -1,6 +1,6 @@
 """Files that are whole or absent: written under a temporary name, flushed to the disk, then renamed.
 
-JSON, safetensors and other files can carry the sha256 of their own bytes, so that a byte which changed on the
+JSON and files of bytes can carry the sha256 of their own bytes, so that a byte which changed on the
 disk is found when they are read.
 """
 
@@ -11,12 +11,11 @@ import json
 import os
 import re
 import shutil
-import struct
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import safetensors
 import safetensors.torch
@@ -25,9 +24,8 @@ from torch import Tensor
 from digit.errors import DigitError
 
 TEMPORARY = ".tmp-"  # temporary names are ".tmp-<random>-<name>", beside the file they become
-CHECKSUM = "checksum"  # key of a file's own sha256, in JSON and in the metadata of safetensors
+CHECKSUM = "checksum"  # key of the sha256 of a JSON file's own text
 _SHA256 = "sha256:"  # how its value starts, which no other value does: so a damaged key is noticed too
-_EMPTY = _SHA256 + "0" * 64  # what stands in a safetensors header while its checksum is computed
 _SEAL = re.compile(rb'\{\n  "checksum": "sha256:([0-9a-f]{64})",\n')  # how sealed JSON begins
 
 
@@ -90,6 +88,18 @@ def make_folder(path: str | Path) -> None:
     Path(path).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=path):
         pass
+
+
+def check_writable(out: Path) -> Path:
+    """The nearest folder at or above `out` that exists; DigitError where nothing can be written below it."""
+    there = out.absolute()
+    while not there.exists():
+        there = there.parent
+    if not there.is_dir():
+        raise DigitError(f"{there} is a file: choose another --out")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise DigitError(f"{there} cannot be written: choose another --out")
+    return there
 
 
 def sweep(folder: str | Path) -> int:
@@ -168,27 +178,19 @@ def write_safetensors_atomic(
     tensors: Mapping[str, Tensor],
     *,
     metadata: Mapping[str, str] | None = None,
-    checksum: bool = False,
 ) -> None:
     """Write tensors from any device, whole or not at all; tensors that share memory are stored once each.
 
-    With `checksum` the header holds the sha256 of the file (of its bytes with zeros in that place), which
-    `read_safetensors` compares. DigitError when the disk refuses.
+    DigitError when the disk refuses.
     """
-    notes = dict(metadata or {}) | ({CHECKSUM: _EMPTY} if checksum else {})
     with atomic_path(path) as temporary:
         try:
-            safetensors.torch.save_file(on_cpu(tensors), temporary, metadata=notes or None)
+            safetensors.torch.save_file(on_cpu(tensors), temporary, metadata=dict(metadata or {}) or None)
         except safetensors.SafetensorError as error:
             raise DigitError(
                 f"{path} cannot be written ({error}): make room or choose another folder"
             ) from None
         temporary.chmod(0o644)  # safetensors writes files that only their owner may read
-        if checksum:
-            digest = sha256_file(temporary)
-            with temporary.open("r+b") as file:
-                file.seek(_header(file).index(_EMPTY.encode()) + len(_SHA256))
-                file.write(digest.encode())
 
 
 def read_safetensors(path: str | Path) -> dict[str, Tensor]:
@@ -196,42 +198,17 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
     if not Path(path).is_file():
         raise DigitError(f"{path} does not exist: check the path")
     try:
-        with safetensors.safe_open(path, "pt") as file:
-            notes = dict(file.metadata() or {})
-        whole = _is_whole(path, notes)
-        tensors = safetensors.torch.load_file(path)
+        return safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
         raise DigitError(
             f"{path} is not a whole safetensors file ({_short(error)}): make or copy it again"
         ) from None
-    if not whole:
-        raise DigitError(f"{path} is not what was written (its checksum differs): make or copy it again")
-    return tensors
 
 
 def _short(error: Exception) -> str:
     """What an error says, without the whole of a header that it may quote."""
     text = " ".join(str(error).split())
     return text if len(text) <= 300 else f"{text[:300]}..."
-
-
-def _is_whole(path: str | Path, notes: Mapping[str, str]) -> bool:
-    """Whether a safetensors file agrees with the checksum in its header, or has none."""
-    said = notes.get(CHECKSUM, "").encode()
-    if CHECKSUM not in notes or len(said) != len(_EMPTY):
-        return not _is_damaged_seal(notes)
-    with Path(path).open("rb") as file:
-        header = _header(file)
-        digest = hashlib.sha256(header.replace(said, _EMPTY.encode(), 1))
-        while block := file.read(2**20):
-            digest.update(block)
-    return said == f"{_SHA256}{digest.hexdigest()}".encode()
-
-
-def _header(file: BinaryIO) -> bytes:
-    """A safetensors file's header with the eight bytes before it; the file stands behind it."""
-    length = file.read(8)
-    return length + file.read(struct.unpack("<Q", length)[0])
 
 
 def write_bytes_atomic(path: str | Path, data: bytes) -> None:

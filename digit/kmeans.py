@@ -6,24 +6,13 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from digit.distributed import add_up, gather, gather_rows
 from digit.errors import DigitError
-from digit.nn.nearest import (
-    Halves,
-    Precision,
-    Table,
-    exact_products,
-    halve,
-    has_kernels,
-    nearest,
-    prepare,
-    rows_at_once,
-)
+from digit.nn.nearest import exact_products, nearest, rows_at_once
 
 
 class Reservoir:
@@ -175,14 +164,12 @@ def fit(
     start: Float[Tensor, "k d"] | None = None,
     places: Int[Tensor, " m"] | None = None,
     device: torch.device | str | None = None,
-    precision: Precision = "float32",
-    chunk: int | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> KMeansResult:
     """Lloyd's K-means with faiss's choices: k random vectors to start from, empty clusters split a large one.
 
-    Distances are exact float32. Sums do not depend on the order in which a GPU works, so neither do the
-    centroids. Nothing of size m x k is ever held.
+    Distances are exact float32. Sums are float64, where the order in which a GPU adds does not reach the
+    rounded centroids. Nothing of size m x k is ever held.
 
     Several processes may share the work, each with its vectors and their `places`: sums, counts and inertia
     are added up, and all of them return the same. The starting vectors, and so the result but for the
@@ -196,248 +183,109 @@ def fit(
         start: centroids to start from instead.
         places: rising, of these vectors in the order of all; without it each process works by itself.
         device: where the distances are computed; where the vectors are if left out.
-        precision: of the products while centroids still move; the last codes are exact in any case.
-        chunk: vectors at once; from the memory there is if left out.
         progress: called with the number of updates done.
 
     Raises:
         DigitError: no centroids, fewer vectors than centroids, or a vector that is not finite.
     """
     # A tensor's device has the number of the GPU, without which "cuda" would not be where the vectors are.
-    place = torch.empty(0, device=vectors.device if device is None else device).device
+    device = torch.empty(0, device=vectors.device if device is None else device).device
+    together = places is not None
+    count = sum(gather(len(vectors))) if together else len(vectors)
     if k < 1:
         raise DigitError(f"{k} clusters cannot be made: choose one or more")
-    sample = _Sample(vectors, place, k, chunk, together=places is not None)  # a GPU works on this meanwhile
-    ends = [(len(vectors), len(vectors) - 1)]
-    if places is not None:
-        ends = gather((len(places), int(places[-1]) if len(places) else -1))
-    count = sum(length for length, _ in ends)
     if count < k:
         raise DigitError(
             f"{count} feature vectors cannot make {k} clusters: choose fewer clusters or more pictures"
         )
     if start is None:
-        chosen = _chosen(count, k, seed)
-        if places is None:
-            start = vectors[chosen.to(vectors.device)]
-        else:
-            if max(end for _, end in ends) >= count:  # some places are left out
-                chosen = _nth(places, chosen, place)
-            start = _fetch(vectors, places, chosen)
-    table = prepare(start.to(place, torch.float32, copy=True))
-    steps: list[Precision] = [precision] * iterations
-    steps.append("float32")
+        chosen = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:k]
+        start = _fetch(vectors, places, chosen) if together else vectors[chosen.to(vectors.device)]
+    centroids = start.to(device, torch.float32, copy=True)
+    if device != vectors.device and vectors.nbytes < 0.6 * _free_bytes(device):
+        vectors = vectors.to(device)
+    lengths = _lengths(vectors, device, together=together)
     inertia: list[float] = []
-    ahead = sample.sort(table, steps[0], None)
-    for done, exact in enumerate(steps):
-        codes, sums, counts, moved = ahead
-        centroids, total = sample.update(table.centroids, sums, counts)
-        following = prepare(centroids)
-        reading = _Reading(total, moved, counts.min())
-        # A GPU goes on while the host reads: in vain if that was the end, or a cluster is empty.
-        gone_on = sample.fused and done < iterations
-        if gone_on:
-            ahead = sample.sort(following, steps[done + 1], codes)
-        seen, changed, smallest = reading.wait()
-        settled = changed == 0
-        if settled and exact != "float32":
-            _, sums, counts, _ = sample.sort(table, "float32", None)
-            (seen,) = _Reading(sample.update(table.centroids, sums, counts)[1]).wait()
-        inertia.append(max(seen, 0.0))
+    codes: Tensor | None = None  # unknown until the first iteration, and after a split
+    for done in range(iterations + 1):
+        codes, sums, counts, moved = _assign_and_sum(vectors, centroids, codes, together=together)
+        wide = centroids.double()
+        losses = (wide * (counts[:, None] * wide - 2 * sums)).sum(1)  # |c|^2 - 2 x.c, over each one's x
+        inertia.append(max(float(lengths + losses.sum()), 0.0))
         if not math.isfinite(inertia[-1]):
             raise DigitError(
                 "a feature is not finite, so K-means has no answer: check the encoder's weights and precision"
             )
-        if done == iterations or settled:
-            return KMeansResult(table.centroids, inertia, counts, done)
-        table = following
-        if smallest == 0:
+        if done == iterations or moved == 0:
+            break
+        centroids = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], wide).float()
+        if (counts == 0).any():
             _split_empty(centroids, counts)
-            table = prepare(centroids)
-            ahead = sample.sort(table, steps[done + 1], None)  # so that a split never passes for convergence
-        elif not gone_on:
-            ahead = sample.sort(table, steps[done + 1], codes)
+            codes = None  # so that a split never passes for convergence
         if progress is not None:
             progress(done + 1)
-    raise AssertionError("the loop returns in its last round")
+    return KMeansResult(centroids, inertia, counts, len(inertia) - 1)
 
 
-# On the host numpy: torch would wake its threads for it, which takes longer than the work.
+def _assign_and_sum(
+    vectors: Tensor, centroids: Tensor, before: Tensor | None, *, together: bool
+) -> tuple[Int[Tensor, " m"], Float[Tensor, "k d"], Int[Tensor, " k"], int]:
+    """Codes of the vectors; per centroid the float64 sum and the number of its own; codes not as `before`.
 
-
-def _chosen(count: int, k: int, seed: int) -> Int[Tensor, " k"]:
-    """The first k of torch.randperm(count), faiss's own for a seed one less, in the time of k numbers.
-
-    The exchanges of a Fisher-Yates shuffle by the Mersenne Twister of `seed`; the few that meet are followed.
+    All but the codes are of all processes. Without `before` all codes count as moved.
     """
-    generator = torch.Generator().manual_seed(seed)
-    pairs = torch.empty((k + 1) // 2, dtype=torch.int64).random_(-(2**63), None, generator=generator).numpy()
-    words = np.stack([pairs >> 32, pairs], axis=1).ravel() & 0xFFFFFFFF
-    place = np.arange(k)
-    there = place + words[:k] % (count - place)
-    # An exchange concerns others only if its place is among the first k, or is met twice.
-    _, met, times = np.unique(there, return_inverse=True, return_counts=True)
-    inside = there < k
-    shared = inside | (times[met] > 1)
-    shared[there[inside]] = True
-    chosen, moved = there.copy(), {}
-    for here in np.flatnonzero(shared).tolist():
-        to = int(there[here])
-        chosen[here] = moved.get(to, to)
-        moved[to] = moved.get(here, here)
-    return torch.from_numpy(chosen)
+    k, device = len(centroids), centroids.device
+    squares = centroids.square().sum(1)
+    sums = torch.zeros_like(centroids, dtype=torch.float64)
+    counts = torch.zeros(k, dtype=torch.int64, device=device)
+    found = []
+    for part in vectors.split(rows_at_once(k, device) if device.type == "cpu" else _ON_GPU):
+        part = part.to(device)
+        codes = nearest(part, centroids, squares)
+        # float64 has 29 bits more than a float32 number: but for one in a million additions, of a number
+        # that is tiny beside the sum, nothing is rounded here, and so the order of a GPU does not matter.
+        sums.index_add_(0, codes, part.double())
+        counts += torch.bincount(codes, minlength=k)
+        found.append(codes)
+    codes = torch.cat(found)
+    moved = len(codes) if before is None else torch.count_nonzero(codes != before)
+    numbers = torch.cat([counts, counts.new_tensor([moved])])
+    if together:
+        add_up(sums, numbers)
+    return codes, sums, numbers[:-1], int(numbers[-1])
 
 
-def _nth(places: Tensor, wanted: Tensor, place: torch.device) -> Tensor:
-    """The wanted-th smallest of all processes' places, which rise in each; on the CPU."""
-    parts = gather_rows(places.to(place))
-    whole = parts[0] if len(parts) == 1 else torch.cat(parts).sort().values
-    return whole[wanted.to(whole.device)].cpu()
+_ON_GPU = 1 << 18  # vectors at once on a GPU: 1.5 GiB in float64 at 768 channels
 
 
-def _fetch(vectors: Tensor, places: Tensor, wanted: Tensor) -> Tensor:
-    """The vectors at the `wanted` places, each from the process that has it."""
+def _lengths(vectors: Tensor, device: torch.device, *, together: bool) -> Float[Tensor, ""]:
+    """The sum of all |x|^2, float64."""
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    for part in vectors.split(1 << 14):
+        total += torch.linalg.vector_norm(part.to(device), dtype=torch.float64).square()
+    if together:
+        add_up(total)
+    return total
+
+
+def _fetch(vectors: Tensor, places: Tensor, wanted: Int[Tensor, " k"]) -> Float[Tensor, "k d"]:
+    """Of all processes' vectors in the order of their places those of the `wanted` numbers."""
+    places = places.cpu()
+    parts = gather_rows(places)
+    asked = (parts[0] if len(parts) == 1 else torch.cat(parts).sort().values)[wanted]
     found = vectors.new_zeros(len(wanted), vectors.shape[1])
     if len(places):
-        given, asked = places.cpu().numpy(), wanted.numpy()
-        rows = np.searchsorted(given, asked).clip(max=len(given) - 1)
-        here = np.flatnonzero(given[rows] == asked)
-        mine = torch.from_numpy(rows[here]).to(vectors.device)
-        found[torch.from_numpy(here).to(vectors.device)] = vectors[mine]
+        rows = torch.searchsorted(places, asked).clamp(max=len(places) - 1)
+        here = torch.nonzero(places[rows] == asked).flatten()
+        found[here.to(vectors.device)] = vectors[rows[here].to(vectors.device)]
     add_up(found)
     return found
 
 
-@torch.no_grad()
-def assign(
-    features: Float[Tensor, "... d"],
-    centroids: Float[Tensor, "k d"],
-    *,
-    squares: Float[Tensor, " k"] | None = None,
-    half: bool = False,
-    precision: Precision = "float32",
-    chunk: int | None = None,
-) -> Int[Tensor, "..."]:
-    """The nearest centroid of each feature by squared Euclidean distance; the lowest index on ties.
-
-    Exact float32 also inside autocast and where TF32 is allowed; `precision` float16 rounds features and
-    centroids before their products, which changes a code in some thousands. `chunk` is the number of vectors
-    at once. `squares` takes the place of |c|^2. `half` computes |x|^2 - 2 x.c + |c|^2 in float16, as the
-    published training does: near neighbours then swap, since float16 resolves these sums to 1 or 2.
-    """
-    flat = features.flatten(0, -2) if features.ndim > 1 else features[None]
-    centroids = centroids.float()
-    squares = centroids.square().sum(1) if squares is None else squares.float()
-    if half:
-        with exact_products(features.device):
-            parts = [
-                _nearest_half(part, centroids, squares)
-                for part in flat.split(chunk or rows_at_once(centroids))
-                if len(part)
-            ]
-        codes = torch.cat(parts) if parts else flat.new_empty(0, dtype=torch.int64)
-    else:
-        codes = nearest(flat, prepare(centroids, squares), precision=precision, chunk=chunk)
-    return codes.view(features.shape[:-1])
-
-
-def _nearest_half(vectors: Tensor, centroids: Tensor, squares: Tensor) -> Tensor:
-    vectors, centroids, squares = vectors.half(), centroids.half(), squares.half()
-    distances = vectors.square().sum(1, keepdim=True) - 2 * (vectors @ centroids.T) + squares
-    return distances.argmin(dim=1)
-
-
-class _Sample:
-    """The vectors of one fit: on the device if there is room, else moved piece by piece.
-
-    `together`: of the processes' vectors together, each holding its own.
-    """
-
-    def __init__(
-        self, vectors: Tensor, place: torch.device, k: int, chunk: int | None, *, together: bool = False
-    ) -> None:
-        self.place, self.k, self.together = place, k, together
-        self.fused = has_kernels(place, vectors.shape[1])
-        # A GPU without the kernels, or a CPU, holds a chunk's distances to all centroids.
-        rows = 1 << 20 if self.fused else rows_at_once(torch.empty(k, 0, device=place))
-        if place != vectors.device and vectors.nbytes < 0.6 * _free_bytes(place):
-            vectors = vectors.to(place)
-        self.parts = [part for part in vectors.split(chunk or rows) if len(part)]
-        self.halves: list[Halves | None] = [None] * len(self.parts)
-        here = self.fused and vectors.device == place
-        if here and 2 * vectors.numel() < 0.6 * _free_bytes(place):
-            self.halves = [halve(part) for part in self.parts]
-        lengths = torch.zeros((), dtype=torch.float64, device=place)
-        for part in vectors.split(1 << 14):
-            lengths += torch.linalg.vector_norm(part.to(place), dtype=torch.float64).square()
-        if together:
-            add_up(lengths)
-        self.lengths = lengths  # sum of all |x|^2
-
-    def sort(
-        self, table: Table, precision: Precision, before: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Codes of the vectors here, per centroid the float64 sum and the number of its own, of all, and how
-        many of all codes are not those of `before`: without it, all.
-        """
-        sums = torch.zeros_like(table.centroids, dtype=torch.float64)
-        counts = torch.zeros(self.k, dtype=torch.int64, device=self.place)
-        found = [counts.new_empty(0)]
-        for part, halves in zip(self.parts, self.halves, strict=True):
-            part = part.to(self.place, non_blocking=True)
-            codes = nearest(part, table, precision=precision, halves=halves, chunk=len(part))
-            if self.fused:
-                from digit.fast.kernels.segments import add_segments  # Triton exists on GPU machines only
-
-                add_segments(sums, counts, part, codes)
-            else:
-                # A GPU adds in no fixed order; in float64 that order does not reach the rounded centroids.
-                sums.index_add_(0, codes, part.double())
-                counts += torch.bincount(codes, minlength=self.k)
-            found.append(codes)
-        codes = torch.cat(found)
-        moved = counts.new_tensor(len(codes)) if before is None else torch.count_nonzero(codes != before)
-        numbers = torch.cat([counts, moved[None]])
-        if self.together:
-            add_up(sums, numbers)
-        return codes, sums, numbers[:-1], numbers[-1]
-
-    def update(self, centroids: Tensor, sums: Tensor, counts: Tensor) -> tuple[Tensor, Tensor]:
-        """The next centroids, and the inertia of these: |x|^2 - 2 x.c + |c|^2, by each one's sum of x."""
-        if self.fused:
-            from digit.fast.kernels.segments import means
-
-            following, losses = means(sums, counts, centroids)
-        else:
-            wide = centroids.double()
-            losses = (wide * (counts[:, None] * wide - 2 * sums)).sum(1)
-            following = torch.where(counts[:, None] > 0, sums / counts.clamp(min=1)[:, None], wide).float()
-        return following, self.lengths + losses.sum()
-
-
-class _Reading:
-    """Numbers of a device on their way to the host."""
-
-    def __init__(self, *numbers: Tensor) -> None:
-        there = torch.stack([number.double() for number in numbers])
-        self._here = torch.empty(there.shape, dtype=there.dtype, pin_memory=there.is_cuda)
-        self._here.copy_(there, non_blocking=True)
-        self._event = torch.cuda.current_stream(there.device).record_event() if there.is_cuda else None
-
-    def wait(self) -> list[float]:
-        """They, once they have come; what the device was given since goes on."""
-        if self._event is not None:
-            self._event.synchronize()
-        return self._here.tolist()
-
-
-def _free_bytes(device: torch.device) -> float:
-    """Memory of a device that can still be had."""
-    if device.type != "cuda":
-        return math.inf
-    return torch.cuda.mem_get_info(device)[0] + (
-        torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    )
+def _free_bytes(device: torch.device) -> int:
+    """Memory of a GPU that can still be had."""
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
 
 
 def _split_empty(centroids: Tensor, counts: Tensor) -> None:
@@ -455,3 +303,35 @@ def _split_empty(centroids: Tensor, counts: Tensor) -> None:
         centroids[largest] *= 1 - nudge
         heapq.heapreplace(largest_first, (negative + half, largest))
         heapq.heappush(largest_first, (-half, index))
+
+
+@torch.no_grad()
+def assign(
+    features: Float[Tensor, "... d"],
+    centroids: Float[Tensor, "k d"],
+    *,
+    squares: Float[Tensor, " k"] | None = None,
+    half: bool = False,
+) -> Int[Tensor, "..."]:
+    """The nearest centroid of each feature by squared Euclidean distance; the lowest index on ties.
+
+    Exact float32 also inside autocast and where TF32 is allowed. `squares` takes the place of |c|^2. `half`
+    computes |x|^2 - 2 x.c + |c|^2 in float16, as the published training does: near neighbours then swap,
+    since float16 resolves these sums to 1 or 2.
+    """
+    flat = features.flatten(0, -2) if features.ndim > 1 else features[None]
+    centroids = centroids.float()
+    squares = centroids.square().sum(1) if squares is None else squares.float()
+    codes = (_nearest_half if half else nearest)(flat, centroids, squares)
+    return codes.view(features.shape[:-1])
+
+
+def _nearest_half(vectors: Tensor, centroids: Tensor, squares: Tensor) -> Tensor:
+    """`nearest` by distances in float16."""
+    centroids, squares = centroids.half(), squares.half()
+    found = []
+    with exact_products(vectors.device):
+        for part in vectors.half().split(rows_at_once(len(centroids), vectors.device)):
+            distances = part.square().sum(1, keepdim=True) - 2 * (part @ centroids.T) + squares
+            found.append(distances.argmin(dim=1))
+    return torch.cat(found)

@@ -1,10 +1,8 @@
 """labels, seeds -> pixels: prior, renderer and VQGAN composed; the tokenizer travels along."""
 
-import difflib
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,33 +12,25 @@ from PIL import Image
 from torch import Tensor
 
 from digit.errors import DigitError, LineageError
-from digit.files import read_json, write_json_atomic
-from digit.nn.pieces import at_once, state_of
-from digit.nn.sampling import SamplerConfig
+from digit.nn.decoding import CacheBits
 from digit.prior import Prior
 from digit.renderer import Renderer
 from digit.renderer_masked import MaskedRenderer
+from digit.request import Request, at_once, label_ids, resolve, seeds_and_labels
 from digit.tokenizer import Tokenizer
 from digit.vqgan import VQGAN, decoding
-from digit.weights.artifact import artifact_of, describe, load, save, verify
-from digit.weights.config import from_dict
-
-BUNDLED = "cifar10"  # the model that comes with the package
+from digit.weights.model_folder import (
+    PARTS,
+    PipelineSampling,
+    check_parts,
+    locate,
+    open_model,
+    save_model,
+)
 
 RendererName = Literal["autoregressive", "masked"]
 RENDERERS: dict[RendererName, str] = {"autoregressive": "renderer", "masked": "renderer_masked"}
-
-
-@dataclass(frozen=True)
-class PipelineSampling:
-    """How a pipeline draws unless told otherwise."""
-
-    prior: SamplerConfig = field(default_factory=SamplerConfig)  # with labels
-    prior_unconditional: SamplerConfig = field(default_factory=SamplerConfig)  # without labels
-    renderer: SamplerConfig = field(default_factory=SamplerConfig)  # the autoregressive renderer
-    masked: SamplerConfig = field(default_factory=SamplerConfig)  # the masked renderer
-    masked_steps: int = 8  # its passes
-    masked_noise: float = 4.5  # weight of its Gumbel noise on confidence
+DECODED = 64  # pictures that the VQGAN decodes at once: their activations take far more room than their codes
 
 
 @dataclass(frozen=True)
@@ -83,8 +73,7 @@ class DigitPipeline:
         self.prior, self.vqgan, self.tokenizer = prior.eval(), vqgan.eval(), tokenizer
         self.renderer, self.renderer_masked = renderer, renderer_masked
         self.classes, self.sampling = list(classes), sampling or PipelineSampling()
-        self._decode: tuple[tuple[tuple[int, int], ...], Callable[[Tensor], Tensor]] | None = None
-        _check_together(self)
+        self._check_together()
 
     @property
     def device(self) -> torch.device:
@@ -100,6 +89,23 @@ class DigitPipeline:
     def _parts(self) -> dict[str, torch.nn.Module]:
         named = {name: getattr(self, name) for name in PARTS}
         return {name: module for name, module in named.items() if module is not None}
+
+    def _check_together(self) -> None:
+        """Every stage must have been trained on codes of the stages beside it."""
+        prior, vqgan = self.prior.config, self.vqgan.config
+        if not self.renderers and (prior.codes != vqgan.codes or prior.length != self.vqgan.length):
+            raise LineageError(
+                f"the prior's {prior.length} codes of {prior.codes} are not the VQGAN's "
+                f"{self.vqgan.length} of {vqgan.codes}: add a renderer"
+            )
+        made = {name: getattr(module, "artifact", None) for name, module in self._parts().items()}
+        check_parts({name: artifact for name, artifact in made.items() if artifact})
+
+    def __repr__(self) -> str:
+        """One line: the parts, the picture's side, the classes, the device."""
+        classes = f", {count} classes" if (count := self.prior.config.classes) else ""
+        parts, side = " + ".join(self._parts()), self.vqgan.config.image_size
+        return f"DigitPipeline({parts}, {side} px{classes}, {self.device})"
 
     @classmethod
     def from_pretrained(
@@ -121,28 +127,8 @@ class DigitPipeline:
         Raises:
             DigitError: no such model, a file of it is missing or damaged, or an unknown part.
         """
-        folder = locate(path_or_name)
-        config = read_config(folder)
-        sampling = from_dict(
-            PipelineSampling, config["sampling"], where=f"{folder / 'config.json'}: sampling"
-        )
-        if unknown := set(parts or ()) - set(PARTS):
-            raise DigitError(f"no parts {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
-        modules: dict[str, Any] = {}
-        artifacts: dict[str, dict[str, Any]] = {}
-        for name, identity in config["parts"].items():
-            if parts is None or name in (*parts, "prior", "vqgan"):
-                modules[name] = load(folder / name, kind=name, device=device)
-                artifacts[name] = artifact_of(modules[name])
-            else:
-                artifacts[name] = verify(folder / name, kind=name)
-            if artifacts[name]["id"] != identity:
-                raise LineageError(
-                    f"{folder / name} is not the {name} this pipeline was saved with: restore that folder"
-                )
-        _check_lineage(artifacts)
-        stages = modules.pop("prior"), modules.pop("vqgan")
-        return cls(*stages, **modules, classes=config["classes"], sampling=sampling)
+        model = open_model(locate(path_or_name), device=device, parts=parts)
+        return cls(**model.parts, classes=model.classes, sampling=model.sampling)
 
     def save_pretrained(
         self, path: str | Path, *, stored_as: Literal["float32", "float16", "int8"] = "float32"
@@ -151,22 +137,9 @@ class DigitPipeline:
 
         Args:
             path: the folder; made if missing.
-            stored_as: how matrices lie on disk; int8 keeps one scale a row and is a quarter of float32.
+            stored_as: how matrices lie on disk; int8 keeps one scale per row and is a quarter of float32.
         """
-        folder = Path(path)
-        folder.mkdir(parents=True, exist_ok=True)
-        for name, module in self._parts().items():
-            there = artifact_of(module)
-            save(
-                module,
-                folder / name,
-                lineage=there["lineage"],
-                classes=there.get("classes"),
-                stored_as=stored_as,
-                extra=there.get("extra"),
-                id=there["id"],
-            )
-        finish(folder, list(self._parts()), classes=self.classes, sampling=self.sampling)
+        save_model(path, self._parts(), classes=self.classes, sampling=self.sampling, stored_as=stored_as)
 
     def label_ids(self, labels: Sequence[int | str]) -> list[int]:
         """Class names or numbers as numbers.
@@ -174,20 +147,7 @@ class DigitPipeline:
         Raises:
             DigitError: an unknown name or a number out of range.
         """
-        count = self.prior.config.classes
-        if not count:
-            raise DigitError("this model knows no classes: leave --labels out")
-        ids = []
-        for label in labels:
-            if isinstance(label, str) and not label.lstrip("-").isdigit():
-                if label not in self.classes:
-                    raise DigitError(f"unknown label {label!r}: choose {_likely(label, self.classes)}")
-                ids.append(self.classes.index(label))
-            elif not 0 <= int(label) < count:
-                raise DigitError(f"label {label} is out of range: choose 0 to {count - 1}")
-            else:
-                ids.append(int(label))
-        return ids
+        return label_ids(labels, names=self.classes, classes=self.prior.config.classes)
 
     @torch.inference_mode()
     def __call__(
@@ -210,14 +170,15 @@ class DigitPipeline:
         prefix: Int[Tensor, "b p"] | None = None,
         batch_size: int | None = None,
         autocast: bool | None = None,
+        cache_bits: CacheBits = 16,
         progress: Callable[[int], None] | None = None,
     ) -> Pictures:
         """Draw pictures. Picture i is a function of seed i and label i, whatever the batch.
 
         Args:
-            labels: one class for all, or one a picture (names or numbers); nothing draws without a class.
+            labels: one class for all, or one per picture (names or numbers); nothing draws without a class.
             num_images: how many; seeds count from 0. Needless when `seeds` or a list of labels is given.
-            seeds: one a picture.
+            seeds: one per picture.
             renderer: "autoregressive" or "masked"; the pipeline's first one if left out.
             temperature: of the prior; 0 takes the likeliest code. None, here and below: the pipeline's own.
             top_k: keep the k likeliest codes of the prior; 0 keeps all.
@@ -233,77 +194,70 @@ class DigitPipeline:
                 With all of them it draws none: the pictures are what the codes say, rendered.
             batch_size: pictures at once; 64 on a CPU, and on a GPU as many as there are, up to 1024.
             autocast: half precision; by default on a GPU only. A seed's picture may differ in details.
+            cache_bits: 8 halves the memory and the reading of keys and values, on a GPU with Triton only. A
+                seed's picture may differ in details.
             progress: called with the number of finished code positions times pictures; see `work`.
 
         Raises:
             DigitError: an unknown label, an option out of range, or a renderer that the model lacks,
                 or a prefix that is not of its prior.
         """
-        given, ids = _resolve(labels, num_images, seeds, self)
-        base = self.sampling.prior if ids is not None else self.sampling.prior_unconditional
-        prior = _with(
-            base,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            guidance=guidance,
-            guidance_schedule=guidance_schedule,
+        rows = seeds_and_labels(
+            labels, num_images, seeds, names=self.classes, classes=self.prior.config.classes
         )
-        if ids is None and prior.guidance != 1.0:
-            raise DigitError("guidance needs labels: pass --labels, or leave --guidance out")
-        ar = _with(
-            self.sampling.renderer,
-            temperature=renderer_temperature,
-            top_k=renderer_top_k,
-            top_p=renderer_top_p,
+        request = resolve(
+            self.sampling,
+            *rows,
+            renderer=self.renderer_called(renderer),
+            prior={
+                "temperature": temperature,
+                "top_k": top_k,
+                "top_p": top_p,
+                "guidance": guidance,
+                "guidance_schedule": guidance_schedule,
+            },
+            rendering={
+                "temperature": renderer_temperature,
+                "top_k": renderer_top_k,
+                "top_p": renderer_top_p,
+            },
+            steps=steps,
+            noise=noise,
         )
-        masked = _with(self.sampling.masked, temperature=renderer_temperature)
-        passes = self.sampling.masked_steps if steps is None else steps
-        gumbel = self.sampling.masked_noise if noise is None else noise
-        if not 0 <= gumbel < float("inf"):
-            raise DigitError(f"noise is {noise}: give a number from 0 up")
-        chosen = self.renderer_called(renderer)
-        if prefix is not None and len(prefix) != len(given):
-            raise DigitError(
-                f"{len(given)} seeds came with {len(prefix)} rows of a prefix: give one row a seed"
-            )
-        label_tensor = None if ids is None else torch.tensor(ids, device=self.device)
+        count = len(request.seeds)
+        if prefix is not None and len(prefix) != count:
+            raise DigitError(f"{count} seeds came with {len(prefix)} rows of a prefix: give one row per seed")
+        classes = None if request.labels is None else torch.tensor(request.labels, device=self.device)
+        decode = self.vqgan.decode if autocast is False else decoding(self.vqgan)
+        size = batch_size or at_once(self.device, count)
+        how: dict[str, Any] = {"batch_size": size, "autocast": autocast, "progress": progress}
         all_codes, all_vq, all_pixels = [], [], []
-        batch_size = batch_size or at_once(self.device, len(given))
-        decode = self.vqgan.decode if autocast is False else self._decoding()
-        for start in range(0, len(given), batch_size):
-            part = given[start : start + batch_size]
-            rows = None if label_tensor is None else label_tensor[start : start + batch_size]
-            how: dict[str, Any] = {"batch_size": batch_size, "autocast": autocast, "progress": progress}
-            head = None if prefix is None else prefix[start : start + batch_size]
-            codes = self.prior.sample(part, rows, prior, prefix=head, **how)
-            if chosen is None:
-                vq_codes = codes
-            elif chosen == "masked":
-                assert self.renderer_masked is not None
-                vq_codes = self.renderer_masked.sample(codes, part, masked, steps=passes, noise=gumbel, **how)
-            else:
-                assert self.renderer is not None
-                vq_codes = self.renderer.sample(codes, part, ar, **how)
+        for start in range(0, count, size):
+            part = slice(start, start + size)
+            own, shown = (None if each is None else each[part] for each in (classes, prefix))
+            seeds = request.seeds[part]
+            codes = self.prior.sample(seeds, own, request.prior, prefix=shown, cache_bits=cache_bits, **how)
+            vq_codes = self._render(codes, seeds, request, cache_bits, **how)
             all_codes.append(codes.cpu())
             all_vq.append(vq_codes.cpu())
-            all_pixels += [to_uint8(_in_company(decode, part)).cpu() for part in vq_codes.split(DECODED)]
-        pixels = torch.cat(all_pixels)
-        settings: dict[str, Any] = {"prior": asdict(prior), "renderer": chosen}
-        if chosen:
-            settings[chosen] = asdict(masked if chosen == "masked" else ar)
-        if chosen == "masked":
-            settings[chosen] |= {"steps": passes, "noise": gumbel}
-        if prefix is not None:
-            settings["prefix"] = prefix.shape[1]
-        return Pictures(pixels, torch.cat(all_codes), torch.cat(all_vq), given, ids, settings)
+            all_pixels += [to_uint8(_decoded(decode, few)).cpu() for few in vq_codes.split(DECODED)]
+        settings = request.settings if prefix is None else request.settings | {"prefix": prefix.shape[1]}
+        pixels, codes, vq_codes = (torch.cat(parts) for parts in (all_pixels, all_codes, all_vq))
+        return Pictures(pixels, codes, vq_codes, request.seeds, request.labels, settings)
 
-    def _decoding(self) -> Callable[[Tensor], Tensor]:
-        """How VQ codes become pixels; made again when a weight of the VQGAN has changed."""
-        state = state_of(self.vqgan)
-        if self._decode is None or self._decode[0] != state:
-            self._decode = state, decoding(self.vqgan)
-        return self._decode[1]
+    def _render(
+        self, codes: Int[Tensor, "b n"], seeds: Sequence[int], request: Request, bits: CacheBits, **how: Any
+    ) -> Int[Tensor, "b m"]:
+        """The VQ codes of the prior's codes, which are VQ codes themselves where there is no renderer."""
+        if request.renderer == "masked":
+            assert self.renderer_masked is not None
+            return self.renderer_masked.sample(
+                codes, seeds, request.rendering, steps=request.steps, noise=request.noise, **how
+            )
+        if request.renderer is not None:
+            assert self.renderer is not None
+            return self.renderer.sample(codes, seeds, request.rendering, cache_bits=bits, **how)
+        return codes
 
     @torch.no_grad()
     def encode(self, pixels: Float[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
@@ -346,154 +300,14 @@ class DigitPipeline:
         return num_images * (drawn + (self.vqgan.length if self.renderers else 0))
 
 
-DECODED = 64  # pictures that the VQGAN decodes at once: their activations take far more room than their codes
-PARTS = ("prior", "renderer", "renderer_masked", "vqgan", "tokenizer")
-
-
 def to_uint8(pixels: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
     """Pixels in [0, 1] as bytes, rounded to the nearest level, channels last in memory."""
     levels = (pixels.float().clamp(0, 1) * 255).round()
     return levels.to(torch.uint8, memory_format=torch.channels_last)
 
 
-def _in_company(decode: Callable[[Tensor], Tensor], codes: Tensor) -> Tensor:
-    """Pixels of VQ codes. A lone picture is decoded twice: a CPU's convolutions round one otherwise."""
-    return decode(codes) if len(codes) > 1 else decode(codes.expand(2, -1))[:1]
-
-
-def _with(settings: Any, **given: Any) -> Any:
-    return replace(settings, **{name: value for name, value in given.items() if value is not None})
-
-
-def _resolve(
-    labels: Sequence[int | str] | int | str | None,
-    num_images: int | None,
-    seeds: Sequence[int] | None,
-    pipeline: DigitPipeline,
-) -> tuple[list[int], list[int] | None]:
-    """One seed and one label a picture. A shorter list of labels is repeated over the pictures in turn."""
-    if isinstance(labels, int | str):
-        labels = [labels]
-    ids = None if labels is None else pipeline.label_ids(labels)
-    if ids is not None and not ids:
-        raise DigitError("--labels is empty: name at least one class, or leave it out")
-    count = len(seeds) if seeds is not None else num_images or (len(ids) if ids else 1)
-    if count < 1 or (num_images is not None and num_images != count):
-        raise DigitError(f"--num {num_images} does not fit {count} seeds: give one of them, at least 1")
-    if ids is not None:
-        ids = [ids[i % len(ids)] for i in range(count)]
-    return list(seeds) if seeds is not None else list(range(count)), ids
-
-
-def _check_together(pipeline: DigitPipeline) -> None:
-    """Every stage must have been trained on codes of the stages beside it."""
-    prior, vqgan = pipeline.prior.config, pipeline.vqgan.config
-    if not pipeline.renderers and (prior.codes != vqgan.codes or prior.length != pipeline.vqgan.length):
-        raise LineageError(
-            f"the prior's {prior.length} codes of {prior.codes} are not the VQGAN's "
-            f"{pipeline.vqgan.length} of {vqgan.codes}: add a renderer"
-        )
-    made = {name: getattr(module, "artifact", None) for name, module in pipeline._parts().items()}
-    _check_lineage({name: artifact for name, artifact in made.items() if artifact})
-
-
-def _check_lineage(artifacts: Mapping[str, dict[str, Any]]) -> None:
-    for name, artifact in artifacts.items():
-        for wanted, identity in artifact.get("lineage", {}).items():
-            if wanted in artifacts and artifacts[wanted]["id"] != identity:
-                raise LineageError(
-                    f"the {name} was trained with the {wanted} {identity[:12]}, not with "
-                    f"{artifacts[wanted]['id'][:12]}: compose stages of one lineage"
-                )
-
-
-def finish(
-    path: str | Path, parts: Sequence[str], *, classes: Sequence[str], sampling: PipelineSampling
-) -> None:
-    """Make a pipeline of a folder whose parts are saved in it already, each under its name: its config.json.
-
-    For models too large to hold all parts in memory at once; the tensors are not read again.
-
-    Raises:
-        DigitError: a part that is no whole artifact, or no prior or VQGAN among them.
-        LineageError: the parts were not made from each other.
-    """
-    folder = Path(path)
-    artifacts = {name: describe(folder / name) for name in PARTS if name in parts}
-    if set(artifacts) != set(parts) or not {"prior", "vqgan"} <= set(artifacts):
-        raise DigitError(f"{folder} has the parts {', '.join(parts)}: a pipeline needs a prior and a vqgan")
-    _check_lineage(artifacts)
-    write_json_atomic(
-        folder / "config.json",
-        {
-            "kind": "pipeline",
-            "format": 1,
-            "classes": list(classes),
-            "sampling": asdict(sampling),
-            "parts": {name: artifact["id"] for name, artifact in artifacts.items()},
-        },
-        checksum=True,
-    )
-
-
-def _likely(label: str, classes: Sequence[str]) -> str:
-    """The classes to choose from, or the most similar ones where there are many."""
-    if len(classes) <= 20:
-        return f"from {', '.join(classes) or 'numbers'}"
-    names = {name.lower(): name for name in classes}
-    near = [names[name] for name in difflib.get_close_matches(label.lower(), names, n=3, cutoff=0.5)]
-    return f"{' or '.join(near)}, or a number" if near else f"a number from 0 to {len(classes) - 1}"
-
-
-def locate(path_or_name: str | Path | None) -> Path:
-    """The folder of a model: one on this disk, one bundled with the package, or one fetched from the hub.
-
-    Raises:
-        DigitError: there is no such model, or the hub does not answer.
-    """
-    name = str(path_or_name or BUNDLED)
-    if Path(name).is_dir():
-        return Path(name)
-    models = Path(str(resources.files("digit"))) / "models"
-    if "/" not in name and (models / name).is_dir():
-        return models / name
-    if name.count("/") == 1 and not name.startswith((".", "/")):
-        import huggingface_hub
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-        try:
-            return Path(huggingface_hub.snapshot_download(name))
-        except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-            raise DigitError(
-                f"{name} is no folder here and could not be fetched from the hub ({type(error).__name__}): "
-                "check the name or the network"
-            ) from None
-    known = sorted(path.parent.name for path in models.glob("*/config.json"))
-    raise DigitError(f"no model {name}: give a folder, or one of the bundled models ({', '.join(known)})")
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The config.json of a pipeline, checked to be one; DigitError if it is absent, damaged or another."""
-    path = folder / "config.json"
-    if not path.is_file():
-        raise DigitError(f"{folder} has no config.json: it is no pipeline; compose one with `digit compose`")
-    config = read_json(path)
-    if not isinstance(config, dict) or config.get("kind") != "pipeline":
-        kind = config.get("kind") if isinstance(config, dict) else None
-        raise DigitError(f"{folder} is a {kind}, not a pipeline: compose one with `digit compose`")
-    parts, classes = config.get("parts"), config.get("classes")
-    if not (
-        isinstance(config.get("sampling"), dict)
-        and isinstance(parts, dict)
-        and isinstance(classes, list)
-        and all(isinstance(name, str) for name in (*classes, *parts.values()))
-    ):
-        raise DigitError(f"{path} lacks sampling, parts or classes of a pipeline: restore it")
-    unknown = set(parts) - set(PARTS)
-    if unknown or config.get("format") != 1:
-        raise DigitError(
-            f"{folder} was written by a newer digit ({', '.join(sorted(unknown))}): update the package"
-        )
-    if not {"prior", "vqgan"} <= set(parts):
-        raise DigitError(f"{path} names no prior or no vqgan, without which nothing is drawn: restore it")
-    return config
+def _decoded(decode: Callable[[Tensor], Tensor], codes: Int[Tensor, "b m"]) -> Float[Tensor, "b 3 h w"]:
+    """Pixels of VQ codes. CPU convolutions round a batch of one differently: it is decoded as two."""
+    if len(codes) > 1 or codes.device.type != "cpu":
+        return decode(codes)
+    return decode(codes.expand(2, -1))[:1]

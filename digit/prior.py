@@ -11,12 +11,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from digit.errors import DigitError
-from digit.nn.batch import CodeBatch
-from digit.nn.cross_entropy import cross_entropy
+from digit.nn.batch import CodeBatch, Specials, with_end
+from digit.nn.checks import check_labels, check_prefix
 from digit.nn.decoding import CacheBits, CodeTables, decode
+from digit.nn.losses import cross_entropy
 from digit.nn.sampling import SamplerConfig, uniforms
 from digit.nn.transformer import Transformer, TransformerConfig, embedding, projection, stream
-from digit.nn.vocabulary import Specials, with_end
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class PriorConfig:
     """The published base prior at its default width, layers and heads."""
 
     codes: int  # size of the vocabulary, without special symbols
-    length: int  # codes an image
+    length: int  # codes per image
     classes: int = 0  # labels it can be given; 0 is unconditional
     width: int = 1024  # residual channels
     layers: int = 16  # transformer blocks
@@ -69,12 +69,6 @@ class Prior(nn.Module):
         )
         self.projection = None if config.tied else projection(config.width, config.specials + config.codes)
 
-    def forward(
-        self, codes: Int[Tensor, "b n"], labels: Int[Tensor, " b"] | None = None
-    ) -> Float[Tensor, "b n k"]:
-        """The logits."""
-        return self.logits(codes, labels)
-
     def logits(
         self, codes: Int[Tensor, "b n"], labels: Int[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b n k"]:
@@ -82,14 +76,18 @@ class Prior(nn.Module):
         scores = self.head(self.transformer(self.embed(codes[:, :-1], labels)))
         return scores[..., self.config.specials :]
 
+    forward = logits
+
     def vocabulary_logits(
         self, codes: Int[Tensor, "b n"], labels: Int[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b n+1 v"]:
         """What the reference calls logits: specials first, then codes, and after the last code once more."""
         return self.head(self.transformer(self.embed(codes, labels)))
 
+    cross_entropy = staticmethod(cross_entropy)  # a form of it may take its place in training
+
     def loss(self, batch: CodeBatch) -> Float[Tensor, ""]:
-        """Cross-entropy in nats a code, with label smoothing; in training some labels are dropped.
+        """Cross-entropy in nats per code, with label smoothing; in training some labels are dropped.
 
         With specials it is the reference's: over its whole vocabulary, the end after the last code included.
         """
@@ -103,7 +101,7 @@ class Prior(nn.Module):
             read, targets = batch.codes[:, :-1], batch.codes
         hidden = self.transformer(stream(self.embed(read, labels)))
         table = self.code_embedding if self.projection is None else self.projection
-        return cross_entropy(
+        return self.cross_entropy(
             hidden.flatten(0, 1),
             table.weight,
             targets.flatten(),
@@ -150,11 +148,10 @@ class Prior(nn.Module):
         prefix: Int[Tensor, "b p"] | None = None,
         batch_size: int = 64,
         progress: Callable[[int], None] | None = None,
-        use_cache: bool = True,
         autocast: bool | None = None,
         cache_bits: CacheBits = 16,
     ) -> Int[Tensor, "b n"]:
-        """Draw the codes of an image a seed, on the prior's device; row i depends on seed and label i alone.
+        """Draw one image's codes per seed, on the prior's device; row i is a function of seed and label i.
 
         With a `prefix` the first p codes of each image are given and the others drawn, each with the number
         that its position always has: the first codes of a sample as prefix give that sample again. A prefix
@@ -162,76 +159,34 @@ class Prior(nn.Module):
         labels the prior does not know, for guidance or missing labels where it never saw an image without
         its label, and for a prefix that is not of this prior.
         """
-        config = config or SamplerConfig()
-        device = self.code_embedding.weight.device
-        labels = self._check(len(seeds), labels, config).to(device)
+        config, own = config or SamplerConfig(), self.config
+        always = own.classes > 0 and own.label_dropout == 0
+        labels = check_labels(
+            len(seeds), labels, classes=own.classes, always=always, guidance=config.guidance
+        )
         if prefix is None:
             prefix = torch.empty(len(seeds), 0, dtype=torch.int64)
-        self._check_prefix(len(seeds), prefix)
+        check_prefix(len(seeds), prefix, length=own.length, codes=own.codes)
+        device = self.code_embedding.weight.device
         batches = []
         for start in range(0, len(seeds), batch_size):
-            batch = labels[start : start + batch_size]
+            rows = slice(start, start + batch_size)
+            given, batch = prefix[rows].to(device), labels[rows].to(device)
             with torch.no_grad():
-                given = prefix[start : start + batch_size].to(device)
                 read = self.embed(given, batch)
                 null_read = self.embed(given) if config.guidance != 1 else None
             batches.append(
                 decode(
                     self.transformer,
                     read,
-                    uniforms=uniforms(seeds[start : start + batch_size], self.config.length, stream="prior"),
+                    uniforms=uniforms(seeds[rows], own.length, stream="prior"),
                     config=config,
                     tables=self.tables(),
                     null_prefix=null_read,
                     given=given,
                     progress=progress,
-                    use_cache=use_cache,
                     autocast=autocast,
                     cache_bits=cache_bits,
                 )
             )
         return torch.cat(batches)
-
-    def _check(
-        self, count: int, labels: Int[Tensor, " m"] | None, config: SamplerConfig
-    ) -> Int[Tensor, " b"]:
-        classes = self.config.classes
-        if count == 0:
-            raise DigitError("there are no seeds to sample: give at least one")
-        if labels is None:
-            labels = torch.full((count,), -1)
-        if len(labels) != count:
-            raise DigitError(f"{count} seeds came with {len(labels)} labels: give one label a seed")
-        if int(labels.max()) >= classes or int(labels.min()) < -1:
-            known = f"0 to {classes - 1}" if classes else "none, it is unconditional"
-            raise DigitError(
-                f"labels run from {int(labels.min())} to {int(labels.max())}, the prior knows {known}"
-            )
-        if config.guidance != 1 and classes == 0:
-            raise DigitError(
-                f"guidance {config.guidance} needs a prior of classes: this one is unconditional, give 1"
-            )
-        if classes and self.config.label_dropout == 0:
-            if config.guidance != 1:
-                raise DigitError(
-                    f"guidance {config.guidance} needs a prior trained with label dropout: give 1"
-                )
-            if int(labels.min()) < 0:
-                raise DigitError(
-                    "this prior was trained with a label for every image: give a label for every seed"
-                )
-        return labels
-
-    def _check_prefix(self, count: int, prefix: Int[Tensor, "m p"]) -> None:
-        config = self.config
-        if len(prefix) != count:
-            raise DigitError(f"{count} seeds came with {len(prefix)} rows of a prefix: give one row a seed")
-        if prefix.shape[1] > config.length:
-            raise DigitError(
-                f"the prefix has {prefix.shape[1]} codes, an image of this prior {config.length}: shorten it"
-            )
-        if prefix.numel() and not 0 <= int(prefix.min()) <= int(prefix.max()) < config.codes:
-            raise DigitError(
-                f"codes of the prefix run from {int(prefix.min())} to {int(prefix.max())}, the prior knows "
-                f"{config.codes}: encode with the tokenizer that it was trained with"
-            )

@@ -10,12 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from digit.errors import DigitError
-from digit.nn.batch import CodeBatch
-from digit.nn.cross_entropy import cross_entropy
+from digit.nn.batch import CodeBatch, Specials, with_end
+from digit.nn.checks import check_codes
 from digit.nn.decoding import CacheBits, CodeTables, decode
+from digit.nn.losses import cross_entropy
 from digit.nn.sampling import SamplerConfig, uniforms
 from digit.nn.transformer import Transformer, TransformerConfig, embedding, projection, stream
-from digit.nn.vocabulary import Specials, with_end
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class RendererConfig:
     """The published base renderer at its default width, layers and heads."""
 
     codes: int  # size of the prior's vocabulary
-    length: int  # codes an image
+    length: int  # codes per image
     vq_codes: int  # size of the VQGAN's vocabulary
-    vq_length: int  # VQ codes an image
+    vq_length: int  # VQ codes per image
     width: int = 1024  # residual channels
     layers: int = 16  # transformer blocks
     heads: int = 16  # attention heads
@@ -66,13 +66,11 @@ class Renderer(nn.Module):
         )
         self.projection = projection(config.width, config.specials + config.vq_codes)
 
-    def forward(self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]) -> Float[Tensor, "b m v"]:
-        """The logits."""
-        return self.logits(codes, vq_codes)
-
     def logits(self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]) -> Float[Tensor, "b m v"]:
         """Logits of every VQ code given the codes and the VQ codes before it."""
         return self.head(self._hidden(codes, vq_codes[:, :-1]))[..., self.config.specials :]
+
+    forward = logits
 
     def vocabulary_logits(
         self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]
@@ -90,8 +88,10 @@ class Renderer(nn.Module):
         x = torch.cat((self.embed(codes), self.vq_embedding(read) * self.scale + positions), dim=1)
         return self.transformer(stream(x))[:, codes.shape[1] :]
 
+    cross_entropy = staticmethod(cross_entropy)  # a form of it may take its place in training
+
     def loss(self, batch: CodeBatch) -> Float[Tensor, ""]:
-        """Cross-entropy in nats a VQ code, with label smoothing.
+        """Cross-entropy in nats per VQ code, with label smoothing.
 
         With specials it is the reference's: over its whole vocabulary, with the end after the last VQ code.
         """
@@ -99,7 +99,7 @@ class Renderer(nn.Module):
         read, targets = batch.vq_codes[:, :-1], batch.vq_codes
         if self.config.specials:
             read, targets = batch.vq_codes, with_end(batch.vq_codes, self.config.specials)
-        return cross_entropy(
+        return self.cross_entropy(
             self._hidden(batch.codes, read).flatten(0, 1),
             self.projection.weight,
             targets.flatten(),
@@ -131,7 +131,6 @@ class Renderer(nn.Module):
         *,
         batch_size: int = 64,
         progress: Callable[[int], None] | None = None,
-        use_cache: bool = True,
         autocast: bool | None = None,
         cache_bits: CacheBits = 16,
     ) -> Int[Tensor, "b m"]:
@@ -141,7 +140,8 @@ class Renderer(nn.Module):
         has not, and for codes that are not its own.
         """
         config = config or SamplerConfig()
-        check_codes(codes, len(seeds), config=self.config)
+        own, guidance = self.config, config.guidance
+        check_codes(len(seeds), codes, length=own.length, codes=own.codes, guidance=guidance)
         batches = []
         for start in range(0, len(seeds), batch_size):
             rows = slice(start, start + batch_size)
@@ -151,26 +151,12 @@ class Renderer(nn.Module):
                 decode(
                     self.transformer,
                     prefix,
-                    uniforms=uniforms(seeds[rows], self.config.vq_length, stream="renderer"),
+                    uniforms=uniforms(seeds[rows], own.vq_length, stream="renderer"),
                     config=config,
                     tables=self.tables(),
                     progress=progress,
-                    use_cache=use_cache,
                     autocast=autocast,
                     cache_bits=cache_bits,
                 )
             )
         return torch.cat(batches)
-
-
-def check_codes(codes: Int[Tensor, "b n"], seeds: int, *, config: RendererConfig) -> None:
-    """Raises DigitError for codes that a renderer of this config cannot read, or not one row a seed."""
-    if len(codes) != seeds or seeds == 0:
-        raise DigitError(
-            f"{len(codes)} rows of codes came with {seeds} seeds: give one seed an image, and at least one"
-        )
-    if codes.shape[1] != config.length:
-        raise DigitError(f"the renderer reads {config.length} codes an image, these have {codes.shape[1]}")
-    lowest, highest = torch.stack(codes.aminmax()).tolist()  # a GPU is waited for once
-    if lowest < 0 or highest >= config.codes:
-        raise DigitError(f"codes run from {lowest} to {highest}, the renderer knows {config.codes}")

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,18 +10,20 @@ from torch import Tensor, nn
 
 from digit.errors import DigitError
 from digit.nn.batch import CodeBatch
-from digit.nn.cross_entropy import cross_entropy
-from digit.nn.decoding import has_kernels, inference, products_dtype
+from digit.nn.checks import check_codes
+from digit.nn.decoding import inference
+from digit.nn.forms import replaceable
+from digit.nn.losses import cross_entropy
 from digit.nn.sampling import SamplerConfig, draw, uniforms
 from digit.nn.transformer import Transformer, TransformerConfig, embedding, projection, stream
-from digit.renderer import RendererConfig, check_codes
+from digit.renderer import RendererConfig
 
 
 @dataclass(frozen=True)
 class MaskedConfig(RendererConfig):
     """The renderer's fields, with how it samples unless told otherwise."""
 
-    steps: int = 8  # passes of the transformer an image
+    steps: int = 8  # passes of the transformer per image
     noise: float = 4.5  # weight of the Gumbel noise on confidence, falling linearly to 0 at the last step
 
 
@@ -59,13 +60,11 @@ class MaskedRenderer(nn.Module):
         """The value that stands for a masked VQ code."""
         return self.config.vq_codes
 
-    def forward(self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]) -> Float[Tensor, "b m v"]:
-        """The logits."""
-        return self.logits(codes, vq_codes)
-
     def logits(self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]) -> Float[Tensor, "b m v"]:
         """Logits of every VQ code given the codes and the VQ codes that are not `mask`."""
         return self.projection(self.hidden(codes, vq_codes)[:, 1:])[..., self.config.specials :]
+
+    forward = logits
 
     def vocabulary_logits(
         self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]
@@ -80,15 +79,18 @@ class MaskedRenderer(nn.Module):
     def embed(self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]) -> Float[Tensor, "b n+m+1 d"]:
         """Codes, separator and VQ codes or masks as the transformer reads them."""
         x = self.vq_embedding(vq_codes) * self.scale + self.vq_position_embedding.weight[1:]
-        return torch.cat((self._embed_codes(codes), x), dim=1)
+        return torch.cat((self.embed_codes(codes), x), dim=1)
 
-    def _embed_codes(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b n+1 d"]:
+    def embed_codes(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b n+1 d"]:
+        """Codes and separator as the transformer reads them."""
         x = self.code_embedding(codes) * self.scale + self.position_embedding.weight
         separator = self.separator_embedding.weight * self.scale + self.vq_position_embedding.weight[:1]
         return torch.cat((x, separator.expand(len(x), 1, -1)), dim=1)
 
+    cross_entropy = staticmethod(cross_entropy)  # a form of it may take its place in training
+
     def loss(self, batch: CodeBatch) -> Float[Tensor, ""]:
-        """Cross-entropy in nats a masked VQ code, with label smoothing; masks come from torch's generator.
+        """Cross-entropy in nats per masked VQ code, with label smoothing; masks come from torch's generator.
 
         With specials its softmax runs over the reference's whole vocabulary, as there.
         """
@@ -101,7 +103,7 @@ class MaskedRenderer(nn.Module):
     ) -> Float[Tensor, ""]:
         """The loss under given masks."""
         hidden = self.hidden(codes, targets.masked_fill(masked, self.mask))[:, 1:]
-        return cross_entropy(
+        return self.cross_entropy(
             hidden.flatten(0, 1),
             self.projection.weight,
             targets.flatten() + self.config.specials,
@@ -110,7 +112,7 @@ class MaskedRenderer(nn.Module):
         )
 
     def draw_masks(self, vq_codes: Int[Tensor, "b m"]) -> Bool[Tensor, "b m"]:
-        """A random mask an image, of floor(m cos(pi u / 2) + 1) positions with u uniform, at most all."""
+        """A random mask per image, of floor(m cos(pi u / 2) + 1) positions with u uniform, at most all."""
         b, m = vq_codes.shape
         count = (m * torch.cos(torch.pi / 2 * torch.rand(b, 1, device=vq_codes.device)) + 1).floor()
         rank = torch.rand(b, m, device=vq_codes.device).argsort(1).argsort(1)
@@ -127,168 +129,88 @@ class MaskedRenderer(nn.Module):
         batch_size: int = 64,
         progress: Callable[[int], None] | None = None,
         autocast: bool | None = None,
-        fast: bool | None = None,
     ) -> Int[Tensor, "b m"]:
         """Draw the VQ codes of each image, on the renderer's device; row i depends on codes and seed i alone.
 
-        `progress` hears how many VQ codes each step settled. On a GPU with Triton the passes run on packed
-        weights (`fast_filling`), unless `fast` is False; the result means the same. Raises DigitError for
-        guidance, which a renderer has not, for codes that are not its own, and for steps outside 1 to the
-        number of VQ codes.
+        `progress` hears how many VQ codes each step settled. Raises DigitError for guidance, which a renderer
+        has not, for codes that are not its own, and for steps outside 1 to the number of VQ codes.
         """
         config = config or SamplerConfig()
-        steps = self.config.steps if steps is None else steps
-        noise = self.config.noise if noise is None else noise
-        check_codes(codes, len(seeds), config=self.config)
-        if config.guidance != 1:
-            raise DigitError(f"guidance is {config.guidance}: a renderer has none, give 1")
-        if not 1 <= steps <= self.config.vq_length:
-            raise DigitError(f"steps is {steps}: give 1 to {self.config.vq_length}, the number of VQ codes")
-        device, m = self.code_embedding.weight.device, self.config.vq_length
-        fast = has_kernels(device) if fast is None else fast
+        own, guidance = self.config, config.guidance
+        check_codes(len(seeds), codes, length=own.length, codes=own.codes, guidance=guidance)
+        steps, noise = own.steps if steps is None else steps, own.noise if noise is None else noise
+        device, m = self.code_embedding.weight.device, own.vq_length
+        if not 1 <= steps <= m:
+            raise DigitError(f"steps is {steps}: give 1 to {m}, the number of VQ codes")
         batches = []
         for start in range(0, len(seeds), batch_size):
             rows = slice(start, start + batch_size)
             drawn = uniforms(seeds[rows], steps * 2 * m, stream="renderer_masked")
             numbers = drawn.view(-1, steps, 2, m).to(device)
-            batch = codes[rows].to(device)
-            if fast:
-                dtype = products_dtype(self.transformer, autocast)
-                filled = self._fill_fast(batch, numbers, config=config, noise=noise, dtype=dtype)
-                if progress is not None:
-                    progress(filled.numel())
-            else:
-                with inference(self.transformer, autocast=autocast):
-                    by = _Passes(self, batch, config)
-                    filled = self._fill(numbers, by=by, noise=noise, progress=progress)
-            batches.append(filled.clone())  # outside of inference mode: a tensor that may also be trained on
+            how = {"noise": noise, "progress": progress, "autocast": autocast}
+            batches.append(fill(self, codes[rows].to(device), numbers, config, **how))
         return torch.cat(batches)
 
-    def _fill_fast(
-        self,
-        codes: Int[Tensor, "b n"],
-        numbers: Float[Tensor, "b t 2 m"],
-        *,
-        config: SamplerConfig,
-        noise: float,
-        dtype: torch.dtype,
-    ) -> Int[Tensor, "b m"]:
-        """What `_fill` gives, by packed weights and one kernel a draw; few images as one captured graph."""
-        from digit.fast.filling import FastFiller, FastPasses, filler_for, last_filler, replays
 
-        def work(filler: FastFiller, codes: Tensor, numbers: Tensor) -> Tensor:
-            passes = FastPasses(
-                filler,
-                self._embed_codes(codes),
-                table=self.vq_embedding.weight * self.scale,
-                positions=self.vq_position_embedding.weight[1:],
-                config=config,
-            )
-            return self._fill(numbers, by=passes, noise=noise)
+@replaceable
+def fill(
+    renderer: MaskedRenderer,
+    codes: Int[Tensor, "b n"],
+    numbers: Float[Tensor, "b t 2 m"],
+    config: SamplerConfig,
+    *,
+    noise: float,
+    progress: Callable[[int], None] | None = None,
+    autocast: bool | None = None,
+) -> Int[Tensor, "b m"]:
+    """Draw all VQ codes of images in t steps; after each, those that are least sure are masked again.
 
-        def current() -> FastFiller:
-            return filler_for(
-                self.transformer, self.projection.weight, specials=self.config.specials, dtype=dtype
-            )
-
-        with torch.inference_mode(), torch.autocast(codes.device.type, enabled=False):
-            if not replays(codes):
-                return work(current().set(config), codes, numbers)
-            # A graph reads these where they are; the transformer's weights it has copied.
-            tables = [part.weight.data_ptr() for part in self.children() if isinstance(part, nn.Embedding)]
-            key = (len(codes), numbers.shape[1], config, noise, dtype, *tables)
-            # To see whether a weight has changed takes long: the GPU begins with what there is meanwhile.
-            last = last_filler(self.transformer)
-            early = None if last is None else last.set(config).replay(key, codes, numbers)
-            filler = current()
-            if early is not None and filler is last:
-                return early
-            return filler.set(config).capture(key, work, codes, numbers)
-
-    def _fill(
-        self,
-        numbers: Float[Tensor, "b t 2 m"],
-        *,
-        by: "Passes",
-        noise: float,
-        progress: Callable[[int], None] | None = None,
-    ) -> Int[Tensor, "b m"]:
-        """The loop."""
-        b, steps, _, m = numbers.shape
-        gumbel = -torch.log(-torch.log(numbers[:, :, 1]))
-        vq_codes = torch.full((b, m), self.mask, device=numbers.device)
-        masked = torch.arange(m, device=numbers.device).repeat(b, 1)  # positions, equally many an image
+    `numbers` in (0, 1): of each step, one per VQ code that draws it, and one for the Gumbel noise on its
+    confidence, whose weight falls from `noise` to 0.
+    """
+    b, steps, _, m = numbers.shape
+    gumbel = -torch.log(-torch.log(numbers[:, :, 1]))
+    vq_codes = torch.full((b, m), renderer.mask, device=numbers.device)
+    masked = torch.arange(m, device=numbers.device).repeat(b, 1)  # positions, equally many per image
+    with inference(renderer.transformer, autocast=autocast):
         for step, left in enumerate(masked_after(m, steps)):
-            drawn, confidence = by.draw(vq_codes, masked, numbers[:, step, 0].gather(1, masked))
-            how = {"gumbel": gumbel[:, step], "noise": noise * (1 - (step + 1) / steps), "left": left}
+            hidden = renderer.hidden(codes, vq_codes)[:, 1:]
+            hidden = hidden.gather(1, masked.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+            logits = renderer.projection(hidden)[..., renderer.config.specials :]
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            drawn = draw(logits, numbers[:, step, 0].gather(1, masked), config)
             if progress is not None:
                 progress(b * (masked.shape[1] - left))
-            masked = by.settle(vq_codes, masked, drawn, confidence=confidence, mask=self.mask, **how)
-        return vq_codes
+            masked = settle(
+                vq_codes,
+                masked,
+                drawn,
+                confidence=logits.log_softmax(-1).gather(-1, drawn.unsqueeze(-1)).squeeze(-1),
+                gumbel=gumbel[:, step],
+                noise=noise * (1 - (step + 1) / steps),
+                left=left,
+                mask=renderer.mask,
+            )
+    return vq_codes
 
 
-class Passes(Protocol):
-    """What a step of filling masks is made of; `_Passes` and `fast_filling.FastPasses` mean the same."""
+def settle(
+    vq_codes: Int[Tensor, "b m"],
+    masked: Int[Tensor, "b n"],
+    drawn: Int[Tensor, "b n"],
+    *,
+    confidence: Float[Tensor, "b n"],
+    gumbel: Float[Tensor, "b m"],
+    noise: float,
+    left: int,
+    mask: int,
+) -> Int[Tensor, "b l"]:
+    """Write what was drawn but the `left` least sure, which are masked again; the positions of these.
 
-    def draw(
-        self, vq_codes: Int[Tensor, "b m"], masked: Int[Tensor, "b n"], uniform: Float[Tensor, "b n"]
-    ) -> tuple[Int[Tensor, "b n"], Float[Tensor, "b n"]]:
-        """A code a masked position, and its log-probability before filters and temperature."""
-        ...
-
-    def settle(
-        self,
-        vq_codes: Int[Tensor, "b m"],
-        masked: Int[Tensor, "b n"],
-        drawn: Int[Tensor, "b n"],
-        *,
-        confidence: Float[Tensor, "b n"],
-        gumbel: Float[Tensor, "b m"],
-        noise: float,
-        left: int,
-        mask: int,
-    ) -> Int[Tensor, "b l"]:
-        """Write what was drawn but the `left` least sure, which are masked again; the positions of these.
-
-        Sureness is confidence + noise * gumbel of the position.
-        """
-        ...
-
-
-class _Passes:
-    """By the modules."""
-
-    def __init__(self, renderer: MaskedRenderer, codes: Int[Tensor, "b n"], config: SamplerConfig) -> None:
-        self.renderer, self.config = renderer, config
-        self.prefix = renderer._embed_codes(codes)
-        self.table = renderer.vq_embedding.weight * renderer.scale
-        self.positions = renderer.vq_position_embedding.weight[1:]
-
-    def draw(self, vq_codes: Tensor, masked: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        """As in `Passes`."""
-        embedded = torch.cat((self.prefix, self.table[vq_codes] + self.positions), dim=1)
-        hidden = self.renderer.transformer(embedded)[:, self.prefix.shape[1] :]
-        hidden = hidden.gather(1, masked.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
-        logits = self.renderer.projection(hidden)[..., self.renderer.config.specials :]
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        drawn = draw(logits, uniform, self.config)
-        return drawn, logits.log_softmax(-1).gather(-1, drawn.unsqueeze(-1)).squeeze(-1)
-
-    def settle(
-        self,
-        vq_codes: Tensor,
-        masked: Tensor,
-        drawn: Tensor,
-        *,
-        confidence: Tensor,
-        gumbel: Tensor,
-        noise: float,
-        left: int,
-        mask: int,
-    ) -> Tensor:
-        """As in `Passes`."""
-        vq_codes.scatter_(1, masked, drawn)
-        sure = confidence + noise * gumbel.gather(1, masked)
-        still = masked.gather(1, sure.topk(left, dim=1, largest=False, sorted=False).indices)
-        vq_codes.scatter_(1, still, mask)
-        return still
+    Sureness is the log-probability before filters and temperature, plus noise * gumbel of the position.
+    """
+    vq_codes.scatter_(1, masked, drawn)
+    sure = confidence + noise * gumbel.gather(1, masked)
+    still = masked.gather(1, sure.topk(left, dim=1, largest=False, sorted=False).indices)
+    vq_codes.scatter_(1, still, mask)
+    return still

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -10,11 +10,8 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
 from digit.errors import DigitError
-from digit.features import Encoder, EncoderConfig, InferenceFeatures
+from digit.features import Encoder, EncoderConfig, reading
 from digit.kmeans import assign
-from digit.nn.nearest import Precision
-from digit.nn.pieces import in_pieces
-from digit.nn.vit import unsupported
 
 
 @dataclass(frozen=True)
@@ -86,69 +83,28 @@ class Tokenizer(nn.Module):
     @torch.no_grad()
     def encode(self, pixels: Float[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
         """The codes of square pictures of any size in [0, 1]: the nearest centroid, by `config.distance`."""
+        return self.nearest(self.encoder(pixels))
+
+    @torch.no_grad()
+    def nearest(self, features: Float[Tensor, "b n d"]) -> Int[Tensor, "b n"]:
+        """The codes of features."""
         half = self.config.distance == "half"
-        return assign(self.encoder(pixels), self.centroids, squares=self.squares, half=half)
+        return assign(features, self.centroids, squares=self.squares, half=half)
 
     def vectors(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
         """The centroids that codes stand for."""
         return F.embedding(codes, self.centroids)
 
 
-class InferenceTokenizer:
-    """The codes of a tokenizer by its encoder's form for inference, in half precision.
-
-    Args:
-        tokenizer: whose encoder `InferenceFeatures` can take; its weights are copied.
-        precision: of the distances to the centroids; float32 is exact for the features there are.
-        most: pictures at once. What does not fit into memory is halved, whatever this says.
-        how: dtype, gelu and attention of `InferenceFeatures`.
-    """
-
-    def __init__(
-        self, tokenizer: Tokenizer, *, precision: Precision = "float32", most: int = 512, **how: Any
-    ) -> None:
-        self._tokens = InferenceFeatures(tokenizer.encoder, **how)
-        self._centroids, self._squares = tokenizer.centroids, tokenizer.squares
-        self._half = tokenizer.config.distance == "half"
-        self._precision: Precision = precision
-        self._most = most
-
-    def features(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
-        """What the codes are the nearest centroids of; pixels are uint8, or float in [0, 1]; square."""
-        return in_pieces(self._tokens.features, pixels, self._most)
-
-    def encode(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
-        """The codes of pictures as `features` takes them."""
-        return in_pieces(self._encode, pixels, self._most)
-
-    @torch.no_grad()
-    def _encode(self, pixels: Tensor) -> Tensor:
-        # Class and register tokens get codes too: cutting them off first would copy all features.
-        return self._tokens(pixels, self._nearest)[:, self._tokens.prefix :]
-
-    def _nearest(self, tokens: Tensor) -> Tensor:
-        how = {"squares": self._squares, "half": self._half, "precision": self._precision}
-        return assign(tokens, self._centroids, **how)
-
-
-def encoding(
-    tokenizer: Tokenizer, *, precision: Precision = "float32"
-) -> Callable[[Shaped[Tensor, "b 3 h w"]], Int[Tensor, "b n"]]:
+def encoding(tokenizer: Tokenizer) -> Callable[[Shaped[Tensor, "b 3 h w"]], Int[Tensor, "b n"]]:
     """The fastest way from square pictures, uint8 or float in [0, 1], to their codes, for many pictures.
 
-    On a GPU an `InferenceTokenizer` in float16; where the encoder cannot take that form, the module itself
-    under bf16 autocast. On a CPU the module as it is. `precision` is that of the distances.
+    Features as by `features.reading`, in half precision on a GPU; distances as the tokenizer's settings say.
     """
-    if tokenizer.centroids.is_cuda and unsupported(tokenizer.encoder.vit) is None:
-        return InferenceTokenizer(tokenizer, precision=precision).encode
-    half = tokenizer.config.distance == "half"
+    read = reading(tokenizer.encoder)
 
     @torch.no_grad()
     def encode(pixels: Tensor) -> Tensor:
-        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=pixels.is_cuda):
-            features = tokenizer.encoder(pixels / 255 if pixels.dtype == torch.uint8 else pixels)
-        return assign(
-            features, tokenizer.centroids, squares=tokenizer.squares, half=half, precision=precision
-        )
+        return tokenizer.nearest(read(pixels))
 
     return encode

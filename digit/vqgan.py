@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from digit.errors import DigitError
 from digit.nn.autoencoder import BlockStyle, Decoder, Encoder
-from digit.nn.autoencoder_inference import InferenceDecoder, InferenceEncoder
-from digit.nn.pieces import in_pieces
+from digit.nn.backbone import as_floats
+from digit.nn.batch import in_pieces
 from digit.vqgan_config import VQGANConfig
 
 
@@ -47,7 +48,7 @@ class VQGAN(nn.Module):
 
     @property
     def grid(self) -> int:
-        """VQ codes a side."""
+        """VQ codes per side."""
         return self.config.grid
 
     @property
@@ -66,13 +67,17 @@ class VQGAN(nn.Module):
     def code_latents(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b d gh gw"]:
         """The vectors of `length` VQ codes at their places."""
         if codes.shape[1] != self.length:
-            raise DigitError(f"this VQGAN decodes {self.length} VQ codes a picture, not {codes.shape[1]}")
+            raise DigitError(f"this VQGAN decodes {self.length} VQ codes per picture, not {codes.shape[1]}")
         return self.quantize.vectors(codes).transpose(1, 2).unflatten(2, (self.grid, self.grid))
 
     def latents(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d gh gw"]:
         """What is quantised of pixels in [0, 1], float32."""
         self.check_sides(pixels)
-        return self.project(self.encoder(self.black + (self.white - self.black) * pixels))
+        return self.project(self.encoder(self.scaled(pixels)))
+
+    def scaled(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+        """Pixels in [0, 1] from what the convolutions call black to what they call white."""
+        return self.black + (self.white - self.black) * pixels
 
     def project(self, latents: Float[Tensor, "b z gh gw"]) -> Float[Tensor, "b d gh gw"]:
         """The encoder's latents where codes are, float32 as its last convolution."""
@@ -87,105 +92,77 @@ class VQGAN(nn.Module):
                 f"pictures are {pixels.shape[3]}x{pixels.shape[2]}: sides must be multiples of {side}"
             )
 
+    def forward(self, latents: Float[Tensor, "b d gh gw"]) -> Float[Tensor, "b 3 h w"]:
+        """The same as `decode_latents`."""
+        return self.decode_latents(latents)
+
     def decode_latents(self, latents: Float[Tensor, "b d gh gw"]) -> Float[Tensor, "b 3 h w"]:
         """Pixels, black at 0 and white at 1 but not clamped, of quantised latents, float32."""
         pixels = self.decoder.conv_out(self.decoder(self.post_quant_conv(latents))).float()
         return (pixels - self.black) / (self.white - self.black)
 
 
-class InferenceVQGAN:
-    """Encoding and decoding by the forms for inference of a VQGAN's convolutions; the codebook as it is.
-
-    Args:
-        vqgan: whose weights are copied.
-        dtype: of convolutions and activations.
-        fold: compute the decoder's doublings on the small side.
-        tail: pictures at once in the decoder's last two levels; all of a call if left out.
-        most: pictures at once. What does not fit into memory is halved, whatever this says.
-    """
-
-    def __init__(
-        self,
-        vqgan: VQGAN,
-        *,
-        dtype: torch.dtype = torch.bfloat16,
-        fold: bool = True,
-        tail: int | None = None,
-        most: int = 128,
-    ) -> None:
-        self.vqgan, self.most = vqgan, most
-        ends = {"black": float(vqgan.black), "white": float(vqgan.white)}
-        self._encoder = InferenceEncoder(vqgan.encoder, dtype=dtype, **ends)
-        self._decoder = InferenceDecoder(vqgan.decoder, dtype=dtype, fold=fold, tail=tail, **ends)
-
-    def latents(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b d gh gw"]:
-        """What is quantised, float32, of pixels: uint8, or float in [0, 1]."""
-        self.vqgan.check_sides(pixels)
-        return in_pieces(lambda part: self.vqgan.project(self._encoder(part)), pixels, self.most)
-
-    @torch.no_grad()
-    def encode(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
-        """VQ codes of pixels, in raster order."""
-        return self.vqgan.quantize(self.latents(pixels))[0]
-
-    @torch.no_grad()
-    def decode(
-        self, codes: Int[Tensor, "b n"], *, kind: torch.dtype = torch.uint8
-    ) -> Shaped[Tensor, "b 3 h w"]:
-        """Pixels of VQ codes in raster order: uint8, or float32 in [0, 1]."""
-
-        def decoded(part: Tensor) -> Tensor:
-            latents = self.vqgan.code_latents(part)
-            with torch.autocast(part.device.type, enabled=False):
-                return self._decoder(self.vqgan.post_quant_conv(latents), kind=kind)
-
-        return in_pieces(decoded, codes, self.most)
-
-
 def encoding(vqgan: VQGAN) -> Callable[[Shaped[Tensor, "b 3 h w"]], Int[Tensor, "b n"]]:
     """The fastest way from pictures, uint8 or float in [0, 1], to VQ codes, for many pictures.
 
-    On a GPU the form for inference in float16, and pictures whose activations overflow it again by the module
-    under bf16 autocast. On a CPU the module as it is.
+    On a GPU with float16 convolutions (`encoding_in_half`), on a CPU by the module as it is.
     """
-
-    @torch.no_grad()
-    def plain(pixels: Tensor) -> Tensor:
-        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=pixels.is_cuda):
-            return vqgan.encode(pixels / 255 if pixels.dtype == torch.uint8 else pixels)
-
-    if not vqgan.quantize.embedding.weight.is_cuda:
-        return plain
-    form = InferenceVQGAN(vqgan, dtype=torch.float16)
-
-    @torch.no_grad()
-    def encode(pixels: Tensor) -> Tensor:
-        latents = form.latents(pixels)
-        return vqgan.quantize(latents)[0] if latents.isfinite().all() else plain(pixels)
-
-    return encode
+    if vqgan.quantize.embedding.weight.is_cuda:
+        encode = encoding_in_half(vqgan)
+        return lambda pixels: in_pieces(encode, pixels, most=128)
+    return torch.no_grad()(lambda pixels: vqgan.encode(as_floats(pixels)))
 
 
 def decoding(vqgan: VQGAN) -> Callable[[Int[Tensor, "b n"]], Float[Tensor, "b 3 h w"]]:
     """The fastest way from VQ codes to pixels in [0, 1], for many pictures.
 
-    On a GPU the form for inference in float16, and pictures whose activations overflow it again by the
-    module. On a CPU the module as it is.
+    On a GPU with float16 convolutions (`decoding_in_half`), on a CPU by the module as it is.
     """
-    return by_form(vqgan) if vqgan.quantize.embedding.weight.is_cuda else vqgan.decode
+    if vqgan.quantize.embedding.weight.is_cuda:
+        decode = decoding_in_half(vqgan)
+        return lambda codes: in_pieces(decode, codes, most=128)
+    return vqgan.decode
 
 
-def by_form(vqgan: VQGAN) -> Callable[[Int[Tensor, "b n"]], Float[Tensor, "b 3 h w"]]:
-    """Decoding by the form for inference, where float16 suffices."""
-    form = InferenceVQGAN(vqgan, dtype=torch.float16)
+def encoding_in_half(vqgan: VQGAN) -> Callable[[Shaped[Tensor, "b 3 h w"]], Int[Tensor, "b n"]]:
+    """Pixels to VQ codes by float16 convolutions up to the last, which stays exact float32 as the codes do.
+
+    Weights are copied now. Pictures of which one overflows float16 are encoded under bfloat16 autocast.
+    """
+    state = vqgan.encoder.state_dict()
+    weights = {name: w if name.startswith("conv_out.") else w.half() for name, w in state.items()}
+
+    @torch.no_grad()
+    def encode(pixels: Tensor) -> Tensor:
+        pixels = as_floats(pixels)
+        vqgan.check_sides(pixels)
+        # Without TF32, for the last convolution; torch would switch cuDNN off here unless told otherwise.
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            latents = vqgan.project(functional_call(vqgan.encoder, weights, vqgan.scaled(pixels).half()))
+        if not latents.isfinite().all():
+            with torch.autocast(pixels.device.type, torch.bfloat16):
+                latents = vqgan.latents(pixels)
+        return vqgan.quantize(latents)[0]
+
+    return encode
+
+
+def decoding_in_half(vqgan: VQGAN) -> Callable[[Int[Tensor, "b n"]], Float[Tensor, "b 3 h w"]]:
+    """VQ codes to pixels by float16 convolutions; weights are copied now, which takes about a millisecond.
+
+    Pictures that overflow float16 are decoded by the module.
+    """
+    parts = ("decoder.", "post_quant_conv.")
+    weights = {name: w.half() for name, w in vqgan.state_dict().items() if name.startswith(parts)}
 
     @torch.no_grad()
     def decode(codes: Tensor) -> Tensor:
-        pixels = form.decode(codes, kind=torch.float32)
+        latents = vqgan.code_latents(codes)
+        pixels = functional_call(vqgan, weights, latents.half())
         overflowed = ~pixels.flatten(1).isfinite().all(1)
         if overflowed.any():
-            pixels[overflowed] = vqgan.decode(codes[overflowed])
-        return pixels
+            pixels[overflowed] = vqgan(latents[overflowed])
+        return pixels.clamp(0, 1)
 
     return decode
 

@@ -11,11 +11,11 @@ Shortcut = Literal["branch", "input"]
 class VQGANConfig:
     """Shape of a VQGAN; the default is the official one."""
 
-    image_size: int = 256  # pixels a side
+    image_size: int = 256  # pixels per side
     width: int = 128  # channels at full resolution
     multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)  # channels of a level, in widths; each halves the side
-    blocks: int = 2  # residual blocks a level
-    decoder_blocks: int | None = None  # residual blocks a level of the decoder; None: as many as the encoder
+    blocks: int = 2  # residual blocks per level
+    decoder_blocks: int | None = None  # residual blocks per level of the decoder; None: as the encoder
     codes: int = 1024  # VQ codes in the codebook
     code_dim: int = 256  # channels of a code's vector
     attention: bool = False  # one attention layer at the lowest resolution
@@ -28,12 +28,12 @@ class VQGANConfig:
 
     @property
     def downsampling(self) -> int:
-        """Pixels a side of one VQ code."""
+        """Pixels per side of one VQ code."""
         return 2 ** (len(self.multipliers) - 1)
 
     @property
     def grid(self) -> int:
-        """VQ codes a side."""
+        """VQ codes per side."""
         return self.image_size // self.downsampling
 
 
@@ -44,11 +44,11 @@ class VQGANLossConfig:
     l1: float = 1.0  # weight of the mean absolute difference of pixels
     l2: float = 0.0  # weight of the mean squared difference of pixels
     perceptual: str | None = None  # timm name of the frozen network that compares pictures; None: pixels only
-    perceptual_size: int | None = None  # pixels a side at which it looks; None: as they are
+    perceptual_size: int | None = None  # pixels per side at which it looks; None: as they are
     perceptual_maps: tuple[int, ...] | None = None  # which of its intermediate maps; None: all
     perceptual_weight: float = 1.0  # of the perceptual distance
     commitment: float = 0.25  # weight of the latents' distance to their codes
-    codebook_decay: float = 0.95  # of the codebook's moving averages, a step
+    codebook_decay: float = 0.95  # of the codebook's moving averages, per step
     dead_after: int = 20  # steps without use after which a code restarts at a latent
     continuous_steps: int = 0  # first steps without quantisation; the codebook then starts on better latents
     adversarial_weight: float = 0.5  # the discriminators' gradient at the last convolution, in the others'

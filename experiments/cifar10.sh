@@ -93,7 +93,7 @@ codes() {
 
 # A constant rate and averaged weights: a run may be measured at any step, and taken further.
 gpt="--lr 6e-4 --betas 0.9 0.95 --weight-decay 0.1 --no-decay-all --schedule constant --warmup 300 --ema 0.999 --batch 256 \
-    --save-every 1000 --log-every 100 --evaluate-every 1000 --compile"
+    --save-every 1000 --log-every 100 --evaluate-every 1000"
 prior="--width 320 --layers 8 --norm pre --dropout 0.1 --label-dropout 0.1"
 renderer="--width 256 --layers 6 --dropout 0.1"
 

@@ -39,8 +39,8 @@ from measuring.side_by_side import Desk, side_by_side
 from measuring.work import Run, do
 
 from digit.errors import DigitError
-from digit.pipeline import locate
 from digit.progress import say
+from digit.weights.model_folder import locate
 
 
 def main(arguments: list[str] | None = None) -> int:

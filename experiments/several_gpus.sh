@@ -15,11 +15,11 @@ together() { torchrun --nproc-per-node "$gpus" -m -- "$@"; }
 together digit fit --images "$images" --out "$runs/tokenizer" --encoder dinov2-b-reg --clusters 8192
 together digit train vqgan --images "$images" --out "$runs/vqgan" --image-size 256 --batch 256 --perceptual vgg16
 together digit tokenize --images "$images" --out "$runs/codes" --tokenizer "$runs/tokenizer" --vqgan "$runs/vqgan" --views 4
-digit train base_cond --codes "$runs/codes" --out "$runs/prior" --compile --dry-run --boards "$gpus" --price-per-hour 2.5
-together digit train base_cond --codes "$runs/codes" --out "$runs/prior" --compile --label-dropout 0.1
-together digit train renderer_ar --codes "$runs/codes" --out "$runs/renderer" --compile
+digit train prior --recipe base_cond --codes "$runs/codes" --out "$runs/prior" --dry-run --gpus "$gpus" --price-per-hour 2.5
+together digit train prior --recipe base_cond --codes "$runs/codes" --out "$runs/prior" --label-dropout 0.1
+together digit train renderer --recipe renderer_ar --codes "$runs/codes" --out "$runs/renderer"
 # A model whose weights, gradients and moments do not fit one GPU: each keeps a part of them.
-together digit train large_cond --codes "$runs/codes" --out "$runs/large" --sharded
+together digit train prior --recipe large_cond --codes "$runs/codes" --out "$runs/large" --sharded
 digit compose --prior "$runs/prior" --renderer "$runs/renderer" --vqgan "$runs/vqgan" --tokenizer "$runs/tokenizer" --out "$runs/model"
 together digit sample "$runs/model" --num 50000 --out "$runs/samples" --batch 256
 together digit evaluate images --samples "$runs/samples" --reference "$images" --features inception

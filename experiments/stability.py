@@ -9,7 +9,7 @@ vits14-saliency.safetensors, the weights of a ViT-S/14, whole or without the blo
 efficientnet-lite0.safetensors and squeezenet1_1.safetensors, which experiments/efficientnet_lite0.py and
 experiments/squeezenet.py make.
 
-Trains a VQGAN of the paper's 256 codes a picture (f16, 1,024 codes) and one of 1,024 (f8), both with pixel,
+Trains a VQGAN of the paper's 256 codes per picture (f16, 1,024 codes) and one of 1,024 (f8), both with pixel,
 perceptual and adversarial loss on EfficientNet-lite0, and a copy of the first that learns from pixels alone,
 stops early and is blurry; trains a small encoder by self-supervision on the same photos; fits discriminative
 tokenizers of 1,024, 4,096 and 8,192 codes on the ViT-S/14, and of 1,024 on the small encoder and on a
@@ -59,8 +59,8 @@ from digit.errors import DigitError
 from digit.evaluation.result import read_result
 from digit.features import Encoder, encoder_config
 from digit.files import read_json, read_safetensors, write_json_atomic, write_safetensors_atomic
+from digit.run.evaluate_stability import evaluate_stability
 from digit.run.fit import fit
-from digit.run.stability import evaluate_stability
 from digit.run.train import train_vqgan
 from digit.training.config import OptimizerConfig, TrainConfig
 from digit.training.log import read_status

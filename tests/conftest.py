@@ -4,6 +4,7 @@ import functools
 import importlib.util
 import json
 import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -84,14 +85,23 @@ def run(capsys):
 
     def call(*arguments: object) -> tuple[int, str, str]:
         capsys.readouterr()
-        try:
-            code = run_command([str(argument) for argument in arguments])
-        except SystemExit as stop:  # tyro's own, for unknown options
-            code = int(stop.code or 0)
+        code = run_command([str(argument) for argument in arguments])
         captured = capsys.readouterr()
         return code, captured.out, captured.err
 
     return call
+
+
+@pytest.fixture
+def saved_in():
+    """The names of the files that a command said it saved; each must be there."""
+
+    def names(printed: str) -> list[str]:
+        paths = [Path(line[7:]) for line in printed.splitlines() if line.startswith("saved: ")]
+        assert all(path.is_file() for path in paths), paths
+        return [path.name for path in paths]
+
+    return names
 
 
 @pytest.fixture

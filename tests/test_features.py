@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from digit.errors import DigitError
-from digit.features import Encoder, EncoderConfig, encoder_config, resize_positions
+from digit.features import Encoder, EncoderConfig, encoder_config, in_half, reading, resize_positions
 from digit.nn.backbone import timm
 
 SMALL = {"patch_size": 4, "embed_dim": 24, "depth": 5, "num_heads": 3}
@@ -64,6 +64,28 @@ def test_other_sizes_are_resized_bicubically_without_antialiasing():
     torch.testing.assert_close(encoder(pixels), encoder(resized), rtol=1e-4, atol=1e-4)
     with pytest.raises(DigitError, match="32 x 16"):
         encoder(torch.rand(1, 3, 32, 16))
+
+
+def test_reading_on_a_cpu_is_the_module():
+    encoder, pixels = Encoder(TINY), torch.randint(256, (3, 3, 16, 16), dtype=torch.uint8)
+    expected = encoder(pixels / 255)
+    assert torch.equal(reading(encoder)(pixels), expected)
+    assert torch.equal(reading(encoder)(pixels / 255), expected)
+
+
+@pytest.mark.parametrize("overflows", [False, True])
+def test_half_precision_is_float16_until_that_overflows(overflows):
+    """Rounding to 11 bits, or to the 8 of bfloat16, shows in the features' distance from float32's."""
+    torch.manual_seed(0)
+    encoder = Encoder(EncoderConfig(TINY.name, 16, norm=False, arguments=SMALL))
+    with torch.no_grad():
+        if overflows:
+            encoder.vit.blocks[0].mlp.fc2.bias.fill_(1e5)
+        pixels = torch.randint(256, (2, 3, 16, 16), dtype=torch.uint8)
+        exact, found = encoder(pixels / 255), in_half(encoder, pixels)
+    error = float((found - exact).norm() / exact.norm())
+    assert found.isfinite().all()
+    assert 1e-3 < error < 0.02 if overflows else 1e-5 < error < 1e-3
 
 
 def test_gradients_reach_the_pixels():

@@ -9,21 +9,23 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "digit"
 FLOW = ["features", "kmeans", "tokenizer", "vqgan", "vqgan_loss", "prior", "renderer", "renderer_masked"]
-LEAVES = {"errors", "files", "distributed", "figure", "progress", "vqgan_config"}
+LEAVES = {"errors", "files", "lineage", "distributed", "figure", "progress", "vqgan_config"}
 ALLOWED = {
     "errors": set(),
     "files": {"errors"},
+    "lineage": {"errors"},
     "distributed": {"errors"},
-    "figure": set(),
+    "figure": {"errors", "files"},
     "vqgan_config": set(),
     "progress": {"distributed"},
-    "nn": LEAVES | {"fast"},
-    "fast": LEAVES | {"nn"},
+    "nn": LEAVES,
+    "fast": LEAVES | {"nn", *FLOW},
     "data": LEAVES | {"nn"},
     "weights": LEAVES | {"nn", *FLOW},
     "training": LEAVES | {"nn", "fast", "data", "weights"},
-    "evaluation": LEAVES | {"nn", "data", "weights", *FLOW},
-    "pipeline": LEAVES | {"nn", "weights", *FLOW},
+    "evaluation": LEAVES | {"nn", "training", "data", "weights", *FLOW},
+    "request": LEAVES | {"nn", "weights"},
+    "pipeline": LEAVES | {"nn", "weights", "request", *FLOW},
 }
 
 
@@ -52,7 +54,7 @@ def test_layers(path):
     here = layer(path)
     if here in ("run", "models", "__main__"):
         return
-    allowed = LEAVES | {"nn", "fast", *FLOW[: FLOW.index(here)]} if here in FLOW else ALLOWED[here]
+    allowed = LEAVES | {"nn", *FLOW[: FLOW.index(here)]} if here in FLOW else ALLOWED[here]
     strangers = imported(path) - allowed - {here}
     assert not strangers, f"{path.name} imports {sorted(strangers)}"
 
@@ -76,3 +78,70 @@ def test_a_command_starts_without_what_it_may_not_need():
 
 def test_nobody_imports_run():
     assert not [path for path in FILES if layer(path) not in ("run", "__main__") and "run" in imported(path)]
+
+
+def modules(path: Path) -> set[str]:
+    """The modules of digit that a file names in its imports, at its top or inside of functions."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "digit":
+            for alias in node.names:
+                inner = ROOT.parent / node.module.replace(".", "/") / alias.name
+                is_module = inner.is_dir() or inner.with_suffix(".py").is_file()
+                found.add(f"{node.module}.{alias.name}" if is_module else node.module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names if alias.name.startswith("digit.")}
+    return found - {"digit"}
+
+
+def name_of(path: Path) -> str:
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Names on a way that leads back to where it began; none if there is no such way."""
+    done: set[str] = set()
+
+    def walk(name: str, way: list[str]) -> list[str]:
+        if name in way:
+            return [*way[way.index(name) :], name]
+        if name in done:
+            return []
+        found = next(filter(None, (walk(each, [*way, name]) for each in sorted(graph.get(name, ())))), [])
+        done.add(name)
+        return found
+
+    return next(filter(None, (walk(name, []) for name in sorted(graph))), [])
+
+
+def test_no_import_leads_back():
+    """Neither at the top of a file nor inside of functions. (`digit` itself names all, for type checkers.)"""
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert circle({name_of(path): modules(path) for path in FILES}) == []
+
+
+def test_only_training_imports_what_is_fast():
+    """The method knows its forms for GPUs by `digit.nn.forms` alone, which `digit` tells where they are."""
+    users = {layer(path) for path in FILES if "fast" in imported(path)} - {"fast"}
+    assert users <= {"training", "run"}
+    assert [path for path in FILES if '"digit.fast' in path.read_text()] == []
+    assert '"digit.fast"' in (ROOT / "__init__.py").read_text()
+
+
+def seeks_triton(path: Path) -> bool:
+    """Whether a file imports Triton or looks for it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Constant) and node.value == "triton":
+            return True
+        if isinstance(node, ast.ImportFrom | ast.Import):
+            names = [alias.name for alias in node.names]
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            if any(name.split(".")[0] == "triton" for name in names):
+                return True
+    return False
+
+
+def test_one_predicate_looks_for_triton():
+    seekers = {path.relative_to(ROOT) for path in FILES if seeks_triton(path)}
+    assert {path for path in seekers if path.parent != Path("fast/kernels")} == {Path("fast/__init__.py")}

@@ -6,8 +6,10 @@ import pytest
 import torch
 from sklearn.cluster import KMeans
 
+from digit import kmeans
 from digit.errors import DigitError
 from digit.kmeans import Reservoir, assign, fit
+from digit.nn import nearest
 
 
 def blobs(n: int = 4000, d: int = 12, centres: int = 40, seed: int = 0) -> torch.Tensor:
@@ -85,13 +87,16 @@ def test_identical_vectors_do_not_hang():
     assert result.counts.sum() == 10
 
 
-def test_chunks_change_nothing():
+def test_pieces_change_nothing(monkeypatch):
     vectors = blobs(n=1000)
-    whole, pieces = fit(vectors, 16, chunk=1000, iterations=5), fit(vectors, 16, chunk=97, iterations=5)
+    whole = fit(vectors, 16, iterations=5)
+    codes = [assign(vectors, whole.centroids, half=half) for half in (False, True)]
+    for place in (kmeans, nearest):
+        monkeypatch.setattr(place, "rows_at_once", lambda k, device: 97)
+    pieces = fit(vectors, 16, iterations=5)
     torch.testing.assert_close(whole.centroids, pieces.centroids, rtol=1e-5, atol=1e-5)
-    assert torch.equal(
-        assign(vectors, whole.centroids, chunk=1000), assign(vectors, whole.centroids, chunk=33)
-    )
+    for half, expected in zip((False, True), codes, strict=True):
+        assert torch.equal(assign(vectors, whole.centroids, half=half), expected)
 
 
 def test_seed_decides():

@@ -24,9 +24,9 @@ from measuring.words import ahead, setting
 from tests_support import make_pictures
 
 from digit.errors import DigitError
+from digit.evaluation.networks import squeezenet
 from digit.evaluation.prefix import Point
 from digit.evaluation.result import read_result
-from digit.evaluation.squeezenet import SqueezeNet
 from digit.files import read_json, write_safetensors_atomic
 from digit.nn.backbone import timm
 
@@ -38,7 +38,7 @@ def command(chain, tmp_path_factory) -> list[str]:
     root = tmp_path_factory.mktemp("measurements")
     file, pictures = root / "squeezenet.safetensors", make_pictures(root / "pictures.zip", count=12)
     torch.manual_seed(0)
-    write_safetensors_atomic(file, SqueezeNet().state_dict())
+    write_safetensors_atomic(file, squeezenet().state_dict())
     files = ["--images", str(pictures), "--test", str(pictures), "--squeezenet", str(file)]
     return [*files, "--model", str(chain.root / "model"), "--smoke", "--device", "cpu", "--workers", "0"]
 

@@ -266,18 +266,18 @@ def test_draws_never_give_a_special():
 GREEDY = SamplerConfig(temperature=0.0)
 
 
-@pytest.mark.parametrize("use_cache", [True, False])
-def test_greedy_codes(use_cache):
+def test_greedy_codes():
+    """Drawn one after another, and as the likeliest of all positions read at once."""
     g = golden("generation")
-    how = {"config": GREEDY, "use_cache": use_cache}
-    rows = slice(0, None if use_cache else 1)  # without a cache one row shows it
-    assert torch.equal(model("stage1_uncond").sample([0], **how), g["stage1_uncond_codes"])
-    labels = g["stage1_cls_class_ids"][rows]
-    drawn = model("stage1_cls").sample(list(range(len(labels))), labels, **how)
-    assert torch.equal(drawn, g["stage1_cls_codes"][rows])
-    codes = g["stage2_ar_disc_codes"][rows]
-    drawn = model("stage2_ar").sample(codes, list(range(len(codes))), **how)
-    assert torch.equal(drawn, g["stage2_ar_vq_codes"][rows])
+    prior, drawn = model("stage1_uncond"), g["stage1_uncond_codes"]
+    assert torch.equal(prior.sample([0], config=GREEDY), drawn)
+    assert torch.equal(prior.logits(drawn).argmax(-1), drawn)
+    prior, labels, drawn = model("stage1_cls"), g["stage1_cls_class_ids"], g["stage1_cls_codes"]
+    assert torch.equal(prior.sample(list(range(len(labels))), labels, GREEDY), drawn)
+    assert torch.equal(prior.logits(drawn, labels).argmax(-1), drawn)
+    renderer, codes, drawn = model("stage2_ar"), g["stage2_ar_disc_codes"], g["stage2_ar_vq_codes"]
+    assert torch.equal(renderer.sample(codes, list(range(len(codes))), GREEDY), drawn)
+    assert torch.equal(renderer.logits(codes, drawn).argmax(-1), drawn)
 
 
 def test_greedy_by_top_k_1():

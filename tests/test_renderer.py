@@ -3,10 +3,11 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from tests_support import drawn_at_once
 
 from digit.errors import DigitError
 from digit.nn.batch import CodeBatch
-from digit.nn.sampling import SamplerConfig
+from digit.nn.sampling import SamplerConfig, uniforms
 from digit.renderer import Renderer, RendererConfig
 
 TINY = RendererConfig(codes=11, length=4, vq_codes=13, vq_length=6, width=16, layers=2, heads=2)
@@ -68,7 +69,8 @@ def test_cached_and_uncached_sampling_agree(norm):
     codes, _ = codes_of(20)
     for sampler in (None, SamplerConfig(top_p=0.8)):
         cached = renderer.sample(codes, range(20), sampler)
-        assert torch.equal(cached, renderer.sample(codes, range(20), sampler, use_cache=False))
+        numbers = uniforms(range(20), 6, stream="renderer")
+        assert torch.equal(cached, drawn_at_once(renderer.logits(codes, cached), numbers, sampler))
         assert cached.shape == (20, 6) and cached.min() >= 0 and cached.max() < 13
 
 
@@ -96,7 +98,7 @@ def test_what_sampling_refuses():
     renderer, (codes, _) = make(), codes_of(2)
     for given, seeds, message in (
         (codes, [1], "2 rows of codes came with 1 seeds"),
-        (codes[:, :3], [1, 2], "reads 4 codes an image, these have 3"),
+        (codes[:, :3], [1, 2], "reads 4 codes per image, these have 3"),
         (codes + 11, [1, 2], "the renderer knows 11"),
     ):
         with pytest.raises(DigitError, match=message):

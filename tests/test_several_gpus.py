@@ -46,7 +46,7 @@ def test_there_are_commands_to_test():
     assert len(COMMANDS) >= 15
     assert len(commands_of_page(PAGE)) == 3
     verbs = {tuple(shlex.split(line)[:2]) for _, line in COMMANDS}
-    assert {("train", "base_cond"), ("train", "vqgan"), ("evaluate", "images")} <= verbs
+    assert {("train", "prior"), ("train", "vqgan"), ("evaluate", "images")} <= verbs
     assert {"fit", "tokenize", "sample"} <= {verb for verb, _ in verbs}
 
 
@@ -88,7 +88,7 @@ def job(folder: Path, **settings: str) -> subprocess.Popen[str]:
         (programs / name).chmod(0o755)
     slurm = {"SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_JOB_NUM_NODES": "2"}
     path = {"PATH": f"{programs}:{os.environ['PATH']}", "NOTES": str(folder)}
-    command = ["bash", SLURM, "train", "base", "--codes", "a b", "--out", "run"]
+    command = ["bash", SLURM, "train", "prior", "--codes", "a b", "--out", "run"]
     return subprocess.Popen(
         command, env={**path, **slurm, **settings}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -100,7 +100,7 @@ def test_a_job_runs_one_agent_a_machine(tmp_path):
     assert done.returncode == 0, errors
     told = (tmp_path / "srun").read_text()
     assert "--nnodes=2 --nproc-per-node=4" in told and "--rdzv-endpoint=one:29500" in told
-    assert told.endswith("-m -- digit train base --codes a b --out run\n")
+    assert told.endswith("-m -- digit train prior --codes a b --out run\n")
     assert "requeue" not in (tmp_path / "scontrol").read_text()
 
 

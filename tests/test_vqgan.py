@@ -9,7 +9,7 @@ import vqgan_oracle
 from torch import Tensor, nn
 
 from digit.errors import DigitError
-from digit.vqgan import VQGAN
+from digit.vqgan import VQGAN, decoding, decoding_in_half, encoding, encoding_in_half
 from digit.vqgan_config import VQGANConfig, VQGANLossConfig
 from digit.vqgan_loss import VQGANLoss
 
@@ -160,6 +160,77 @@ def test_codes_under_autocast_use_float32_distances(changes):
         latents = vqgan.latents(torch.rand(1, 3, 16, 16))
         pixels = vqgan.decode(vqgan.quantize(latents)[0])
     assert latents.dtype == pixels.dtype == torch.float32
+
+
+KINDS = [
+    {"blocks": 2, "multipliers": (1, 2, 2)},
+    {"shortcut": "input", "attention_levels": (0,), "multipliers": (1, 2, 4)},
+    {"normalized_codes": True, "attention": True},
+    TAMING | {"latent_channels": 6, "attention_levels": (0, 1)},
+]
+
+
+def stirred(**changes) -> VQGAN:
+    """A VQGAN in which every parameter matters, with codes that spread over its latents."""
+    vqgan = small(width=16, **changes).requires_grad_(False)
+    for parameter in vqgan.parameters():
+        parameter.add_(torch.randn_like(parameter) * 0.05)
+    latents = vqgan.latents(torch.rand(4, 3, 16, 16)).movedim(1, -1).flatten(0, 2)
+    vqgan.quantize.embedding.weight.copy_(latents[torch.randperm(len(latents))[:12]])
+    return vqgan
+
+
+def test_on_a_cpu_the_ways_for_many_pictures_are_the_module():
+    vqgan, pixels = stirred(), torch.randint(256, (3, 3, 16, 16), dtype=torch.uint8)
+    codes = vqgan.encode(pixels / 255)
+    assert torch.equal(encoding(vqgan)(pixels), codes) and torch.equal(encoding(vqgan)(pixels / 255), codes)
+    assert decoding(vqgan) == vqgan.decode
+
+
+@pytest.mark.parametrize("changes", KINDS)
+def test_half_precision_stays_close(changes):
+    vqgan, pixels = stirred(**changes), torch.randint(256, (3, 3, 16, 16), dtype=torch.uint8)
+    codes = vqgan.encode(pixels / 255)
+    assert len(codes.unique()) > 4
+    assert (encoding_in_half(vqgan)(pixels) == codes).float().mean() > 0.97
+    expected, found = vqgan.decode(codes), decoding_in_half(vqgan)(codes)
+    assert found.dtype == torch.float32 and not torch.equal(found, expected)
+    assert (found - expected).abs().mean() < 0.003
+
+
+def test_the_last_convolution_of_half_encoding_is_float32_without_tf32(monkeypatch):
+    """And cuDNN is on in all: torch's context manager for its settings switches it off unless told not to."""
+    seen, convolve = [], F.conv2d
+
+    def noted(x, *given, **how):
+        seen.append((x.dtype, torch.backends.cudnn.enabled, torch.backends.cudnn.allow_tf32))
+        return convolve(x, *given, **how)
+
+    vqgan, before = stirred(), torch.backends.cudnn.allow_tf32
+    monkeypatch.setattr(F, "conv2d", noted)
+    encode = encoding_in_half(vqgan)
+    encode(torch.rand(1, 3, 16, 16))
+    assert len(seen) > 5 and seen[-1] == (torch.float32, True, False)
+    assert set(seen[:-1]) == {(torch.float16, True, False)}
+    assert torch.backends.cudnn.allow_tf32 == before
+
+
+def test_pictures_that_overflow_half_precision_are_done_again():
+    vqgan = stirred()
+    codes = torch.randint(1, 12, (3, vqgan.length))
+    codes[1, 5] = 0
+    half = decoding_in_half(vqgan)(codes)
+    vqgan.quantize.embedding.weight[0] = 1e6  # only the second picture has it
+    expected, found = vqgan.decode(codes), decoding_in_half(vqgan)(codes)
+    assert found.isfinite().all()
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-4, atol=1e-4)
+    assert torch.equal(found[[0, 2]], half[[0, 2]])
+
+    pixels = torch.rand(2, 3, 16, 16)
+    vqgan.encoder.conv_in.weight.mul_(1e6)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = vqgan.encode(pixels)
+    assert torch.equal(encoding_in_half(vqgan)(pixels), expected)
 
 
 def test_encode_takes_any_multiple_of_the_downsampling():

@@ -3,9 +3,14 @@
 import functools
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
+
+from digit.nn.sampling import SamplerConfig, draw
 
 FIXTURES = Path(__file__).parent / "fixtures"  # see its manifest.json
 
@@ -39,4 +44,19 @@ def note_calls(verbs: dict) -> tuple[dict, list]:
 
         return note
 
-    return {name: noting(verb) for name, verb in verbs.items()}, called
+    def noted(verb):
+        return SimpleNamespace(function=lambda: noting(verb.function()), together=verb.together)
+
+    return {name: noted(verb) for name, verb in verbs.items()}, called
+
+
+def drawn_at_once(
+    logits: Tensor, numbers: Tensor, config: SamplerConfig | None, *, null: Tensor | None = None
+) -> Tensor:
+    """Codes drawn from the logits of all positions: those of decoding, where it read the same codes."""
+    config = config or SamplerConfig()
+    if null is not None and config.guidance != 1:
+        length = logits.shape[1]
+        scale = torch.tensor([[config.guidance_at(place, length)] for place in range(length)])
+        logits = null + scale * (logits - null)
+    return draw(logits, numbers, config)

@@ -12,7 +12,7 @@ from digit.data.codes import Codes
 from digit.errors import DigitError
 from digit.files import TEMPORARY
 from digit.run.main import run as command
-from digit.run.state_cache import Rows, cached_rows
+from digit.run.probe_states import Rows, cached_rows
 from torture import tiny, training
 from torture.children import Child
 from torture.outcome import About, Outcome

@@ -9,10 +9,9 @@ import torch
 
 from digit.data.codes import Codes
 from digit.errors import DigitError
-from digit.evaluation.frechet import Moments
 from digit.files import read_bytes, read_json, write_bytes_atomic, write_json_atomic
 from digit.pipeline import DigitPipeline
-from digit.run.state_cache import Rows, cached_rows
+from digit.run.probe_states import Rows, cached_rows
 from digit.training import checkpoint
 from digit.training.log import Status, read_status, write_status
 from digit.weights.artifact import load
@@ -20,8 +19,8 @@ from torture import tiny
 from torture.outcome import About, Outcome
 
 ABOUT = About(
-    what="one random byte changed in codes, tokenizers, stages, models, training states, moments, cached "
-    "features and unfinished parts, then read",
+    what="one random byte changed in codes, tokenizers, stages, models, training states, cached features "
+    "and unfinished parts, then read",
     goal="1,000 of 1,000 found",
     full=1000,
     short=90,
@@ -70,9 +69,6 @@ def stored(folder: Path) -> dict[Path, Callable[[Path], object]]:
         readers[path] = lambda _: Codes(codes)
     for path in _files(state):
         readers[path] = lambda _: checkpoint.load(state)
-    readers[tiny.make_moments(folder / "moments.safetensors")] = lambda path: Moments.load(
-        path, features=tiny.FEATURES
-    )
     write_bytes_atomic(folder / "0000000000.npz", np.random.default_rng(0).bytes(3000))
     readers[folder / "0000000000.npz"] = read_bytes
     write_json_atomic(folder / "plan.json", {"format": 1, "source": "a" * 64, "views": 2}, checksum=True)

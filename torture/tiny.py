@@ -1,4 +1,4 @@
-"""A tiny chain without training: pictures, stages of random weights, the model, codes, a state, moments."""
+"""A tiny chain without training: pictures, stages of random weights, the model, codes, a state."""
 
 import zipfile
 from io import BytesIO
@@ -12,7 +12,6 @@ from torch import nn
 
 from digit.data.images import open_images
 from digit.data.write_codes import Stream, write_codes
-from digit.evaluation.frechet import Moments
 from digit.features import EncoderConfig
 from digit.pipeline import DigitPipeline
 from digit.prior import Prior, PriorConfig
@@ -26,7 +25,6 @@ from digit.vqgan_config import VQGANConfig
 from digit.weights.artifact import artifact_of, load, save
 
 CLASSES = ["blue", "green", "red"]
-FEATURES = "the tiny network"
 
 
 def make_pictures(path: Path, count: int = 24, size: int = 16) -> Path:
@@ -86,11 +84,3 @@ def make_state(folder: Path, step: int = 3) -> Path:
     tensors = {"w": torch.randn(40, 3), "b": torch.randn(40)}
     moments = {f"adam.{name}.exp_avg": tensor * 2 for name, tensor in tensors.items()}
     return checkpoint.save(folder, step, model=tensors, optimizer=moments, state={"seconds": 1.5}, keep=2)
-
-
-def make_moments(path: Path) -> Path:
-    """Moments of features, as a measurement keeps them of its reference."""
-    moments = Moments(12)
-    moments.update(torch.randn(40, 12))
-    moments.save(path, features=FEATURES)
-    return path

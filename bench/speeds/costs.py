@@ -34,13 +34,13 @@ REASONS = {
     "tokenizer": (
         "nvjet",
         "the four products of each block, at widths that a GPU of this size does not fill as it does a square"
-        " of 8192; exact codes add the search (`_scan`) and, of the rows that it leaves open, the same"
-        " products once more for the few centroids in question",
+        " of 8192; exact codes add the search (`_scan`), and float32 products for the few vectors that it"
+        " leaves open",
     ),
     "K-means": (
         "_scan",
-        "the distances themselves; then the sums of each code's vectors (`_pieces`), the vectors' lengths"
-        " once a fit, and the comparison of centroids that float16 cannot tell apart",
+        "the distances themselves; then the sums of each code's vectors in float64, the vectors' lengths"
+        " once a fit, and float32 products for the vectors whose centroids float16 cannot tell apart",
     ),
     "training, 219M": (
         "nvjet",

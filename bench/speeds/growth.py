@@ -31,7 +31,7 @@ def batch(results: Results) -> list[str]:
                 f"{memory:.1f} MiB",
             ]
         )
-    head = ["batches from 256 on", "fixed", "each image", "so at most, img/s", "memory an image"]
+    head = ["batches from 256 on", "fixed", "each image", "so at most, img/s", "memory per image"]
     tokens = results.section("tokenizer", "batch")
     sizes = [row["batch"] for row in tokens.values()]
     fixed, each = line(sizes, [row["ms"] for row in tokens.values()])
@@ -88,7 +88,7 @@ def length(results: Results) -> list[str]:
             rows.append([str(first["batch"]), f"{one:.2f}", f"{two:.2f}", f"{two / one:.2f}"])
     head = [
         "batch",
-        "prior, ms a position (128 before it on average)",
+        "prior, ms per position (128 before it on average)",
         "renderer (384 before it, its prefix read in one pass)",
         "ratio",
     ]
@@ -106,5 +106,5 @@ def lengths(found: list[dict], device: str) -> list[str]:
     for row in found:
         position = row["milliseconds"] / row["length"]
         rows.append([str(row["length"]), number(row["milliseconds"]), f"{position:.2f}"])
-    head = [f"codes an image, batch {found[0]['batch']}, {device}", "ms a batch", "ms a position"]
+    head = [f"codes per image, batch {found[0]['batch']}, {device}", "ms per batch", "ms per position"]
     return table(head, rows)

@@ -49,7 +49,7 @@ def throughput(axes: Axes, results: Results) -> None:
         limits = [row["limit_images_per_second"] for row in rows]
         axes.plot(sizes, limits, ":", color=colour, linewidth=1)
     axes.plot([], [], ":", color="grey", label="ceiling of each")
-    _batches(axes, "images a second")
+    _batches(axes, "images per second")
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(ScalarFormatter())
 
@@ -66,10 +66,10 @@ def tokenizer(axes: Axes, results: Results) -> None:
         color="tab:blue",
         label="digit",
     )
-    for name, mark in (("timm, compiled", "s"), ("timm, eager", "^"), ("plain path, autocast", "v")):
+    for name, mark in (("timm, compiled", "s"), ("timm, eager", "^")):
         row = codes[name]
         axes.plot([row["batch"]], [row["images_per_s"]], mark, color="tab:grey", label=name)
-    _batches(axes, "images a second, pixels to codes")
+    _batches(axes, "images per second, pixels to codes")
     axes.set_ylim(bottom=0)
 
 
@@ -116,7 +116,7 @@ def position(axes: Axes, results: Results) -> None:
         axes.plot(before, measured, "o-", color=colour, label=f"batch {batch}")
         axes.plot(before, limit, ":", color=colour, linewidth=1)
     axes.plot([], [], ":", color="grey", label="least time by the ceiling")
-    axes.set(xlabel="positions in the cache, on average (prior, renderer)", ylabel="ms a position, GPU")
+    axes.set(xlabel="positions in the cache, on average (prior, renderer)", ylabel="ms per position, GPU")
     axes.set(xlim=(0, None), ylim=(0, None))
     axes.grid(alpha=0.3)
     axes.legend(fontsize=8)
@@ -134,7 +134,7 @@ def length(axes: Axes, results: Results) -> None:
             first = rows[0]["milliseconds"] / rows[0]["length"]
             axes.plot(sizes, [first * each for each in sizes], ":", color=colour, linewidth=1)
     axes.plot([], [], ":", color="grey", label="in proportion to the length")
-    axes.set(xlabel="codes an image", ylabel="ms a batch")
+    axes.set(xlabel="codes per image", ylabel="ms per batch")
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.grid(alpha=0.3)

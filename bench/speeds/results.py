@@ -9,7 +9,6 @@ Row = dict[str, Any]
 # Of several files, parts of a later one take the place of the same parts of an earlier one.
 FILES = {
     "sampler": ["sampler-h200.json", "sampler-masked-h200.json"],
-    "attention": ["attention-h200.json"],
     "tokenizer": ["tokenizer-h200.json"],
     "jpeg": ["tokenizer-jpeg-h200.json"],
     "kmeans": ["kmeans-h200.json"],

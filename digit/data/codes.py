@@ -17,7 +17,7 @@ from torch import Tensor
 
 from digit.data.order import order
 from digit.distributed import on_main, share
-from digit.errors import DigitError, LineageError
+from digit.errors import DigitError
 from digit.files import read_json, sha256_file
 from digit.nn.batch import CodeBatch
 
@@ -116,29 +116,13 @@ class Codes:
         return int(self.array(name).shape[2])
 
     def lineage(self, *names: str) -> dict[str, str]:
-        """The ids of the artifacts that made the arrays called `names`."""
+        """The ids of the artifacts that made the arrays called `names`, or all there are."""
         made_by = {"codes": "tokenizer", "vq_codes": "vqgan"}
         return {
-            made_by[name]: self.meta["streams"][name]["artifact"] for name in names if len(self.array(name))
+            made_by[name]: self.meta["streams"][name]["artifact"]
+            for name in names or self.meta["streams"]
+            if len(self.array(name))
         }
-
-    def check_lineage(self, wanted: dict[str, str], who: str) -> None:
-        """Refuse codes that `who`'s lineage does not name.
-
-        Raises:
-            LineageError: these codes come from another tokenizer or VQGAN.
-        """
-        here = {
-            {"codes": "tokenizer", "vq_codes": "vqgan"}[name]: part["artifact"]
-            for name, part in self.meta["streams"].items()
-        }
-        for part, identity in wanted.items():
-            if part in here and here[part] != identity:
-                raise LineageError(
-                    f"{who} was trained on the {part} {identity[:12]}, but {self.path} "
-                    f"was written by the {part} {here[part][:12]}: tokenize the "
-                    "pictures again with the one it was trained on"
-                )
 
 
 def open_codes(path: Path) -> Codes:

@@ -66,6 +66,28 @@ class ImageSource:
             _read=lambda i: self._read(int(chosen[i])),
         )
 
+    def spread(self, num: int | None) -> "ImageSource":
+        """`num` pictures at most, evenly spread over the set: sets on disk are often sorted by class.
+
+        Raises:
+            DigitError: fewer than one.
+        """
+        if num is not None and num < 1:
+            raise DigitError(f"--num {num}: take at least one picture")
+        if num is None or num >= len(self):
+            return self
+        return self.select(np.linspace(0, len(self) - 1, num).astype(np.int64))
+
+    def counts(self) -> dict[str, str | int]:
+        """What was found, for the record of a command."""
+        return {
+            "path": str(self.path),
+            "kind": self.kind,
+            "pictures": len(self),
+            "classes": len(self.classes),
+            "ignored": len(self.ignored),
+        }
+
     def describe(self) -> str:
         """One line for the log: what was found and what was left out."""
         text = f"{self.path}: {self.kind} of {len(self):,} picture{'s' * (len(self) != 1)}"

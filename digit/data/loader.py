@@ -12,7 +12,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
+from PIL import Image
 from torch import Tensor
 
 from digit.data.decode import BrokenImage, decode
@@ -37,6 +38,7 @@ _MANY = 4096  # pictures from which on processes are worth starting
 _CHUNK = 32  # pictures of one task
 
 Broken = list[tuple[int, str]]  # (place in a batch, reason)
+Square = Callable[[Image.Image, int], Image.Image]  # (picture, size) -> the picture as a square of that size
 
 
 @dataclass
@@ -107,6 +109,7 @@ def stream(
     views: int = 1,
     seed: int = 0,
     blocks: Iterable[range] | None = None,
+    square: Square | None = None,
     threads: int | None = None,
     report: Report | None = None,
     strict: bool = False,
@@ -117,7 +120,8 @@ def stream(
     A batch lacks its broken pictures (see `load_pixels`), so m <= batch_size; its indices say which are
     there. `blocks` are the pictures to read, all if left out; a batch ends where its block does, so the
     batches of a block do not depend on which other blocks are read. A batch without a readable picture comes
-    only if `empty`.
+    only if `empty`. `square` makes a picture of the size otherwise than `render` does; it may raise
+    BrokenImage.
 
     Decoding runs two batches ahead and no further. Where there are 8 processors or more, thousands of
     pictures are decoded in processes, unless `threads` are given; then further ahead if batches are small.
@@ -129,7 +133,7 @@ def stream(
         for block in blocks
         for first in range(block.start, block.stop, batch_size)
     )
-    made, ahead = _Views(size, range(views), seed), _AHEAD
+    made, ahead = _Views(size, range(views), seed, square), _AHEAD
     workers = _processes(source, sum(map(len, blocks))) if threads is None else 0
     if workers:
         ahead = max(_AHEAD, -(-workers * _FOR_EACH // batch_size))
@@ -190,6 +194,7 @@ class _Views:
     size: int
     views: Sequence[int]
     seed: int
+    square: Square | None = None  # comes first
 
     def shape(self, pictures: int) -> tuple[int, ...]:
         """Of the pixels of a batch."""
@@ -323,6 +328,8 @@ def _fill(source: ImageSource, made: _Views, indices: np.ndarray, out: np.ndarra
     for place, index in enumerate(indices.tolist()):
         try:
             image = decode(source.read(index))
+            if made.square is not None:
+                image = made.square(image, made.size)
         except BrokenImage as error:
             broken.append((first + place, str(error)))
             continue

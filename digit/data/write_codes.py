@@ -28,6 +28,7 @@ from digit.distributed import by_main, from_main, gather, on_main, rank, wait, w
 from digit.errors import DigitError, LineageError
 from digit.files import (
     atomic_path,
+    check_writable,
     locked,
     read_bytes,
     read_json,
@@ -38,6 +39,7 @@ from digit.files import (
 )
 
 PART = 512  # images in one resumable part
+GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -95,8 +97,8 @@ def write_codes(
         if from_main((out / "meta.json").exists()):  # another command has written it since
             return _opened(out, plan, verify=True)
         blocks = in_blocks(len(source), PART)
-        found = gather(_absent(out, blocks[rank() :: world_size()]))
-        absent = sorted((block for share in found for block in share), key=lambda block: block.start)
+        found = gather([block.start for block in _absent(out, blocks[rank() :: world_size()])])
+        absent = [blocks[start // PART] for start in sorted(start for share in found for start in share)]
         made = _write_parts(
             source,
             out,
@@ -116,6 +118,29 @@ def write_codes(
         wait()
         on_main(lambda: _assemble(source, out, plan, blocks))
     return _opened(out, plan, verify=False)
+
+
+def dry_run_of(source: ImageSource, out: Path, lengths: dict[str, int], *, views: int) -> dict[str, Any]:
+    """What `write_codes` would write, in GiB, and what is there; `lengths` are codes per picture, by kind.
+
+    Raises:
+        DigitError: nothing can be written at `out`.
+    """
+    free = shutil.disk_usage(check_writable(out)).free / GIB
+    sizes = {name: len(source) * views * length * 2 / GIB for name, length in lengths.items()}
+    most = 2 * sum(sizes.values())  # while the parts are joined they are there twice
+    state = "is finished: nothing would be done"
+    if not (out / "meta.json").exists():
+        done = len(list((out / "parts").glob("*.npz")))
+        state = f"goes on after {done} parts" if done else "starts anew"
+    return {
+        "inputs": source.counts(),
+        "state": state,
+        "parts": -(-len(source) // PART),
+        "processes": world_size(),
+        "codes_gib": sizes,
+        "disk": {"most_gib": most, "free_gib": free, "fits": most <= free},
+    }
 
 
 def _plan(

@@ -1,13 +1,13 @@
-"""codes -> numbers, and codes -> a picture of what they stand for: is the codebook used, and for what?"""
+"""codes -> numbers, and codes -> the patches that they stand for: is the codebook used, and for what?"""
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
-from PIL import Image
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from digit.errors import DigitError
@@ -45,8 +45,16 @@ def codebook_report(codes: np.ndarray | Iterable[np.ndarray], k: int) -> dict[st
     }
 
 
+class Patches(NamedTuple):
+    """For some codes of a tokenizer the patches that are the nearest to their centroids."""
+
+    codes: list[int]
+    patches: UInt8[Tensor, "codes columns 3 s s"]  # the nearest first; white where too few pictures have one
+    all_codes: Int[Tensor, "pictures n"]  # of every picture that was looked at
+
+
 @torch.no_grad()
-def patch_picture(
+def nearest_patches(
     tokenizer: Tokenizer,
     pixels: Iterable[Float[Tensor, "b 3 h w"]],
     *,
@@ -56,15 +64,15 @@ def patch_picture(
     context: float = 1.0,
     size: int = 48,
     seed: int = 0,
-) -> Image.Image:
-    """A row for each code: of the patches it names the nearest to its centroid, each of another picture.
+) -> Patches:
+    """Of the patches that a code names those nearest to its centroid, each of another picture.
 
     Args:
         tokenizer: whose codes are shown.
-        pixels: batches in [0, 1]; read once, only the shown patches are kept.
+        pixels: batches in [0, 1]; read and encoded once, only the shown patches are kept.
         codes: which to show; `rows` random ones of the first batch if left out.
         rows: how many random codes.
-        columns: patches for each code; white where fewer pictures have it.
+        columns: patches for each code.
         context: surroundings shown on each side, in patches.
         size: side of a shown patch in pixels of the result.
         seed: of the random codes.
@@ -74,20 +82,19 @@ def patch_picture(
     """
     chosen = None if codes is None else torch.tensor(codes)
     best = kept = None
+    every = []
     for batch in pixels:
         batch = batch.to(tokenizer.centroids.device)
         features = tokenizer.features(batch).float()
-        named = tokenizer.encode(batch)
+        named = tokenizer.nearest(features)
+        every.append(named.cpu())
         if chosen is None:
             seen = named.unique().cpu()
-            chosen = (
-                seen[torch.randperm(len(seen), generator=torch.Generator().manual_seed(seed))[:rows]]
-                .sort()
-                .values
-            )
+            order = torch.randperm(len(seen), generator=torch.Generator().manual_seed(seed))
+            chosen = seen[order[:rows]].sort().values
         if best is None or kept is None:
             best = torch.full((len(chosen), columns), math.inf)
-            kept = torch.full((len(chosen), columns, 3, size, size), 1.0)
+            kept = torch.full((len(chosen), columns, 3, size, size), 255, dtype=torch.uint8)
         for row, code in enumerate(chosen.tolist()):
             distances = (
                 (features - tokenizer.centroids[code]).square().sum(-1).masked_fill(named != code, math.inf)
@@ -98,24 +105,18 @@ def patch_picture(
                 if nearest[index] < best[row, worst]:
                     best[row, worst] = nearest[index]
                     kept[row, worst] = _patch(batch[index], int(places[index]), tokenizer.grid, context, size)
-    if best is None or kept is None:
+    if best is None or kept is None or chosen is None:
         raise DigitError("there are no pictures to take patches from: give at least one")
     order = best.argsort(dim=1, stable=True)
-    return _sheet(kept[torch.arange(len(kept))[:, None], order])
+    return Patches(chosen.tolist(), kept[torch.arange(len(kept))[:, None], order], torch.cat(every))
 
 
-def _patch(pixels: Tensor, place: int, grid: int, context: float, size: int) -> Tensor:
+def _patch(pixels: Tensor, place: int, grid: int, context: float, size: int) -> UInt8[Tensor, "3 s s"]:
     """The patch at a place of the raster, with its surroundings moved inside the picture at the borders."""
     height = pixels.shape[-1]
     side = min(height, max(1, round(height / grid * (1 + 2 * context))))
     top, left = ((index + 0.5) * height / grid - side / 2 for index in divmod(place, grid))
     top, left = (min(max(round(edge), 0), height - side) for edge in (top, left))
     crop = pixels[None, :, top : top + side, left : left + side].float()
-    return F.interpolate(crop, size=(size, size), mode="bilinear", antialias=True)[0].clamp(0, 1).cpu()
-
-
-def _sheet(patches: Tensor) -> Image.Image:
-    """Rows and columns of patches as one picture, two white pixels between them."""
-    framed = F.pad(patches, (1, 1, 1, 1), value=1.0)
-    sheet = framed.permute(0, 3, 1, 4, 2).flatten(2, 3).flatten(0, 1)  # rows x height, columns x width, 3
-    return Image.fromarray((sheet * 255).round().to(torch.uint8).numpy())
+    resized = F.interpolate(crop, size=(size, size), mode="bilinear", antialias=True)[0].clamp(0, 1)
+    return (resized * 255).round().to(torch.uint8).cpu()

@@ -1,7 +1,6 @@
 """features -> Fréchet distance: how far apart two sets of pictures are, as Gaussians of their features."""
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.distributed
@@ -9,7 +8,6 @@ from jaxtyping import Float
 from torch import Tensor
 
 from digit.errors import DigitError
-from digit.files import read_safetensors, write_safetensors_atomic
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,7 +56,7 @@ class Moments:
         both.outer = self.outer + other.outer.to(self.sum.device)
         return both
 
-    def over_ranks(self) -> "Moments":
+    def over_processes(self) -> "Moments":
         """The moments of all processes' sets together; of this one's alone where no processes are joined."""
         both = Moments(self.width, device=self.sum.device)
         both.n, both.sum, both.outer = self.n, self.sum.clone(), self.outer.clone()
@@ -86,30 +84,6 @@ class Moments:
         if self.n < 2:
             raise DigitError("one picture has no covariance: give at least two, better 50,000")
         return (self.outer - self.n * torch.outer(mean, mean)) / (self.n - 1)
-
-    def save(self, path: str | Path, *, features: str) -> None:
-        """Write a safetensors file; `features` names the network and its weights, and `load` compares it."""
-        tensors = {
-            "n": torch.tensor(self.n),
-            "sum": self.sum,
-            "outer": self.outer,
-            "features": _text(features),
-        }
-        write_safetensors_atomic(path, tensors, checksum=True)
-
-    @classmethod
-    def load(cls, path: str | Path, *, features: str, device: str | torch.device = "cpu") -> "Moments":
-        """Read what `save` wrote. Raises DigitError if the file is damaged or of other features."""
-        tensors = read_safetensors(path)
-        if set(tensors) != {"n", "sum", "outer", "features"}:
-            raise DigitError(f"{path} holds no moments: make it from the reference pictures again")
-        stored = bytes(tensors["features"].tolist()).decode()
-        if stored != features:
-            raise DigitError(f"{path} has moments of {stored}, not of {features}: make it with this network")
-        moments = cls(len(tensors["sum"]), device=device)
-        moments.n = int(tensors["n"])
-        moments.sum, moments.outer = tensors["sum"].to(device), tensors["outer"].to(device)
-        return moments
 
 
 def frechet_distance(a: Moments | Gaussian, b: Moments | Gaussian) -> float:
@@ -143,7 +117,3 @@ def _check_widths(a: Moments | Gaussian, b: Moments | Gaussian) -> None:
         raise DigitError(
             f"features of widths {a.width} and {b.width} cannot be compared: use one network for both"
         )
-
-
-def _text(text: str) -> Tensor:
-    return torch.tensor(list(text.encode()), dtype=torch.uint8)

@@ -104,7 +104,7 @@ class _Running:
 
     def _sum(self, part: Moments | None) -> Moments | None:
         width = largest(0 if part is None else part.width)
-        return (part or Moments(width, device=self._device)).over_ranks() if width else None
+        return (part or Moments(width, device=self._device)).over_processes() if width else None
 
     def _rows(self, part: "_Rows", order: Tensor) -> "_Rows":
         rows, whole = part.rows, _Rows(len(order))

@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from digit.errors import DigitError
-from digit.evaluation.inception_file import read_inception
-from digit.evaluation.squeezenet import SqueezeNet
+from digit.evaluation.inception import read_inception
 from digit.features import encoder_config, resize_positions
 from digit.files import read_safetensors
 from digit.nn.backbone import create, timm
@@ -66,14 +66,6 @@ class Network:
         features, logits, *spatial = self.forward(pixels)
         probabilities = None if logits is None else logits.float().softmax(1)
         return Outputs(features.float(), probabilities, spatial[0].float() if spatial else None)
-
-    def features(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b d"]:
-        """The features alone."""
-        return self.outputs(pixels).features
-
-    def probabilities(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b c"] | None:
-        """The class probabilities alone; None if the network has no classes."""
-        return self.outputs(pixels).probabilities
 
     def metric(self, kind: str) -> str:
         """A metric's name on these features: FID, sFID, KID on FID's own network only, else FD-<name>, ..."""
@@ -128,6 +120,13 @@ def classifier_network(classifier: Classifier, *, classes: Sequence[str] = ()) -
     return _network("classifier", classifier, forward, classes)
 
 
+def squeezenet(classes: int = 1000) -> Any:
+    """torchvision's SqueezeNet 1.1 (arXiv:1602.07360) without weights, which takes pictures of 224 px."""
+    timm()  # lets torchvision be imported
+    with torch.random.fork_rng([]):  # random weights, which are thrown away
+        return importlib.import_module("torchvision.models").squeezenet1_1(num_classes=classes)
+
+
 def weights_sha256(module: nn.Module) -> str:
     """sha256 over the names and values of a module's floating-point tensors, whatever file they came from."""
     return _tensors_sha256(module.state_dict())
@@ -157,11 +156,15 @@ def _open_classifier(path: Path) -> Network:
 def _open_squeezenet(path: Path) -> Network:
     tensors = read_safetensors(path)
     classes = len(tensors.get("classifier.1.bias", torch.empty(1000)))
-    module = SqueezeNet(classes)
-    _load(module, tensors, path)
+    module = squeezenet(classes)
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise DigitError(f"{path} does not fit this network ({error}): convert it again") from None
 
     def forward(pixels: Tensor) -> tuple[Tensor, Tensor]:
-        return module.pooled(_standardise(pixels, (224, 224), _MEAN, _STD))
+        maps = module.features(_standardise(pixels, (224, 224), _MEAN, _STD))
+        return maps.mean((2, 3)), module.classifier(maps).flatten(1)
 
     return _network("squeezenet1_1", module, forward, _imagenet_classes(classes))
 
@@ -210,13 +213,6 @@ def _open_inception(weights: Path | None) -> Network:
     # The published file's own hash, which others publish too; of any other file the hash of its tensors.
     sha256 = file.sha256 if file.official else _tensors_sha256(file.tensors)
     return Network(INCEPTION if file.official else f"{INCEPTION}-{sha256[:8]}", sha256, module, forward)
-
-
-def _load(module: nn.Module, tensors: dict[str, Tensor], path: Path) -> None:
-    try:
-        module.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise DigitError(f"{path} does not fit this network ({error}): convert it again") from None
 
 
 def _standardise(

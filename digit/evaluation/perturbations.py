@@ -64,7 +64,7 @@ def perturb(
         seed: of the noise.
 
     Raises:
-        DigitError: a strength that cannot be meant, or not one index a picture.
+        DigitError: a strength that cannot be meant, or not one index per picture.
     """
     if len(indices) != len(pixels):
         raise DigitError(f"there are {len(indices)} indices for {len(pixels)} pictures: give one each")

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from digit.data.decode import BrokenImage, decode
 from digit.data.images import ImageSource, open_images
-from digit.data.loader import in_blocks, stream
+from digit.data.loader import Square, in_blocks, stream
 from digit.data.transforms import resize
 from digit.distributed import rank, world_size
 from digit.errors import DigitError
@@ -73,21 +74,25 @@ def of_images(
             raise DigitError(
                 f"{images.names[0]} in {images.path} cannot be read ({error}): repair or remove it"
             ) from None
-    prepared = _prepared(images, size) if bilinear else images
-    batches = _Batches(prepared, size, in_blocks(len(images), batch_size))
+    square = bilinear_square if bilinear else None
+    batches = _Batches(images, size, in_blocks(len(images), batch_size), square)
     labels = None if images.labels is None else torch.from_numpy(images.labels)
     return Pictures(str(images.path), batches, len(images), labels, tuple(images.classes), size)
 
 
+@dataclass(frozen=True)
 class _Batches:
     """Batches of files, decoded when it is their turn."""
 
-    def __init__(self, images: ImageSource, size: int, blocks: Sequence[range]) -> None:
-        self.images, self.size, self.blocks = images, size, blocks
+    images: ImageSource
+    size: int
+    blocks: Sequence[range]
+    square: Square | None
 
     def __iter__(self) -> Iterator[Tensor]:
+        how: dict[str, Any] = {"blocks": self.blocks, "square": self.square, "strict": True}
         most = max(map(len, self.blocks), default=1)
-        for _, pixels in stream(self.images, self.size, batch_size=most, blocks=self.blocks, strict=True):
+        for _, pixels in stream(self.images, self.size, batch_size=most, **how):
             yield pixels[:, 0]
 
 
@@ -100,7 +105,7 @@ def shared(pictures: Pictures) -> Pictures:
     first, step = rank(), world_size()
     if isinstance(pictures.batches, _Batches):  # no process decodes the others' files
         here = pictures.batches
-        return replace(pictures, batches=_Batches(here.images, here.size, here.blocks[first::step]))
+        return replace(pictures, batches=replace(here, blocks=here.blocks[first::step]))
     return replace(pictures, batches=islice(pictures.batches, first, None, step))
 
 
@@ -126,16 +131,6 @@ def bilinear_square(image: Image.Image, size: int) -> Image.Image:
         image = resize(image, (wide, high), Image.Resampling.BILINEAR)
     left, top = round((wide - size) / 2), round((high - size) / 2)
     return image.crop((left, top, left + size, top + size))
-
-
-def _prepared(images: ImageSource, size: int) -> ImageSource:
-    """The pictures as squares of the right size, which the loader leaves as they are."""
-
-    def read(i: int) -> bytes:
-        square = bilinear_square(decode(images.read(i)), size)
-        return f"P6 {size} {size} 255\n".encode() + square.tobytes()  # PPM: no work to write or read
-
-    return replace(images, _read=read)
 
 
 def _from_npz(file: Npz, batch_size: int) -> Pictures:

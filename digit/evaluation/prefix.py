@@ -8,7 +8,8 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from digit.errors import DigitError
-from digit.evaluation.images import Measured, compare, measure
+from digit.evaluation.images import compare
+from digit.evaluation.measure import Measured, measure
 from digit.evaluation.networks import Network
 from digit.evaluation.pictures import Pictures
 

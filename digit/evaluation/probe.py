@@ -12,6 +12,8 @@ from digit.errors import DigitError
 from digit.nn.linear_probe import RATES, FeatureBatch, Probe, ProbeConfig
 from digit.prior import Prior
 from digit.tokenizer import Tokenizer
+from digit.training.config import OptimizerConfig, TrainConfig
+from digit.training.update import Updater
 
 Pool = Literal["all", "codes"]  # the start and all codes, as the reference; the codes alone
 
@@ -91,6 +93,8 @@ def fit_probe(
 ) -> Probe:
     """Train a head for every layer and learning rate on cached features: AdamW, cosine, no weight decay.
 
+    The updates are those of every training (digit/training/update.py); nothing is saved on the way.
+
     Args:
         features: of any float type; they may stay in a memory map or on the CPU while `device` is a GPU.
         labels: from 0 to classes - 1.
@@ -114,17 +118,18 @@ def fit_probe(
         probe.standardize(features)
     data = FeatureData(features, labels, batch_size=min(batch_size, count), seed=seed, rows=rows)
     steps = max(1, round(epochs * count / data.batch_size))
-    optimizer = torch.optim.AdamW(probe.parameters(), lr=lr, weight_decay=0.0)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for step in range(steps):
-        batch = data(step)
-        loss = probe.loss(FeatureBatch(batch.features.to(where), batch.labels.to(where)))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        if progress is not None:
-            progress(1)
+    cosine = OptimizerConfig(lr=lr, betas=(0.9, 0.999), weight_decay=0.0, schedule="cosine", warmup=0)
+    config = TrainConfig(
+        steps=steps, batch=data.batch_size, optimizer=cosine, clip=None, precision="fp32", seed=seed
+    )
+    with torch.random.fork_rng([where] if where.type == "cuda" else []):  # the caller's randomness goes on
+        updater = Updater(probe, config, where)
+        for step in range(steps):
+            batch = data(step)
+            updater.update(FeatureBatch(batch.features.to(where), batch.labels.to(where)))
+            if progress is not None:
+                progress(1)
+        updater.read_losses("a probe is not saved on its way")
     return probe.eval()
 
 

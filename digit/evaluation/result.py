@@ -1,9 +1,10 @@
 """What every measurement writes: one form of JSON, so that results can be read, kept and set side by side."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -119,3 +120,20 @@ def _short(value: Any) -> str:
     if isinstance(value, str):
         return repr(value.partition(": ")[0][:60])
     return ", ".join(f"{row.get('name')} {str(row.get('sha256'))[:8]}" for row in value) or "none"
+
+
+def in_words(metrics: Iterable[str]) -> dict[str, str]:
+    """Metrics by name, as people know them: "FD on dinov2-l" for "FD-dinov2-l-1f0c2a77".
+
+    Where two networks would have one name, the start of the hash over their weights stays.
+    """
+    metrics = list(metrics)
+    short = {name: re.sub(r"^([^-]+)-(.+)-[0-9a-f]{8}$", r"\1 on \2", name) for name in metrics}
+    unclear = {word for word in short.values() if list(short.values()).count(word) > 1}
+    return {name: name.replace("-", " on ", 1) if short[name] in unclear else short[name] for name in metrics}
+
+
+def which_is_better(metric: str) -> Literal["lower", "higher"]:
+    """Lower for distances (FD, FID, sFID, KID, ...), higher for scores and shares."""
+    kind = metric.split("-")[0].split(" ")[0]
+    return "lower" if kind in ("FD", "FID", "sFD", "sFID", "KD", "KID") else "higher"

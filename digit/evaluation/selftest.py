@@ -11,9 +11,7 @@ from torch import Tensor
 
 from digit.evaluation.frechet import Moments, frechet_distance
 from digit.evaluation.inception import Inception
-from digit.evaluation.inception_score import inception_score
-from digit.evaluation.kid import kernel_distance
-from digit.evaluation.precision_recall import precision_recall
+from digit.evaluation.scores import inception_score, kernel_distance, precision_recall
 from digit.nn.backbone import timm
 
 PARITY = 1e-3  # how far a value may be from torch-fidelity's

@@ -106,7 +106,7 @@ def stability(
         seed: of the noise.
 
     Raises:
-        DigitError: no pictures, or codes that are not one row a picture.
+        DigitError: no pictures, or codes that are not one row per picture.
     """
     means, decoded, codes = _measure(tokenizer, pictures, perturbations, seed)
     for how in perturbations:
@@ -140,7 +140,7 @@ def _measure(
         if clean[0].ndim != 2 or len(clean[0]) != len(pixels):
             raise DigitError(
                 f"encode gave codes of the shape {tuple(clean[0].shape)} for {len(pixels)} pictures: "
-                "give one row of codes a picture"
+                "give one row of codes per picture"
             )
         codes.append(clean[0].cpu().numpy())
         if decode is not None:

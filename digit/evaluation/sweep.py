@@ -30,7 +30,7 @@ def sweep(
     score: Callable[[Codes, Setting], Iterable[tuple[str, float]]],
     done: Collection[Key] = (),
 ) -> Iterator[dict[str, Any]]:
-    """Yield a row a cell, {"setting", "values"}, of the cells whose `key` is not among those done.
+    """Yield a row per cell, {"setting", "values"}, of the cells whose `key` is not among those done.
 
     `draw` gives a prior setting's codes; it is called once for each that has a cell to do. `score` renders
     them with a renderer setting and yields (name, value).

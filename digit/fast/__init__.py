@@ -17,6 +17,31 @@ def usable(device: torch.device) -> bool:
     return device.type == "cuda" and importlib.util.find_spec("triton") is not None
 
 
-def nearest(vectors: Tensor, table: Any, **how: Any) -> Any:
-    """`nn.nearest.nearest` by fused products and search."""
-    return NotImplemented
+def decode(transformer: Any, prefix: Tensor, **how: Any) -> Any:
+    """`nn.decoding.decode` by captured graphs and packed weights, at most 4 bytes per number."""
+    given, guided = how.get("given"), how["config"].guidance != 1
+    nothing = given is not None and given.shape[1] == how["uniforms"].shape[1]
+    unguided = guided and how.get("null_prefix") is None
+    if not usable(prefix.device) or prefix.dtype == torch.float64 or nothing or unguided:
+        return NotImplemented
+    from digit.fast import decoding
+
+    return decoding.decode(transformer, prefix, **how)
+
+
+def fill(renderer: Any, codes: Tensor, *given: Any, **how: Any) -> Any:
+    """`renderer_masked.fill` by packed weights, few images as one captured graph."""
+    if not usable(codes.device):
+        return NotImplemented
+    from digit.fast import filling
+
+    return filling.fill(renderer, codes, *given, **how)
+
+
+def nearest(vectors: Tensor, centroids: Tensor, squares: Tensor) -> Any:
+    """`nn.nearest.nearest` by fused float16 products, and exact ones where these do not decide."""
+    if not usable(vectors.device) or not len(vectors) or vectors.shape[1] % 8:
+        return NotImplemented
+    from digit.fast import assigning
+
+    return assigning.nearest(vectors, centroids, squares)

@@ -15,12 +15,12 @@ from digit.fast.kernels.attention import attend
 from digit.fast.kernels.draw import Filters, draw
 from digit.fast.kernels.linear import few_rows
 from digit.fast.packed import PackedTransformer
-from digit.nn.decoding import CacheBits, CodeTables
-from digit.nn.pieces import state_of
+from digit.fast.weights import state_of
+from digit.nn.decoding import CacheBits, CodeTables, inference
 from digit.nn.sampling import SamplerConfig
 from digit.nn.transformer import KeyValueCache, Transformer, TransformerConfig
 
-FEW = 4  # rows up to which reading the matrices is all the work, and each product is a kernel of its own
+FEW = 4  # rows up to which decoding is bound by reading the weights: each product is a kernel of its own
 STRIDE = 8  # positions of one graph
 AHEAD = 4  # graphs that may wait on the device: more would only make progress jump
 
@@ -30,9 +30,9 @@ class Shape:
     """What a captured graph is made for; everything else may change between two runs."""
 
     rows: int  # images at once
-    guided: bool  # two rows an image
+    guided: bool  # two rows per image
     room: int  # positions of the caches
-    length: int  # codes an image
+    length: int  # codes per image
     dtype: torch.dtype  # of products and caches
     bits: CacheBits  # of a number in the caches: 8 are e4m3 with one scale for each vector
     filters: Filters
@@ -44,24 +44,30 @@ class Shape:
         return 2 * self.rows if self.guided else self.rows
 
 
-def fast_codes(
+def decode(
     transformer: Transformer,
-    prefixes: tuple[Float[Tensor, "b p d"], ...],
+    prefix: Float[Tensor, "b p d"],
     *,
     uniforms: Float[Tensor, "b n"],
     config: SamplerConfig,
     tables: CodeTables,
-    first: int,
-    dtype: torch.dtype,
-    bits: CacheBits,
-    progress: Callable[[int], None] | None,
+    null_prefix: Float[Tensor, "b p d"] | None = None,
+    given: Int[Tensor, "b g"] | None = None,
+    progress: Callable[[int], None] | None = None,
+    autocast: bool | None = None,
+    cache_bits: CacheBits = 16,
 ) -> Int[Tensor, "b n"]:
-    """What `decoding.decode` draws; prefixes are the conditional one and, under guidance, the null one."""
-    (images, length), (_, read, _) = uniforms.shape, prefixes[0].shape
-    room, guided, device = read + length - first - 1, len(prefixes) > 1, uniforms.device
-    shape = Shape(images, guided, room, length, dtype, bits, _filters(config, tables))
+    """What `nn.decoding.decode` draws, where not all codes are given. Rows without memory wait for others."""
+    guided, first = config.guidance != 1, 0 if given is None else given.shape[1]
+    prefixes = (prefix, null_prefix) if guided and null_prefix is not None else (prefix,)
+    (images, length), read = uniforms.shape, prefix.shape[1]
+    room, uniforms = read + length - first - 1, uniforms.to(prefix.device)
     codes, begin = [], 0
-    with torch.autocast(device.type, enabled=False):
+    with (
+        inference(transformer, autocast=autocast) as dtype,
+        torch.autocast(prefix.device.type, enabled=False),
+    ):
+        shape = Shape(images, guided, room, length, dtype, cache_bits, _filters(config, tables))
         while begin < images:
             wanted = replace(shape, rows=images - begin)
             decoder = decoder_for(transformer, tables, wanted)
@@ -69,7 +75,10 @@ def fast_codes(
             chosen = torch.cat([prefix[part] for prefix in prefixes])
             codes.append(decoder.run(chosen, uniforms[part], config=config, first=first, progress=progress))
             begin = part.stop
-    return torch.cat(codes)
+        whole = torch.cat(codes)
+        if given is not None:
+            whole[:, :first] = given
+    return whole.clone()  # outside of inference mode: a tensor that may also be trained on
 
 
 def _filters(config: SamplerConfig, tables: CodeTables) -> Filters:
@@ -210,7 +219,7 @@ class FastDecoder:
 
 
 class ScaledCache(KeyValueCache):
-    """The cache in the numbers of a shape: as they come, or in 8 bits with a scale a vector."""
+    """The cache in the numbers of a shape: as they come, or in 8 bits with a scale per vector."""
 
     def __init__(self, config: TransformerConfig, shape: Shape, *, device: torch.device) -> None:
         """Room for all rows of the shape."""

@@ -1,4 +1,4 @@
-"""The masked renderer's passes on a GPU: packed weights, one kernel a draw, one graph for few images."""
+"""The masked renderer's passes on a GPU: packed weights, one kernel per draw, one graph for few images."""
 
 import weakref
 from collections.abc import Callable, Hashable
@@ -7,15 +7,17 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from digit.fast.graphs import Captured
 from digit.fast.kernels.draw import Filters, draw
 from digit.fast.kernels.filling import embed, settle
 from digit.fast.packed import PackedTransformer
-from digit.nn.pieces import state_of
+from digit.fast.weights import state_of
+from digit.nn.decoding import products_dtype
 from digit.nn.sampling import SamplerConfig
 from digit.nn.transformer import Transformer
+from digit.renderer_masked import MaskedRenderer, masked_after
 
 FEW = 8  # images up to which launching costs more than computing, so that a graph of all passes pays
 
@@ -37,7 +39,7 @@ class FastFiller:
     def choose(
         self, hidden: Float[Tensor, "b m d"], uniforms: Float[Tensor, "b m"], config: SamplerConfig
     ) -> tuple[Int[Tensor, "b m"], Float[Tensor, "b m"]]:
-        """A code a position, and its log-probability before filters and temperature."""
+        """A code per position, and its log-probability before filters and temperature."""
         rows = hidden.reshape(-1, hidden.shape[-1])
         if rows.is_cuda and rows.dtype != torch.float32:
             logits = torch.mm(rows, self.head.T, out_dtype=torch.float32)
@@ -83,33 +85,70 @@ class FastFiller:
         return self._graphs[key](*given).clone()
 
 
-class FastPasses:
-    """A step of the masked renderer by kernels: `renderer_masked.Passes`."""
+def fill(
+    renderer: MaskedRenderer,
+    codes: Int[Tensor, "b n"],
+    numbers: Float[Tensor, "b t 2 m"],
+    config: SamplerConfig,
+    *,
+    noise: float,
+    progress: Callable[[int], None] | None = None,
+    autocast: bool | None = None,
+) -> Int[Tensor, "b m"]:
+    """What `renderer_masked.fill` draws, by packed weights and one kernel per draw."""
+    transformer, specials = renderer.transformer, renderer.config.specials
+    dtype = products_dtype(transformer, autocast)
 
-    def __init__(
-        self,
-        filler: FastFiller,
-        prefix: Float[Tensor, "b n d"],
-        *,
-        table: Float[Tensor, "v d"],
-        positions: Float[Tensor, "m d"],
-        config: SamplerConfig,
-    ) -> None:
-        """`prefix`, `table` and `positions`: embedded codes, and how VQ codes at their positions are."""
-        self.filler, self.config = filler, config
-        self.prefix, self.table, self.positions = prefix, table, positions
+    def work(filler: FastFiller, codes: Tensor, numbers: Tensor) -> Tensor:
+        return _passes(renderer, filler, codes, numbers, config, noise=noise)
 
-    def draw(
-        self, vq_codes: Int[Tensor, "b m"], masked: Int[Tensor, "b n"], uniform: Float[Tensor, "b n"]
-    ) -> tuple[Int[Tensor, "b n"], Float[Tensor, "b n"]]:
-        """As in `Passes`."""
-        packed = self.filler.packed
-        embedded = embed(self.prefix, self.table, self.positions, vq_codes, packed.dtype)
-        return self.filler.choose(
-            packed.read(embedded, wanted=masked + self.prefix.shape[1]), uniform, self.config
-        )
+    def current() -> FastFiller:
+        return filler_for(transformer, renderer.projection.weight, specials=specials, dtype=dtype)
 
-    settle = staticmethod(settle)
+    def filled() -> Tensor:
+        if not replays(codes):
+            return work(current().set(config), codes, numbers)
+        # A graph reads these where they are; the transformer's weights it has copied.
+        tables = [part.weight.data_ptr() for part in renderer.children() if isinstance(part, nn.Embedding)]
+        key = (len(codes), numbers.shape[1], config, noise, dtype, *tables)
+        # To see whether a weight has changed takes long: the GPU begins with what there is meanwhile.
+        last = last_filler(transformer)
+        early = None if last is None else last.set(config).replay(key, codes, numbers)
+        filler = current()
+        if early is not None and filler is last:
+            return early
+        return filler.set(config).capture(key, work, codes, numbers)
+
+    with torch.inference_mode(), torch.autocast(codes.device.type, enabled=False):
+        vq_codes = filled()
+    if progress is not None:
+        progress(vq_codes.numel())
+    return vq_codes.clone()  # outside of inference mode: a tensor that may also be trained on
+
+
+def _passes(
+    renderer: MaskedRenderer,
+    filler: FastFiller,
+    codes: Int[Tensor, "b n"],
+    numbers: Float[Tensor, "b t 2 m"],
+    config: SamplerConfig,
+    *,
+    noise: float,
+) -> Int[Tensor, "b m"]:
+    """The loop: embed, read, draw, settle, each a kernel or few."""
+    b, steps, _, m = numbers.shape
+    table = renderer.vq_embedding.weight * renderer.scale
+    prefix, positions = renderer.embed_codes(codes), renderer.vq_position_embedding.weight[1:]
+    gumbel = -torch.log(-torch.log(numbers[:, :, 1]))
+    vq_codes = torch.full((b, m), renderer.mask, device=numbers.device)
+    masked = torch.arange(m, device=numbers.device).repeat(b, 1)
+    for step, left in enumerate(masked_after(m, steps)):
+        embedded = embed(prefix, table, positions, vq_codes, filler.packed.dtype)
+        hidden = filler.packed.read(embedded, wanted=masked + prefix.shape[1])
+        drawn, confidence = filler.choose(hidden, numbers[:, step, 0].gather(1, masked), config)
+        how = {"gumbel": gumbel[:, step], "noise": noise * (1 - (step + 1) / steps), "left": left}
+        masked = settle(vq_codes, masked, drawn, confidence=confidence, mask=renderer.mask, **how)
+    return vq_codes
 
 
 def replays(codes: Int[Tensor, "b n"]) -> bool:

@@ -13,12 +13,17 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from digit.fast.kernels.linear import Norm, few_rows
 from digit.fast.kernels.norm import norm
-from digit.nn.attention import attention
 from digit.nn.transformer import KeyValueCache, Transformer
 
+# cuDNN's attention takes 0.72 of flash attention's time over 513 positions on an H200.
+_CUDNN_FIRST = [
+    *(SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION),
+    *(SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH),
+]
 Attend = Callable[[int, Tensor], Tensor]  # (layer, queries, keys and values side by side) -> mixed values
 
 
@@ -39,7 +44,7 @@ class PackedBlock:
 
 
 class PackedTransformer:
-    """Reads whole sequences, or one position a row; gives what the Transformer gives in eval mode.
+    """Reads whole sequences, or one position per row; gives what the Transformer gives in eval mode.
 
     In float32 the two agree to rounding. In bfloat16 the residual stream is bfloat16 too, where autocast
     keeps it in float32, and `fused_gelu` takes GELU's tanh form, which rides on the matrix product: both are
@@ -132,8 +137,11 @@ class PackedTransformer:
             if cache is not None:
                 cache.extend(layer, keys, values=values)
             if len(x):
-                mixed = attention(queries, keys, values, causal=self.config.causal)
-                x = self._rest(x, mixed.reshape(-1, width), block)
+                with sdpa_kernel(_CUDNN_FIRST, set_priority=True):
+                    mixed = F.scaled_dot_product_attention(
+                        queries, keys, values, is_causal=self.config.causal
+                    )
+                x = self._rest(x, mixed.transpose(1, 2).reshape(-1, width), block)
         if cache is not None:
             cache.length += n
         return self._finish(x).view(b, -1, width) if len(x) else x.view(b, 0, width)

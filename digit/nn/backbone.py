@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -64,6 +64,11 @@ class Standardize(nn.Module):
     def forward(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """Standardised pixels."""
         return (pixels - self.mean) / self.std
+
+
+def as_floats(pixels: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    """Pixels in [0, 1] of uint8 ones; of such as are in [0, 1] already themselves."""
+    return pixels / 255 if pixels.dtype == torch.uint8 else pixels
 
 
 def create(

@@ -1,9 +1,20 @@
-"""What stages train on: a batch of pictures, or of a tokenised data set."""
+"""What stages train on, pictures or codes with the reference's symbols; and a batch in pieces that fit.
 
-from typing import NamedTuple
+Models of ours score codes and nothing else. An imported model was trained to score fairseq's five special
+symbols too: the softmax of its loss and of its top-p runs over all of them. So it keeps their rows. The end
+is predicted after the last code, the others never occur as targets, and none of them is ever drawn.
+"""
 
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+Specials = Literal[0, 5]  # none, or fairseq's: <s>, <pad>, </s>, <unk>, <n>; code k has id 5 + k
+
+PAD, END, MASK = 1, 2, 3  # ids; END also starts a sequence
 
 
 class PixelBatch(NamedTuple):
@@ -19,3 +30,31 @@ class CodeBatch(NamedTuple):
     codes: Int[Tensor, "b n"]  # the prior's codes; VQ codes if the prior is the baseline over VQ codes
     labels: Int[Tensor, " b"] | None = None  # class indices, -1 for none
     vq_codes: Int[Tensor, "b m"] | None = None  # what a renderer predicts
+
+
+def with_end(codes: Int[Tensor, "b n"], specials: int) -> Int[Tensor, "b n+1"]:
+    """The ids of codes in fairseq's vocabulary, and the end."""
+    end = torch.full((len(codes), 1), END, dtype=codes.dtype, device=codes.device)
+    return torch.cat((codes + specials, end), dim=1)
+
+
+def in_pieces(run: Callable[[Tensor], Tensor], batch: Tensor, most: int | None = None) -> Tensor:
+    """`run` of a batch, at most `most` rows at once, halved until they fit; `run` must treat rows alone.
+
+    A single row that does not fit raises torch.OutOfMemoryError as before.
+    """
+    size = min(most or len(batch), len(batch)) or 1
+    done: list[Tensor] = []
+    start = 0
+    while start < len(batch) or not done:
+        try:
+            done.append(run(batch[start : start + size]))
+        except torch.OutOfMemoryError:
+            if size == 1:
+                raise
+            size = -(-size // 2)
+        else:
+            start += size
+            continue
+        torch.cuda.empty_cache()  # outside the handler, whose traceback holds what did not fit
+    return done[0] if len(done) == 1 else torch.cat(done)

@@ -1,6 +1,5 @@
-"""hidden states -> codes, one after another: the one loop that decodes."""
+"""hidden states -> codes, one after another: the loop that decodes."""
 
-import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,16 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from digit.errors import DigitError
-from digit.nn.pieces import modules_of
+from digit.nn.forms import replaceable
 from digit.nn.sampling import SamplerConfig, draw
 from digit.nn.transformer import Transformer
 
 CacheBits = Literal[16, 8]  # of a number in the cache of keys and values; 16 stands for as they come
-
-
-def has_kernels(device: torch.device) -> bool:
-    """Whether the kernels of `fast_decoding` run here: a GPU, and Triton."""
-    return device.type == "cuda" and importlib.util.find_spec("triton") is not None
 
 
 @dataclass(frozen=True)
@@ -58,7 +52,7 @@ def _autocasts(weight: Tensor, asked: bool | None) -> bool:
 def inference(transformer: Transformer, *, autocast: bool | None = None) -> Iterator[torch.dtype]:
     """No gradients, no dropout, bfloat16 if asked (default: on CUDA); gives the dtype of keys and values."""
     weight = next(transformer.parameters())
-    before, training = transformer.training, any(part.training for part in modules_of(transformer))
+    before, training = transformer.training, any(part.training for part in transformer.modules())
     if training:
         transformer.eval()
     try:
@@ -71,6 +65,7 @@ def inference(transformer: Transformer, *, autocast: bool | None = None) -> Iter
         torch.clear_autocast_cache()  # an outer autocast would train on copies without gradients
 
 
+@replaceable
 def decode(
     transformer: Transformer,
     prefix: Float[Tensor, "b p d"],
@@ -81,78 +76,51 @@ def decode(
     null_prefix: Float[Tensor, "b p d"] | None = None,
     given: Int[Tensor, "b g"] | None = None,
     progress: Callable[[int], None] | None = None,
-    use_cache: bool = True,
     autocast: bool | None = None,
     cache_bits: CacheBits = 16,
-    fast: bool | None = None,
 ) -> Int[Tensor, "b n"]:
-    """Draw n codes a row, each from the logits given the embedded prefix and the codes before it.
+    """Draw n codes per row, each from the logits given the embedded prefix and the codes before it.
 
-    Null rows ride in the same batch. `given` are the codes of the first g positions, with which the embedded
-    prefixes already end: they are read in one pass and stand first in the result, and each later position
-    keeps its own uniform number. `progress` hears how many codes each step drew.
+    Args:
+        transformer: reads each position once; keys and values of those before it are cached.
+        prefix: what stands before the first drawn code, as the transformer reads it.
+        uniforms: one number in [0, 1) per code.
+        config: how a code is drawn from its logits.
+        tables: how codes are read, and how hidden states become logits.
+        null_prefix: the prefix without its condition, for guidance; its rows ride in the same batch.
+        given: the codes of the first g positions, with which the prefixes already end. They stand first in
+            the result, and each later position keeps its own number.
+        progress: called with the number of codes that each step drew.
+        autocast: bfloat16; by default on CUDA only.
+        cache_bits: 8 halves what is read of keys and values, which only the form for GPUs can.
 
-    On a GPU with Triton the positions run as captured graphs (`fast_decoding`), unless `fast` is False; the
-    result means the same. There `cache_bits` 8 halves what is read of keys and values; elsewhere it is not
-    known. Rows for which the GPU has no memory wait for the others.
-
-    Raises DigitError for guidance without a null prefix, and for 8 bits on the plain path.
+    Raises:
+        DigitError: guidance without a null prefix, or 8 bits where they are not known.
     """
+    if cache_bits != 16:
+        raise DigitError("a cache of 8 bits needs a GPU and Triton: leave cache_bits at 16")
     guided = config.guidance != 1
     if guided and null_prefix is None:
         raise DigitError(f"guidance {config.guidance} needs an unconditional prefix: sample with guidance 1")
-    first = 0 if given is None else given.shape[1]
-    if fast is None:
-        fast = use_cache and has_kernels(prefix.device) and prefix.dtype != torch.float64
-    if cache_bits != 16 and not fast:
-        raise DigitError("a cache of 8 bits needs a GPU and Triton: leave cache_bits at 16")
-    arguments = {"uniforms": uniforms.to(prefix.device), "config": config, "tables": tables, "first": first}
+    (rows, length), first = uniforms.shape, 0 if given is None else given.shape[1]
+    codes = torch.empty(rows, length, dtype=torch.int64, device=prefix.device)
+    if given is not None:
+        codes[:, :first] = given
+    if first == length:
+        return codes
+    uniforms = uniforms.to(prefix.device)
     with inference(transformer, autocast=autocast) as dtype:
-        prefixes = (prefix, null_prefix) if guided and null_prefix is not None else (prefix,)
-        if first == uniforms.shape[1]:
-            codes = torch.empty(uniforms.shape, dtype=torch.int64, device=prefix.device)
-        elif fast:
-            from digit.fast.decoding import fast_codes
-
-            codes = fast_codes(
-                transformer, prefixes, **arguments, dtype=dtype, bits=cache_bits, progress=progress
-            )
-        else:
-            codes = _plain_codes(
-                transformer, prefixes, **arguments, dtype=dtype if use_cache else None, progress=progress
-            )
-        if given is not None:
-            codes[:, :first] = given
-    return codes.clone()  # outside of inference mode: a tensor that may also be trained on
-
-
-def _plain_codes(
-    transformer: Transformer,
-    prefixes: tuple[Float[Tensor, "b p d"], ...],
-    *,
-    uniforms: Float[Tensor, "b n"],
-    config: SamplerConfig,
-    tables: CodeTables,
-    first: int,
-    dtype: torch.dtype | None,
-    progress: Callable[[int], None] | None,
-) -> Int[Tensor, "b n"]:
-    """Codes from the position `first` on; without a dtype of the cache there is none."""
-    (rows, length), guided, x = uniforms.shape, len(prefixes) > 1, torch.cat(prefixes)
-    room = x.shape[1] + length - first - 1
-    cache = None if dtype is None else transformer.cache(len(x), room, dtype=dtype)
-    codes = torch.empty(rows, length, dtype=torch.int64, device=x.device)
-    for position in range(first, length):
-        logits = tables.logits(transformer(x, cache)[:, -1])
-        if guided:
-            conditional, null = logits.float().chunk(2)
-            logits = null + config.guidance_at(position, length) * (conditional - null)
-        drawn = draw(logits, uniforms[:, position], config, specials=tables.specials)
-        codes[:, position] = drawn
-        if progress is not None:
-            progress(rows)
-        if position + 1 < length:
-            embedded = tables.embed(drawn, position)
-            embedded = torch.cat((embedded, embedded)) if guided else embedded
-            x = torch.cat((x, embedded), dim=1) if cache is None else embedded
+        x = prefix if null_prefix is None or not guided else torch.cat((prefix, null_prefix))
+        cache = transformer.cache(len(x), x.shape[1] + length - first - 1, dtype=dtype)
+        for position in range(first, length):
+            logits = tables.logits(transformer(x, cache)[:, -1])
+            if guided:
+                conditional, null = logits.float().chunk(2)
+                logits = null + config.guidance_at(position, length) * (conditional - null)
+            drawn = draw(logits, uniforms[:, position], config, specials=tables.specials)
+            codes[:, position] = drawn
+            if progress is not None:
+                progress(rows)
+            if position + 1 < length:
+                x = tables.embed(torch.cat((drawn, drawn)) if guided else drawn, position)
     return codes

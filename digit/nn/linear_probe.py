@@ -14,13 +14,13 @@ RATES = (0.1, 0.3, 1.0, 3.0, 10.0)  # of heads trained beside each other, in uni
 class FeatureBatch(NamedTuple):
     """Frozen features of b pictures, of one layer or of several beside each other."""
 
-    features: Float[Tensor, "b l d"]  # pooled over the picture's positions, one row a layer
+    features: Float[Tensor, "b l d"]  # pooled over the picture's positions, one row per layer
     labels: Int[Tensor, " b"]
 
 
 @dataclass(frozen=True)
 class ProbeConfig:
-    """A linear head for every layer and learning rate, all trained side by side."""
+    """A linear head per layer and learning rate, all trained side by side."""
 
     width: int  # features per picture
     classes: int  # labels are 0 .. classes - 1
@@ -33,8 +33,8 @@ class Probe(nn.Module):
     """A stage: heads share each batch and nothing else, so one run is a sweep over layers and learning rates.
 
     Train with AdamW (lr 1e-3, no weight decay, cosine) on a few dozen epochs of cached features. The
-    reference's heads are those with learning_rates (1.0,): one nn.Linear a layer, its weights transposed, on
-    the rows of `pooled_states`.
+    reference's heads are those with learning_rates (1.0,): one nn.Linear per layer, its weights transposed,
+    on the rows of `pooled_states`.
     """
 
     mean: Tensor
@@ -70,7 +70,7 @@ class Probe(nn.Module):
         self.scale.copy_(1 / variance.sqrt().clamp_min(1e-6))
 
     def logits(self, features: Float[Tensor, "b l d"]) -> Float[Tensor, "b l r c"]:
-        """Class logits of every layer's heads, one for each learning rate."""
+        """Class logits of every layer's heads, one per learning rate."""
         inputs = (features.float() - self.mean) * self.scale
         # Adam moves a parameter by its learning rate whatever the gradient's size, so a head whose parameters
         # count `rate` times learns at `rate` times the optimizer's rate.

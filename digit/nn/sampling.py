@@ -1,4 +1,4 @@
-"""logits -> codes: top-k and top-p, and one uniform number a code."""
+"""logits -> codes: top-k and top-p, and one uniform number per code."""
 
 import hashlib
 from collections.abc import Sequence
@@ -90,7 +90,7 @@ def filter_logits(
 def draw(
     logits: Float[Tensor, "*b v"], uniform: Float[Tensor, "*b"], config: SamplerConfig, *, specials: int = 0
 ) -> Int[Tensor, "*b"]:
-    """One code a row: where the cumulative probability of the kept codes passes the row's number in [0, 1).
+    """One code per row: where the cumulative probability of the kept codes passes the row's number in [0, 1).
 
     Cumulated in order of code and not of probability: there, rounding that swaps two near ties would change
     the code for all numbers between them, and images would depend on the batch size. The first `specials`
@@ -119,7 +119,7 @@ def draw(
 
 
 def uniforms(seeds: Sequence[int] | Int[Tensor, " b"], length: int, *, stream: str) -> Float[Tensor, "b n"]:
-    """`length` numbers in [0, 1) a seed, float64 on the CPU; row i depends on seed i and the stream alone.
+    """`length` numbers in [0, 1) per seed, float64 on the CPU; row i depends on seed i and the stream alone.
 
     The stream names the stage that draws, so that stages given one seed do not share numbers.
     """

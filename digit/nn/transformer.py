@@ -1,6 +1,7 @@
 """embedded codes -> hidden states: the transformer of the prior and of the renderers (DiGIT, section 3.3)."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +11,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from digit.errors import DigitError
-from digit.nn.dropout import Dropout
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class TransformerConfig:
 
 
 class KeyValueCache:
-    """Keys and values of the positions read so far, one pair of tensors a layer, written in place.
+    """Keys and values of the positions read so far, one pair of tensors per layer, written in place.
 
     One tensor a layer, never one for all: a compiled write to it would copy the whole at each step.
     """
@@ -100,7 +100,7 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Attention and a feed-forward part with exact GELU, each with its residual sum and LayerNorm."""
 
-    def __init__(self, config: TransformerConfig, layer: int = 0) -> None:
+    def __init__(self, config: TransformerConfig) -> None:
         """The feed-forward weights keep torch's own start, as in the reference."""
         super().__init__()
         self.pre = config.norm == "pre"
@@ -112,8 +112,8 @@ class Block(nn.Module):
             nn.Linear(config.mlp * config.width, config.width),
         )
         self.mlp_norm = nn.LayerNorm(config.width, eps=1e-5)
-        self.attention_dropout = Dropout(config.dropout, 2 * layer + 1)
-        self.mlp_dropout = Dropout(config.dropout, 2 * layer + 2)
+        self.attention_dropout = nn.Dropout(config.dropout)
+        self.mlp_dropout = nn.Dropout(config.dropout)
 
     def forward(
         self, x: Float[Tensor, "b n d"], cache: KeyValueCache | None = None, *, layer: int = 0
@@ -130,14 +130,15 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Blocks over embedded positions; pre-norm stacks end with a LayerNorm, post-norm stacks already do."""
 
-    kernels = False  # whether training may use digit.fast; digit.training.kernels switches it on
+    # What may take the place of `through` in training, for speed.
+    run: Callable[["Transformer", Tensor], Tensor] | None = None
 
     def __init__(self, config: TransformerConfig) -> None:
         """Config-many blocks, freshly drawn."""
         super().__init__()
         self.config = config
-        self.dropout = Dropout(config.dropout)
-        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.layers))
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.LayerNorm(config.width, eps=1e-5) if config.norm == "pre" else nn.Identity()
 
     def forward(
@@ -145,10 +146,14 @@ class Transformer(nn.Module):
     ) -> Float[Tensor, "b n d"]:
         """Hidden states of the n positions of x, which follow those in the cache and join them there."""
         x = self.dropout(x)
-        if cache is None and fused(x, self):
-            from digit.fast.training import blocks  # Triton is only where torch is made for GPUs
+        if self.run is not None and self.training and cache is None:
+            return self.run(self, x)
+        return self.through(x, cache)
 
-            return blocks(self, x)
+    def through(
+        self, x: Float[Tensor, "b n d"], cache: KeyValueCache | None = None
+    ) -> Float[Tensor, "b n d"]:
+        """What the blocks, one after another, make of x."""
         for layer, block in enumerate(self.blocks):
             x = block(x, cache, layer=layer)
         if cache is not None:
@@ -170,13 +175,6 @@ class Transformer(nn.Module):
         weight = next(self.parameters())
         device, dtype = device or weight.device, dtype or weight.dtype
         return KeyValueCache(self.config, batch, length=length, device=device, dtype=dtype)
-
-
-def fused(x: Float[Tensor, "b n d"], transformer: Transformer) -> bool:
-    """Whether the blocks run on training kernels: switched on, post-norm, in training on a GPU, in bf16."""
-    if not transformer.kernels or transformer.config.norm != "post" or not transformer.training:
-        return False
-    return x.is_cuda and torch.is_grad_enabled() and x.dtype == torch.bfloat16
 
 
 def stream(x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:

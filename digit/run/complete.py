@@ -1,24 +1,31 @@
-"""`digit sample --prefix-from`: pictures' first codes -> completions by the prior, a strip a picture."""
+"""Pictures' first codes -> completions by the prior, one strip per picture (`digit sample --prefix-from`)."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from PIL import Image
+from jaxtyping import Int, UInt8
+from torch import Tensor
 
 from digit.data.images import ImageSource, open_images
 from digit.data.loader import in_blocks, stream
 from digit.distributed import gather, gather_rows, is_main, rank, world_size
 from digit.errors import DigitError
-from digit.files import atomic_path
 from digit.pipeline import DigitPipeline
 from digit.progress import progress, say
-from digit.run.draw import begin
+from digit.run.draw import GRID, begin, listed, write_picture
 from digit.run.grid import grid
 
 STRIP = 14  # completions that a strip shows at most
-TILES = 256  # pictures that grid.png shows at most
+
+
+class _Completed(NamedTuple):
+    """What was made of a batch of pictures."""
+
+    rows: list[dict[str, Any]]  # one per completion
+    strips: UInt8[Tensor, "b columns 3 h w"]  # original, all codes, completions
+    settings: dict[str, Any]
 
 
 def complete(
@@ -34,7 +41,7 @@ def complete(
     codes: bool,
     batch: int,
 ) -> dict[str, Any]:
-    """Write a completion a picture and seed, a strip a picture and grid.png; the content of samples.json.
+    """Write one completion per (picture, seed), one strip per picture and grid.png; what samples.json says.
 
     A strip shows the original, the picture rendered from all of its codes, and the completions. Memory holds
     one batch. Of several processes each takes some of the batches of pictures.
@@ -44,7 +51,7 @@ def complete(
         pictures: a picture, or a folder, zip or tar of them.
         out: the folder, which exists.
         known: how many codes of each picture are kept.
-        seeds: one a completion, the same for every picture.
+        seeds: one per completion, the same for every picture.
         labels: classes of the pictures, in turn.
         by_folder: without labels, use the folders' names where the model knows them as classes.
         settings: of the pipeline's call.
@@ -60,64 +67,79 @@ def complete(
     source = open_images(pictures)
     if labels is None and by_folder:
         labels = folder_labels(pipeline, source)
-    side, settings_used = pipeline.vqgan.config.image_size, None
-    columns = 2 + min(len(seeds), STRIP)  # tiles of a strip
-    shown = [torch.zeros(0, columns, 3, side, side, dtype=torch.uint8)]
-    written: list[list[Any]] = []  # of each batch of pictures: the first, rows and strips
+    side = pipeline.vqgan.config.image_size
+    above = ["original", "all codes", *(f"seed {seed}" for seed in seeds[:STRIP])]  # the strip's columns
+    shown = [torch.zeros(0, len(above), 3, side, side, dtype=torch.uint8)]
+    written: list[list[Any]] = []  # per batch of pictures: the first, rows and strips
+    used = None
     at_once = max(1, batch // len(seeds))
     blocks = in_blocks(len(source), at_once)[rank() :: world_size()]
     units = pipeline.work(len(seeds), prefix=known) + pipeline.work(1, prefix=length)
-    batches = stream(source, side, batch_size=at_once, blocks=blocks, strict=True)
-    with progress("sample", units * sum(map(len, blocks))) as advance:
-        for numbers, views in batches:
-            originals, count = views[:, 0], len(numbers)
+    with progress("sample, codes", units * sum(map(len, blocks))) as advance:
+        told = {"known": known, "seeds": seeds, "codes": codes}
+        told["how"] = {"batch_size": batch, "progress": advance, **settings}
+        for numbers, views in stream(source, side, batch_size=at_once, blocks=blocks, strict=True):
             own = None if labels is None else [labels[i % len(labels)] for i in numbers.tolist()]
-            how: dict[str, Any] = {"batch_size": batch, "progress": advance, **settings}
-            prefix = pipeline.encode(originals.float() / 255)
-            again = pipeline(own, seeds=[seeds[0]] * count, prefix=prefix, **how)
-            if not written:
-                begin(out)
-            rows: list[dict[str, Any]] = []
-            strips: list[dict[str, str]] = []
-            tiles = [originals.unsqueeze(1), again.pixels.unsqueeze(1)]
-            for start in range(0, len(seeds), batch):
-                part = list(seeds[start : start + batch])
-                drawn = pipeline(
-                    own and [label for label in own for _ in part],
-                    seeds=part * count,
-                    prefix=prefix[:, :known].repeat_interleave(len(part), 0),
-                    **how,
-                )
-                settings_used = drawn.settings
-                for i, image in enumerate(drawn.images):
-                    number, seed = int(numbers[i // len(part)]), drawn.seeds[i]
-                    row = {"file": f"{number:06d}-{seed:06d}.png", "seed": seed, "from": source.names[number]}
-                    _save(image, out / row["file"])
-                    rows.append({**row, **_label(pipeline, drawn.labels, i)})
-                    if codes:
-                        rows[-1] |= {"codes": drawn.codes[i].tolist(), "vq_codes": drawn.vq_codes[i].tolist()}
-                tiles.append(drawn.pixels.unflatten(0, (count, len(part)))[:, : max(0, STRIP - start)])
-            for number, strip in zip(numbers.tolist(), torch.cat(tiles, 1), strict=True):
-                name = f"strip-{number:06d}.png"
-                _save(grid(strip, columns=columns), out / name)
-                strips.append({"file": name, "from": source.names[number]})
-                if number < TILES // columns:
-                    shown.append(strip[None])
-            written.append([int(numbers[0]), rows, strips])
-    if not written:
-        begin(out)
-    places = [number for block in blocks for number in block if number < TILES // columns]
+            names = [source.names[i] for i in numbers.tolist()]
+            done = _complete(pipeline, views[:, 0], numbers, names, own, out, **told)
+            used, strips = done.settings, []
+            for number, name, strip in zip(numbers.tolist(), names, done.strips, strict=True):
+                strips.append({"file": f"strip-{number:06d}.png", "from": name})
+                write_picture(grid(strip, columns=len(above), above=above), out / strips[-1]["file"])
+                if number < GRID // len(above):
+                    shown.append(strip[None].clone())
+            written.append([int(numbers[0]), done.rows, strips])
+    places = [number for block in blocks for number in block if number < GRID // len(above)]
     order = torch.tensor([number for share in gather(places) for number in share]).argsort()
     top = torch.cat(gather_rows(torch.cat(shown)))[order]
     if is_main():
-        _save(grid(top.flatten(0, 1), columns=columns), out / "grid.png")
+        write_picture(grid(top.flatten(0, 1), columns=len(above), above=above), out / "grid.png")
     chunks = sorted(chunk for share in gather(written) for chunk in share)  # by their first picture
     return {
-        "settings": next(used for used in gather(settings_used) if used is not None),
+        "settings": next(settings for settings in gather(used) if settings is not None),
         "pictures": str(pictures),
         "samples": [row for _, rows, _ in chunks for row in rows],
         "strips": [strip for _, _, strips in chunks for strip in strips],
     }
+
+
+def _complete(
+    pipeline: DigitPipeline,
+    originals: UInt8[Tensor, "b 3 h w"],
+    numbers: Int[Any, " b"],
+    names: Sequence[str],
+    labels: list[int] | None,
+    out: Path,
+    *,
+    known: int,
+    seeds: Sequence[int],
+    codes: bool,
+    how: dict[str, Any],
+) -> _Completed:
+    """Write the completions of a batch of pictures, and render the pictures from all of their codes."""
+    count, batch = len(originals), how["batch_size"]
+    prefix = pipeline.encode(originals.float() / 255)
+    again = pipeline(labels, seeds=[seeds[0]] * count, prefix=prefix, **how)
+    begin(out)
+    rows, tiles = [], [originals.unsqueeze(1), again.pixels.unsqueeze(1)]
+    used = again.settings
+    for start in range(0, len(seeds), batch):
+        part = list(seeds[start : start + batch])
+        drawn = pipeline(
+            labels and [label for label in labels for _ in part],
+            seeds=part * count,
+            prefix=prefix[:, :known].repeat_interleave(len(part), 0),
+            **how,
+        )
+        used = drawn.settings
+        for i, image in enumerate(drawn.images):
+            place = i // len(part)
+            file = f"{int(numbers[place]):06d}-{drawn.seeds[i]:06d}.png"
+            write_picture(image, out / file)
+            row = listed(drawn, i, pipeline.classes, codes=codes)
+            rows.append({"file": file, "seed": row.pop("seed"), "from": names[place], **row})
+        tiles.append(drawn.pixels.unflatten(0, (count, len(part)))[:, : max(0, STRIP - start)])
+    return _Completed(rows, torch.cat(tiles, 1), used)
 
 
 def folder_labels(pipeline: DigitPipeline, source: ImageSource) -> list[int] | None:
@@ -132,14 +154,3 @@ def folder_labels(pipeline: DigitPipeline, source: ImageSource) -> list[int] | N
         return None
     places = [names.index(name) for name in source.classes]
     return [places[label] for label in source.labels.tolist()]
-
-
-def _label(pipeline: DigitPipeline, labels: list[int] | None, i: int) -> dict[str, Any]:
-    if labels is None:
-        return {"label": None}
-    return {"label": labels[i], "class": pipeline.classes[labels[i]] if pipeline.classes else None}
-
-
-def _save(image: Image.Image, path: Path) -> None:
-    with atomic_path(path) as temporary:
-        image.save(temporary, "png")

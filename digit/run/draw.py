@@ -7,8 +7,9 @@ is made of all that decides them. The same command finds the lists and draws the
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,78 +19,187 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from digit.distributed import gather, on_main, rank, wait, world_size
+from digit.distributed import gather, is_main, main_first, on_main, rank, wait, world_size
 from digit.errors import DigitError
+from digit.evaluation.npz import NpzWriter
 from digit.files import atomic_path, read_json, sha256_file, sweep, write_json_atomic
-from digit.pipeline import DigitPipeline, Pictures
+from digit.pipeline import RENDERERS, DigitPipeline, Pictures, RendererName
 from digit.progress import progress, say
+from digit.run.device import choose_device
+from digit.run.grid import grid
 from digit.weights.artifact import version
+from digit.weights.model_folder import locate, read_config
 
 LISTS = ".drawn"  # the folder of the batches' lists, in that of the pictures
+GRID = 256  # pictures that grid.png shows at most
+COLUMNS = 16  # classes, taken in turn, that each get a column of it
+
+
+def open_model(
+    model: str | None, *, renderer: RendererName | None, encodes: bool, device: str | None
+) -> tuple[DigitPipeline, dict[str, Any]]:
+    """A model's parts that drawing needs, and its config.json; the tokenizer only if it `encodes`."""
+    with main_first():  # it may have to fetch the model
+        folder = locate(model)
+    config = read_config(folder)
+    there = [part for part in RENDERERS.values() if part in config["parts"]]
+    parts = there[:1] if renderer is None else [RENDERERS[renderer]]
+    wanted = [*parts, "tokenizer"] if encodes else parts
+    if renderer is not None and parts[0] not in there:
+        wanted = None  # all parts: the pipeline says which renderers there are
+    return DigitPipeline.from_pretrained(folder, device=choose_device(device), parts=wanted), config
 
 
 def draw(
     pipeline: DigitPipeline,
-    batches: Sequence[list[int]],
+    seeds: Sequence[int],
     out: Path,
     *,
-    labels: list[int] | None,
+    labels: Sequence[int] | None,
     settings: dict[str, Any],
     codes: bool,
+    batch: int,
     made_with: dict[str, Any],
-) -> list[str]:
-    """Draw the pictures of each batch of seeds into `out`; the names of the batches for `read_drawn`.
+    npz: Path | None = None,
+) -> dict[str, Any]:
+    """Draw a picture per seed into `out`, and grid.png of the first; the settings used and a row per picture.
 
-    Of several processes each draws some of the batches, and all return when all are drawn.
+    Of several processes each draws some of the batches; only the main one gets a result.
 
     Args:
         pipeline: the model.
-        batches: seeds drawn at once.
+        seeds: of the pictures.
         out: the folder, which exists and is this command's.
-        labels: a class for each seed of all batches.
+        labels: classes, taken in turn.
         settings: of the pipeline's call.
         codes: also list the codes.
+        batch: pictures at once.
         made_with: what identifies the model.
+        npz: a file for all pictures as well, as ADM's evaluation reads it.
     """
-    start, tasks = 0, {}
+    tasks = _tasks(pipeline, seeds, labels, batch, [made_with, settings], codes)
+    on_main(lambda: sweep(out) + sweep(out / LISTS))
+    found = gather([name for name in list(tasks)[rank() :: world_size()] if _is_drawn(out, name)])
+    kept = {name for names in found for name in names}
+    if kept:
+        count = sum(len(tasks[name][0]) for name in kept)
+        say(f"{count} pictures are kept from before: they were drawn by this very command")
+    mine = [name for name in tasks if name not in kept][rank() :: world_size()]
+    alone = world_size() == 1
+    with contextlib.ExitStack() as stack:
+        advance = stack.enter_context(
+            progress("sample, codes", pipeline.work(sum(len(tasks[name][0]) for name in mine)))
+        )
+        file = stack.enter_context(NpzWriter(npz, len(seeds))) if npz is not None and is_main() else None
+        whole = _Whole(out, file)
+        for name in tasks if alone else mine:
+            if name in kept:
+                whole.add(_listed(out, name))
+                continue
+            part, own = tasks[name]
+            drawn = pipeline(own, seeds=part, batch_size=len(part), progress=advance, **settings)
+            listed = _write(drawn, out, name, pipeline.classes, codes)
+            if alone:
+                whole.add(listed, drawn.pixels)
+        wait()
+        if is_main() and not alone:
+            for name in tasks:
+                whole.add(_listed(out, name))
+    if not is_main():
+        return {}
+    with atomic_path(out / "grid.png") as temporary:
+        in_turn = whole.rows[: len(labels)] if labels and len(labels) <= COLUMNS else []
+        above = [str(row.get("class") or row["label"]) for row in in_turn]
+        grid(torch.cat(whole.shown), columns=len(above) or None, above=above).save(temporary, "png")
+    return {"settings": whole.settings, "samples": whole.rows}
+
+
+def finish_drawing(out: Path, content: dict[str, Any]) -> None:
+    """Write the list of all pictures, samples.json, in place of the batches' lists."""
+    write_json_atomic(out / "samples.json", content)
+    for path in (out / LISTS).glob("*.json"):
+        path.unlink()
+    with contextlib.suppress(OSError):  # there is none, or it holds something that is not ours
+        (out / LISTS).rmdir()
+
+
+def begin(out: Path) -> None:
+    """Before a picture is written, by any process: an older list must not describe a mixture."""
+    (out / "samples.json").unlink(missing_ok=True)
+
+
+def write_picture(image: Image.Image, path: Path) -> str:
+    """Write a PNG, whole or not at all; the sha256 of its bytes."""
+    file = BytesIO()
+    image.save(file, "png")
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(file.getbuffer())
+    return hashlib.sha256(file.getbuffer()).hexdigest()
+
+
+def listed(drawn: Pictures, i: int, classes: Sequence[str], *, codes: bool) -> dict[str, Any]:
+    """What the list says of a picture besides its file: seed and class, and the codes if asked for."""
+    row: dict[str, Any] = {"seed": drawn.seeds[i], "label": None}
+    if drawn.labels is not None:
+        label = drawn.labels[i]
+        row |= {"label": label, "class": classes[label] if classes else None}
+    if codes:
+        row |= {"codes": drawn.codes[i].tolist(), "vq_codes": drawn.vq_codes[i].tolist()}
+    return row
+
+
+class _Whole:
+    """What is made of all pictures: their rows, the pixels of the first, and a file of all if there is one.
+
+    Batches come in the order of the seeds; pixels that are not at hand are read from the pictures' files.
+    """
+
+    def __init__(self, out: Path, file: NpzWriter | None) -> None:
+        self.rows: list[dict[str, Any]] = []
+        self.shown: list[UInt8[Tensor, "b 3 h w"]] = []
+        self.settings: dict[str, Any] = {}
+        self._out, self._file = out, file
+
+    def add(self, part: dict[str, Any], pixels: UInt8[Tensor, "b 3 h w"] | None = None) -> None:
+        """A batch's list, and its pixels if they were drawn here."""
+        rows, room = part["rows"], max(0, GRID - len(self.rows))
+        if self._file is not None or room:
+            pixels = _read_pixels(self._out, rows) if pixels is None else pixels
+            if room:
+                self.shown.append(pixels[:room].clone())  # a view would keep the whole batch in memory
+            if self._file is not None:
+                labels = [row["label"] for row in rows]
+                self._file.add(pixels, None if None in labels else labels)
+        self.rows += rows
+        self.settings = part["settings"]
+
+
+def _tasks(
+    pipeline: DigitPipeline,
+    seeds: Sequence[int],
+    labels: Sequence[int] | None,
+    batch: int,
+    made_of: list[dict[str, Any]],
+    codes: bool,
+) -> dict[str, tuple[list[int], list[int] | None]]:
+    """Seeds and labels of each batch, in order, by a name that is made of all that decides the pictures."""
     device = pipeline.device
     where = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    for number, seeds in enumerate(batches):
-        own = labels and labels[start : start + len(seeds)]
-        start += len(seeds)
-        made_of = [made_with, settings, seeds, own, codes, where, version(), torch.__version__]
-        key = hashlib.sha256(json.dumps(made_of).encode()).hexdigest()
-        tasks[f"{number:06d}-{key[:16]}"] = (seeds, own)
-    on_main(lambda: sweep(out) + sweep(out / LISTS))
-    share = [name for name in list(tasks)[rank() :: world_size()] if not _is_drawn(out, name)]
-    absent = sorted(name for names in gather(share) for name in names)
-    if len(absent) < len(tasks):
-        kept = sum(len(seeds) for name, (seeds, _) in tasks.items() if name not in absent)
-        say(f"{kept} pictures are kept from before: they were drawn by this very command")
-    mine, begun = absent[rank() :: world_size()], False
-    with progress("sample", pipeline.work(sum(len(tasks[name][0]) for name in mine))) as advance:
-        for name in mine:
-            seeds, own = tasks[name]
-            drawn = pipeline(own, seeds=seeds, batch_size=len(seeds), progress=advance, **settings)
-            if not begun:
-                begun = begin(out)
-            rows = _write(drawn, out, pipeline.classes, codes)
-            files = {row["file"]: sha256_file(out / row["file"]) for row in rows}
-            part = {"settings": drawn.settings, "rows": rows, "files": files}
-            write_json_atomic(out / LISTS / f"{name}.json", part, checksum=True)
-    if not begun:
-        begin(out)
-    wait()
-    return list(tasks)
+    tasks = {}
+    for number, start in enumerate(range(0, len(seeds), batch)):
+        part = list(seeds[start : start + batch])
+        own = labels and [labels[(start + i) % len(labels)] for i in range(len(part))]
+        key = json.dumps([*made_of, part, own, codes, where, version(), torch.__version__])
+        tasks[f"{number:06d}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"] = (part, own)
+    return tasks
 
 
-def read_drawn(out: Path, names: Sequence[str]) -> Iterator[dict[str, Any]]:
-    """For each batch its settings and the rows of its pictures."""
-    for name in names:
-        yield read_json(out / LISTS / f"{name}.json")
+def _listed(out: Path, name: str) -> dict[str, Any]:
+    """Settings, rows and checksums of a batch whose pictures are written."""
+    return read_json(out / LISTS / f"{name}.json")
 
 
-def read_pixels(out: Path, rows: Sequence[dict[str, Any]]) -> UInt8[Tensor, "b 3 h w"]:
+def _read_pixels(out: Path, rows: Sequence[dict[str, Any]]) -> UInt8[Tensor, "b 3 h w"]:
     """The pictures that the rows list, from their files."""
 
     def pixels(row: dict[str, Any]) -> np.ndarray:
@@ -100,18 +210,10 @@ def read_pixels(out: Path, rows: Sequence[dict[str, Any]]) -> UInt8[Tensor, "b 3
         return torch.from_numpy(np.stack(list(pool.map(pixels, rows)))).permute(0, 3, 1, 2)
 
 
-def forget_drawn(out: Path) -> None:
-    """Remove the lists of batches, when there is a list of all."""
-    for path in (out / LISTS).glob("*.json"):
-        path.unlink()
-    with contextlib.suppress(OSError):  # it holds something that is not ours
-        (out / LISTS).rmdir()
-
-
 def _is_drawn(out: Path, name: str) -> bool:
     """Whether a batch's list is there and its pictures are those that were written."""
     try:
-        part = read_json(out / LISTS / f"{name}.json")
+        part = _listed(out, name)
     except DigitError:
         return False
     return all(
@@ -119,24 +221,14 @@ def _is_drawn(out: Path, name: str) -> bool:
     )
 
 
-def begin(out: Path) -> bool:
-    """Before the first picture is written, by any process: an older list must not describe a mixture."""
-    on_main(lambda: (out / "samples.json").unlink(missing_ok=True))
-    return True
-
-
-def _write(drawn: Pictures, out: Path, classes: list[str], codes: bool) -> list[dict[str, Any]]:
-    """Write a batch of pictures; its rows of the list."""
-    rows = []
-    for i, (seed, image) in enumerate(zip(drawn.seeds, drawn.images, strict=True)):
-        name = f"{seed:06d}.png"
-        with atomic_path(out / name) as temporary:
-            image.save(temporary, "png")
-        row: dict[str, Any] = {"file": name, "seed": seed, "label": None}
-        if drawn.labels is not None:
-            label = drawn.labels[i]
-            row |= {"label": label, "class": classes[label] if classes else None}
-        if codes:
-            row |= {"codes": drawn.codes[i].tolist(), "vq_codes": drawn.vq_codes[i].tolist()}
-        rows.append(row)
-    return rows
+def _write(drawn: Pictures, out: Path, name: str, classes: Sequence[str], codes: bool) -> dict[str, Any]:
+    """Write a batch of pictures, and its list when they are there; the list."""
+    begin(out)
+    rows, files = [], {}
+    for i, image in enumerate(drawn.images):
+        file = f"{drawn.seeds[i]:06d}.png"
+        files[file] = write_picture(image, out / file)
+        rows.append({"file": file, **listed(drawn, i, classes, codes=codes)})
+    part = {"settings": drawn.settings, "rows": rows, "files": files}
+    write_json_atomic(out / LISTS / f"{name}.json", part, checksum=True)
+    return part

@@ -9,28 +9,19 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-import safetensors
-import torch
-from torch import nn
-
-from digit.data.codes import Codes
-from digit.distributed import world_size
 from digit.errors import DigitError
-from digit.nn.batch import CodeBatch
-from digit.progress import say
-from digit.run.dry_run_data import writable
-from digit.training import estimate
-from digit.training.checkpoint import paths
+from digit.run.table import print_table
 from digit.training.config import TrainConfig
-from digit.training.estimate import GIB, MEMORY
-from digit.training.kernels import check_kernels
-from digit.training.log import read_status
-from digit.training.parallel import blocks
-from digit.weights.config import to_dict
 
-Board = Literal["H100", "H100 PCIe", "H100 NVL", "H200", "A100", "A100 40GB"]
+if TYPE_CHECKING:  # the settings are read before torch is imported
+    from torch import nn
+
+    from digit.data.codes import Codes
+    from digit.nn.batch import CodeBatch
+
+GPU = Literal["H100", "H100 PCIe", "H100 NVL", "H200", "A100", "A100 40GB"]
 
 
 @dataclass(frozen=True)
@@ -38,86 +29,36 @@ class DryRun:
     """What a dry run estimates."""
 
     dry_run: bool = False  # print settings, memory, time and cost of the run and stop; nothing is written
-    board: Board = "H100"  # of the dry run; A100 is the one of 80 GB
-    boards: int | None = None  # of the dry run, a process each; as many as there are processes if left out
-    price_per_hour: float | None = None  # of one board, for the dry run's cost
-    mfu: float | None = None  # share of the board's rate that the dry run counts on; as measured if left out
+    gpu: GPU = "H100"  # of the dry run; A100 is the one of 80 GB
+    gpus: int | None = None  # of the dry run, a process each; as many as there are processes if left out
+    price_per_hour: float | None = None  # of one GPU, for the dry run's cost
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        if self.boards is not None and self.boards < 1:
-            raise DigitError(f"--boards {self.boards}: give a number from 1")
-        if self.mfu is not None and not 0 < self.mfu <= 1:
-            raise DigitError(f"--mfu {self.mfu}: give a share above 0 and up to 1, such as 0.45")
+        if self.gpus is not None and self.gpus < 1:
+            raise DigitError(f"--gpus {self.gpus}: give a number from 1")
 
     @contextlib.contextmanager
     def building(self) -> Iterator[None]:
         """Inside, a dry run's weights have shapes and no values."""
+        import torch
+
         with torch.device("meta") if self.dry_run else contextlib.nullcontext():
             yield
 
 
-def code_batch(length: int, *, vq_length: int | None = None) -> CodeBatch:
+def code_batch(length: int, *, vq_length: int | None = None) -> "CodeBatch":
     """Two samples of codes with labels, without values."""
+    import torch
+
+    from digit.nn.batch import CodeBatch
+
     codes = torch.empty(2, length, dtype=torch.int64, device="meta")
     vq_codes = None if vq_length is None else codes.new_empty(2, vq_length)
     return CodeBatch(codes, codes.new_empty(2), vq_codes)
 
 
-def dry_run(
-    stage: nn.Module,
-    batch: Any,
-    training: TrainConfig,
-    out: Path,
-    plan: DryRun,
-    *,
-    model: Any,
-    inputs: dict[str, Any],
-    counted_as: nn.Module | None = None,
-    speed_is_known: bool = True,
-) -> dict[str, Any]:
-    """What the verb prints instead of training; a sentence more on standard error where it will not fit.
-
-    `batch` has two samples or more. `model` is the stage's config as it would be stored and `inputs` what was
-    found. `counted_as` computes all of an update, where a frozen network runs before the stage.
-    `speed_is_known` says that such stages were timed.
-
-    Raises:
-        DigitError: the run would stop at once: its folder cannot be written or another process trains there,
-            its states are of another model, or the batch does not divide among the boards.
-    """
-    whole, boards = counted_as or stage, plan.boards or world_size()
-    sharded = training.sharded and boards > 1
-    if training.kernels:
-        check_kernels(stage, bf16=training.precision != "fp32", sharded=sharded)
-    if sharded and not blocks(stage):
-        raise DigitError(
-            f"{type(stage).__name__} has no transformer blocks to shard: train it without --sharded"
-        )
-    state = _check_folder(out, stage, training)
-    found = estimate.measure(whole, batch, training, processes=boards)
-    flops = estimate.flops_of(whole, batch, found)
-    parameters = sum(p.numel() for p in whole.parameters())
-    result: dict[str, Any] = {
-        "dry_run": True,
-        "settings": {"model": to_dict(model), "training": asdict(training), "out": out},
-        "inputs": inputs,
-        "state": state,
-        "parameters": {"trained": sum(p.numel() for p in stage.parameters() if p.requires_grad)},
-        "flops": None if flops is None else {"per_sample": flops, "per_update": flops * training.batch},
-        "memory": _memory(whole, found, training, plan, boards),
-        "time": _time(flops if speed_is_known or plan.mfu else None, training, plan, boards, parameters),
-        "disk": _disk(stage, training, out),
-    }
-    if parameters > result["parameters"]["trained"]:
-        result["parameters"]["frozen"] = parameters - result["parameters"]["trained"]
-    for part in ("memory", "disk"):
-        if not result[part].get("fits", True):
-            say(f"digit: {result[part]['advice']}")
-    return result
-
-
-def describe_codes(codes: Codes) -> dict[str, Any]:
+def describe_codes(codes: "Codes") -> dict[str, Any]:
     """What a dry run says of a tokenised set."""
     arrays = {name: codes.array(name) for name in codes.meta["streams"]}
     return {
@@ -126,120 +67,196 @@ def describe_codes(codes: Codes) -> dict[str, Any]:
         "views": int(codes.meta["views"]),
         "classes": len(codes.classes),
         **{name: f"{array.shape[2]} out of {codes.vocabulary(name)}" for name, array in arrays.items()},
-        "gib": sum(array.nbytes for array in arrays.values()) / GIB,
+        "gib": sum(array.nbytes for array in arrays.values()) / 2**30,
     }
 
 
-def _memory(stage: nn.Module, found: Any, training: TrainConfig, plan: DryRun, boards: int) -> dict[str, Any]:
-    if found is None:
-        return {"advice": "this stage's loss asks for values, so its memory cannot be counted beforehand"}
-    sharded = training.sharded
-    size = estimate.micro_batch(training, boards)
-    parts = estimate.memory(stage, found, training, processes=boards, sharded=sharded)
-    room = MEMORY[plan.board]
-    fits = parts.total <= room * GIB
+def dry_run(
+    stage: "nn.Module",
+    batch: Any,
+    training: TrainConfig,
+    out: Path,
+    plan: DryRun,
+    *,
+    model: Any,
+    inputs: dict[str, Any],
+    counted_as: "nn.Module | None" = None,
+    speed_is_known: bool = True,
+) -> dict[str, Any]:
+    """What the verb prints instead of training, as a table and as a record.
+
+    `batch` has two samples or more. `model` is the stage's config as it would be stored and `inputs` what was
+    found. `counted_as` computes all of an update, where a frozen network runs before the stage.
+    `speed_is_known` says that such stages were timed.
+
+    Raises:
+        DigitError: the run would stop at once: its folder cannot be written or another process trains there,
+            its states are of another model, or the batch does not divide among the GPUs.
+    """
+    from digit.distributed import world_size
+    from digit.training.flops import flops_per_sample
+    from digit.training.optimizer import warm_up_warning
+    from digit.training.parallel import blocks
+    from digit.weights.config import to_dict
+
+    whole, gpus = counted_as or stage, plan.gpus or world_size()
+    if training.sharded and gpus > 1 and not blocks(stage):
+        raise DigitError(
+            f"{type(stage).__name__} has no transformer blocks to shard: train it without --sharded"
+        )
+    state = _check_folder(out, stage, training)
+    flops = flops_per_sample(whole, batch)
+    trained = sum(p.numel() for p in stage.parameters() if p.requires_grad)
+    warm_up = warm_up_warning(training.optimizer, training.steps)
+    result: dict[str, Any] = {
+        "dry_run": True,
+        "settings": {"model": to_dict(model), "training": asdict(training), "out": out},
+        "inputs": inputs,
+        "state": state,
+        "epochs": training.steps * training.batch / inputs["pictures"],
+        "parameters": {"trained": trained, "frozen": sum(p.numel() for p in whole.parameters()) - trained},
+        "flops": None if flops is None else {"per_sample": flops, "per_update": flops * training.batch},
+        "memory": _memory(whole, batch, training, plan, gpus),
+        "time": _time(whole, flops if speed_is_known else None, training, plan, gpus),
+        "disk": _disk(stage, training, out),
+        "advice": [] if warm_up is None else [warm_up],
+    }
+    result["advice"] += [result[part]["advice"] for part in ("memory", "disk") if "advice" in result[part]]
+    _tell(result, plan)
+    return result
+
+
+def _tell(result: dict[str, Any], plan: DryRun) -> None:
+    """The table, and below it what to change."""
+    from digit.progress import say
+
+    training, memory, time, disk = (
+        result["settings"]["training"],
+        *(result[part] for part in ("memory", "time", "disk")),
+    )
+    optimizer = training["optimizer"]
+    rows: dict[str, Any] = {
+        **{name.replace("_", " "): value for name, value in result["inputs"].items() if name != "path"},
+        "parameters trained": result["parameters"]["trained"],
+        "updates": training["steps"],
+        "samples per update": training["batch"],
+        "epochs": f"{result['epochs']:,.1f}",
+        "learning rate": f"{optimizer['lr']:g}",
+        "warm-up, updates": optimizer["warmup"],
+        "TFLOP per update": result["flops"] and f"{result['flops']['per_update'] / 1e12:,.3g}",
+    }
+    rows |= {f"GiB of {name}": f"{size:.2f}" for name, size in memory.get("gib", {}).items() if size}
+    if memory:
+        rows["GiB in all"] = f"{memory['total_gib']:.1f} of {memory['gpu_gib']} on one {plan.gpu}"
+    if "hours" in time:
+        rows["time"] = f"{_duration(time['hours'])} on {time['gpus']} x {plan.gpu}"
+    if "cost" in time:
+        rows["cost"] = f"{time['cost']:,.2f}"
+    rows["GiB on disk"] = f"{disk['most_gib']:.2f} of {disk['free_gib']:.0f} free"
+    rows["this command"] = result["state"]
+    shown = {name: [str(value) if isinstance(value, Path) else value] for name, value in rows.items()}
+    print_table(f"dry run: {result['inputs']['path']} to {result['settings']['out']}", [""], shown)
+    for line in (time["assumes"], *result["advice"]):
+        say(f"digit: {line}")
+
+
+def _duration(hours: float) -> str:
+    for size, unit in ((1.0, "hours"), (60.0, "minutes")):
+        if hours * size >= 1:
+            return f"{hours * size:,.1f} {unit}"
+    return f"{hours * 3600:.2g} seconds"
+
+
+def _memory(stage: "nn.Module", batch: Any, training: TrainConfig, plan: DryRun, gpus: int) -> dict[str, Any]:
+    """What each process needs, and whether its GPU has it; {} where the loss asks for values."""
+    from digit.training import estimate
+
+    parts = estimate.memory(stage, batch, training, processes=gpus)
+    if parts is None:
+        return {}
+    size, room, need = estimate.micro_batch(training, gpus), estimate.MEMORY[plan.gpu], parts.total / 2**30
     answer: dict[str, Any] = {
-        "gib_of_each_process": {name: value / GIB for name, value in asdict(parts).items()},
+        "gib": {name: value / 2**30 for name, value in asdict(parts).items()},
         "micro_batch": size,
-        "micro_batches_of_an_update": -(-training.batch // boards // size),
-        "counted_gib": parts.counted / GIB,
-        "total_gib": parts.total / GIB,
-        "board_gib": room,
-        "fits": fits,
+        "counted_gib": parts.counted / 2**30,
+        "total_gib": need,
+        "gpu_gib": room,
+        "fits": need <= room,
     }
-    if not fits:
-        most = estimate.largest_micro_batch(parts, size, plan.board)
-        advice = f"{parts.total / GIB:.0f} GiB are needed and one {plan.board} has {room}: "
+    if not answer["fits"]:
+        most = estimate.largest_micro_batch(parts, size, plan.gpu)
+        more = "more --gpus or a smaller model" if training.sharded else "--sharded and several --gpus"
+        advice = f"one sample at once is too much too, give {more}"
         if most:
-            advice += f"give --micro-batch {1 << (most.bit_length() - 1)} ({most} at most)"
-        elif sharded:
-            advice += "one sample at once is too much too, give more --boards or a smaller model"
-        else:
-            advice += "one sample at once is too much too, give --sharded and several --boards"
-        answer["advice"] = advice
+            advice = f"give --micro-batch {1 << (most.bit_length() - 1)} ({most} at most)"
+        answer["advice"] = f"{need:.0f} GiB are needed and one {plan.gpu} has {room}: {advice}"
     return answer
 
 
 def _time(
-    flops: float | None, training: TrainConfig, plan: DryRun, boards: int, parameters: int
+    stage: "nn.Module", flops: float | None, training: TrainConfig, plan: DryRun, gpus: int
 ) -> dict[str, Any]:
-    is_measured = plan.mfu is None
-    if flops is None or (is_measured and training.precision == "fp32"):
-        return {"assumes": "no such training was timed: give --mfu, the share of the bf16 rate to count on"}
-    mfu = plan.mfu or estimate.assumed_mfu(parameters, training)
-    hours = estimate.hours(flops, training, plan.board, boards=boards, mfu=mfu)
-    source = f"as measured on one {estimate.MEASURED_ON[estimate.mode(training)]}"
-    source = source if is_measured else "as given by --mfu"
-    several = (
-        f", and {estimate.EFFICIENCY:.0%} of it on each of {boards} boards, a goal and no measurement"
-        if boards > 1
-        else ""
-    )
+    from digit.training import estimate
+
+    if flops is None or training.precision == "fp32":
+        return {"assumes": "no such training was timed: hours are not known"}
+    way = estimate.mode(stage, training)
+    mfu = estimate.assumed_mfu(sum(p.numel() for p in stage.parameters()), way)
+    hours = estimate.hours(flops, training, plan.gpu, gpus=gpus, mfu=mfu)
+    assumes = f"{mfu:.1%} of the data sheet's bf16 rate, as measured on one {estimate.MEASURED_ON[way]}"
+    if gpus > 1:
+        assumes += f", and {estimate.EFFICIENCY:.0%} of it on each of {gpus} GPUs, a goal and no measurement"
     return {
-        "board": plan.board,
-        "boards": boards,
+        "gpu": plan.gpu,
+        "gpus": gpus,
         "hours": hours,
-        "board_hours": hours * boards,
-        **({} if plan.price_per_hour is None else {"cost": hours * boards * plan.price_per_hour}),
+        "gpu_hours": hours * gpus,
+        **({} if plan.price_per_hour is None else {"cost": hours * gpus * plan.price_per_hour}),
         "samples_per_second": training.batch * training.steps / hours / 3600,
-        "assumes": f"{mfu:.1%} of the data sheet's bf16 rate, {source}{several}",
+        "assumes": f"time assumes {assumes}",
     }
 
 
-def _disk(stage: nn.Module, training: TrainConfig, out: Path) -> dict[str, Any]:
-    state = estimate.state_bytes(stage, training)
-    artifact = sum(tensor.numel() * tensor.element_size() for tensor in stage.state_dict().values())
+def _disk(stage: "nn.Module", training: TrainConfig, out: Path) -> dict[str, Any]:
+    from digit.files import check_writable
+    from digit.training import estimate
+
+    state = sum(estimate.state_parts(stage, training)) / 2**30
+    artifact = sum(tensor.numel() * tensor.element_size() for tensor in stage.state_dict().values()) / 2**30
     most = (training.keep + 1) * state + 2 * artifact  # the newest is written before the oldest goes
-    free = shutil.disk_usage(writable(out)).free
-    answer: dict[str, Any] = {
-        "state_gib": state / GIB,
-        "states_kept": training.keep,
-        "artifact_gib": artifact / GIB,
-        "most_gib": most / GIB,
-        "free_gib": free / GIB,
-        "fits": most <= free,
-    }
-    if most > free:
-        answer["advice"] = (
-            f"{most / GIB:.1f} GiB are needed below {out} and {free / GIB:.1f} are free: make room, give "
-            "--keep 1 or choose another --out"
-        )
-    return answer
+    free = shutil.disk_usage(check_writable(out)).free / 2**30
+    sizes = {"state_gib": state, "artifact_gib": artifact, "most_gib": most, "free_gib": free}
+    if most <= free:
+        return {**sizes, "fits": True}
+    advice = f"{most:.1f} GiB are needed below {out} and {free:.1f} are free: make room, give --keep 1 or "
+    return {**sizes, "fits": False, "advice": f"{advice}choose another --out"}
 
 
-def _check_folder(out: Path, stage: nn.Module, training: TrainConfig) -> str:
+def _check_folder(out: Path, stage: "nn.Module", training: TrainConfig) -> str:
     """What the run would do with what lies in `out`; DigitError where it would refuse."""
-    writable(out)
-    if _busy(out / "state" / ".lock"):
-        raise DigitError(f"another process is training in {out}: wait for it or choose --out")
-    states = paths(out / "state")
-    if not states:
+    from digit.files import check_writable
+    from digit.progress import say
+    from digit.training.checkpoint import load_newest
+    from digit.training.log import read_status
+    from digit.training.shards import shape_of
+
+    check_writable(out)
+    lock = out / "state" / ".lock"
+    if lock.is_file():
+        with lock.open("rb") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                raise DigitError(
+                    f"another process is training in {out}: wait for it or choose --out"
+                ) from None
+    found = load_newest(out / "state", warn=say)
+    if found is None:
         return "starts anew"
-    _same_shapes(states[-1], stage)
+    shapes = {name: shape_of(found.model, name) for name in found.model}
+    if shapes != {name: tuple(tensor.shape) for name, tensor in stage.state_dict().items()}:
+        raise DigitError(f"{found.path} is the state of another model: choose another --out")
     status = read_status(out)
     if status is not None and status.finished and status.step >= training.steps:
-        return f"{states[-1].name} is the end of this run: nothing would be done"
-    return f"resumes from {states[-1].name}"
-
-
-def _same_shapes(state: Path, stage: nn.Module) -> None:
-    """DigitError where the newest state is one of another model."""
-    file = state / "model.safetensors"
-    if not file.is_file():
-        return
-    with safetensors.safe_open(file, "pt") as opened:  # pyright: ignore[reportAttributeAccessIssue]
-        there = {name: tuple(opened.get_slice(name).get_shape()) for name in opened.keys()}  # noqa: SIM118
-    here = {name: tuple(tensor.shape) for name, tensor in stage.state_dict().items()}
-    if there != here:
-        raise DigitError(f"{state} is the state of another model: choose another --out")
-
-
-def _busy(lock: Path) -> bool:
-    if not lock.is_file():
-        return False
-    with lock.open("rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+        return f"{found.path.name} is the end of this run: nothing would be done"
+    return f"resumes from {found.path.name}"

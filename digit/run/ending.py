@@ -16,7 +16,7 @@ SENTENCE = "digit: interrupted; what is written is whole, and the same command g
 
 
 def at_once() -> None:
-    """From here on a signal ends the process without further ado: for while nothing has been done."""
+    """From here on a signal ends the process at once: for start-up, before there is anything to save."""
     _handle(_leave)
 
 

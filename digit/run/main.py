@@ -1,80 +1,48 @@
-"""`digit VERB ...`: finds the verb, runs it, prints its result; bad input ends in one sentence and code 2."""
+"""`digit VERB ...`: parses, then loads what the verb needs and runs it; bad input ends in a sentence, code 2.
+
+Help and typing errors need no torch: the verbs' modules are light, and a verb imports the rest when it runs.
+"""
 
 import contextlib
 import errno
 import json
 import os
+import shlex
 import sys
 import time
 import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-
-from digit.distributed import is_main, joined, leave, world_size
+from digit import __version__
 from digit.errors import DigitError
-from digit.run.compare import compare_results
-from digit.run.compose import compose
-from digit.run.convert import convert
-from digit.run.convert_official import convert_official
+from digit.run.arguments import call_of, options_of, parser_of, typed
 from digit.run.ending import by_exception, interrupted
-from digit.run.evaluate import evaluate_images
-from digit.run.evaluate_probe import evaluate_probe
-from digit.run.fit import fit
-from digit.run.info import info
-from digit.run.prefix import evaluate_prefix
-from digit.run.processes import run_together, take_processes
-from digit.run.projection import evaluate_projection
-from digit.run.reconstruction import evaluate_reconstruction
-from digit.run.sample import sample
-from digit.run.selftest import selftest
-from digit.run.stability import evaluate_stability
-from digit.run.sweep import evaluate_sweep
-from digit.run.tokenize import tokenize
-from digit.run.train import train_prior, train_renderer, train_vqgan
-from digit.run.train_recipe import verbs
+from digit.run.old_names import VERBS as OLD_VERBS
+from digit.run.old_names import renamed
+from digit.run.processes import number, run_together, without_processes
+from digit.run.recipes import defaults_of, described
+from digit.run.verbs import VERBS, group_page, members, nearest, overview
 
-VERBS = {
-    "fit": fit,
-    "tokenize": tokenize,
-    "train vqgan": train_vqgan,
-    "train prior": train_prior,
-    "train renderer": train_renderer,
-    **verbs(),
-    "compose": compose,
-    "convert": convert,
-    "convert official": convert_official,
-    "sample": sample,
-    "evaluate images": evaluate_images,
-    "evaluate probe": evaluate_probe,
-    "evaluate reconstruction": evaluate_reconstruction,
-    "evaluate stability": evaluate_stability,
-    "evaluate projection": evaluate_projection,
-    "evaluate compare": compare_results,
-    "evaluate selftest": selftest,
-    "evaluate prefix": evaluate_prefix,
-    "evaluate sweep": evaluate_sweep,
-    "info": info,
+ALIKE = 3.0  # grace period in seconds: another process stays silent so long that the main one's sentence wins
+HELP = ("-h", "--help")
+COMMON = {
+    "--help": {"action": "store_true", "help": "show this help and stop"},
+    "--json": {
+        "action": "store_true",
+        "help": "the full result as JSON on standard output, all else on standard error",
+    },
 }
-
-# What torchrun can split over processes; the other verbs are quick, or write one file after another.
-TOGETHER = ("fit", "tokenize", "sample", "evaluate images", "train")
-
-ALIKE = 3.0  # seconds in which all processes fail that fail for the same reason
-
-DESCRIPTION = """Image generation on discriminative tokens (DiGIT, arXiv:2410.12490).
-
-The way of the data, each step a verb: fit (features -> codebook), train vqgan, tokenize (pictures -> codes),
-train prior, train renderer, compose (stages -> one model), sample (labels, seeds -> pictures),
-evaluate images. `digit sample` alone draws with the bundled model. convert reads published files, convert
-official fetches a whole published model. train base, large, renderer_ar and so on are the published runs
-(`digit train --help` lists them); the other evaluate verbs are the paper's tables and figures.
-Every verb takes --json: the result on standard output for machines, everything else on standard error.
-Several GPUs: --processes 8 splits train, fit, tokenize, sample and evaluate images over as many processes,
-one a GPU; over several machines `torchrun ... -m -- digit VERB ...` does.
-Exit codes: 0 done, 2 bad input or a full disk (one sentence says what to do), 130 interrupted by Ctrl-C, 143
-by SIGTERM (what is written is whole, a training has saved; repeat the command to go on)."""
+PROCESSES = {
+    "--processes": {
+        "metavar": "N",
+        "type": number,
+        "help": "split the work over N processes of this machine, best one for each GPU; the result is the "
+        "same (default: 1)",
+    }
+}
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BAD_PLACE = (
@@ -83,42 +51,63 @@ _BAD_PLACE = (
 )
 
 
+@dataclass(frozen=True)
+class Command:
+    """One command line, understood."""
+
+    verb: str
+    call: Callable[[], dict[str, Any]]
+    json: bool
+    processes: int
+    arguments: list[str]  # as they were typed
+
+
+def understand(arguments: list[str]) -> Command | str:
+    """What the command line asks for, or the page of help that it asks for.
+
+    Raises:
+        DigitError: no such verb or option, a value that is missing or wrong.
+    """
+    if arguments[:1] == ["help"]:
+        arguments = [*arguments[1:], "--help"]
+    if not arguments or arguments[0] in HELP:
+        return overview()
+    if arguments[0] == "--version":
+        return f"digit {__version__}"
+    two = " ".join(arguments[:2])
+    if members(arguments[0]) and two not in VERBS and arguments[0] not in VERBS:
+        if len(arguments) > 1 and arguments[1] in HELP:
+            return group_page(arguments[0])
+        raise DigitError(_no_member(arguments))
+    verb = two if two in VERBS else arguments[0]
+    if verb not in VERBS:
+        words = [*dict.fromkeys(name.split()[0] for name in VERBS), "help"]
+        raise DigitError(f"there is no verb {verb}{nearest(verb, words) or ';'} `digit --help` lists them")
+    return _command(verb, arguments[len(verb.split()) :], arguments)
+
+
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit code."""
     try:
-        arguments, processes = take_processes(arguments)
+        command = understand(arguments)
     except DigitError as error:
         return _fail(str(error))
-    if processes > 1 and arguments[:1] == ["train"] and "--dry-run" in arguments:  # one tells for all
-        arguments = [*arguments, *(() if "--boards" in arguments else ("--boards", str(processes)))]
-    elif processes > 1:
-        return run_together(arguments, processes)
-    as_json = "--json" in arguments
-    arguments = [argument for argument in arguments if argument != "--json"]
-    if arguments and any(verb.startswith(arguments[0] + " ") for verb in VERBS):
-        group = arguments[0]
-        members = [verb for verb in VERBS if verb.startswith(group + " ")]
-        pair = len(arguments) > 1 and f"{group} {arguments[1]}" in VERBS
-        if not pair and group not in VERBS:
-            asked = len(arguments) > 1 and arguments[1] in ("-h", "--help")
-            print(
-                f"usage: digit {{{','.join(members)}}} [-h] [OPTIONS]",
-                file=sys.stdout if asked else sys.stderr,
-            )
-            return 0 if asked else 2
-        if pair:
-            arguments = [f"{group} {arguments[1]}", *arguments[2:]]
+    if isinstance(command, str):
+        print(command)
+        return 0
+    return carry_out(command)
+
+
+def carry_out(command: Command) -> int:
+    """Run the verb, alone or in several processes; its exit code."""
+    arguments, processes = command.arguments, command.processes
+    if processes > 1 and not ("--dry-run" in arguments and command.verb.startswith("train ")):
+        return run_together(without_processes(arguments), processes)
+    from digit.distributed import is_main, joined
+
     try:
-        with joined(), contextlib.redirect_stdout(sys.stderr if as_json else sys.stdout):
-            if world_size() > 1:
-                _splits(arguments)
-            result = tyro.extras.subcommand_cli_from_dict(
-                VERBS,
-                prog="digit",
-                description=DESCRIPTION,
-                args=arguments,
-                config=(tyro.conf.OmitArgPrefixes,),
-            )
+        with joined(), contextlib.redirect_stdout(sys.stderr if command.json else sys.stdout):
+            result = command.call()
             speaks = is_main()
     except DigitError as error:
         return _fail(str(error))
@@ -135,30 +124,113 @@ def run(arguments: list[str]) -> int:
                 "choose another place"
             )
         raise
-    if not speaks:
-        return 0
-    if as_json:
+    if speaks and command.json:
         json.dump(result, sys.stdout, indent=2, default=_plain)
         print()
-    else:
-        _show(result)
     return 0
 
 
-def _splits(arguments: list[str]) -> None:
-    """DigitError if the verb cannot be split over processes."""
-    if arguments and not any(f"{arguments[0]} ".startswith(f"{verb} ") for verb in TOGETHER):
-        raise DigitError(
-            f"{arguments[0]} runs in one process, without torchrun or --processes: several serve only "
-            f"{', '.join(TOGETHER)}"
-        )
+def main() -> None:
+    """The console script."""
+    code = 2
+    try:
+        command = understand(sys.argv[1:])
+        if isinstance(command, str):
+            print(command)
+            code = 0
+        else:
+            import torch  # noqa: F401  (a signal during these seconds ends the process at once)
+
+            by_exception()
+            warnings.filterwarnings("ignore", category=UserWarning)  # libraries' advice is for developers
+            code = carry_out(command)
+        sys.stdout.flush()
+    except DigitError as error:
+        code = _fail(str(error))
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except KeyboardInterrupt as stop:
+        code = interrupted(stop)
+    if code > 128 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # a signal: a thread that waits for a disk would keep the process
+    sys.exit(code)
+
+
+def _command(verb: str, arguments: list[str], whole: list[str]) -> Command | str:
+    """The verb's own arguments, understood; `whole` is the command line that they end."""
+    function, stage = VERBS[verb].function(), verb.removeprefix("train ")
+    recipe = _value(arguments, "--recipe")
+    with _told(verb):
+        defaults = defaults_of(recipe, stage)
+    common = COMMON | (PROCESSES if VERBS[verb].together else {})
+    parser = parser_of(verb, function, defaults, more=described(recipe) if recipe else "", common=common)
+    if any(argument in HELP for argument in arguments):
+        return parser.format_help()
+    with _told(verb):
+        options = options_of(function, defaults)
+        _known(verb, [name for option in options for name in option.names] + [*common], arguments)
+        given = typed(parser, arguments)
+        as_json, processes = given.pop("json", False), given.pop("processes", 1)
+        if "--dry-run" in arguments and processes > 1:  # one process tells for all
+            given = {"plan.gpus": processes} | given
+        call = call_of(function, given, defaults)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not VERBS[verb].together:
+        raise DigitError(f"{verb} runs in one process: start it without torchrun")
+    return Command(verb, lambda: function(**call), as_json, processes, whole)
+
+
+@contextlib.contextmanager
+def _told(verb: str) -> Iterator[None]:
+    """A DigitError inside names the verb and its help."""
+    try:
+        yield
+    except DigitError as error:
+        raise DigitError(f"{verb}: {error} (`digit {verb} --help` explains)") from None
+
+
+def _known(verb: str, names: list[str], arguments: list[str]) -> None:
+    """DigitError for the first option that the verb has not."""
+    for argument in arguments:
+        option = argument.partition("=")[0].replace("_", "-")
+        if option.startswith("--") and len(option) > 2 and option not in names:
+            if option == "--processes":
+                raise DigitError("it runs in one process, without --processes")
+            old = renamed(verb, option)
+            raise DigitError(old or f"there is no option {option}{nearest(option, names)}")
+
+
+def _no_member(arguments: list[str]) -> str:
+    """What to say to `digit train`, `digit train horse` and `digit train base ...`."""
+    group, *rest = arguments
+    known = [name.split()[1] for name in members(group)]
+    if not rest:
+        return f"{group} what? {', '.join(known)}; `digit {group} --help` tells more"
+    new = OLD_VERBS.get(f"{group} {rest[0]}")
+    if new:
+        return f"this is now: digit {new} {shlex.join(rest[1:])}".strip()
+    near = nearest(rest[0], known) or ";"
+    return f"there is no verb {group} {rest[0]}{near} `digit {group} --help` lists them"
+
+
+def _value(arguments: list[str], option: str) -> str | None:
+    """The value of an option before the parser sees it; None where it is not given."""
+    for place, argument in enumerate(arguments):
+        name, equals, value = argument.partition("=")
+        if name == option:
+            return value if equals else (arguments[place + 1 :] or [""])[0]
+    return None
 
 
 def _fail(sentence: str) -> int:
-    number = os.environ.get("RANK", "0")
-    if number != "0":  # what the main process says of itself is not said again: torchrun ends this one first
+    process = os.environ.get("RANK", "0")
+    if process != "0":  # what the main process says of itself is not said again: torchrun ends this one first
         time.sleep(ALIKE)
-    print(f"digit: {sentence}" if number == "0" else f"digit: (process {number}) {sentence}", file=sys.stderr)
+    print(
+        f"digit: {sentence}" if process == "0" else f"digit: (process {process}) {sentence}", file=sys.stderr
+    )
     return 2
 
 
@@ -166,35 +238,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Path):
         return str(value)
     return value.item()  # a numpy or torch scalar
-
-
-def _show(result: dict[str, Any], indent: str = "") -> None:
-    """A result for people: `name  value`, nested tables indented, long lists by their length."""
-    width = max((len(str(name)) for name in result), default=0)
-    for name, value in result.items():
-        if isinstance(value, dict):
-            print(f"{indent}{name}")
-            _show(value, indent + "  ")
-        elif isinstance(value, float):
-            print(f"{indent}{name:<{width}}  {value:.4g}")
-        elif isinstance(value, list) and len(value) > 12:
-            print(f"{indent}{name:<{width}}  {len(value)} entries")
-        else:
-            print(f"{indent}{name:<{width}}  {value}")
-
-
-def main() -> None:
-    """The console script."""
-    by_exception()
-    warnings.filterwarnings("ignore", category=UserWarning)  # libraries' advice is for developers
-    try:
-        code = run(sys.argv[1:])
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
-    except KeyboardInterrupt as stop:
-        code = interrupted(stop)
-    if code > 128 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        leave(code)  # a signal: a thread that waits for a disk would keep the process
-    sys.exit(code)

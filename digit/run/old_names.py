@@ -11,6 +11,10 @@ VERBS = {f"train {name}": f"train {stage} --recipe {name}" for name, stage in RE
 # (verb, old option) -> what to say after "--old": "is now --new" or why it went. The verb "" stands for any.
 OPTIONS = {
     ("", "--limit"): "is now --num",
+    ("", "--board"): "is now --gpu",
+    ("", "--boards"): "is now --gpus",
+    ("", "--mfu"): "is gone: hours rest on measured rates",
+    ("", "--kernels"): "is gone: training takes its kernels where they run, --no-compile switches them off",
     ("", "--learning-rates"): "is now --lr-factors",
     ("evaluate sweep", "--model"): "is now the first argument, without a name: digit evaluate sweep MODEL",
     ("evaluate reconstruction", "--model"): (

@@ -5,23 +5,38 @@ choices of a Literal, and the same for `T | None` and `tuple[T, ...]`. `Position
 argument.
 """
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
-from tyro.conf import Positional as Positional  # verbs take it from here
-from tyro.conf import arg
+T = TypeVar("T")
 
-Model = Annotated[str, arg(metavar="MODEL")]  # a folder, a bundled model's name or owner/name on the hub
-Pictures = Annotated[str, arg(metavar="PICTURES")]  # folder, zip, tar shards or npz
-Name = Annotated[str, arg(metavar="NAME")]
-Device = Annotated[str, arg(metavar="DEVICE")]  # cpu, cuda or cuda:N
-Seeds = Annotated[str, arg(metavar="SEEDS")]  # 0-63 or 1,5,9-12
-Label = Annotated[str, arg(metavar="CLASS")]  # a class name or number
-Network = Annotated[str, arg(metavar="NETWORK")]  # inception, dinov2-l, timm:NAME, classifier:FOLDER, ...
-Folder = Annotated[Path, arg(metavar="FOLDER")]
-Codes = Annotated[Path, arg(metavar="CODES")]  # folder of `digit tokenize`
-File = Annotated[Path, arg(metavar="FILE")]
-Seconds = Annotated[float, arg(metavar="SECONDS")]
-Degrees = Annotated[float, arg(metavar="DEGREES")]
-Share = Annotated[float, arg(metavar="SHARE")]  # between 0 and 1
-Pixels = Annotated[int, arg(metavar="PIXELS")]
+
+@dataclass(frozen=True)
+class Metavar:
+    """The word that stands for a value in help."""
+
+    word: str
+
+
+class Hidden(frozenset[str]):
+    """Fields of a dataclass, and of those in it, that are no options of a verb: for Python alone."""
+
+
+POSITIONAL = "positional"
+Positional = Annotated[T, POSITIONAL]
+
+Model = Annotated[str, Metavar("MODEL")]  # a folder, a bundled model's name or owner/name on the hub
+Pictures = Annotated[str, Metavar("PICTURES")]  # folder, zip, tar shards or npz
+Name = Annotated[str, Metavar("NAME")]
+Device = Annotated[str, Metavar("DEVICE")]  # cpu, cuda or cuda:N
+Seeds = Annotated[str, Metavar("SEEDS")]  # 0-63 or 1,5,9-12
+Label = Annotated[str, Metavar("CLASS")]  # a class name or number
+Network = Annotated[str, Metavar("NETWORK")]  # inception, dinov2-l, timm:NAME, classifier:FOLDER, ...
+Folder = Annotated[Path, Metavar("FOLDER")]
+Codes = Annotated[Path, Metavar("CODES")]  # folder of `digit tokenize`
+File = Annotated[Path, Metavar("FILE")]
+Seconds = Annotated[float, Metavar("SECONDS")]
+Degrees = Annotated[float, Metavar("DEGREES")]
+Share = Annotated[float, Metavar("SHARE")]  # between 0 and 1
+Pixels = Annotated[int, Metavar("PIXELS")]

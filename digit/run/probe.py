@@ -1,4 +1,4 @@
-"""`digit train linear_probe`: codes -> a frozen prior's states -> linear heads, by the one loop."""
+"""What `digit train probe` is built of: a frozen prior's states, the codes they come from, and top-1."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,99 +7,62 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
-from digit.data.codes import CodeData, Codes
+from digit.data.codes import CodeData, Codes, open_codes
 from digit.errors import DigitError
 from digit.evaluation.probe import head_accuracies, pooled_states
 from digit.nn.batch import CodeBatch
-from digit.nn.linear_probe import FeatureBatch, Probe, ProbeConfig
+from digit.nn.linear_probe import FeatureBatch, Probe
 from digit.prior import Prior
-from digit.run.device import choose_device
-from digit.run.dry_run import DryRun, code_batch, describe_codes, dry_run
-from digit.run.recipes import linear_probe
-from digit.run.train import run_stage, same_lineage, seeded
+from digit.run.probe_states import check_codes
+from digit.run.stages import Evaluate
 from digit.training.config import TrainConfig
-from digit.weights.artifact import artifact_of, load, save
-
-RECIPE = linear_probe()
+from digit.weights.artifact import artifact_of, load
 
 
-def train_linear_probe(
-    prior: Path,
-    codes: Path,
-    out: Path,
-    *,
-    held_out: Path | None = None,
-    last_block: bool = True,
-    learning_rates: tuple[float, ...] = (1.0,),
-    start: float = 0.01,
-    training: TrainConfig = RECIPE.training,
-    device: str | None = None,
-    plan: DryRun = DryRun(),  # noqa: B008
-) -> dict[str, Any]:
-    """Train linear heads on a frozen prior's states, one for each layer (DiGIT, section 4.2, figure 3b).
+class FrozenStates:
+    """Codes -> a frozen prior's states (b, layers, width), which a probe is trained on."""
 
-    Each head reads the mean over the start and all codes of what one block reads, without any norm; the prior
-    is given no label. The same command resumes an interrupted run.
+    def __init__(self, path: Path, last_block: bool, training: TrainConfig, where: torch.device) -> None:
+        """Without `last_block` the last block's output is left out."""
+        self.path, self.where = path, where
+        self.prior: Any = load(path, kind="prior", device=where)
+        origin = artifact_of(self.prior)
+        self.identity, self.lineage = origin["id"], origin["lineage"]
+        self.over = "vq_codes" if "vqgan" in self.lineage else "codes"
+        self.layers, self.width = self.prior.config.layers + last_block, self.prior.config.width
+        self.size = training.micro_batch or training.batch
+        self.bf16 = training.precision == "bf16" or (training.precision == "auto" and where.type == "cuda")
 
-    Args:
-        prior: artifact of the prior, which stays as it is.
-        codes: folder of `digit tokenize` with labels, made by the tokenizer of the prior.
-        out: the run's folder: artifact of kind probe, log.jsonl, loss.png, state/.
-        held_out: codes of the validation pictures, for the top-1 of each layer.
-        last_block: read the last block's output too, which the reference never does.
-        learning_rates: a head for each, in units of the optimizer's; the best is reported.
-        start: standard deviation of the heads' weights before training.
-        training: steps, batch, learning rate and the rest of the loop.
-        device: cpu, cuda or cuda:N; a GPU if there is one.
-        plan: what --dry-run estimates.
-    """
-    where = choose_device(device)
-    opened = Codes(codes)
-    frozen: Any = load(prior, kind="prior", device=where)
-    origin = artifact_of(frozen)
-    over = "vq_codes" if "vqgan" in origin["lineage"] else "codes"
-    check_codes(opened, frozen, over, origin["lineage"], prior)
-    layers = frozen.config.layers + last_block
-    classes, width = len(opened.classes), frozen.config.width
-    shape = ProbeConfig(width, classes, layers=layers, learning_rates=learning_rates, start=start)
-    with seeded(training.seed), plan.building():
-        stage = Probe(shape)
-    size = training.micro_batch or training.batch
-    bf16 = training.precision == "bf16" or (training.precision == "auto" and where.type == "cuda")
+    def __call__(self, batch: Int[Tensor, "b n"]) -> Float[Tensor, "b l d"]:
+        """The states of a batch, a micro-batch at once."""
+        with torch.autocast(self.where.type, dtype=torch.bfloat16, enabled=self.bf16):
+            parts = batch.split(self.size)
+            return torch.cat([pooled_states(self.prior, part)[:, : self.layers] for part in parts])
 
-    def features(batch: Int[Tensor, "b n"]) -> Float[Tensor, "b l d"]:
-        with torch.autocast(where.type, dtype=torch.bfloat16, enabled=bf16):
-            return torch.cat([pooled_states(frozen, part)[:, :layers] for part in batch.split(size)])
+    def check(self, codes: Codes) -> None:
+        """DigitError where codes have no labels or are not those that the prior reads."""
+        check_codes(codes, self.prior, self.over, self.lineage, self.path)
 
-    def on_save(trained: Probe, state: Path | None) -> None:
-        save(trained, out, lineage={"prior": origin["id"]}, classes=opened.classes)
+    def data(self, codes: Codes, training: TrainConfig) -> Callable[[int], FeatureBatch]:
+        """The batch of an update, out of the codes' batch."""
+        more = {"batch_size": training.batch, "arrays": (self.over,), "seed": training.seed}
+        source = CodeData(codes, device=self.where, **more)
 
-    evaluate = None
-    if held_out is not None:
-        unseen = Codes(held_out)
-        check_codes(unseen, frozen, over, origin["lineage"], prior)
-        if unseen.classes != opened.classes:
-            raise DigitError(f"{held_out} has other classes than {codes}: give codes of the same classes")
-        evaluate = _accuracies(unseen, over, features, where, size)
-    if plan.dry_run:
-        whole = _WithPrior(stage, frozen.to("meta"), layers)
-        batch, inputs = code_batch(frozen.config.length), describe_codes(opened) | {"prior": prior}
-        return dry_run(stage, batch, training, out, plan, model=shape, inputs=inputs, counted_as=whole)
-    source = CodeData(opened, batch_size=training.batch, arrays=(over,), seed=training.seed, device=where)
+        def batch_of(step: int) -> FeatureBatch:
+            batch = source(step)
+            assert batch.labels is not None
+            return FeatureBatch(self(batch.codes), batch.labels)
 
-    def data(step: int) -> FeatureBatch:
-        batch = source(step)
-        assert batch.labels is not None
-        return FeatureBatch(features(batch.codes), batch.labels)
+        return batch_of
 
-    return run_stage(stage, data, training, out, where, evaluate, None, on_save, title="linear probe")
+    def with_probe(self, probe: Probe) -> nn.Module:
+        """All that an update of the probe computes, for a dry run."""
+        return _WithPrior(probe, self.prior.to("meta"), self.layers)
 
 
-class _WithPrior(torch.nn.Module):
-    """All that an update of the probe computes, the frozen prior's states included."""
-
+class _WithPrior(nn.Module):
     def __init__(self, probe: Probe, prior: Prior, layers: int) -> None:
         super().__init__()
         self.probe, self.prior, self.layers = probe, prior.requires_grad_(False), layers
@@ -111,37 +74,25 @@ class _WithPrior(torch.nn.Module):
         return self.probe.loss(FeatureBatch(states, batch.labels))
 
 
-def _accuracies(
-    codes: Codes, over: str, features: Callable[[Tensor], Tensor], where: torch.device, size: int
-) -> Callable[[Probe, int], Iterator[tuple[str, float]]]:
-    """Top-1 of each layer's best head over the first view of every unseen image, `size` of them at once."""
-    tokens = torch.from_numpy(codes.array(over)[:, 0].astype(np.int64))
-    labels = torch.from_numpy(codes.labels)
+def top_1(path: Path | None, trained_on: Codes, states: FrozenStates) -> Evaluate | None:
+    """Top-1 of each layer's best head over the first view of every unseen picture, or nothing to measure."""
+    if path is None:
+        return None
+    codes = open_codes(path)
+    states.check(codes)
+    if codes.classes != trained_on.classes:
+        raise DigitError(f"{path} has other classes than {trained_on.path}: give codes of the same classes")
+    tokens = torch.from_numpy(codes.array(states.over)[:, 0].astype(np.int64))
+    labels, where = torch.from_numpy(codes.labels), states.where
 
     def evaluate(probe: Probe, step: int) -> Iterator[tuple[str, float]]:
         rates = probe.config.learning_rates
         right = torch.zeros(probe.config.layers, len(rates), device=where)
-        for part, truth in zip(tokens.split(size), labels.split(size), strict=True):
-            right += head_accuracies(probe, features(part.to(where)), truth.to(where)) * len(part)
+        for part, truth in zip(tokens.split(states.size), labels.split(states.size), strict=True):
+            right += head_accuracies(probe, states(part.to(where)), truth.to(where)) * len(part)
         for layer, heads in enumerate((right / len(tokens)).tolist()):
             yield f"top-1 layer {layer}", max(heads)
             if len(rates) > 1:
                 yield f"learning rate layer {layer}", rates[heads.index(max(heads))]
 
     return evaluate
-
-
-def check_codes(codes: Codes, prior: Prior, over: str, lineage: dict[str, str], path: Path) -> None:
-    """DigitError where codes have no labels or are not those that the prior reads."""
-    if codes.labels is None:
-        raise DigitError(f"{codes.path} has no labels: tokenize pictures in class folders for a linear probe")
-    same_lineage(lineage, codes.lineage(over), f"{path}")
-    here, there = (
-        (codes.vocabulary(over), codes.length(over)),
-        (prior.config.codes, prior.config.length),
-    )
-    if here != there:
-        raise DigitError(
-            f"{codes.path} has {here[1]} codes a picture out of {here[0]}, the prior {path} reads {there[1]} "
-            f"out of {there[0]}: tokenize the pictures with the prior's tokenizer"
-        )

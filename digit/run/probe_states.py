@@ -1,9 +1,15 @@
-"""Codes or pictures -> what a linear probe reads of them: frozen states, pooled, with their labels."""
+"""Codes or pictures -> what linear heads read of a frozen network: states, pooled, kept, with their labels.
 
-from collections.abc import Sequence
+States are computed once and kept in float16: in memory, or on disk for the next call.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,12 +17,20 @@ from digit.data.codes import Codes
 from digit.data.images import open_images
 from digit.data.loader import Report, stream
 from digit.errors import DigitError
-from digit.evaluation.probe import Pool, pooled_features, pooled_states
+from digit.evaluation.probe import (
+    Pool,
+    fit_probe,
+    pooled_features,
+    pooled_states,
+    probe_results,
+    split_rows,
+)
+from digit.files import atomic_path, make_folder, read_json, sha256_file, write_json_atomic
+from digit.lineage import check_lineage
+from digit.prior import Prior
 from digit.progress import progress, say
 from digit.run.device import autocast
-from digit.run.probe import check_codes
-from digit.run.state_cache import Rows, cached_rows
-from digit.weights.artifact import artifact_of
+from digit.weights.artifact import artifact_of, load
 
 
 class Split(NamedTuple):
@@ -25,6 +39,80 @@ class Split(NamedTuple):
     features: Tensor  # n l d
     labels: Tensor  # n
     views: int = 1  # of each picture, one after the other
+
+
+class Probed(NamedTuple):
+    """What heads read out of one network."""
+
+    id: str
+    tokens: str  # such as 16x16
+    codes: int | None  # K of a prior
+    width: int
+    parameters: int
+    values: dict[str, float]  # as `probe_results` yields them
+    counts: dict[str, int]  # pictures by set
+
+
+def probe_prior(
+    name: str,
+    path: Path,
+    folders: Sequence[Path | None],
+    *,
+    pool: Pool,
+    views: int,
+    reads: dict[str, Any],
+    trains: dict[str, Any],
+) -> Probed:
+    """Heads on every layer of a prior, trained, chosen and scored on the codes in three folders.
+
+    `reads` are options of `cached_rows`, `trains` of `fit_probe`.
+    """
+    prior: Any = load(path, kind="prior", device=reads["where"])
+    splits = states_of(prior, path, folders, pool=pool, views=views, reads=reads)
+    shape = prior.config
+    values, counts = train_heads(splits, f"heads of {name}", trains)
+    return _probed(prior, prior, round(shape.length**0.5), shape.codes, shape.width, values, counts)
+
+
+def probe_encoder(
+    name: str, path: Path, sources: Sequence[str | None], batch: int, trains: dict[str, Any]
+) -> Probed:
+    """Heads on the mean of the features that a tokenizer quantises, of three sets of pictures."""
+    tokenizer: Any = load(path, kind="tokenizer", device=trains["device"])
+    splits = features_of(tokenizer, sources, batch, trains["device"])
+    values, counts = train_heads(splits, f"heads of encoder of {name}", trains)
+    encoder = tokenizer.encoder
+    return _probed(tokenizer, encoder, tokenizer.grid, None, encoder.width, values, counts)
+
+
+def _probed(artifact: Any, network: Any, side: int, codes: int | None, width: int, *found: Any) -> Probed:
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    return Probed(artifact_of(artifact)["id"], f"{side}x{side}", codes, width, parameters, *found)
+
+
+def train_heads(
+    splits: Sequence[Split], title: str, trains: Mapping[str, Any]
+) -> tuple[dict[str, float], dict[str, int]]:
+    """Train on the first set; each layer's results on the last, chosen on the middle one; pictures by set."""
+    train, chooses, scores = splits
+    rows, classes = None, int(train.labels.max()) + 1
+    if not len(chooses.labels):
+        # By picture: another view of a picture that chooses must not be trained on.
+        views = train.views
+        trained, kept = split_rows(len(train.labels) // views, seed=trains["seed"])
+        rows = (trained[:, None] * views + torch.arange(views)).flatten()
+        at = (kept * views).to(train.features.device)
+        chooses = Split(train.features[at], train.labels[at.to(train.labels.device)])
+    count = len(train.labels) if rows is None else len(rows)
+    counts = {"training views": count, "held-out pictures": len(chooses.labels)}
+    if len(scores.labels):
+        counts["test pictures"] = len(scores.labels)
+    steps = max(1, round(trains["epochs"] * count / min(1024, count)))
+    with progress(title, steps) as advance:
+        options = {"classes": classes, "rows": rows, "progress": advance, **trains}
+        probe = fit_probe(train.features, train.labels, **options)
+    tested = scores[:2] if len(scores.labels) else None
+    return dict(probe_results(probe, (chooses.features, chooses.labels), tested)), counts
 
 
 def states_of(
@@ -96,5 +184,96 @@ def features_of(
     return splits
 
 
+def check_codes(codes: Codes, prior: Prior, over: str, lineage: dict[str, str], path: Path) -> None:
+    """DigitError where codes have no labels or are not those that the prior reads."""
+    if codes.labels is None:
+        raise DigitError(f"{codes.path} has no labels: tokenize pictures in class folders for a linear probe")
+    check_lineage(f"{path}", lineage, f"{codes.path}", codes.lineage(over))
+    here, there = (
+        (codes.vocabulary(over), codes.length(over)),
+        (prior.config.codes, prior.config.length),
+    )
+    if here != there:
+        raise DigitError(
+            f"{codes.path} has {here[1]} codes per picture out of {here[0]}, the prior {path} reads"
+            f" {there[1]} out of {there[0]}: tokenize the pictures with the prior's tokenizer"
+        )
+
+
 def _nothing() -> Split:
     return Split(torch.empty(0, 1, 1), torch.empty(0, dtype=torch.int64))
+
+
+class Rows(NamedTuple):
+    """Shape of what is kept."""
+
+    count: int
+    layers: int
+    width: int
+
+    @property
+    def bytes(self) -> int:
+        """Size in float16."""
+        return 2 * self.count * self.layers * self.width
+
+
+def cached_rows(
+    pooled: Callable[[int], Tensor],
+    shape: Rows,
+    *,
+    title: str,
+    key: dict[str, Any],
+    cache: Path | None,
+    limit: float,
+    batch: int,
+    where: torch.device,
+) -> Tensor:
+    """float16 rows (count, layers, width): from `cache` if they lie there, else `pooled(start)` in batches.
+
+    Args:
+        pooled: the rows from number `start` on, at most `batch` of them.
+        shape: of the whole.
+        title: of the progress bar.
+        key: what decides the rows; its hash names the file.
+        cache: folder; the rows come back as a memory map of a file in it. None: memory of `where`.
+        limit: bytes that memory may take.
+        batch: rows at once.
+        where: device.
+
+    Raises:
+        DigitError: more than `limit` without a cache, or states too large for float16.
+    """
+    size = f"{shape.bytes / 1e9:.3g} GB ({shape.count} x {shape.layers} layers x {shape.width}, float16)"
+    if cache is None:
+        if shape.bytes > limit:
+            raise DigitError(f"{title} take {size}, above --memory-gb {limit / 1e9:g}: give --cache FOLDER")
+        say(f"{title}: {size} in memory")
+        kept = torch.empty(shape, dtype=torch.float16, device=where)
+        _fill(kept, pooled, batch, title)
+        return kept
+    make_folder(cache)
+    name = hashlib.sha256(json.dumps([key, shape], sort_keys=True).encode()).hexdigest()[:16]
+    path, note = cache / f"{name}.npy", cache / f"{name}.json"
+    if not (note.exists() and path.exists() and read_json(note).get("key") == key):
+        say(f"{title}: {size} into {path}")
+        with atomic_path(path) as temporary:
+            file = np.lib.format.open_memmap(temporary, "w+", np.float16, tuple(shape))
+            _fill(torch.from_numpy(file), pooled, batch, title)
+            file.flush()
+        write_json_atomic(note, {"key": key, "sha256": sha256_file(path)}, checksum=True)
+    elif read_json(note)["sha256"] != sha256_file(path):
+        raise DigitError(f"{path} is not what was written (its checksum differs): delete it and repeat")
+    # Copy on write: torch warns of maps that cannot be written, and nothing ever writes here.
+    return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+
+
+def _fill(kept: Tensor, pooled: Callable[[int], Tensor], batch: int, title: str) -> None:
+    largest = torch.zeros(())
+    with progress(title, len(kept)) as advance:
+        for start in range(0, len(kept), batch):
+            rows = pooled(start)
+            kept[start : start + len(rows)] = rows.to(kept.device, torch.float16)
+            largest = torch.maximum(largest.to(rows.device), rows.abs().max())
+            advance(len(rows))
+    if not float(largest) < 65504:
+        raise DigitError(f"{title} reach {float(largest):.3g}, too large for the float16 of the cache")

@@ -1,5 +1,6 @@
 """`digit VERB ... --processes 8`: one command line in several local processes, by torchrun's agent."""
 
+import argparse
 import logging
 import os
 import signal
@@ -7,21 +8,23 @@ import sys
 import uuid
 from collections.abc import Sequence
 
-from digit.errors import DigitError
 from digit.run.ending import LAUNCHER
 
 
-def take_processes(arguments: list[str]) -> tuple[list[str], int]:
-    """The arguments without `--processes N`, and N, or 1; DigitError if N is no number from 1."""
+def number(text: str) -> int:
+    """How many processes `--processes` asks for; argparse's error if that is no number from 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number from 1, best one for each GPU")
+    return int(text)
+
+
+def without_processes(arguments: list[str]) -> list[str]:
+    """The arguments without `--processes N`."""
     for place, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
+        name, equals, _ = argument.partition("=")
         if name == "--processes":
-            rest = arguments[place + 1 :]
-            value = value if equals else rest.pop(0) if rest else ""
-            if not value.isdecimal() or int(value) < 1:
-                raise DigitError(f"--processes {value}: give a number from 1, best one for each GPU")
-            return arguments[:place] + rest, int(value)
-    return arguments, 1
+            return arguments[:place] + arguments[place + (1 if equals else 2) :]
+    return arguments
 
 
 def run_together(arguments: list[str], processes: int, *, program: Sequence[str] = ("-m", "digit")) -> int:

@@ -1,39 +1,25 @@
-"""`digit sample`: labels and seeds -> pictures, a grid and samples.json."""
+"""`digit sample`: classes and seeds -> pictures, a grid of them and samples.json."""
 
 import re
-from collections.abc import Iterable
-from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
-import torch
-import tyro
-
-from digit.distributed import by_main, is_main, main_first
 from digit.errors import DigitError
-from digit.evaluation.npz import NpzWriter
-from digit.files import atomic_path, locked, make_folder, write_json_atomic
-from digit.nn.pieces import at_once
-from digit.pipeline import RENDERERS, DigitPipeline, RendererName, locate, read_config
-from digit.run.complete import complete
-from digit.run.device import choose_device
-from digit.run.draw import draw, forget_drawn, read_drawn, read_pixels
-from digit.run.grid import grid
-
-GRID = 256  # pictures that grid.png shows at most
+from digit.run.options import Device, File, Folder, Label, Model, Pictures, Positional, Seeds
+from digit.run.table import saved
 
 
 def sample(
-    model: Annotated[str | None, tyro.conf.Positional] = None,
+    model: Positional[Model | None] = None,
     *,
     num: int | None = None,
-    seeds: str | None = None,
-    labels: tuple[str, ...] | None = None,
+    seeds: Seeds | None = None,
+    labels: tuple[Label, ...] | None = None,
     unconditional: bool = False,
-    prefix_from: Path | None = None,
+    prefix_from: Pictures | None = None,
     prefix: int | None = None,
-    out: Path = Path("samples"),
-    npz: Path | None = None,
+    out: Folder = Path("samples"),
+    npz: File | None = None,
     renderer: Literal["autoregressive", "masked"] | None = None,
     temperature: float | None = None,
     top_k: int | None = None,
@@ -47,15 +33,20 @@ def sample(
     noise: float | None = None,
     codes: bool = False,
     batch: int | None = None,
-    device: str | None = None,
+    cache_bits: Literal[16, 8] = 16,
+    device: Device | None = None,
 ) -> dict[str, Any]:
-    """Draw pictures: one 000000.png a seed, grid.png (of the first 256) and samples.json.
+    """Draw pictures: one 000000.png per seed, grid.png (of the first 256) and samples.json.
 
     A seed always gives the same picture, whatever the batch or the number of processes, and memory holds one
-    batch. An interrupted command keeps what it drew when repeated. Settings left out are the model's own.
+    batch. An interrupted command keeps what it drew when repeated. Settings left out are the model's own, as
+    `digit info MODEL` lists them.
     With --prefix-from, the prior completes pictures of yours: it is given the first --prefix codes of each
-    and draws the rest once a seed; a strip a picture shows the original, the picture from all of its codes,
-    and the completions.
+    and draws the rest, once per seed; a strip per picture shows the original, the picture from all of its
+    codes, and the completions.
+
+    Example: digit sample --labels cat dog --num 32 --out pets
+    Example: digit sample runs/model --prefix-from shoe.jpg --prefix 128 --out shoes
 
     Args:
         model: a folder, a bundled model's name, or owner/name on the hub; the bundled one if left out.
@@ -69,48 +60,39 @@ def sample(
         prefix: how many codes of each picture to keep, in raster order.
         out: folder for the pictures.
         npz: a file for all of them as well (arr_0 uint8 n h w 3, labels arr_1), as ADM's evaluation reads it.
-        renderer: the autoregressive or the masked one.
+        renderer: the autoregressive or the masked one; the autoregressive if left out and there.
         temperature: of the prior; 0 takes the likeliest code.
         top_k: keep the k likeliest codes of the prior; 0 keeps all.
         top_p: keep the prior's likeliest codes up to this probability; 1 keeps all.
-        guidance: classifier-free guidance; 1 is none.
+        guidance: classifier-free guidance of the prior; 1 is none.
         guidance_schedule: linear lets it grow from 1 at the first code to its value at the last.
         renderer_temperature: of the renderer.
         renderer_top_k: of the autoregressive renderer.
         renderer_top_p: of the autoregressive renderer.
-        steps: of the masked renderer.
+        steps: passes of the masked renderer; more draw fewer codes in each.
         noise: of the masked renderer: weight of the Gumbel noise on its confidence.
         codes: also write the codes and VQ codes into samples.json.
         batch: pictures at once; 64 if left out, on a GPU an eighth of all, up to 1024 as its memory allows.
+        cache_bits: of the keys and values that attention keeps; 8 draws faster on a GPU with Triton, and
+            changes pictures a little.
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """
-    if (prefix_from is None) != (prefix is None):
-        raise DigitError("--prefix-from and --prefix go together: which pictures, and how many codes of each")
-    default = 16 if prefix_from is None else 8
-    wanted = parse_seeds(seeds) if seeds is not None else list(range(default if num is None else num))
-    if seeds is not None and num is not None:
-        raise DigitError("--num and --seeds say the same thing twice: give one of them")
-    if not wanted:
-        raise DigitError(f"--num {num}: draw at least one picture")
-    if unconditional and labels:
-        raise DigitError("--unconditional and --labels exclude each other: give one of them")
-    if npz is not None and (npz.suffix != ".npz" or prefix_from is not None):
-        raise DigitError(f"--npz {npz}: name a file that ends in .npz, and give no --prefix-from")
-    if batch is not None and batch < 1:
-        raise DigitError(f"--batch {batch}: draw at least one picture at once")
-    with main_first():  # it may have to fetch the model
-        folder = locate(model)
-    config = read_config(folder)
-    parts = _needed(config["parts"], renderer, encodes=prefix_from is not None)
-    pipeline = DigitPipeline.from_pretrained(folder, device=choose_device(device), parts=parts)
+    wanted = _wanted(num, seeds, default=16 if prefix_from is None else 8)
+    _check(labels, unconditional, prefix_from, prefix, npz, batch)
+    from digit.distributed import by_main, is_main
+    from digit.files import locked, make_folder
+    from digit.request import at_once
+    from digit.run.complete import complete
+    from digit.run.draw import draw, finish_drawing, open_model
+
+    pipeline, config = open_model(model, renderer=renderer, encodes=prefix_from is not None, device=device)
     batch = batch or at_once(pipeline.device, len(wanted) // 8)  # eight processes have work then
-    make_folder(out)
-    if npz is not None:
-        make_folder(npz.parent)
-    chosen: Any = None
-    if labels:
-        chosen = pipeline.label_ids(labels)  # all of them, before the first picture
-    elif not unconditional and pipeline.prior.config.classes and prefix_from is None:
+    out, npz = Path(out), npz and Path(npz)
+    for folder in (out, *([] if npz is None else [npz.parent])):
+        make_folder(folder)
+    all_in_turn = not (labels or unconditional or prefix_from)
+    chosen = pipeline.label_ids(labels) if labels else None
+    if all_in_turn and pipeline.prior.config.classes:
         chosen = list(range(pipeline.prior.config.classes))
     settings: dict[str, Any] = {
         "renderer": renderer,
@@ -124,71 +106,77 @@ def sample(
         "renderer_top_p": renderer_top_p,
         "steps": steps,
         "noise": noise,
+        **({} if cache_bits == 16 else {"cache_bits": cache_bits}),
     }
-    name = model or "bundled"
+    how: dict[str, Any] = {"labels": chosen, "settings": settings, "codes": codes, "batch": batch}
     with by_main(locked(out, f"another process is drawing pictures into {out}: wait, or choose --out")):
         if prefix_from is not None and prefix is not None:
-            completed = complete(
-                pipeline,
-                prefix_from,
-                out,
-                known=prefix,
-                seeds=wanted,
-                labels=chosen,
-                by_folder=not unconditional,
-                settings=settings,
-                codes=codes,
-                batch=batch,
-            )
-            if is_main():
-                write_json_atomic(out / "samples.json", {"model": name, **completed})
-            return {
-                "pictures": len(completed["samples"]),
-                "strips": len(completed["strips"]),
-                "grid": out / "grid.png",
-                "list": out / "samples.json",
-                "settings": completed["settings"],
-            }
-        batches = [wanted[start : start + batch] for start in range(0, len(wanted), batch)]
-        numbers = draw(
-            pipeline,
-            batches,
-            out,
-            labels=chosen and [chosen[i % len(chosen)] for i in range(len(wanted))],
-            settings=settings,
-            codes=codes,
-            made_with=config,
-        )
+            how["by_folder"] = not unconditional
+            content = complete(pipeline, prefix_from, out, known=prefix, seeds=wanted, **how)
+        else:
+            how["npz"] = npz
+            content = draw(pipeline, wanted, out, made_with=config, **how)
         if not is_main():
             return {}
-        rows, used = [], {}
-        shown: list[torch.Tensor] = []
-        with ExitStack() as stack:
-            file = None if npz is None else stack.enter_context(NpzWriter(npz, len(wanted)))
-            for part in read_drawn(out, numbers):
-                if len(rows) < GRID or file is not None:
-                    pixels = read_pixels(out, part["rows"])
-                    shown.append(pixels[: max(0, GRID - len(rows))])
-                    if file is not None:
-                        file.add(pixels, None if chosen is None else [row["label"] for row in part["rows"]])
-                rows += part["rows"]
-                used = part["settings"]
-        with atomic_path(out / "grid.png") as temporary:
-            in_turn = pipeline.prior.config.classes if chosen and not labels else 0
-            columns = in_turn if 1 < in_turn <= 16 else None
-            grid(torch.cat(shown), columns=columns).save(temporary, "png")
-        write_json_atomic(out / "samples.json", {"model": name, "settings": used, "samples": rows})
-        forget_drawn(out)
-    return {"pictures": len(rows), "grid": out / "grid.png", "list": out / "samples.json", "settings": used}
+        finish_drawing(out, {"model": model or "bundled", **content})
+    _tell(content)
+    saved(out / "grid.png", out / "samples.json", *([] if npz is None else [npz]))
+    return {
+        "pictures": len(content["samples"]),
+        **({"strips": len(content["strips"])} if "strips" in content else {}),
+        "grid": out / "grid.png",
+        "list": out / "samples.json",
+        "settings": content["settings"],
+    }
 
 
-def _needed(parts: Iterable[str], renderer: RendererName | None, *, encodes: bool) -> list[str] | None:
-    """The parts of a model that drawing needs besides prior and VQGAN; all where it lacks the renderer."""
-    if renderer is not None and RENDERERS[renderer] not in parts:
-        return None  # the pipeline says which there are
-    there = [part for part in RENDERERS.values() if part in parts]
-    chosen = [RENDERERS[renderer]] if renderer is not None else there[:1]
-    return [*chosen, "tokenizer"] if encodes else chosen
+def _wanted(num: int | None, seeds: str | None, *, default: int) -> list[int]:
+    """The seeds asked for."""
+    if seeds is not None and num is not None:
+        raise DigitError("--num and --seeds say the same thing twice: give one of them")
+    wanted = parse_seeds(seeds) if seeds is not None else list(range(default if num is None else num))
+    if not wanted:
+        raise DigitError(f"--num {num}: draw at least one picture")
+    return wanted
+
+
+def _check(
+    labels: tuple[str, ...] | None,
+    unconditional: bool,
+    prefix_from: str | Path | None,
+    prefix: int | None,
+    npz: Path | None,
+    batch: int | None,
+) -> None:
+    """DigitError for options that exclude each other or mean nothing."""
+    if (prefix_from is None) != (prefix is None):
+        raise DigitError("--prefix-from and --prefix go together: which pictures, and how many codes of each")
+    if unconditional and labels:
+        raise DigitError("--unconditional and --labels exclude each other: give one of them")
+    if npz is not None and (Path(npz).suffix != ".npz" or prefix_from is not None):
+        raise DigitError(f"--npz {npz}: name a file that ends in .npz, and give no --prefix-from")
+    if batch is not None and batch < 1:
+        raise DigitError(f"--batch {batch}: draw at least one picture at once")
+
+
+def _tell(content: dict[str, Any]) -> None:
+    """How many pictures there are, and how they were drawn."""
+    rows, settings = content["samples"], content["settings"]
+    classes = {row["label"] for row in rows}
+    of = "without a class" if classes == {None} else f"of {len(classes)} class{'es' * (len(classes) > 1)}"
+    if "strips" in content:
+        of += f", completions of {len(content['strips'])}"
+    print(f"{len(rows):,} picture{'s' * (len(rows) != 1)} {of}")
+    for stage, name in (("prior", "prior"), (settings["renderer"], f"{settings['renderer']} renderer")):
+        if stage:
+            print(f"{name}: {words(settings[stage])}")
+
+
+def words(settings: dict[str, Any]) -> str:
+    """Settings of a sampler in a line, but for those that change nothing."""
+    idle = {"top_k": 0, "top_p": 1, "guidance": 1, "top_p_of": "codes", "guidance_schedule": "constant"}
+    told = {name: value for name, value in settings.items() if idle.get(name) != value}
+    return ", ".join(f"{name.replace('_', '-')} {value}" for name, value in told.items())
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -1,16 +1,26 @@
-"""Values of axes -> the cells of a sweep, checked before the first is drawn; a cell -> settings."""
+"""Values of axes -> the cells of a sweep, checked before the first is drawn; cells -> distances."""
 
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from digit.errors import DigitError
-from digit.evaluation.sweep import Key, Number, Setting, combinations, key
+from digit.evaluation.images import compare
+from digit.evaluation.measure import Measured, measure
+from digit.evaluation.networks import Network
+from digit.evaluation.pictures import Pictures
+from digit.evaluation.result import write_result
+from digit.evaluation.sweep import PAPER, PROTOCOL, Key, Number, Setting, combinations, key, named, sweep
 from digit.nn.sampling import SamplerConfig
-from digit.pipeline import DigitPipeline, PipelineSampling
+from digit.pipeline import DigitPipeline
+from digit.progress import progress, say
+from digit.run.measurement import earlier, ids_of, of_networks, picture_count, record
+from digit.weights.model_folder import PipelineSampling
 
 PRIOR = ("temperature", "top_k", "top_p", "guidance")
 _RENDERER = {
@@ -143,3 +153,100 @@ def _check(pipeline: DigitPipeline, found: Grid) -> None:
 
 def _part(setting: Setting, axes: Sequence[str]) -> dict[str, Any]:
     return {axis: setting[axis] for axis in axes}
+
+
+class Cells:
+    """What sweep.json holds: the cells measured so far, and what they were measured of."""
+
+    def __init__(
+        self,
+        pipeline: DigitPipeline,
+        plan: Grid,
+        networks: Sequence[Network],
+        reference: Pictures,
+        *,
+        called: str,
+        recall: bool,
+        num: int,
+        written: Path | None,
+    ) -> None:
+        """Takes up the cells of an earlier call in `written`; DigitError if they are of something else.
+
+        Args:
+            pipeline: the model.
+            plan: all cells.
+            networks: that measure.
+            reference: real pictures, read once if a cell is to do.
+            called: the name of the reference in the result.
+            recall: also measure precision and recall.
+            num: pictures of a cell.
+            written: where the result is kept after each cell, if anywhere.
+        """
+        self.pipeline, self.plan, self.networks, self.reference = pipeline, plan, networks, reference
+        self.num, self.written = num, written
+        self.metrics: Any = ["fd", "is", "precision_recall"] if recall else ["fd", "is"]
+        self._told: dict[str, Any] = {
+            "counts": {"samples": num, "reference": reference.n or 0},
+            "features": of_networks(networks),
+            "seed": 0,
+            "settings": {
+                "model": ids_of(pipeline),
+                "reference": called,
+                "metrics": self.metrics,
+                **fixed(pipeline, plan),
+            },
+        }
+        before = earlier(written, "sweep", lambda value: all(value[n] == x for n, x in self._told.items()))
+        self.rows: list[dict[str, Any]] = before["rows"] if before else []
+
+    def measure(self, *, batch: int) -> None:
+        """Draw and measure the cells that are not done, `batch` pictures at once."""
+        done = {key(row["setting"]) for row in self.rows}
+        left = sum(self.plan.left(done).values())
+        say(f"{left} cells to measure, {len(self.rows)} done before; {self.num} pictures each")
+        if not left:
+            return
+        keep = "precision_recall" in self.metrics
+        with picture_count("reference", self.reference.n) as tell:
+            device = self.pipeline.device
+            real = measure(self.reference, self.networks, device=device, keep=keep, progress=tell)
+        for row in self._measured(real, done, batch):
+            self.rows.append(row)
+            if self.written is not None:
+                write_result(self.written, self.value())
+
+    def value(self) -> dict[str, Any]:
+        """The result so far."""
+        told = {"protocol": PROTOCOL, **self._told}
+        value = record("sweep", named(self.rows), self.pipeline.device, **told)
+        return {**value, "rows": self.rows, "paper": PAPER}
+
+    def _measured(
+        self, real: Sequence[Measured], done: Collection[Key], batch: int
+    ) -> Iterator[dict[str, Any]]:
+        """The rows of the cells that are not done; pictures go through the networks batch by batch."""
+        pipeline, plan, num = self.pipeline, self.plan, self.num
+        length, left = pipeline.prior.config.length, plan.left(done).values()
+        units = num * (len(left) * length + sum(left) * pipeline.work(1, prefix=length))
+        labels = torch.arange(num) % plan.classes if plan.classes else None
+        with progress("sweep", units) as advance:
+            how: dict[str, Any] = {"batch_size": batch, "progress": advance}
+
+            def draw(setting: Setting) -> Tensor:
+                return pipeline.prior.sample(range(num), labels, plan.prior(setting), **how).cpu()
+
+            def pictures(codes: Tensor, setting: Setting) -> Iterator[Tensor]:
+                for start in range(0, num, batch):
+                    part = range(start, min(start + batch, num))
+                    own = None if labels is None else labels[start : part.stop].tolist()
+                    given = codes[start : part.stop]  # all codes of each: the prior draws none
+                    yield pipeline(own, seeds=part, prefix=given, **plan.options(setting), **how).pixels
+
+            def score(codes: Tensor, setting: Setting) -> Iterator[tuple[str, float]]:
+                cell = Pictures("a cell", pictures(codes, setting), num)
+                keep = "precision_recall" in self.metrics
+                found = measure(cell, self.networks, device=pipeline.device, keep=keep)
+                for network, here, there in zip(self.networks, found, real, strict=True):
+                    yield from compare(network, here, there, metrics=self.metrics)
+
+            yield from sweep(plan.priors, plan.renderers, draw=draw, score=score, done=done)

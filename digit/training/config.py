@@ -58,8 +58,7 @@ class TrainConfig:
     sample_every: int = 0  # updates; 0: at the end only
     save_every: int = 1000  # updates
     keep: int = 2  # states kept on disk
-    compile: bool = False  # torch.compile the stage: its compile_parts() where it has one, else its loss
-    kernels: bool = False  # Triton kernels between the products of post-norm blocks: bf16 on a GPU
+    compile: bool = True  # on a GPU: torch.compile, and kernels of our own in post-norm blocks
     sharded: bool = False  # of several processes each keeps a part of weights and moments (FSDP2)
     wall_clock_limit: float | None = (
         None  # seconds in this process, after which the run is saved and left unfinished

@@ -1,29 +1,20 @@
 """What a run says of itself: log.jsonl, status.json, a progress bar or plain lines, loss.png, TensorBoard."""
 
-import datetime
+import contextlib
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-
 from digit.distributed import is_main
 from digit.errors import DigitError
 from digit.figure import new_figure
 from digit.files import atomic_path, read_json, write_json_atomic, write_text_atomic
+from digit.progress import Bar
 
 # What each line of a training has; the other names are measurements, which loss.png shows.
 OWN = {
@@ -31,7 +22,6 @@ OWN = {
     *("memory_gb", "stall", "save_seconds", "tflops", "mfu", "event"),
 }
 
-PLAIN_INTERVAL = 5.0  # seconds between two plain lines, where there is no terminal
 PLOT_INTERVAL = 20.0  # seconds between two drawings of loss.png, each of which takes a part of one
 
 
@@ -58,34 +48,21 @@ class Log:
         """
         self.path = out / "log.jsonl"
         self._steps, self._title = steps, title
-        self._file, progress = None, progress and is_main()
+        self._file = None
         if is_main():
             self._file = _opened(self.path, step, measures_again)
         self._board = _tensorboard(out / "tensorboard", step) if tensorboard and is_main() else None
-        self._console = Console(stderr=True, quiet=not progress)
-        self._last_line = -math.inf
         self._last_plot = time.monotonic()
-        self._bar, self._task = None, None
-        if progress and self._console.is_terminal:
-            columns = (
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
-            )
-            self._bar = Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self._console)
-            self._task = self._bar.add_task(title, total=steps, completed=step, note="")
+        self._bar = Bar(title, steps, done=step, shown=progress)
 
     def __enter__(self) -> "Log":
         """Show the bar."""
-        if self._bar:
-            self._bar.start()
+        self._bar.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Close the files and take the bar down."""
-        if self._bar:
-            self._bar.stop()
+        self._bar.__exit__()
         if self._board:
             self._board.close()
         if self._file:
@@ -103,12 +80,11 @@ class Log:
     def event(self, step: int, message: str) -> None:
         """Add one line of text, such as a warning, and show it."""
         self._write({"step": step, "event": message})
-        self._console.print(f"{self._title}: {message}", highlight=False, soft_wrap=True, markup=False)
+        self._bar.say(f"{self._title}: {message}")
 
     def advance(self, step: int) -> None:
-        """Move the bar, where there is one."""
-        if self._bar and self._task is not None:
-            self._bar.update(self._task, completed=step)
+        """Move the bar."""
+        self._bar(step - self._bar.done)
 
     def plot(self, *, now: bool = False) -> None:
         """Draw loss.png anew, if the last drawing is old or `now` is set."""
@@ -130,27 +106,54 @@ class Log:
     def _show(self, step: int, values: Mapping[str, float]) -> None:
         if "loss" not in values:
             text = "  ".join(f"{name} {value:.5g}" for name, value in values.items())
-            self._console.print(
-                f"{self._title} {step}/{self._steps}  {text}", highlight=False, soft_wrap=True
-            )
+            self._bar.say(f"{self._title}: {step}/{self._steps}, {text}")
             return
-        rate = f"{values['samples_per_second']:,.0f}/s"
+        extra = "".join(f"  {name} {value:.4g}" for name, value in values.items() if name not in OWN)
+        note = f"loss {values['loss']:.4f}{extra}  lr {values['lr']:.2e}"
+        note += f"  {values['samples_per_second']:,.0f}/s"
         if "tflops" in values:
-            rate += f"  {values['tflops']:.3g} TFLOP/s"
+            note += f"  {values['tflops']:.3g} TFLOP/s"
         if "mfu" in values:
-            rate += f" (MFU {values['mfu']:.1%})"
+            note += f" (MFU {values['mfu']:.1%})"
         if values.get("stall", 0.0) >= 0.01:
-            rate += f"  waiting for data {values['stall']:.0%}"
-        if self._bar and self._task is not None:
-            self._bar.update(self._task, completed=step, note=f"loss {values['loss']:.4f}  {rate}")
-        elif time.monotonic() - self._last_line >= PLAIN_INTERVAL or step >= self._steps:
-            self._last_line = time.monotonic()
-            extra = "".join(f"  {name} {value:.4g}" for name, value in values.items() if name not in OWN)
-            left = datetime.timedelta(seconds=round(values["eta_seconds"]))
-            line = (
-                f"{self._title} {step}/{self._steps}  loss {values['loss']:.4f}{extra}  lr {values['lr']:.2e}"
-            )
-            self._console.print(f"{line}  {rate}  {left} left", highlight=False, soft_wrap=True)
+            note += f"  waiting for data {values['stall']:.0%}"
+        self._bar.note(note, now=step >= self._steps)
+
+
+class Pace:
+    """Where the time since the last line of losses went."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        """Another line begins now."""
+        self._mark = time.monotonic()
+        self.updates = 0
+        self.aside = 0.0  # seconds that were not training
+        self.waited = 0.0  # seconds in `data`
+        self.held = 0.0  # seconds for which saving held training up
+
+    @contextlib.contextmanager
+    def timed(self, *names: str) -> Iterator[None]:
+        """Add the seconds inside to these of the three."""
+        begun = time.monotonic()
+        try:
+            yield
+        finally:
+            for name in names:
+                setattr(self, name, getattr(self, name) + time.monotonic() - begun)
+
+    def values(self, *, batch: int, left: int) -> dict[str, float]:
+        """Speed and stalls for the log, where `left` updates of `batch` samples are to come."""
+        trained = max(1e-9, time.monotonic() - self._mark - self.aside)
+        per_update = max(1e-9, trained / max(1, self.updates))
+        return {
+            "samples_per_second": batch / per_update,
+            "stall": self.waited / trained,
+            "save_seconds": self.held,
+            "eta_seconds": left * per_update,
+        }
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:

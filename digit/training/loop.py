@@ -12,7 +12,7 @@ import enum
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,8 @@ from digit.files import atomic_path, sweep
 from digit.training import checkpoint
 from digit.training.config import TrainConfig
 from digit.training.interrupt import Interrupts
-from digit.training.log import Log, Status, read_status, write_status
+from digit.training.log import Log, Pace, Status, read_status, write_status
+from digit.training.optimizer import warm_up_warning
 from digit.training.save import OnSave, Saver, Together, Twin, Writer
 from digit.training.update import Updater
 
@@ -78,19 +79,18 @@ def train(
     """
     out, started = Path(out), time.monotonic()
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    cuda = (
-        [torch.cuda.current_device() if place.index is None else place.index] if place.type == "cuda" else []
-    )
     with contextlib.ExitStack() as stack:
         stack.enter_context(by_main(_own(out)))
         # the caller's randomness goes on as if nothing had happened
-        stack.enter_context(torch.random.fork_rng(cuda))
+        stack.enter_context(torch.random.fork_rng([place] if place.type == "cuda" else []))
         twin = Twin(stage) if on_save and is_main() else None
         updater = Updater(stage, config, place)
         events: list[str] = []
         found = _newest(out / "state", warn=events.append)
         if found:
             events += updater.restore(found)
+        if warning := warm_up_warning(config.optimizer, config.steps):
+            events.append(warning)
         before = read_status(out)
         if from_main(updater.step < config.steps or before is None or not before.finished):
             if found:
@@ -118,8 +118,8 @@ def train(
                 after=log.plot,
                 together=Together() if updater.sharded else None,
             )
-            if config.compile:
-                stack.enter_context(updater.compiled())
+            for message in updater.accelerate(stack):
+                log.event(updater.step, message)
             _Run(updater, config, out, log, evaluate, picture, saver, interrupts, started).go(data)
         updater.take_average()
     return stage.eval()
@@ -158,11 +158,7 @@ class _Run:
     started: float  # time.monotonic() when this process began
     failed: DigitError | OSError | None = None  # what the disk refused, until all processes know
     first: bool = True  # no update yet in this process
-    mark: float = 0.0  # time.monotonic() at the last log line
-    aside: float = 0.0  # seconds since then that were not training
-    waited: float = 0.0  # seconds since then in `data`
-    held: float = 0.0  # seconds since then for which saving held training up
-    updates: int = 0  # updates since then
+    pace: Pace = field(default_factory=Pace)
 
     def go(self, data: Callable[[int], Any]) -> None:
         """Update until the last step, the wall-clock limit or a signal."""
@@ -183,7 +179,7 @@ class _Run:
 
     def _go(self, data: Callable[[int], Any]) -> None:
         updater, steps = self.updater, self.config.steps
-        self.mark = time.monotonic()
+        self.pace.begin()
         with self._writing():
             self._status("running")
         while True:
@@ -209,11 +205,10 @@ class _Run:
 
     def _next(self, data: Callable[[int], Any]) -> Any:
         """The next batch; None if a signal came."""
-        begun = time.monotonic()
-        batch = self.interrupts.attempt(lambda: data(self.updater.step))
-        self.waited += time.monotonic() - begun
+        with self.pace.timed("waited"):
+            batch = self.interrupts.attempt(lambda: data(self.updater.step))
         if self.first and batch is not None:
-            with self._timed_aside():
+            with self.pace.timed("aside"):
                 # Not broken off: between two lines it could leave the stage's tensors on the meta device.
                 self.updater.count(batch)
         return batch
@@ -231,7 +226,7 @@ class _Run:
             updater.update(batch)
         step = updater.step
         last = step == config.steps
-        self.updates += 1
+        self.pace.updates += 1
         self.log.advance(step)
         if self.evaluate and (last or _due(step, config.evaluate_every)):
             updater.duties.append("evaluate")
@@ -272,20 +267,13 @@ class _Run:
 
     def _log_losses(self) -> None:
         self.updater.read_losses(self._last_good())
-        updater, now = self.updater, time.monotonic()
-        per_update = max(1e-9, now - self.mark - self.aside) / max(1, self.updates)
-        rate = self.config.batch / per_update
-        values = updater.take_means() | {
-            "lr": updater.lr,
-            "samples_per_second": rate,
-            "stall": self.waited / max(1e-9, now - self.mark - self.aside),
-            "save_seconds": self.held,
-            "seconds": self._seconds(),
-            "eta_seconds": (self.config.steps - updater.step) * per_update,
-        }
+        updater, config = self.updater, self.config
+        pace = self.pace.values(batch=config.batch, left=config.steps - updater.step)
+        values = updater.take_means() | {"lr": updater.lr, "seconds": self._seconds()} | pace
+        values |= updater.speed(pace["samples_per_second"]) | updater.metrics()
         with self._writing():
-            self.log.record(updater.step, values | updater.speed(rate) | updater.metrics())
-        self.mark, self.aside, self.waited, self.held, self.updates = now, 0.0, 0.0, 0.0, 0
+            self.log.record(updater.step, values)
+        self.pace.begin()
 
     def _duties(self) -> None:
         """Measure and draw what is due, in all processes; each is struck off once it is on the disk.
@@ -295,7 +283,7 @@ class _Run:
         step, evaluate, picture = self.updater.step, self.evaluate, self.picture
         for duty in list(self.updater.duties):
             self.updater.read_losses(self._last_good())
-            with self._timed_aside(), self.updater.measuring() as stage:
+            with self.pace.timed("aside"), self.updater.measuring() as stage:
                 if duty == "evaluate" and evaluate:
                     values = self.interrupts.attempt(
                         lambda: {name: float(value) for name, value in evaluate(stage, step)}
@@ -321,15 +309,13 @@ class _Run:
         """Copy the state, which is then written beside the training."""
         self.updater.read_losses(self._last_good())
         self.updater.check_weights(self._last_good())
-        begun = time.monotonic()
-        with self._timed_aside():
+        with self.pace.timed("aside", "held"):
             with self._writing():
                 self.saver.writer.wait()
             if any_of(self.failed is not None):
                 return  # the processes would not all come to gather what they hold
             with self._writing():
                 self.saver.save(self.updater, self._seconds())
-        self.held += time.monotonic() - begun
 
     def _leave(self, stop: Stop) -> None:
         """Save and go: the same command takes the run up from here. KeyboardInterrupt after a signal."""
@@ -365,15 +351,6 @@ class _Run:
         if step is None:
             return "no state was saved yet"
         return f"the last good state is {checkpoint.path_of(self.saver.folder, step)}"
-
-    @contextlib.contextmanager
-    def _timed_aside(self) -> Iterator[None]:
-        """Keep the time inside out of the samples per second."""
-        begun = time.monotonic()
-        try:
-            yield
-        finally:
-            self.aside += time.monotonic() - begun
 
 
 def _due(step: int, every: int) -> bool:

@@ -28,6 +28,17 @@ def learning_rate(step: int, config: OptimizerConfig, total: int) -> float:
     return config.lr
 
 
+def warm_up_warning(config: OptimizerConfig, total: int) -> str | None:
+    """A sentence where a run of `total` updates ends within its warm-up."""
+    if config.warmup <= total:
+        return None
+    last = learning_rate(total - 1, config, total)
+    return (
+        f"the warm-up of {config.warmup:,} updates is longer than the run of {total:,}: the learning rate "
+        f"ends at {last:.1e} and never reaches {config.lr:g}, give a shorter --warmup"
+    )
+
+
 def epsilon(step: int, config: OptimizerConfig) -> float:
     """The eps that torch's AdamW must have at the update that follows `step` finished ones.
 

@@ -82,9 +82,6 @@ class Parallel:
             stage.compile_parts()
         elif self.sharded:
             for block in blocks(stage):
-                # One graph serves all blocks, as they differ in no number: each is a compiled whole of its
-                # own, so what tells the dropouts of one whole apart may be the same in all.
-                block.attention_dropout.first, block.mlp_dropout.first = 1, 2
                 block.forward = torch.compile(block.forward, dynamic=False)
         else:
             self.compute = torch.compile(stage.loss, dynamic=False)

@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -12,18 +12,19 @@ from torch import Tensor, nn
 
 from digit.distributed import add_up, any_of, gather, is_main, share, world_size
 from digit.errors import DigitError
+from digit.fast import usable
+from digit.fast.training import use
 from digit.training import checkpoint
 from digit.training.average import WeightAverage, places
 from digit.training.batches import rows, split
 from digit.training.config import OptimizerConfig, TrainConfig
 from digit.training.flops import flops_per_sample, peak_flops
-from digit.training.kernels import use_kernels
 from digit.training.optimizer import build, learning_rate, prepare
-from digit.training.parallel import Parallel
+from digit.training.parallel import Parallel, blocks
 from digit.training.shards import full, load_parts, local
 
 # Settings whose change makes a resumed run another run; the others (how long, how often) may change freely.
-TRAJECTORY = ("batch", "micro_batch", "optimizer", "clip", "ema", "precision", "seed")
+TRAJECTORY = ("batch", "micro_batch", "optimizer", "clip", "ema", "precision", "seed", "compile")
 
 
 class Updater:
@@ -34,12 +35,12 @@ class Updater:
         bf16 = config.precision == "bf16" or (config.precision == "auto" and device.type == "cuda")
         self.stage, self.config, self.device = stage.train(), config, device
         self._parallel = Parallel(stage, device, sharded=config.sharded, bf16=bf16)
-        if config.kernels:
-            use_kernels(stage, device, bf16=bf16, sharded=self._parallel.sharded)
         self.optimizer = build(stage, config.optimizer)
         self.average = None if config.ema is None else WeightAverage(stage, config.ema)
         self.trainable = [parameter for parameter in stage.parameters() if parameter.requires_grad]
         self.names = {parameter: name for name, parameter in stage.named_parameters()}
+        self.compiles = config.compile and usable(device)  # a CPU would wait for minutes
+        self.kernels: bool | None = None  # whether blocks train on kernels; None: nobody had the choice yet
         self.flops: float | None = None  # per sample, once `count` has been asked and could tell
         self.step = 0  # finished updates
         self.seconds = 0.0  # training time in earlier processes
@@ -130,7 +131,7 @@ class Updater:
         self.flops = flops_per_sample(self._parallel.empty, batch)
 
     def speed(self, samples_per_second: float) -> dict[str, float]:
-        """TFLOP/s in `tflops`, and as `mfu` its share of all boards' bf16 peak where that is known."""
+        """TFLOP/s in `tflops`, and as `mfu` its share of all GPUs' bf16 peak where that is known."""
         if self.flops is None:
             return {}
         flops = samples_per_second * self.flops
@@ -192,6 +193,24 @@ class Updater:
             values["memory_gb"] = torch.cuda.max_memory_allocated(self.device) / 2**30
         return values
 
+    def accelerate(self, until: contextlib.ExitStack) -> list[str]:
+        """Until `until` ends, updates run in the fastest way here; a sentence for each part that cannot be.
+
+        A run that began without kernels goes on without them, as they draw other dropout masks.
+        """
+        kernels = self.compiles and self.kernels is not False
+        kernels = kernels and any(not block.pre for block in blocks(self.stage))
+        bf16: bool = self._autocast["enabled"]
+        reason = use(self.stage, self.device, bf16=bf16, sharded=self.sharded, kernels=kernels)
+        if not self.compiles:
+            wanted = self.config.compile and self.device.type == "cuda"
+            return ["neither compiled nor on kernels: Triton is not installed"] if wanted else []
+        until.enter_context(self.compiled())
+        if not kernels:
+            return []
+        self.kernels = reason is None
+        return [] if reason is None else [f"compiled, without training kernels: {reason}"]
+
     @contextlib.contextmanager
     def compiled(self) -> Iterator[None]:
         """Inside, updates run compiled; what the compiler cannot take runs as it is, with its warning."""
@@ -220,7 +239,7 @@ class Updater:
 
     def _uncompiled(self) -> contextlib.AbstractContextManager[Any]:
         """Inside, nothing runs compiled: each other batch size would be compiled for half a minute."""
-        if not self.config.compile:
+        if not self.compiles:
             return contextlib.nullcontext()
         return torch.compiler.set_stance("force_eager")
 
@@ -262,6 +281,8 @@ class Updater:
             "norms": self.norms,
             "skipped": self.skipped,
             "streak": self.streak,
+            "compiled": self.compiles,
+            "kernels": self.kernels,
         }
 
     def restore(self, found: checkpoint.Checkpoint) -> list[str]:
@@ -291,12 +312,27 @@ class Updater:
         before, now = found.state["config"], asdict(self.config)
         # An older state lacks settings that have come since: it was trained with their defaults.
         before["optimizer"] = asdict(OptimizerConfig()) | before["optimizer"]
+        # What the run did, not what was allowed; older states have no word for it but the setting.
+        before["compile"] = found.state.get("compiled", before.get("compile", False))
+        now["compile"] = self.compiles
+        self.kernels = found.state.get("kernels", before.get("kernels"))
         now["optimizer"]["betas"] = list(now["optimizer"]["betas"])  # as JSON has it
         return [
-            f"{name} is {now[name]} from here, it was {before.get(name)}"
-            for name in TRAJECTORY
-            if before.get(name) != now[name]
+            f"{name} is {new} from here, it was {old}"
+            for name, new, old in _differences(now, before, TRAJECTORY)
         ]
+
+
+def _differences(
+    now: Mapping[str, Any], before: Mapping[str, Any], names: Iterable[str]
+) -> Iterator[tuple[str, Any, Any]]:
+    """(name, now, before) of the settings that differ, those of the optimizer one by one."""
+    for name in names:
+        old, new = before.get(name), now[name]
+        if isinstance(new, dict) and isinstance(old, dict):
+            yield from _differences(new, old, new)
+        elif new != old:
+            yield name, new, old
 
 
 def seed_all(seed: int, step: int, row: int, *, device: torch.device) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from digit.errors import DigitError
+from digit.features import Encoder, EncoderConfig
 from digit.files import (
     read_json,
     read_safetensors,
@@ -18,10 +19,27 @@ from digit.files import (
     write_json_atomic,
     write_safetensors_atomic,
 )
+from digit.nn.classifier import Classifier, ClassifierConfig
+from digit.nn.linear_probe import Probe, ProbeConfig
+from digit.prior import Prior, PriorConfig
+from digit.renderer import Renderer, RendererConfig
+from digit.renderer_masked import MaskedConfig, MaskedRenderer
+from digit.tokenizer import Tokenizer, TokenizerConfig
+from digit.vqgan import VQGAN
+from digit.vqgan_config import VQGANConfig
 from digit.weights.config import changed, from_dict, to_dict
-from digit.weights.kinds import classes_of, kind_of
 from digit.weights.storage import StoredAs, fingerprint, pack, unpack
 
+KINDS: dict[str, tuple[type[Any], type[Any]]] = {
+    "encoder": (Encoder, EncoderConfig),
+    "tokenizer": (Tokenizer, TokenizerConfig),
+    "vqgan": (VQGAN, VQGANConfig),
+    "prior": (Prior, PriorConfig),
+    "renderer": (Renderer, RendererConfig),
+    "renderer_masked": (MaskedRenderer, MaskedConfig),
+    "classifier": (Classifier, ClassifierConfig),
+    "probe": (Probe, ProbeConfig),
+}
 FORMAT = 1  # raised when an older digit could no longer read what is written
 CONFIG, MODEL = "config.json", "model.safetensors"
 LOW_PRECISION = ("prior", "renderer", "renderer_masked")  # kinds whose weights may be bfloat16 or float16
@@ -187,6 +205,22 @@ def describe(path: str | Path) -> dict[str, Any]:
         if not isinstance(artifact.get(name), expected):
             raise DigitError(f"{path / CONFIG} lacks {name}, or it is not a {expected.__name__}")
     return artifact
+
+
+def kind_of(module: nn.Module) -> str:
+    """The kind of a module; DigitError if it is not one that artifacts hold."""
+    for kind, (stage, _) in KINDS.items():
+        if type(module) is stage:
+            return kind
+    names = ", ".join(stage.__name__ for stage, _ in KINDS.values())
+    raise DigitError(f"a {type(module).__name__} cannot be an artifact: it must be one of {names}")
+
+
+def classes_of(kind: str) -> tuple[type[Any], type[Any]]:
+    """The module and the settings of a kind; DigitError if there is no such kind."""
+    if kind not in KINDS:
+        raise DigitError(f"there is no artifact kind {kind[:40]!r}: the kinds are {', '.join(KINDS)}")
+    return KINDS[kind]
 
 
 # Tensors' own, and those of torch.nn.init that a mode sees instead of what they call.

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from digit.errors import DigitError
+from digit.nn.batch import END, MASK
 from digit.nn.linear_probe import Probe, ProbeConfig
-from digit.nn.vocabulary import END, MASK
 from digit.prior import Prior, PriorConfig
 from digit.renderer import Renderer, RendererConfig
 from digit.renderer_masked import MaskedConfig, MaskedRenderer
-from digit.weights.layout import Layout, check_layout, without_prefix
+from digit.weights.foreign import Layout, check_layout, without_prefix
 from digit.weights.vit import read_vit
 from digit.weights.vqgan_files import convert_vqgan
 
@@ -76,7 +76,7 @@ class Facts:
     heads: int
     norm: Literal["post", "pre"]
     codes: int  # K; VQ codes for a model over VQ codes only
-    length: int  # codes an image
+    length: int  # codes per picture
     vq_codes: int  # 0 without a renderer
     vq_length: int
     classes: int  # rows of labels in the input table; also a probe's outputs
@@ -319,7 +319,7 @@ def _filled(kind: type, config: Any, tensors: dict[str, Tensor]) -> Any:
 
 
 def _length(state: dict[str, Tensor], content: Any, kind: Kind, where: str) -> int:
-    """Codes an image: patches of the encoder at 224 px, or VQ codes at the input size."""
+    """Codes per picture: patches of the encoder at 224 px, or VQ codes at the input size."""
     if kind == "vq_only":
         return _vq_length(state, content, where)
     patch = _tensor(state, _PATCHES, where).shape[-1]

@@ -14,7 +14,7 @@ from digit.errors import DigitError, LineageError
 from digit.tokenizer import Tokenizer, TokenizerConfig
 from digit.vqgan import VQGAN
 from digit.weights.fairseq import ENCODER, VQGAN_COPY
-from digit.weights.layout import without_prefix
+from digit.weights.foreign import without_prefix
 from digit.weights.vit import convert_vit
 from digit.weights.vqgan_files import convert_vqgan
 

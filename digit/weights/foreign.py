@@ -1,4 +1,4 @@
-"""Files that others wrote, read without running anything in them: PyTorch, NumPy and safetensors files.
+"""Files that others wrote, read without running anything in them, and checked against what they should hold.
 
 The one place of digit that opens pickles. torch's restricted reader builds tensors, plain containers and the
 inert classes below; it never imports or calls what a file names.
@@ -11,6 +11,7 @@ import struct
 import tokenize
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from torch import Tensor
 
 from digit.errors import DigitError
 from digit.files import read_safetensors
+
+Layout = Mapping[str, tuple[int, ...]]  # the shape of every tensor, by the name it has in their file
 
 
 class Inert:
@@ -113,6 +116,29 @@ def read(path: Path) -> Any:
     raise DigitError(
         f"{path} is no PyTorch, NumPy or safetensors file: give a .pt, .pth, .ckpt, .npy or .safetensors file"
     )
+
+
+def check_layout(tensors: Mapping[str, Tensor], layout: Layout, *, where: str) -> None:
+    """DigitError, naming the file `where`, that lists every missing, unknown and wrongly shaped tensor."""
+    problems = {
+        "missing": [name for name in layout if name not in tensors],
+        "unknown": [name for name in tensors if name not in layout],
+        "of another shape": [
+            f"{name} {list(tensors[name].shape)} for {list(shape)}"
+            for name, shape in layout.items()
+            if name in tensors and tuple(tensors[name].shape) != tuple(shape)
+        ],
+    }
+    found = [f"{what}: {', '.join(names)}" for what, names in problems.items() if names]
+    if found:
+        raise DigitError(
+            f"{where} is not the file it seems to be, its tensors do not fit: {'; '.join(found)}"
+        )
+
+
+def without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names start with `prefix`, by the rest of their names."""
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _head(path: Path) -> bytes:

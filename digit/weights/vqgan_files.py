@@ -15,7 +15,7 @@ from torch import Tensor
 from digit.errors import DigitError
 from digit.vqgan import VQGAN
 from digit.vqgan_config import VQGANConfig
-from digit.weights.layout import check_layout
+from digit.weights.foreign import check_layout
 
 # Taming's network alone projects around the codebook and has biases in the blocks.
 _TAMING = ("quant_conv.*", "post_quant_conv.*", "encoder.conv_in.bias", "*.block.*.conv?.bias")

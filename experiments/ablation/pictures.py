@@ -15,8 +15,8 @@ from digit.data.order import order
 from digit.errors import DigitError
 from digit.files import read_safetensors, write_safetensors_atomic
 from digit.nn.batch import CodeBatch, PixelBatch
-from digit.pipeline import locate
 from digit.weights.artifact import load
+from digit.weights.model_folder import locate
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from typing import Any
 
 from digit.files import read_json
 from digit.nn.sampling import SamplerConfig
-from digit.pipeline import DigitPipeline, PipelineSampling
+from digit.pipeline import DigitPipeline
 from digit.weights.artifact import artifact_of, load
+from digit.weights.model_folder import PipelineSampling
 
 FIELDS = ("temperature", "top_p", "top_k")
 

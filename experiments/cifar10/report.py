@@ -9,8 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from cifar10.reading import ahead, best, encoders, paper, reading, setting
+from measuring import words
 from measuring.found import Found
+from measuring.generation import PLAIN, RIVALS
 from measuring.page import sections
+from measuring.plan import KINDS
+from measuring.scale import CLASS
 
 from digit.files import read_json, write_json_atomic, write_text_atomic
 
@@ -48,7 +52,13 @@ def main() -> None:
         before, rest = text.split(MARK, 1)
         note, rest = rest.split("\n", 1)
         after = rest[rest.index(END) :]
-        lines = [f"{before}{MARK}{note}", "", *short(read_json(options.result)), "", after]
+        lines = [
+            f"{before}{MARK}{note}",
+            "",
+            *short(Found(options.result.parent / "measurements")),
+            "",
+            after,
+        ]
         write_text_atomic(options.readme, "\n".join(lines))
     write_text_atomic(options.out, page_of(options.result))
 
@@ -79,28 +89,22 @@ def collected(runs: Path) -> dict[str, Any]:
     }
 
 
-def short(result: dict[str, Any]) -> list[str]:
-    """The README's table."""
-    distance = next(key for key in result["vqgan"] if key.startswith("FD-classifier"))
-    other = next(key for key in result["vqgan"] if key.startswith("FD-squeezenet"))
-    floor = result["vqgan"]
-    lines = [
-        (
-            "| | FD-classifier, no labels | FD-SqueezeNet | FD-classifier, by class | FD-SqueezeNet | class"
-            " recognised |"
-        ),
-        "|---|---|---|---|---|---|",
-    ]
-    for name in ("vq_only", "vq_only_compute", "digit", "digit_masked"):
-        free, by_class = (result["systems"][name][kind] for kind in ("unconditional", "conditional"))
-        accuracy = next(value for key, value in by_class.items() if key.startswith("class accuracy"))
-        figures = [f"{each[key]:.1f}" for each in (free, by_class) for key in (distance, other)]
-        lines.append(f"| {NAMES[name]} | {' | '.join(figures)} | {accuracy:.0%} |")
-    lines.append(
-        f"| VQGAN reconstruction, {floor['codes']} codes (the floor) | {floor[distance]:.1f} |"
-        f" {floor[other]:.1f} | | | |"
-    )
-    return lines
+def short(measured: Found) -> list[str]:
+    """The README's table: DiGIT's better renderer beside the better prior over VQ codes alone."""
+    rows = []
+    for way, title in KINDS.items():
+        for plain in ("", PLAIN) if way == CLASS else ("",):
+            for by in measured.distances:
+                ours, theirs = (
+                    min(row["values"][by] for row in winners if row)
+                    for winners in (
+                        [measured.winner(system, way, by + plain) for system in systems]
+                        for systems in (("digit", "masked"), RIVALS)
+                    )
+                )
+                figures = words.number(ours), words.number(theirs), words.ahead(ours, theirs)
+                rows.append([title + plain, by.rsplit("-", 1)[0], *figures])
+    return words.table(["CIFAR-10", "distance", "DiGIT", "VQ codes alone", "DiGIT is"], rows)[:-1]
 
 
 def page(
@@ -122,10 +126,10 @@ def page(
         ),
         "",
         (
-            f"Machine: {result['machine']}. {result['samples']:,} samples a figure, seeds {result['seeds']},"
-            f" classes in turn; reference: {result['reference']}. One training run each, seed 0, so"
-            " differences of a few per cent may be chance. A Fréchet distance is named after its features;"
-            " none of them is FID."
+            f"Machine: {result['machine']}. {result['samples']:,} samples per figure, seeds"
+            f" {result['seeds']}, classes in turn; reference: {result['reference']}. One training run"
+            " each, seed 0, so differences of a few per cent may be chance. A Fréchet distance is"
+            " named after its features; none of them is FID."
         ),
         "",
         (

@@ -20,14 +20,15 @@ import torch
 
 from digit.data.images import open_images
 from digit.data.loader import Report, load_pixels
-from digit.evaluation.images import Measured, compare, measure
+from digit.evaluation.images import compare
+from digit.evaluation.measure import Measured, measure
 from digit.evaluation.networks import Network, open_network
 from digit.evaluation.pictures import open_pictures
 from digit.evaluation.protocols import Metric
 from digit.files import read_json, write_json_atomic
 from digit.nn.sampling import SamplerConfig
 from digit.pipeline import DigitPipeline, to_uint8
-from digit.run.sample import grid
+from digit.run.grid import grid
 from digit.weights.artifact import load
 
 SETTINGS = [{"temperature": 1.0}, {"temperature": 0.9}, {"top_p": 0.95}, {"top_p": 0.9}, {"top_p": 0.8}]

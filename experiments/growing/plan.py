@@ -27,9 +27,9 @@ class Plan:
     views: int = 4
     codes: int = 256  # of a picture, and as many VQ codes
     picture_bytes: float = 110e3  # a JPEG of about 500 x 375, as ImageNet's
-    storage: float = 1e9  # bytes a second that one process reads from or writes to shared storage
-    host_storage: float = 2e9  # bytes a second that one host reads from it
-    network: float = 50e9  # bytes a second of a GPU to other hosts (400 Gbit/s)
+    storage: float = 1e9  # bytes per second that one process reads from or writes to shared storage
+    host_storage: float = 2e9  # bytes per second that one host reads from it
+    network: float = 50e9  # bytes per second of a GPU to other hosts (400 Gbit/s)
     # Hours of one GPU between failures that end a job: 419 of them in 54 days on 16,384 GPUs (Llama 3,
     # arXiv:2407.21783, section 3.3.4).
     mtbf: float = 54 * 24 * 16_384 / 419
@@ -56,9 +56,9 @@ class Measured:
     index_bytes: float  # of memory for each picture of a zip that is open
     order_bytes: float  # of memory for each picture while an epoch's order is made
     order_seconds: dict[int, float]  # of the processor, by the number of pictures
-    sha256: float  # bytes a second of a core
+    sha256: float  # bytes per second of a core
     decoded: float  # JPEGs a second of 16 processors beside an H200, with four views of each
-    tokenized: float  # pictures a second of an H200, codes of DINOv2 ViT-B/14
+    tokenized: float  # pictures per second of an H200, codes of DINOv2 ViT-B/14
     iteration: float  # seconds of a K-means iteration of 2,097,152 vectors to 8192 centroids on an H200
 
     @classmethod
@@ -92,7 +92,7 @@ class Measured:
 
 def shape_of(name: str) -> PriorConfig:
     """A recipe's prior."""
-    shape = RECIPES[name]().model
+    shape = RECIPES[name].model
     assert isinstance(shape, PriorConfig)
     return shape
 
@@ -137,7 +137,7 @@ def storage(plan: Plan) -> list[Row]:
         ("labels", "4 bytes", size(4.0 * plan.pictures)),
         ("for comparison: features instead of codes", f"{plan.codes} x 768 x 2 bytes", size(features)),
         ("a state of the 732M prior", "weights, two moments", size(state)),
-        ("sample for K-means, K = 8192", "256 vectors a centroid, float32", size(8192 * 256 * 768 * 4.0)),
+        ("sample for K-means, K = 8192", "256 vectors per centroid, float32", size(8192 * 256 * 768 * 4.0)),
     ]
 
 
@@ -149,7 +149,7 @@ def hours(plan: Plan, measured: Measured) -> list[Row]:
     joined, clustering = 2 * plan.views * code_bytes(plan), measured.iteration
     joining = joined * (2 / plan.storage + 1 / measured.sha256)
     rows = [
-        ("tokenise: read the pictures", f"{plan.host_storage / 1e9:.0f} GB/s a host", read),
+        ("tokenise: read the pictures", f"{plan.host_storage / 1e9:.0f} GB/s per host", read),
         ("tokenise: decode, crop, resize", f"{measured.decoded:.0f} pictures/s a process", decode),
         (f"tokenise: encode {plan.views} views", f"{measured.tokenized:,.0f} views/s a GPU", encode),
         ("tokenise: the main process joins the parts", "read, write and hash once", joining),
@@ -226,7 +226,7 @@ def breaks(plan: Plan, measured: Measured) -> list[Row]:
     """What gives way as the set grows: where, and what it is at the plan's size."""
     memory, epochs = plan.process_memory, 4  # orders that are kept
     n = plan.pictures
-    both = 2 * plan.views * plan.codes * 2  # bytes a picture
+    both = 2 * plan.views * plan.codes * 2  # bytes per picture
     parts = n / PART
     order = measured.order_bytes + 8 * (epochs - 1)
     rate = plan.gpus * EFFICIENCY * peak("H100") * mfu("base") / flops(shape_of("base"))
@@ -234,7 +234,7 @@ def breaks(plan: Plan, measured: Measured) -> list[Row]:
         (
             memory / measured.index_bytes,
             "names, sizes and offsets of all pictures in the memory of each process of `digit tokenize`",
-            f"{measured.index_bytes:.0f} bytes a picture, {size(n * measured.index_bytes)}; "
+            f"{measured.index_bytes:.0f} bytes per picture, {size(n * measured.index_bytes)}; "
             f"a process has {size(memory)}",
             "one command a group of shards (`shards-{0000..0099}.tar`), an index on disk",
         ),
@@ -266,13 +266,13 @@ def breaks(plan: Plan, measured: Measured) -> list[Row]:
         (
             memory / order,
             f"orders of {epochs} epochs in the memory of each process",
-            f"{order:.0f} bytes a picture, {size(n * order)}; a process has {size(memory)}",
+            f"{order:.0f} bytes per picture, {size(n * order)}; a process has {size(memory)}",
             "as above: no array",
         ),
         (
             0.1 * 79 * 2**30 / 8,
             "labels on each GPU (limit: a tenth of an H100's memory)",
-            f"8 bytes a picture, {size(8.0 * n)}",
+            f"8 bytes per picture, {size(8.0 * n)}",
             "the rows of a batch only",
         ),
     ]

@@ -43,7 +43,7 @@ def draw(results: Path, path: Path) -> None:
     train = read_json(results / "train-h100.json")["rows"]
     sizes = [recipes[name]["eager"]["parameters"] / 1e6 for name in ("base", "large")]
     shares = [100 * train[name]["mfu"] for name in ("base, 256", "large, 128")]
-    speed.plot(sizes, shares, "s-", color="tab:purple", label="compiled, --kernels, H100")
+    speed.plot(sizes, shares, "s-", color="tab:purple", label="compiled, kernels, H100")
     speed.set(xscale="log", ylim=(0, 60), xlabel="parameters, millions", ylabel="MFU, % of 989 TFLOP/s")
     speed.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     speed.set_xticks([40, 100, 219, 400, 730])

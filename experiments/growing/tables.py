@@ -61,13 +61,15 @@ def data(results: Path) -> list[str]:
     ]
     rates = growth["decode_per_second"]
     return [
-        *table(("peak memory of", "pictures", "", "pictures", "", "a picture more"), rows),
+        *table(("peak memory of", "pictures", "", "pictures", "", "one picture more"), rows),
         "",
-        *table(("order of an epoch over", "its first batch", "a later one", "peak memory a picture"), order),
+        *table(
+            ("order of an epoch over", "its first batch", "a later one", "peak memory per picture"), order
+        ),
         "",
-        f"One core ({growth['processor']}) decodes {rates['views_1']:.0f} JPEGs of "
-        f"{rates['bytes'] / 1e3:.0f} kB a second to one picture of 256 px, {rates['views_4']:.0f} to four "
-        f"views, and hashes {growth['sha256_gb_per_second']:.1f} GB/s.",
+        f"One core ({growth['processor']}) decodes per second {rates['views_1']:.0f} JPEGs of "
+        f"{rates['bytes'] / 1e3:.0f} kB to one picture of 256 px, {rates['views_4']:.0f} to four views, "
+        f"and hashes {growth['sha256_gb_per_second']:.1f} GB.",
     ]
 
 
@@ -86,7 +88,7 @@ def model(results: Path) -> list[str]:
         row = train["rows"][key]
         known = recipes["recipes"][name]["eager"] | {"micro_batch": row["way"]["micro"]}
         tokens, share = row["tokens_per_second"], row["mfu"]
-        rows.append(_speed(known, "compiled, --kernels", "H100", tokens, share, row["peak_gib"]))
+        rows.append(_speed(known, "compiled, kernels", "H100", tokens, share, row["peak_gib"]))
     return table(("parameters", "micro-batch", "how", "GPU", "tokens/s", "MFU", "peak memory"), rows)
 
 
@@ -176,7 +178,7 @@ def soak(results: Path) -> list[str]:
                 _range(threads),
             )
         )
-    columns = ("", "rounds", "resident", "a round", "over these rounds", "descriptors", "threads")
+    columns = ("", "rounds", "resident", "per round", "over these rounds", "descriptors", "threads")
     return table(columns, rows)
 
 
@@ -195,15 +197,15 @@ def memory(results: Path) -> list[str]:
         ("large, 128", "large", 128, None),
         ("screen, package", "base", 128, 4),
     ):
-        shape: Any = RECIPES[name]().model
+        shape: Any = RECIPES[name].model
         shape = replace(shape, layers=layers or shape.layers)
         with torch.device("meta"):
             stage = Prior(shape)
-        config = replace(RECIPES[name]().training, batch=micro, micro_batch=None, compile=True)
-        batch = CodeBatch(torch.empty(1, shape.length, dtype=torch.int64, device="meta"))
-        found = estimate.measure(stage, batch, config, processes=1)
-        assert found is not None
-        counted = estimate.memory(stage, found, config, processes=1, sharded=False).counted / 2**30
+        config = replace(RECIPES[name].training, batch=micro, micro_batch=None)
+        batch = CodeBatch(torch.empty(2, shape.length, dtype=torch.int64, device="meta"))
+        parts = estimate.memory(stage, batch, config, processes=1)
+        assert parts is not None
+        counted = parts.counted / 2**30
         measured = train[key]["peak_gib"]
         size = sum(p.numel() for p in stage.parameters()) / 1e6
         error = f"{counted / measured - 1:+.1%}"

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
+from digit.run.evaluate_projection import evaluate_projection
 from digit.run.fit import fit
-from digit.run.projection import evaluate_projection
 
 PER_CLASS, BLOCK = 100, -3  # as many photos of each class; the tenth of twelve blocks, as the paper reads
 

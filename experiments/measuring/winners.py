@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from measuring.scale import Scale
 
-from digit.evaluation.images import compare, measure
+from digit.evaluation.images import compare
+from digit.evaluation.measure import measure
 from digit.evaluation.networks import Network
 from digit.evaluation.pictures import Pictures, open_pictures
 from digit.evaluation.protocols import Metric

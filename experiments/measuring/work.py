@@ -16,17 +16,18 @@ from measuring.winners import draw_winners
 from digit.data.codes import Codes
 from digit.data.images import open_images
 from digit.errors import DigitError
-from digit.evaluation.images import compare, measure
+from digit.evaluation.images import compare
+from digit.evaluation.measure import measure
 from digit.evaluation.networks import open_network
 from digit.evaluation.pictures import of_images
 from digit.evaluation.result import result, write_result
 from digit.files import read_json
 from digit.run.compose import compose
+from digit.run.evaluate_prefix import evaluate_prefix
 from digit.run.evaluate_probe import evaluate_probe
-from digit.run.prefix import evaluate_prefix
-from digit.run.projection import evaluate_projection
-from digit.run.reconstruction import evaluate_reconstruction
-from digit.run.sweep import evaluate_sweep
+from digit.run.evaluate_projection import evaluate_projection
+from digit.run.evaluate_reconstruction import evaluate_reconstruction
+from digit.run.evaluate_sweep import evaluate_sweep
 from digit.run.tokenize import tokenize
 from digit.run.train import train_prior
 from digit.training.config import OptimizerConfig, TrainConfig
@@ -258,8 +259,8 @@ def sweep(run: Run, system: str, way: str) -> None:
     for grid in run.scale.grids[system, way]:
         axes: dict[str, Any] = dict(grid)
         evaluate_sweep(
-            str(run.test),
-            model=run.model(system),
+            run.model(system),
+            reference=str(run.test),
             renderer=renderers.get(system),
             unconditional=way == FREE,
             features=run.features,

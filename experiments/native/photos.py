@@ -10,7 +10,7 @@ from native.scale import Scale
 from PIL import Image
 
 from digit.errors import DigitError
-from digit.evaluation.squeezenet import SqueezeNet
+from digit.evaluation.networks import squeezenet
 from digit.features import Encoder, encoder_config
 from digit.files import atomic_path, read_safetensors, write_safetensors_atomic
 from digit.nn.backbone import create
@@ -116,7 +116,7 @@ def make_up(data: Path, scale: Scale) -> Path:
     )
     write_safetensors_atomic(data / WEIGHTS, Encoder(shape).vit.state_dict())
     write_safetensors_atomic(data / PERCEPTUAL, create(NETWORK).state_dict())
-    write_safetensors_atomic(data / JUDGE, SqueezeNet().state_dict())
+    write_safetensors_atomic(data / JUDGE, squeezenet().state_dict())
     return data
 
 

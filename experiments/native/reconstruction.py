@@ -15,7 +15,6 @@ from digit.data.loader import load_pixels
 from digit.evaluation.frechet import Moments, frechet_distance
 from digit.evaluation.networks import Network, open_network
 from digit.evaluation.result import result, write_result
-from digit.evaluation.squeezenet import Fire
 from digit.files import atomic_path
 from digit.nn.backbone import Standardize
 from digit.nn.perceptual import distance, unit_maps
@@ -48,7 +47,7 @@ def reconstruction(
             real = part.to(device)
             fake = to_uint8(vqgan.decode(vqgan.encode(real.float() / 255)))
             for each, shows in zip(moments, (real, fake), strict=True):
-                each.update(judge.features(shows))
+                each.update(judge.outputs(shows).features)
             apart += len(part) * float(distance(_maps(judge, real), _maps(judge, fake)))
         values += [
             (f"{name}: {FRECHET}", frechet_distance(*moments)),
@@ -79,5 +78,5 @@ def _maps(judge: Network, pixels: Tensor) -> list[Tensor]:
 def _fires(squeezenet: Any, x: Tensor) -> Iterator[Tensor]:
     for part in squeezenet.features:
         x = part(x)
-        if isinstance(part, Fire):
+        if type(part).__name__ == "Fire":  # torchvision's
             yield x

@@ -29,7 +29,7 @@ def pyramid(*multipliers: int) -> VQGANConfig:
 
 
 def vqgans() -> dict[str, Reconstructive]:
-    """The paper's number of codes, the same stopped early, and four times as many codes a picture."""
+    """The paper's number of codes, the same stopped early, and four times as many codes per picture."""
     return {
         "vqgan-early": Reconstructive(pyramid(1, 2, 4, 8, 8), steps=400, perceptual=False),
         "vqgan": Reconstructive(pyramid(1, 2, 4, 8, 8)),

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # One digit command on several GPUs of several machines under SLURM; it saves when it is told to stop, and goes on.
 #
-#   sbatch [--nodes 4 --gpus-per-node 8 ...] experiments/slurm/train.sh train base_cond --codes CODES --out RUN --compile
+#   sbatch [--nodes 4 --gpus-per-node 8 ...] experiments/slurm/train.sh train prior --recipe base_cond --codes CODES --out RUN
 #   sbatch --nodes 1 experiments/slurm/train.sh tokenize --images IMAGES --out CODES --tokenizer TOKENIZER --views 4
 #
 # Any verb that runs in several processes will do: fit, tokenize, train, sample, evaluate images. What it would take,
-# asked beforehand on any machine:  digit train base_cond --codes CODES --out RUN --compile --dry-run --boards 32
+# asked beforehand on any machine:  digit train prior --recipe base_cond --codes CODES --out RUN --dry-run --gpus 32
 #
 # Codes, pictures and --out must lie where every machine sees them. One process a GPU; the global batch must divide
 # among them, and the order of the samples does not depend on how many there are, so the next start may have more or

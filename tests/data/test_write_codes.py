@@ -12,6 +12,7 @@ from digit.data.codes import Codes
 from digit.data.images import open_images
 from digit.data.write_codes import Stream, write_codes
 from digit.errors import DigitError, LineageError
+from digit.lineage import check_lineage
 
 
 def test_written_and_read_back(pictures, streams, tmp_path):
@@ -61,7 +62,7 @@ def test_refuses_another_tokenizer_or_other_settings(pictures, streams, tmp_path
         write_codes(pictures, tmp_path / "codes", streams, size=16, views=2)
     opened = Codes(tmp_path / "codes")
     with pytest.raises(LineageError, match="the prior"):
-        opened.check_lineage({"tokenizer": "another-id"}, "the prior")
+        check_lineage("the prior", {"tokenizer": "another-id"}, "these codes", opened.lineage())
 
 
 def test_broken_pictures_are_left_out_and_named(streams, tmp_path):

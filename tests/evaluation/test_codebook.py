@@ -1,11 +1,11 @@
-"""digit.evaluation.codebook: the report's numbers, and which patches a row of the picture shows."""
+"""digit.evaluation.codebook: the report's numbers, and which patches stand for a code."""
 
 import numpy as np
 import pytest
 import torch
 
 from digit.errors import DigitError
-from digit.evaluation.codebook import codebook_report, patch_picture
+from digit.evaluation.codebook import codebook_report, nearest_patches
 from digit.features import EncoderConfig
 from digit.tokenizer import Tokenizer, TokenizerConfig
 
@@ -57,20 +57,30 @@ def test_a_row_shows_the_nearest_patches_of_its_code():
     pixels = torch.zeros(6, 3, 16, 16)
     for index, strength in enumerate([0.6, 1.0, 0.8, 0.7]):
         pixels[index, 0, 4:8, 8:12] = strength  # one red patch in each of four pictures, none in two
-    sheet = np.asarray(
-        patch_picture(colours(), pixels.split(2), codes=[1, 3], columns=5, context=0.0, size=8)
-    )  # cells of 10 x 10
-    assert sheet.shape == (20, 50, 3)
-    centres = sheet[5::10, 5::10]
+    seen = nearest_patches(colours(), pixels.split(2), codes=[1, 3], columns=5, context=0.0, size=8)
+    assert seen.patches.shape == (2, 5, 3, 8, 8)
+    centres = seen.patches[:, :, :, 4, 4]
     assert centres[0, :, 0].tolist() == [255, 204, 178, 153, 255]  # best first, then white
     assert centres[0, :, 1].tolist() == [0, 0, 0, 0, 255]
     assert (centres[1] == 255).all()  # nothing is blue
+    assert (seen.all_codes == 1).sum(1).tolist() == [1, 1, 1, 1, 0, 0]
 
 
 def test_random_codes_are_seen_ones_and_seeded():
     pixels = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
-    first = patch_picture(colours(), [pixels], rows=2, columns=3, size=6, seed=1)
-    assert first.size == (3 * 8, 2 * 8)
-    assert first.tobytes() == patch_picture(colours(), [pixels], rows=2, columns=3, size=6, seed=1).tobytes()
+    first = nearest_patches(colours(), [pixels], rows=2, columns=3, size=6, seed=1)
+    assert set(first.codes) <= set(first.all_codes.unique().tolist()) and len(first.codes) == 2
+    again = nearest_patches(colours(), [pixels], rows=2, columns=3, size=6, seed=1)
+    assert first.codes == again.codes and torch.equal(first.patches, again.patches)
     with pytest.raises(DigitError, match="no pictures"):
-        patch_picture(colours(), [])
+        nearest_patches(colours(), [])
+
+
+def test_pictures_are_encoded_once():
+    tokenizer, calls = colours(), []
+    forward = tokenizer.encoder.forward
+    tokenizer.encoder.forward = lambda pixels: (calls.append(len(pixels)), forward(pixels))[1]
+    pixels = torch.rand(5, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    seen = nearest_patches(tokenizer, pixels.split(2))
+    assert calls == [2, 2, 1]
+    assert torch.equal(seen.all_codes, tokenizer.encode(pixels))

@@ -52,12 +52,12 @@ def test_published_statistics_stand_in_for_moments():
 
 def test_ranks_add_up(monkeypatch):
     parts = [of(correlated(60, 5, 0)), of(correlated(40, 5, 1))]
-    assert parts[0].over_ranks().n == 60  # no processes are joined: its own
+    assert parts[0].over_processes().n == 60  # no processes are joined: its own
     for name, answer in (("is_available", True), ("is_initialized", True)):
         monkeypatch.setattr(torch.distributed, name, lambda answer=answer: answer)
     others = iter([torch.tensor(parts[1].n), parts[1].sum, parts[1].outer])
     monkeypatch.setattr(torch.distributed, "all_reduce", lambda tensor: tensor.add_(next(others)))
-    joined, merged = parts[0].over_ranks(), parts[0].merge(parts[1])
+    joined, merged = parts[0].over_processes(), parts[0].merge(parts[1])
     assert (joined.n, parts[0].n) == (100, 60)
     torch.testing.assert_close(joined.covariance, merged.covariance)
 
@@ -98,18 +98,6 @@ def test_bf16_features_are_summed_in_float64():
     features = torch.full((3000, 2), 1 / 3, dtype=torch.bfloat16)
     features[0] = 1000
     assert of(features).mean[0].item() == pytest.approx(features.double().mean(0)[0].item(), rel=1e-12)
-
-
-def test_moments_survive_a_file_and_refuse_other_features(tmp_path):
-    moments = of(correlated(100, 6, 6))
-    moments.save(tmp_path / "reference.safetensors", features="net-01234567")
-    again = Moments.load(tmp_path / "reference.safetensors", features="net-01234567")
-    assert again.n == 100
-    assert frechet_distance(again, of(correlated(90, 6, 7))) == frechet_distance(
-        moments, of(correlated(90, 6, 7))
-    )
-    with pytest.raises(DigitError, match="moments of net-01234567, not of other"):
-        Moments.load(tmp_path / "reference.safetensors", features="other")
 
 
 def test_what_cannot_be_compared_is_refused():

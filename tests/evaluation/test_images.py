@@ -8,9 +8,10 @@ from PIL import Image
 
 from digit.errors import DigitError
 from digit.evaluation import protocols
-from digit.evaluation.images import evaluate_images, measure, report
+from digit.evaluation.images import picture_metrics, report
+from digit.evaluation.measure import measure
 from digit.evaluation.networks import INCEPTION, Network, classifier_network
-from digit.evaluation.pictures import bilinear_square, open_pictures
+from digit.evaluation.pictures import open_pictures
 from digit.evaluation.protocols import ADM, ALL, DIGIT_PAPER, OWN
 from digit.nn.classifier import Classifier, ClassifierConfig
 
@@ -42,8 +43,8 @@ def test_torch_fidelity_agrees_on_all_of_it(network):
     from torch_fidelity.metric_prc import calculate_precision_recall_full
 
     fake, real = pictures(60, 0), pictures(60, 1) // 2
-    values = dict(evaluate_images(fake, real, [network], few=True, batch_size=7, metrics=ALL))
-    a, b = network.features(fake).clone(), network.features(real).clone()
+    values = dict(picture_metrics(fake, real, [network], few=True, batch_size=7, metrics=ALL))
+    a, b = network.outputs(fake).features.clone(), network.outputs(real).features.clone()
     fid = fid_statistics_to_metric(
         fid_features_to_statistics(a.double()), fid_features_to_statistics(b.double()), verbose=False
     )
@@ -52,19 +53,19 @@ def test_torch_fidelity_agrees_on_all_of_it(network):
     assert (values[f"precision-{network.name}"], values[f"recall-{network.name}"]) == pytest.approx(shares)
     kid = kid_features_to_metric(a, b, kid_subset_size=60, verbose=False)
     assert values[f"KD-{network.name}"] == pytest.approx(kid["kernel_inception_distance_mean"], rel=1e-3)
-    score = isc_features_to_metric(network.probabilities(fake).clone().log())
+    score = isc_features_to_metric(network.outputs(fake).probabilities.clone().log())
     assert values[f"IS-{network.name}"] == pytest.approx(score["inception_score_mean"], rel=1e-5)
     assert values["n_samples"] == values["n_reference"] == 60
 
 
 def test_every_kind_of_source_gives_the_same_values(network, tmp_path):
     fake, real = pictures(30, 2), pictures(40, 3) // 2
-    expected = dict(evaluate_images(fake, real, [network], few=True))
+    expected = dict(picture_metrics(fake, real, [network], few=True))
     folder = write_folder(tmp_path / "samples", fake)
     np.savez(tmp_path / "samples.npz", arr_0=fake.permute(0, 2, 3, 1).numpy())
     np.savez_compressed(tmp_path / "packed.npz", arr_0=fake.permute(0, 2, 3, 1).numpy())
     for source in (folder, tmp_path / "samples.npz", str(tmp_path / "packed.npz"), iter(fake.split(4))):
-        values = dict(evaluate_images(source, real, [network], few=True, batch_size=8))
+        values = dict(picture_metrics(source, real, [network], few=True, batch_size=8))
         assert values == pytest.approx(expected, rel=1e-4), source
 
 
@@ -72,61 +73,61 @@ def test_a_reference_of_another_size_is_resized_to_the_samples(network, tmp_path
     fake = pictures(10, 4)
     constant = torch.full((10, 3, 40, 60), 90, dtype=torch.uint8)
     folder = write_folder(tmp_path / "reference", constant)
-    values = dict(evaluate_images(fake, folder, [network], few=True))
-    streamed = dict(evaluate_images(iter(fake.split(4)), folder, [network], few=True))
+    values = dict(picture_metrics(fake, folder, [network], few=True))
+    streamed = dict(picture_metrics(iter(fake.split(4)), folder, [network], few=True))
     assert streamed == pytest.approx(values, rel=1e-4)
-    direct = dict(evaluate_images(fake, constant[..., :16, :16], [network], few=True))
+    direct = dict(picture_metrics(fake, constant[..., :16, :16], [network], few=True))
     assert values == pytest.approx(direct, rel=1e-4)
     with pytest.raises(DigitError, match=r"is 16 px, .* 20 px"):
-        dict(evaluate_images(fake, pictures(10, 5, size=20), [network], few=True))
+        dict(picture_metrics(fake, pictures(10, 5, size=20), [network], few=True))
 
 
 def test_a_measured_reference_is_used_again(network):
     fake, real = pictures(20, 6), pictures(20, 7)
     reference = measure(open_pictures(real), [network])
-    values = dict(evaluate_images(fake, reference, [network], few=True))
-    assert values == dict(evaluate_images(fake, real, [network], few=True))
+    values = dict(picture_metrics(fake, reference, [network], few=True))
+    assert values == dict(picture_metrics(fake, real, [network], few=True))
     with pytest.raises(DigitError, match="measured by 1 networks"):
-        dict(evaluate_images(fake, reference, [network, network], few=True))
+        dict(picture_metrics(fake, reference, [network, network], few=True))
 
 
 def test_class_folders_and_given_labels_count_alike(network, tmp_path):
     fake, real = pictures(12, 8), pictures(12, 9)
-    guesses = network.probabilities(fake)
+    guesses = network.outputs(fake).probabilities
     assert guesses is not None
     labels = guesses.argmax(1)
     labels[0] = 1 - labels[0]
     name = f"class accuracy-{network.name}"
-    values = dict(evaluate_images(fake, real, [network], few=True, labels=labels))
+    values = dict(picture_metrics(fake, real, [network], few=True, labels=labels))
     assert values[name] == pytest.approx(11 / 12)
     # Folders of both classes, or names of one class only: numbers follow the names, not the folders' order.
     folder = write_folder(tmp_path / "samples", fake, [["cat", "dog"][label] for label in labels.tolist()])
-    assert dict(evaluate_images(folder, real, [network], few=True))[name] == pytest.approx(11 / 12)
+    assert dict(picture_metrics(folder, real, [network], few=True))[name] == pytest.approx(11 / 12)
     np.savez(tmp_path / "s.npz", arr_0=fake.permute(0, 2, 3, 1).numpy(), arr_1=labels.numpy())
-    assert dict(evaluate_images(tmp_path / "s.npz", real, [network], few=True))[name] == pytest.approx(
+    assert dict(picture_metrics(tmp_path / "s.npz", real, [network], few=True))[name] == pytest.approx(
         11 / 12
     )
-    assert name not in dict(evaluate_images(fake, real, [network], few=True))
+    assert name not in dict(picture_metrics(fake, real, [network], few=True))
     with pytest.raises(DigitError, match="3 labels for 12"):
-        dict(evaluate_images(fake, real, [network], few=True, labels=labels[:3]))
+        dict(picture_metrics(fake, real, [network], few=True, labels=labels[:3]))
 
 
 def test_only_the_metrics_asked_for(network):
-    values = dict(evaluate_images(pictures(9, 0), pictures(9, 1), [network], few=True, metrics=["fd"]))
+    values = dict(picture_metrics(pictures(9, 0), pictures(9, 1), [network], few=True, metrics=["fd"]))
     assert set(values) == {"n_samples", "n_reference", f"FD-{network.name}"}
 
 
 def test_few_pictures_are_refused(network, monkeypatch):
     with pytest.raises(DigitError, match="tensor of pictures has 9 pictures, too few"):
-        next(evaluate_images(pictures(9, 0), pictures(9, 1), [network]))
+        next(picture_metrics(pictures(9, 0), pictures(9, 1), [network]))
     monkeypatch.setattr(protocols, "FEWEST", 10)
     with pytest.raises(DigitError, match="stream of pictures has 9 pictures, too few"):
-        next(evaluate_images(iter([pictures(9, 0)]), pictures(10, 1), [network]))
-    assert dict(evaluate_images(pictures(10, 0), pictures(10, 1), [network]))["n_samples"] == 10
+        next(picture_metrics(iter([pictures(9, 0)]), pictures(10, 1), [network]))
+    assert dict(picture_metrics(pictures(10, 0), pictures(10, 1), [network]))["n_samples"] == 10
 
 
 def test_the_report_is_a_result_and_names_the_features(network):
-    text = json.dumps(report(evaluate_images(pictures(9, 0), pictures(8, 1), [network], few=True), [network]))
+    text = json.dumps(report(picture_metrics(pictures(9, 0), pictures(8, 1), [network], few=True), [network]))
     value = json.loads(text)
     assert (value["kind"], value["measurement"]) == ("result", "images")
     assert value["counts"] == {"samples": 9, "reference": 8}
@@ -136,9 +137,8 @@ def test_the_report_is_a_result_and_names_the_features(network):
 
 
 def test_features_are_kept_only_when_a_metric_needs_them(network):
-    assert measure(open_pictures(pictures(9, 0)), [network])[0].features is None
     assert {"precision_recall", "kd"}.isdisjoint(OWN.metrics)
-    names = set(dict(evaluate_images(pictures(9, 0), pictures(9, 1), [network], few=True)))
+    names = set(dict(picture_metrics(pictures(9, 0), pictures(9, 1), [network], few=True)))
     assert names == {
         "n_samples",
         "n_reference",
@@ -178,12 +178,12 @@ def test_adm_reads_a_references_statistics_and_pictures(inception, tmp_path):
     np.savez(tmp_path / "statistics.npz", **statistics)
     np.savez(tmp_path / "samples.npz", arr_0=rows(fake), arr_1=np.zeros(60, dtype=np.int64))
     sets = tmp_path / "samples.npz", tmp_path / "reference.npz"
-    values = dict(evaluate_images(*sets, [inception], protocol=ADM, few=True))
-    direct = dict(evaluate_images(fake, real, [inception], few=True))
+    values = dict(picture_metrics(*sets, [inception], protocol=ADM, few=True))
+    direct = dict(picture_metrics(fake, real, [inception], few=True))
     assert values["FID"] == pytest.approx(direct["FID"], rel=1e-9)
     assert values["sFID"] == pytest.approx(direct["sFID"], rel=1e-9)
     assert (values["n_samples"], values["n_reference"]) == (60, 20)
-    features, manifold = (inception.features(part).clone() for part in (fake, few_real))
+    features, manifold = (inception.outputs(part).features.clone() for part in (fake, few_real))
     from torch_fidelity.metric_prc import calculate_precision_recall_full
 
     shares = calculate_precision_recall_full(features, manifold, neighborhood=3)
@@ -192,13 +192,13 @@ def test_adm_reads_a_references_statistics_and_pictures(inception, tmp_path):
     # A file of statistics alone gives the same distances, also outside of the protocol.
     for protocol in (ADM, OWN):
         alone = dict(
-            evaluate_images(sets[0], tmp_path / "statistics.npz", [inception], protocol=protocol, few=True)
+            picture_metrics(sets[0], tmp_path / "statistics.npz", [inception], protocol=protocol, few=True)
         )
         assert (alone["FID"], alone["sFID"], alone["n_reference"]) == (values["FID"], values["sFID"], 0)
         assert "precision" not in alone
     # Outside of it, the pictures count where there are some.
-    own = dict(evaluate_images(*sets, [inception], few=True))
-    assert own["FID"] == pytest.approx(dict(evaluate_images(fake, few_real, [inception], few=True))["FID"])
+    own = dict(picture_metrics(*sets, [inception], few=True))
+    assert own["FID"] == pytest.approx(dict(picture_metrics(fake, few_real, [inception], few=True))["FID"])
 
 
 def test_adm_scores_consecutive_pictures_in_their_order(inception, monkeypatch):
@@ -207,12 +207,13 @@ def test_adm_scores_consecutive_pictures_in_their_order(inception, monkeypatch):
     fake = pictures(60, 0)
     fake[:30] //= 4
     monkeypatch.setattr("digit.evaluation.images.inception_score", seen := _Seen())
-    dict(evaluate_images(fake, pictures(20, 1), [inception], protocol=ADM, few=True, metrics=["is"]))
+    dict(picture_metrics(fake, pictures(20, 1), [inception], protocol=ADM, few=True, metrics=["is"]))
     assert seen.options == {"splits": 10, "split_size": 5000, "seed": None}
-    theirs = isc_features_to_metric(inception.probabilities(fake).clone().log(), splits=2, shuffle=False)
-    from digit.evaluation.inception_score import inception_score
+    guesses = inception.outputs(fake).probabilities
+    theirs = isc_features_to_metric(guesses.clone().log(), splits=2, shuffle=False)
+    from digit.evaluation.scores import inception_score
 
-    ours = inception_score(inception.probabilities(fake), split_size=30, seed=None)
+    ours = inception_score(guesses, split_size=30, seed=None)
     assert ours == pytest.approx((theirs["inception_score_mean"], theirs["inception_score_std"]), rel=1e-4)
 
 
@@ -238,7 +239,7 @@ def test_protocols_refuse_what_they_are_not_made_for(inception, network, tmp_pat
     )
     for arguments, options, message in cases:
         with pytest.raises(DigitError, match=message):
-            dict(evaluate_images(*arguments, **options))
+            dict(picture_metrics(*arguments, **options))
 
 
 def test_the_papers_reference_is_resized_as_torchvision_does(inception, tmp_path):
@@ -256,31 +257,15 @@ def test_the_papers_reference_is_resized_as_torchvision_does(inception, tmp_path
     found = torch.cat(list(open_pictures(folder, size=256, bilinear=True).batches))
     assert torch.equal(found, expected)
     fake = pictures(3, 5, 256)
-    values = dict(evaluate_images(fake, folder, [inception], protocol=DIGIT_PAPER, few=True))
-    direct = dict(evaluate_images(fake, expected, [inception], few=True, metrics=["fd", "is"]))
+    values = dict(picture_metrics(fake, folder, [inception], protocol=DIGIT_PAPER, few=True))
+    direct = dict(picture_metrics(fake, expected, [inception], few=True, metrics=["fd", "is"]))
     assert values == direct
-    image = Image.new("RGB", (5, 256))
-    assert bilinear_square(image, 5).size == (5, 5)
-
-
-def test_tf32_is_only_used_when_asked(network):
-    seen = []
-
-    def forward(pixels: torch.Tensor):
-        seen.append(torch.backends.cudnn.allow_tf32)
-        return pixels.mean((2, 3)), None
-
-    plain = Network("plain", "0" * 64, torch.nn.Identity(), forward)
-    before = torch.backends.cudnn.allow_tf32
-    for precision in ("fp32", "tf32"):
-        measure(open_pictures(pictures(2, 0)), [plain], precision=precision)
-    assert (seen, torch.backends.cudnn.allow_tf32) == ([False, True], before)
 
 
 def test_bf16_is_near_fp32(network):
     fake, real = pictures(40, 0), pictures(40, 1) // 3
     exact, near = (
-        dict(evaluate_images(fake, real, [network], few=True, precision=precision, metrics=["fd"]))
+        dict(picture_metrics(fake, real, [network], few=True, precision=precision, metrics=["fd"]))
         for precision in ("fp32", "bf16")
     )
     assert near == pytest.approx(exact, rel=0.05)
@@ -302,4 +287,4 @@ def test_what_is_no_set_of_pictures_is_refused(network, tmp_path):
         (iter([]), "no pictures"),
     ):
         with pytest.raises(DigitError, match=message):
-            dict(evaluate_images(source, pictures(9, 1), [network], few=True))
+            dict(picture_metrics(source, pictures(9, 1), [network], few=True))

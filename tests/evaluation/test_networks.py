@@ -1,19 +1,17 @@
 import hashlib
-import io
-import urllib.error
 
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import nn
 
 from digit.errors import DigitError
-from digit.evaluation import inception_file, networks
-from digit.evaluation.networks import classifier_network, open_network, weights_sha256
+from digit.evaluation import inception, networks
+from digit.evaluation.networks import classifier_network, open_network, squeezenet, weights_sha256
 from digit.evaluation.selftest import random_tensors, smooth_pictures
-from digit.evaluation.squeezenet import SqueezeNet
 from digit.features import resize_positions
-from digit.nn.backbone import create, timm
+from digit.nn.backbone import Standardize, create, timm
 from digit.nn.classifier import Classifier, ClassifierConfig
 from digit.weights.artifact import save
 
@@ -38,9 +36,9 @@ def test_bytes_and_floats_are_the_same_pictures_and_batches_do_not_matter():
     network = classifier_network(classifier())
     pixels = torch.randint(256, (5, 3, 32, 32), dtype=torch.uint8)
     features, probabilities, _ = network.outputs(pixels)
-    torch.testing.assert_close(network.features(pixels / 255), features, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(network.features(pixels[2:3]), features[2:3], rtol=1e-5, atol=1e-5)
-    assert torch.equal(network.probabilities(pixels), probabilities)
+    torch.testing.assert_close(network.outputs(pixels / 255).features, features, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(network.outputs(pixels[2:3]).features, features[2:3], rtol=1e-5, atol=1e-5)
+    assert torch.equal(network.outputs(pixels).probabilities, probabilities)
 
 
 def test_many_pictures_go_through_in_pieces(monkeypatch):
@@ -64,17 +62,22 @@ def test_the_hash_is_of_the_weights_alone():
 
 
 def test_squeezenet_and_timm_networks_from_files(tmp_path):
-    save_file(SqueezeNet(classes=5).state_dict(), tmp_path / "squeezenet.safetensors")
-    squeezenet = open_network(f"squeezenet:{tmp_path / 'squeezenet.safetensors'}")
+    module = squeezenet(classes=5).eval()
+    assert sum(tensor.numel() for tensor in module.features.state_dict().values()) == 722_496
+    save_file(module.state_dict(), tmp_path / "squeezenet.safetensors")
+    judge = open_network(f"squeezenet:{tmp_path / 'squeezenet.safetensors'}")
     lite = timm().create_model("test_efficientnet", pretrained=False)
     save_file(lite.state_dict(), tmp_path / "lite.safetensors")
     other = open_network(f"timm:test_efficientnet={tmp_path / 'lite.safetensors'}")
     pixels = torch.randint(256, (2, 3, 32, 32), dtype=torch.uint8)
-    for network, width, classes in ((squeezenet, 512, 5), (other, lite.num_features, 1000)):
+    for network, width, classes in ((judge, 512, 5), (other, lite.num_features, 1000)):
         features, probabilities, _ = network.outputs(pixels)
         assert features.shape == (2, width)
         assert probabilities is not None
         assert probabilities.shape == (2, classes)
+    large = F.interpolate(pixels / 255, (224, 224), mode="bicubic", antialias=True).clamp(0, 1)
+    standard = Standardize()(large)
+    torch.testing.assert_close(judge.outputs(pixels).probabilities, module(standard).softmax(1))
     assert other.classes[0] == "n01440764"  # the first of ImageNet's wnids
     assert other.metric("FD") == f"FD-test_efficientnet-{other.sha256[:8]}"
 
@@ -105,37 +108,11 @@ def test_only_fids_own_inception_gives_fid(tmp_path, monkeypatch):
 
     # The published file has this start of a sha256; a stub cannot, so the stub's is taken for it here.
     official = hashlib.sha256((tmp_path / "stub.pth").read_bytes()).hexdigest()
-    monkeypatch.setattr(inception_file, "SHA256", official[:8])
+    monkeypatch.setattr(inception, "SHA256", official[:8])
     network = open_network("inception", inception_weights=tmp_path / "stub.pth")
     assert network.sha256 == official
     names = [network.metric(kind) for kind in ("FD", "sFD", "KD", "IS", "precision")]
     assert names == ["FID", "sFID", "KID", "IS", "precision"]
-
-
-def test_inception_comes_from_the_cache_or_is_fetched_whole(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
-    monkeypatch.setattr(inception_file, "SHA256", hashlib.sha256(b"published").hexdigest()[:8])
-    place = tmp_path / "checkpoints" / inception_file.NAME
-    answers = [urllib.error.URLError("no route"), TimeoutError("slow"), io.BytesIO(b"other")]
-
-    def urlopen(address, timeout):
-        assert address == inception_file.ADDRESS
-        answer = answers.pop(0)
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
-
-    monkeypatch.setattr(inception_file.urllib.request, "urlopen", urlopen)
-    for words in ("no route.*--inception-weights", "slow", "another file than published"):
-        with pytest.raises(DigitError, match=words):
-            open_network("inception")
-        assert not place.exists()
-        assert not list(tmp_path.rglob(".tmp-*"))
-    answers.append(io.BytesIO(b"published"))
-    for _ in range(2):  # the second time nothing is fetched
-        with pytest.raises(DigitError, match="is no PyTorch"):
-            open_network("inception")
-    assert place.read_bytes() == b"published"
 
 
 def test_dinov2_reads_the_class_token_at_its_own_positions(tmp_path, monkeypatch):
@@ -156,9 +133,9 @@ def test_dinov2_reads_the_class_token_at_its_own_positions(tmp_path, monkeypatch
     vit.set_input_size(img_size=(32, 32))
     vit.pos_embed.data[:, 1:] = positions
     pixels = torch.rand(2, 3, 32, 32)
-    torch.testing.assert_close(network.features(pixels), vit.eval().forward_features(pixels)[:, 0])
+    torch.testing.assert_close(network.outputs(pixels).features, vit.eval().forward_features(pixels)[:, 0])
     assert network.metric("FD").startswith("FD-dinov2-l-")
-    assert network.probabilities(pixels) is None
+    assert network.outputs(pixels).probabilities is None
 
 
 def test_what_cannot_be_opened_is_explained(tmp_path):

@@ -2,11 +2,10 @@ import pytest
 import torch
 
 from digit.errors import DigitError
-from digit.evaluation.images import measure
+from digit.evaluation.measure import measure
 from digit.evaluation.networks import classifier_network
 from digit.evaluation.pictures import open_pictures
 from digit.evaluation.prefix import Completer, as_rows, named, prefix_distances
-from digit.evaluation.prefix_plot import draw_prefix
 from digit.nn.classifier import Classifier, ClassifierConfig
 
 LENGTH = 4
@@ -61,7 +60,7 @@ def test_a_longer_prefix_of_the_truth_brings_the_pictures_nearer(network):
     assert asked[0] == ((16, 0), list(range(16))) and asked[2] == ((8, 0), list(range(32, 40)))
 
 
-def test_names_and_rows(network, tmp_path):
+def test_names_and_rows(network):
     codes = torch.randint(16, (20, LENGTH))
     model, _ = completer("a", codes, lambda true: true)
     points = list(prefix_distances([model], [0, 2, 2], [network], real(network, codes)))
@@ -69,8 +68,6 @@ def test_names_and_rows(network, tmp_path):
     names = dict(named(points))
     assert f"a: {network.metric('FD')}, prefix 2 of 4" in names
     assert as_rows(points)[1]["share"] == 0.5
-    draw_prefix(points, tmp_path / "p.png", title="two points")
-    assert (tmp_path / "p.png").stat().st_size > 1000
 
 
 def test_shorter_models_leave_long_prefixes_out(network):

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from digit.errors import DigitError
-from digit.evaluation.result import differences, read_result, result, write_result
+from digit.evaluation.result import differences, in_words, read_result, result, which_is_better, write_result
 
 
 def make(**changes):
@@ -65,3 +65,24 @@ def test_other_json_is_no_result(tmp_path, changes):
     (tmp_path / "r.json").write_text(json.dumps(make(**changes)))
     with pytest.raises(DigitError, match=r"r\.json"):
         read_result(tmp_path / "r.json")
+
+
+def test_metrics_in_words_keep_the_hash_only_where_names_would_be_alike():
+    assert in_words(["FID", "IS", "FD-dinov2-l-1f0c2a77", "class accuracy-classifier-076e9f16"]) == {
+        "FID": "FID",
+        "IS": "IS",
+        "FD-dinov2-l-1f0c2a77": "FD on dinov2-l",
+        "class accuracy-classifier-076e9f16": "class accuracy on classifier",
+    }
+    two = ["FD-classifier-076e9f16", "FD-classifier-176e9f16"]
+    assert list(in_words(two).values()) == ["FD on classifier-076e9f16", "FD on classifier-176e9f16"]
+
+
+@pytest.mark.parametrize("metric", ["FID", "sFID", "KID", "FD-dinov2-l-1f0c2a77", "KD deviation-x-1f0c2a77"])
+def test_distances_are_better_when_lower(metric):
+    assert which_is_better(metric) == "lower"
+
+
+@pytest.mark.parametrize("metric", ["IS", "precision", "recall-x-1f0c2a77", "class accuracy-x-1f0c2a77"])
+def test_scores_and_shares_are_better_when_higher(metric):
+    assert which_is_better(metric) == "higher"

@@ -1,9 +1,6 @@
 import json
 
-import pytest
-
 from digit.evaluation.sweep import best, combinations, key, named, pareto, sweep, varied
-from digit.evaluation.sweep_plot import draw_heat_map, draw_pareto
 
 
 def row(top_k, top_p, fd, score):
@@ -70,11 +67,3 @@ def test_names_say_what_varies():
     assert len(names) == 16
     assert names["FID, top_k 3, top_p 0.5"] == 10.5
     assert dict(named(ROWS[:1])) == {"FID": 13.5, "IS": 4.5}
-
-
-@pytest.mark.parametrize("rows", [ROWS, ROWS[:-1], ROWS[:1], ROWS[:2]])
-def test_plots(rows, tmp_path):
-    draw_heat_map(rows, "FID", tmp_path / "fd.png", lower_is_better=True, title="t")
-    draw_heat_map(rows, "IS", tmp_path / "is.png", lower_is_better=False, title="t")
-    draw_pareto(rows, "FID", "IS", tmp_path / "pareto.png", title="t")
-    assert len(list(tmp_path.glob("*.png"))) == 3

@@ -6,13 +6,11 @@ import torch
 from digit.fast import decoding as fast_decoding
 from digit.fast.decoding import ScaledCache, Shape
 from digit.fast.kernels.draw import Filters
-from digit.fast.packed import PackedTransformer
 from digit.nn.decoding import decode
 from digit.nn.sampling import SamplerConfig, uniforms
-from digit.nn.transformer import Transformer, TransformerConfig
+from digit.nn.transformer import TransformerConfig
 from digit.prior import Prior, PriorConfig
 from digit.renderer import Renderer, RendererConfig
-from digit.renderer_masked import MaskedConfig, MaskedRenderer
 
 
 def jolt(module):
@@ -34,30 +32,35 @@ def few(request, monkeypatch):
     monkeypatch.setattr(fast_decoding, "FEW", request.param)
 
 
-def both(model, seeds, config, *, label=None, prefix=None):
-    """Codes of the plain and of the fast path."""
-    labels = None if label is None else torch.full((len(seeds),), label)
-    given = torch.empty(len(seeds), 0, dtype=torch.int64) if prefix is None else prefix
-    arguments = {
-        "uniforms": uniforms(seeds, model.config.length, stream="test"),
-        "config": config,
-        "tables": model.tables(),
-        "given": given,
-    }
-    with torch.no_grad():
-        start = model.embed(given, labels)
-        arguments["null_prefix"] = model.embed(given) if config.guidance != 1 else None
-    return [decode(model.transformer, start, **arguments, fast=fast) for fast in (False, True)]
+@pytest.fixture
+def both(of_both):
+    """Codes of the plain loop and of the form that takes its place."""
+
+    def run(model, seeds, config, *, label=None, prefix=None):
+        labels = None if label is None else torch.full((len(seeds),), label)
+        given = torch.empty(len(seeds), 0, dtype=torch.int64) if prefix is None else prefix
+        arguments = {
+            "uniforms": uniforms(seeds, model.config.length, stream="test"),
+            "config": config,
+            "tables": model.tables(),
+            "given": given,
+        }
+        with torch.no_grad():
+            start = model.embed(given, labels)
+            arguments["null_prefix"] = model.embed(given) if config.guidance != 1 else None
+        return of_both(lambda: decode(model.transformer, start, **arguments))
+
+    return run
 
 
 @pytest.mark.parametrize(("norm", "specials"), [("post", 5), ("pre", 0)])
-def test_codes_equal_the_plain_paths(few, norm, specials):
+def test_codes_equal_the_plain_loops(few, both, norm, specials):
     model = prior(norm, specials)
     plain, fast = both(model, range(3), SamplerConfig(top_k=7 if specials else 0), label=1)
     assert torch.equal(plain, fast) and len(plain.unique()) > 3
 
 
-def test_guidance_and_given_codes(few):
+def test_guidance_and_given_codes(few, both):
     model = prior("post")
     config = SamplerConfig(guidance=3.0, guidance_schedule="linear")
     plain, fast = both(model, range(2), config, label=2)
@@ -66,7 +69,7 @@ def test_guidance_and_given_codes(few):
     assert torch.equal(prefixed[0], plain) and torch.equal(prefixed[1], plain)
 
 
-def test_a_decoder_serves_again_until_a_weight_changes():
+def test_a_decoder_serves_again_until_a_weight_changes(both):
     model = prior("post", layers=1)
     both(model, range(3), SamplerConfig(), label=0)
     kept = fast_decoding._decoders[model.transformer][1]
@@ -79,19 +82,15 @@ def test_a_decoder_serves_again_until_a_weight_changes():
     assert fast_decoding._decoders[model.transformer][1] is not kept
 
 
-def test_renderers():
+def test_a_renderer(of_both):
     codes = torch.randint(20, (2, 4))
     renderer = jolt(Renderer(RendererConfig(20, 4, 9, 4, width=12, layers=2, heads=3)))
     numbers = uniforms(range(2), 4, stream="test")
     with torch.no_grad():
         prefix = renderer.embed(codes)
     arguments = {"uniforms": numbers, "config": SamplerConfig(top_p=0.8), "tables": renderer.tables()}
-    plain, fast = (decode(renderer.transformer, prefix, **arguments, fast=f) for f in (False, True))
+    plain, fast = of_both(lambda: decode(renderer.transformer, prefix, **arguments))
     assert torch.equal(plain, fast)
-    masked = jolt(MaskedRenderer(MaskedConfig(20, 4, 9, 4, width=12, layers=2, heads=3, specials=5, steps=3)))
-    for config in (SamplerConfig(), SamplerConfig(temperature=0.7, top_p=0.8)):
-        plain, fast = (masked.sample(codes, [3, 4], config, fast=f) for f in (False, True))
-        assert torch.equal(plain, fast)
 
 
 def test_eight_bit_caches_hold_the_prefix():
@@ -104,25 +103,6 @@ def test_eight_bit_caches_hold_the_prefix():
     restored = cache.keys[0].float() * cache.scales[0][0].float().unsqueeze(-1)
     error = (restored[:, :, :4] - keys).abs() / keys.abs().amax(-1, keepdim=True)
     assert error.max() < 1 / 24  # half a step of three bits of mantissa
-
-
-@pytest.mark.parametrize("norm", ["post", "pre"])
-def test_packed_reading_gives_the_transformers_states(norm):
-    torch.manual_seed(0)
-    for causal in (True, False):
-        transformer = jolt(Transformer(TransformerConfig(12, 2, 3, norm=norm, causal=causal)))
-        packed, x = PackedTransformer(transformer, torch.float32), torch.randn(2, 5, 12)
-        kept = x.clone()
-        with torch.no_grad():
-            wanted = transformer(x)
-            torch.testing.assert_close(packed.read(x), wanted, atol=1e-5, rtol=1e-4)
-            if not causal:
-                some = torch.tensor([[4, 0], [3, 2]])
-                found = packed.read(x, wanted=some)
-                torch.testing.assert_close(
-                    found, wanted[torch.arange(2)[:, None], some], atol=1e-5, rtol=1e-4
-                )
-        assert torch.equal(x, kept)
 
 
 def test_memory_is_counted_before_it_is_taken():

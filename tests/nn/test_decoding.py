@@ -1,5 +1,6 @@
 import pytest
 import torch
+from tests_support import drawn_at_once
 
 from digit.errors import DigitError
 from digit.nn.decoding import CodeTables, decode, inference
@@ -22,9 +23,18 @@ class Toy:
     def embed(self, codes, position):
         return self.tables().embed(codes, position)
 
+    def start(self):
+        return torch.randn(1, 3, 8, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+
+    @torch.no_grad()
+    def logits(self, codes, prefix):
+        """Of each code, given those before it: read at once, without a cache."""
+        read = [prefix.expand(len(codes), -1, -1), *(self.embed(codes[:, i], i) for i in range(8))]
+        self.transformer.eval()
+        return self.transformer(torch.cat(read, dim=1))[:, prefix.shape[1] - 1 :] @ self.table.T
+
     def decode(self, seeds, *, prefix=None, **arguments):
-        torch.manual_seed(1)
-        prefix = torch.randn(1, 3, 8, dtype=torch.float64) if prefix is None else prefix
+        prefix = self.start() if prefix is None else prefix
         return decode(
             self.transformer,
             prefix.expand(len(seeds), -1, -1),
@@ -38,7 +48,8 @@ def test_cached_and_uncached_decoding_agree():
     toy = Toy()
     for config in (SamplerConfig(), SamplerConfig(top_k=4, top_p=0.9, temperature=1.3)):
         cached = toy.decode(range(20), config=config)
-        assert torch.equal(cached, toy.decode(range(20), config=config, use_cache=False))
+        numbers = uniforms(range(20), 9, stream="toy")
+        assert torch.equal(cached, drawn_at_once(toy.logits(cached, toy.start()), numbers, config))
         assert len(cached.unique(dim=0)) > 10
 
 
@@ -69,7 +80,9 @@ def test_guidance():
     strong = SamplerConfig(guidance=3.0)
     guided = toy.decode(range(12), **rows, config=strong)
     assert not torch.equal(guided, plain)
-    assert torch.equal(guided, toy.decode(range(12), **rows, config=strong, use_cache=False))
+    logits, nulls = (toy.logits(guided, start) for start in (prefix, null))
+    numbers = uniforms(range(12), 9, stream="toy")
+    assert torch.equal(guided, drawn_at_once(logits, numbers, strong, null=nulls))
     with pytest.raises(DigitError, match="unconditional prefix"):
         toy.decode(range(12), config=strong)
 
@@ -77,8 +90,7 @@ def test_guidance():
 def test_given_codes_stand_first_and_later_positions_keep_their_numbers():
     toy = Toy()
     whole = toy.decode(range(6))
-    torch.manual_seed(1)
-    start = torch.randn(1, 3, 8, dtype=torch.float64).expand(6, -1, -1)
+    start = toy.start().expand(6, -1, -1)
     for known in (0, 1, 5, 9):
         read = torch.cat((start, *[toy.embed(whole[:, i], i) for i in range(known)]), dim=1)
         heard = []
@@ -104,7 +116,7 @@ def test_bfloat16_decoding():
 
 def test_a_cache_of_8_bits_needs_a_gpu():
     with pytest.raises(DigitError, match="cache_bits"):
-        Toy().decode(range(2), cache_bits=8, fast=False)
+        Toy().decode(range(2), cache_bits=8)
 
 
 @pytest.mark.parametrize(("asked", "casts"), [(None, False), (False, False), (True, True)])

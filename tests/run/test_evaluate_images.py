@@ -1,17 +1,17 @@
-"""The verbs evaluate images, compare and selftest, and `digit sample --npz`."""
+"""`digit evaluate images`: its values, table, caveat and file; and `digit sample --npz`."""
 
 import json
+from typing import Literal, get_args
 
 import numpy as np
 import pytest
 import torch
 
-from digit.evaluation import selftest as checking
 from digit.evaluation.networks import INCEPTION, Network
-from digit.evaluation.paper import CONDITIONAL, UNCONDITIONAL
+from digit.evaluation.protocols import ALL, CONDITIONAL, UNCONDITIONAL
 from digit.nn.classifier import Classifier, ClassifierConfig
-from digit.run import evaluate
-from digit.run import selftest as verb
+from digit.run import measurement
+from digit.run.evaluate_images import evaluate_images
 from digit.weights.artifact import save
 
 
@@ -61,7 +61,7 @@ def test_the_papers_rows_stand_beside_fid(chain, run, tmp_path, json_of, monkeyp
         return means, means, means
 
     network = Network(INCEPTION, "0" * 64, torch.nn.Identity(), forward)
-    monkeypatch.setattr(evaluate, "open_network", lambda *spec, **options: network)
+    monkeypatch.setattr(measurement, "open_network", lambda *spec, **options: network)
     sets = ("--samples", chain.images, "--reference", chain.images, "--few")
     code, out, err = run("evaluate", "images", *sets, "--paper", "--json", "--out", tmp_path / "r.json")
     assert code == 0, err
@@ -78,40 +78,31 @@ def test_the_papers_rows_stand_beside_fid(chain, run, tmp_path, json_of, monkeyp
     assert json_of(out)["protocol"].startswith("adm: ")
 
 
-def test_two_results_side_by_side(chain, run, tmp_path, json_of, classifier):
-    files = []
-    for name, features in (("a", classifier), ("b", classifier)):
-        files.append(tmp_path / f"{name}.json")
-        call = ("--samples", chain.images, "--reference", chain.images, "--features", features, "--few")
-        assert run("evaluate", "images", *call, "--out", files[-1])[0] == 0
-    changed = json.loads(files[1].read_text())
-    name = next(name for name in changed["values"] if name.startswith("FD"))
-    changed["values"][name] += 1.5
-    changed["values"]["new"] = None
-    files[1].write_text(json.dumps(changed))
-    code, out, err = run("evaluate", "compare", *files, "--json")
+def test_people_get_a_table_a_caveat_and_the_files_name(chain, run, saved_in, tmp_path, classifier):
+    call = ("--samples", chain.images, "--reference", chain.images, "--features", classifier, "--few")
+    code, out, err = run("evaluate", "images", *call, "--out", tmp_path / "r")
     assert code == 0, err
-    rows = json_of(out)["values"]
-    assert rows[name]["difference"] == pytest.approx(1.5)
-    assert rows["new"] == {"a": None, "b": None, "difference": None}
-    assert name in err
-    changed["features"][0]["sha256"] = "1" * 64
-    files[1].write_text(json.dumps(changed))
-    code, out, err = run("evaluate", "compare", *files)
-    assert (code, out) == (2, "")
-    assert "their features differ" in err
+    assert "48 pictures of pictures.zip against 48 of pictures.zip (protocol own)" in out
+    rows = {line.split("  ")[0]: line.split()[-1] for line in out.splitlines() if " on classifier" in line}
+    assert rows["FD on classifier"] == "lower"
+    assert rows["class accuracy on classifier"] == rows["IS on classifier"] == "higher"
+    assert "48 pictures: not comparable with distances of 50,000" in out
+    assert saved_in(out) == ["images.json"]
+    code, out, err = run("evaluate", "images", *call)
+    assert "not kept: --out FOLDER" in out and not saved_in(out)
 
 
-def test_the_selftest_passes_here_and_says_what_fails(run, json_of, monkeypatch):
-    kept = list(checking._closed_forms(torch.Generator().manual_seed(0), torch.device("cpu")))
-    monkeypatch.setattr(verb, "checks", lambda device: kept)
-    code, out, err = run("evaluate", "selftest", "--device", "cpu", "--json")
+def test_a_reference_that_digit_drew_counts_without_its_grid(chain, run, tmp_path, json_of, classifier):
+    drawn = tmp_path / "s"
+    assert run("sample", chain.root / "model", "--num", 4, "--out", drawn)[0] == 0
+    call = ("--samples", drawn, "--reference", drawn, "--features", classifier, "--few", "--json")
+    code, out, err = run("evaluate", "images", *call)
     assert code == 0, err
-    assert len(json_of(out)["values"]) == len(kept) >= 6
-    wrong = checking.Check("two and two", 1.0, 1e-3)
-    absent = checking.Check("what is not here", None, 1e-3)
-    monkeypatch.setattr(verb, "checks", lambda device: [*kept, absent, wrong])
-    code, out, err = run("evaluate", "selftest", "--device", "cpu")
-    assert (code, out) == (2, "")
-    assert "two and two (1)" in err
-    assert "left out" in err
+    value = json_of(out)
+    assert value["counts"] == {"samples": 4, "reference": 4}
+    distance = next(number for name, number in value["values"].items() if name.startswith("FD"))
+    assert abs(distance) < 1e-4  # of a set to itself
+
+
+def test_every_metric_can_be_asked_for():
+    assert get_args(get_args(evaluate_images.__annotations__["metrics"])[0])[0] == Literal[ALL]

@@ -1,19 +1,17 @@
-from typing import Any
+import inspect
 
-import torch
 from PIL import Image
 
-from digit.evaluation.probe import pooled_states
 from digit.evaluation.result import read_result
-from digit.run.state_cache import Rows, cached_rows
-from digit.weights.artifact import load
+from digit.nn.linear_probe import RATES
+from digit.run.evaluate_probe import evaluate_probe
 
 
 def few(chain):
-    return ("--epochs", "4", "--learning-rates", "1", "10", "--device", "cpu")
+    return ("--epochs", "4", "--lr-factors", "1", "10", "--device", "cpu")
 
 
-def test_every_layer_of_several_priors_and_an_encoder(chain, run, json_of, tmp_path):
+def test_every_layer_of_several_priors_and_an_encoder(chain, run, json_of, saved_in, tmp_path):
     root, out = chain.root, tmp_path / "probe.json"
     code, printed, spoken = run(
         *("evaluate", "probe", "--prior", root / "prior", root / "prior_vq", "--codes", root / "codes"),
@@ -34,8 +32,14 @@ def test_every_layer_of_several_priors_and_an_encoder(chain, run, json_of, tmp_p
     assert result["counts"]["prior, held-out pictures"] == 5
     with Image.open(tmp_path / "probe.png") as image:
         assert image.size[0] > 400
+    assert saved_in(spoken) == ["probe.json", "probe.png"]
+    assert "which is slightly optimistic" in spoken
     assert "paper, DiGIT" in spoken
     assert "71.7" in spoken
+
+
+def test_the_factors_left_out_are_those_of_the_probe():
+    assert inspect.signature(evaluate_probe).parameters["lr_factors"].default == RATES
 
 
 def test_views_of_a_picture_that_chooses_are_not_trained_on(chain, run, json_of):
@@ -62,26 +66,13 @@ def test_a_cache_is_taken_up_and_changes_nothing(chain, run, json_of, tmp_path):
     assert json_of(other)["settings"]["pool"] == "codes"
 
 
-def test_cached_states_are_the_priors(chain, tmp_path):
-    prior: Any = load(chain.root / "prior")
-    codes = torch.randint(8, (5, 16))
-    shape = Rows(5, 2, 16)
-    options = {"title": "states", "key": {"a": 1}, "limit": 1e6, "batch": 2, "where": torch.device("cpu")}
-    pooled = lambda start: pooled_states(prior, codes[start : start + 2])  # noqa: E731
-    expected = pooled_states(prior, codes)
-    for cache in (None, tmp_path, tmp_path):
-        torch.testing.assert_close(
-            cached_rows(pooled, shape, cache=cache, **options).float(), expected, atol=2e-3, rtol=2e-3
-        )
-
-
 def test_bad_input_gets_one_sentence(chain, run):
     root = chain.root
     prior, codes = ("--prior", root / "prior"), ("--codes", root / "codes")
     for arguments, said in (
         ((), "nothing to probe"),
         (prior, "--prior needs --codes"),
-        ((*prior, root / "prior", *codes), "named twice"),
+        ((*prior, root / "prior", *codes), "names a folder twice"),
         ((*prior, "--codes", root / "codes", root / "codes"), "give one, or one each"),
         ((*prior, *codes, "--views", "3"), "--views 3"),
         ((*prior, *codes, "--memory-gb", "1e-9"), "--cache FOLDER"),

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -63,7 +64,8 @@ def test_what_ends_a_command_has_its_code(run, monkeypatch, raised, code):
         """What is there."""
         raise raised
 
-    monkeypatch.setitem(main.VERBS, "info", info)
+    verb = SimpleNamespace(function=lambda: info, together=False)
+    monkeypatch.setitem(main.VERBS, "info", verb)
     assert run("info", "--path", "x") == (code, "", f"{SENTENCE}\n")
 
 

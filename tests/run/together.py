@@ -25,12 +25,12 @@ from digit.data import write_codes
 from digit.evaluation.networks import INCEPTION, Network
 from digit.files import locked
 from digit.nn.backbone import timm
-from digit.run import evaluate, fit
+from digit.run import fitting, measurement
 from digit.run.main import run
 from digit.weights.download import fetch
 
 timm()  # else each process would import it by itself
-write_codes.PART = fit.BLOCK = 8
+write_codes.PART = fitting.BLOCK = 8
 
 
 def colours(pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -46,7 +46,7 @@ def network(spec: str, **options: Any) -> Network:
     return open_network(spec, **options)
 
 
-open_network, evaluate.open_network = evaluate.open_network, network
+open_network, measurement.open_network = measurement.open_network, network
 
 
 def one(entry: dict[str, Any]) -> tuple[int, str, str]:

@@ -22,7 +22,7 @@ from stages import Batch, data, make
 
 from digit.distributed import is_main, rank, share, world_size
 from digit.errors import DigitError
-from digit.nn import dropout
+from digit.fast import training as fast_training
 from digit.nn.batch import CodeBatch, PixelBatch
 from digit.prior import Prior, PriorConfig
 from digit.training import checkpoint
@@ -151,9 +151,11 @@ def two(folder):
         updates("compiled-shards-2", folder, prior(), compiled=True, sharded=True)
         torch._dynamo.reset()
         torch._dynamo.utils.counters.clear()
-        dropout.hashed = lambda x: torch.compiler.is_compiling()  # as on a GPU
+        fast_training.hashed = lambda x: torch.compiler.is_compiling()  # as on a GPU
         torch.compile = partial(compiler, backend="eager")
-        updates("compiled-hashed-2", folder, prior(), steps=1, compiled=True, sharded=True)
+        hashing = prior()
+        fast_training.hash_dropout(hashing.transformer, sharded=True)
+        updates("compiled-hashed-2", folder, hashing, steps=1, compiled=True, sharded=True)
         graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         (folder / f"graphs-{rank()}.txt").write_text(str(graphs))
     torch.compile = compiler

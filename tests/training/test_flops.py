@@ -9,6 +9,7 @@ from digit.nn.batch import CodeBatch
 from digit.prior import Prior, PriorConfig
 from digit.renderer import Renderer, RendererConfig
 from digit.renderer_masked import MaskedConfig, MaskedRenderer
+from digit.training.config import OptimizerConfig
 from digit.training.flops import flops_per_sample, peak_flops
 from digit.training.log import read
 from digit.training.loop import TrainConfig, train
@@ -90,7 +91,7 @@ def test_boards(monkeypatch):
 def test_the_log_has_the_speed_of_the_run(tmp_path):
     prior = Prior(replace(BASE, codes=16, length=4, width=8, layers=1, heads=2))
     flops = flops_per_sample(prior, CodeBatch(codes(4)))
-    config = TrainConfig(steps=3, batch=2, log_every=1)
+    config = TrainConfig(steps=3, batch=2, log_every=1, optimizer=OptimizerConfig(warmup=3))
     train(prior, lambda step: CodeBatch(codes(4, 2)), config, tmp_path, device="cpu", progress=False)
     assert flops is not None
     for record in read(tmp_path / "log.jsonl"):

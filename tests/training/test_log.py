@@ -1,6 +1,10 @@
+import re
+
 import pytest
 
-from digit.training.log import Log, draw, read
+import digit.progress
+from digit.errors import DigitError
+from digit.training.log import Log, Status, draw, read, read_status, write_status
 
 LINE = {"loss": 1.5, "lr": 1e-3, "samples_per_second": 1234.0, "eta_seconds": 61.0}
 
@@ -29,19 +33,25 @@ def test_numbers_that_are_not_finite_are_null(tmp_path):
     ]
 
 
-def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys):
-    with Log(tmp_path, step=0, steps=10, title="prior") as log:
+def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys, monkeypatch):
+    clock = iter(range(0, 999, 11))
+    monkeypatch.setattr(digit.progress.time, "monotonic", lambda: next(clock))
+    with Log(tmp_path, step=4, steps=10, title="prior") as log:
         log.record(5, {**LINE, "usage": 0.75})
-        log.record(6, LINE)  # too soon after the last
+        log.advance(5)
         log.record(6, {"accuracy": 0.5})
+        log.event(6, "[a] sentence")
+        log.advance(10)
         log.record(10, {**LINE, "tflops": 412.34, "mfu": 0.4169, "stall": 0.025})
-    lines = capsys.readouterr().err.splitlines()
-    assert lines == [
-        "prior 5/10  loss 1.5000  usage 0.75  lr 1.00e-03  1,234/s  0:01:01 left",
-        "prior 6/10  accuracy 0.5",
-        "prior 10/10  loss 1.5000  lr 1.00e-03  1,234/s  412 TFLOP/s (MFU 41.7%)  waiting for data 2%  "
-        "0:01:01 left",
-    ]
+    plain = "loss 1.5000  usage 0.75  lr 1.00e-03  1,234/s"
+    times = r", 0:\d\d:\d\d left, "
+    assert re.fullmatch(
+        f"prior: 5/10{times}{re.escape(plain)}\nprior: 6/10, accuracy 0.5\nprior: \\[a\\] sentence\n"
+        f"prior: 10/10, 0:00:00 left, {re.escape(plain)}\n"
+        "prior: 10/10, 0:00:00 left, loss 1.5000  lr 1.00e-03  1,234/s"
+        "  412 TFLOP/s \\(MFU 41.7%\\)  waiting for data 2%\n",
+        capsys.readouterr().err,
+    )
 
 
 def test_tensorboard_files(tmp_path):
@@ -56,3 +66,14 @@ def test_the_plot_has_a_panel_for_each_measurement(tmp_path):
     assert not (tmp_path / "none.png").exists()
     draw(records, tmp_path / "loss.png")
     assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_status_is_read_as_it_was_written(tmp_path):
+    assert read_status(tmp_path) is None
+    for reason, step, finished in (("interrupted", 3, False), ("finished", 3, False), ("finished", 5, True)):
+        write_status(tmp_path, Status(step, 5, reason, 1.5))
+        assert read_status(tmp_path) == Status(step, 5, reason, 1.5)
+        assert read_status(tmp_path).finished is finished
+    (tmp_path / "status.json").write_text("[]")
+    with pytest.raises(DigitError, match="not the status of a training run"):
+        read_status(tmp_path)

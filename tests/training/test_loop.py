@@ -1,5 +1,4 @@
 import json
-import math
 import os
 import signal
 from dataclasses import replace
@@ -224,23 +223,3 @@ def test_the_callers_randomness_is_untouched(tmp_path):
     before = torch.get_rng_state()
     run(tmp_path, stage=stage)
     assert torch.equal(before, torch.get_rng_state())
-
-
-def test_bf16_compile_and_tensorboard(tmp_path):
-    class Parts(Plain):
-        compiled = False
-
-        def compile_parts(self):
-            self.compiled = True
-
-    stage = Parts()
-    run(tmp_path, replace(CONFIG, precision="bf16", compile=True), stage)
-    assert stage.compiled and math.isfinite(losses(tmp_path)[-1][1])
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"steps": 0}, {"ema": 1.0}, {"clip": 0.0}, {"micro_batch": 0}, {"keep": 0}, {"skips": 0}]
-)
-def test_settings_that_cannot_be_meant(wrong):
-    with pytest.raises(DigitError):
-        replace(CONFIG, **wrong)

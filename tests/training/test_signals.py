@@ -13,7 +13,6 @@ from PIL import Image
 from digit.errors import Terminated
 from digit.training import checkpoint, log
 from digit.training.config import OptimizerConfig
-from digit.training.interrupt import Interrupts
 from digit.training.log import read_status
 from digit.training.loop import TrainConfig, train
 from digit.training.update import Updater
@@ -245,12 +244,3 @@ def test_two_trainings_in_a_thread(tmp_path):
     thread.start()
     thread.join(120)
     assert len(out) == 1
-
-
-def test_a_signal_that_another_process_told_of_is_the_first_when_it_comes():
-    with Interrupts() as interrupts:
-        interrupts.signal = signal.SIGTERM  # as the processes agreed
-        signal.raise_signal(signal.SIGTERM)
-        assert not interrupts.insisted
-        with pytest.raises(Terminated):
-            signal.raise_signal(signal.SIGTERM)

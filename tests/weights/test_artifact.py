@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from digit.errors import DigitError
 from digit.files import read_json, sha256_file
-from digit.weights import artifact, kinds
+from digit.weights import artifact
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Prior(nn.Module):
 
 @pytest.fixture(autouse=True)
 def prior_is_ours(monkeypatch):
-    monkeypatch.setitem(kinds.KINDS, "prior", (Prior, PriorConfig))
+    monkeypatch.setitem(artifact.KINDS, "prior", (Prior, PriorConfig))
 
 
 @pytest.fixture
@@ -220,11 +220,11 @@ def test_a_header_that_lies_is_refused(saved):
 
 
 def test_every_kind_knows_its_settings():
-    for kind, (stage, config) in kinds.KINDS.items():
-        assert kinds.classes_of(kind) == (stage, config)
+    for kind, (stage, config) in artifact.KINDS.items():
+        assert artifact.classes_of(kind) == (stage, config)
         assert config.__name__.endswith("Config")
     with pytest.raises(DigitError, match="no artifact kind"):
-        kinds.classes_of("horse")
+        artifact.classes_of("horse")
 
 
 def test_a_setting_that_comes_later_changes_no_id():

@@ -15,10 +15,8 @@ from digit.features import Encoder
 from digit.nn.backbone import timm
 from digit.run.fit import fit
 from digit.weights.artifact import artifact_of, load, save
-from digit.weights.foreign import read
-from digit.weights.layout import without_prefix
-from digit.weights.vit import convert_vit, is_vit
-from digit.weights.vit_sizes import _NAMES, VitSizes, measure, timm_name, vit_layout
+from digit.weights.foreign import read, without_prefix
+from digit.weights.vit import _NAMES, VitSizes, convert_vit, is_vit, measure, timm_name, vit_layout
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 MEAN, STD = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])

@@ -8,9 +8,24 @@ import triton.language as tl
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from digit.fast.kernels.mask import kept
-
 PROGRAMS = 528  # of a backward pass: four on each of 132 multiprocessors; each leaves sums to be added
+
+
+@triton.jit
+@no_type_check  # an annotation-checking wrapper would hide what Triton compiles
+def kept(seed, row, columns, DROPPED: tl.constexpr):
+    """True with probability 1 - DROPPED / 2**24 for each of the int32 columns of a row."""
+    key = _mixed(seed.to(tl.uint32) + tl.cast(row, tl.uint32))
+    return (_mixed((columns.to(tl.uint32) * 0x9E3779B1) ^ key) >> 8) >= DROPPED
+
+
+@triton.jit
+@no_type_check
+def _mixed(x):
+    """MurmurHash3's 32-bit finaliser (public domain, Austin Appleby)."""
+    x = (x ^ (x >> 16)) * 0x85EBCA6B
+    x = (x ^ (x >> 13)) * 0xC2B2AE35
+    return x ^ (x >> 16)
 
 
 @triton.jit(do_not_specialize=["which"])
@@ -32,7 +47,7 @@ def _forward(
     DROPPED: tl.constexpr,
     GROWN: tl.constexpr,
 ):
-    """One row a program."""
+    """One row per program."""
     row = tl.program_id(0).to(tl.int64)
     columns = tl.arange(0, BLOCK)
     inside = columns < WIDTH
@@ -75,7 +90,7 @@ def _backward(
     DROPPED: tl.constexpr,
     GROWN: tl.constexpr,
 ):
-    """Every so many-th row a program; what the next row needs is on its way while one is computed."""
+    """Every so many-th row per program; what the next row needs is on its way while one is computed."""
     start = tl.program_id(0).to(tl.int64)
     step = tl.num_programs(0)
     columns = tl.arange(0, BLOCK)

@@ -1,4 +1,4 @@
-"""Attention of one new position a row to those before it, reading only the filled part of the cache."""
+"""Attention of one new position per row to those before it, reading only the filled part of the cache."""
 
 from typing import no_type_check
 
@@ -60,7 +60,7 @@ def _attend(
     k = tl.load(new + heads * channels, mask=real, other=0.0).to(tl.float32)
     v = tl.load(new + 2 * heads * channels, mask=real, other=0.0).to(tl.float32)
     place = (first + before) * channels + c
-    if scaled:  # 8-bit numbers with one scale a vector
+    if scaled:  # 8-bit numbers with one scale per vector
         k_scale = (tl.maximum(tl.max(tl.abs(k), 0), 1e-3) / 448.0).to(key_scales.dtype.element_ty)
         v_scale = (tl.maximum(tl.max(tl.abs(v), 0), 1e-3) / 448.0).to(key_scales.dtype.element_ty)
         tl.store(keys + place, (k / k_scale.to(tl.float32)).to(keys.dtype.element_ty), mask=real)

@@ -1,4 +1,4 @@
-"""One code a row from its logits: guidance, top-k, top-p and the draw in one pass, and its embedding."""
+"""One code per row from its logits: guidance, top-k, top-p and the draw in one pass, and its embedding."""
 
 from dataclasses import dataclass
 from typing import no_type_check
@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from digit.fast.kernels.pairs import add_pairs
+from digit.fast.kernels.norm import add_pairs
 
 
 @triton.jit
@@ -48,6 +48,7 @@ def _kept(scores, threshold, room):
     return (scores > threshold) | (tied & (rank <= room))
 
 
+# Longer than a function should be: in one kernel the logits are read once, which is all that it saves.
 @triton.jit
 @no_type_check
 def _draw(

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from digit.fast.kernels.pairs import add_pairs
+from digit.fast.kernels.norm import add_pairs
 
 Norm = tuple[Tensor, Tensor]  # weight and bias of a LayerNorm, float32
 

@@ -48,7 +48,6 @@ def _scan(
     ROWS: tl.constexpr,
     COLUMNS: tl.constexpr,
     DEPTH: tl.constexpr,
-    SECOND: tl.constexpr,
     FLAT: tl.constexpr,
 ):
     """For ROWS vectors the centroid of the largest x.c - |c|^2 / 2, that value, and the second largest."""
@@ -71,14 +70,11 @@ def _scan(
         gains = products - halves[None, :]
         bits = (gains.to(tl.int32, bitcast=True) & -COLUMNS) | mark[None, :]
         gains = bits.to(tl.float32, bitcast=True)
-        if SECOND:
-            left, right = tl.split(tl.reshape(gains, (ROWS, COLUMNS // 2, 2)))
-            here, next_here = tl.reduce(
-                (tl.maximum(left, right), tl.minimum(left, right)), axis=1, combine_fn=_best_two
-            )
-            second = tl.maximum(tl.minimum(best, here), tl.maximum(second, next_here))
-        else:
-            here = tl.max(gains, axis=1)
+        left, right = tl.split(tl.reshape(gains, (ROWS, COLUMNS // 2, 2)))
+        here, next_here = tl.reduce(
+            (tl.maximum(left, right), tl.minimum(left, right)), axis=1, combine_fn=_best_two
+        )
+        second = tl.maximum(tl.minimum(best, here), tl.maximum(second, next_here))
         found = start + COLUMNS - 1 - (here.to(tl.int32, bitcast=True) & (COLUMNS - 1))
         code = tl.where(here > best, found, code)
         best = tl.maximum(best, here)
@@ -86,8 +82,7 @@ def _scan(
     inside = rows < count
     tl.store(codes + rows, code, mask=inside)
     tl.store(best_out + rows, best, mask=inside)
-    if SECOND:
-        tl.store(second_out + rows, second, mask=inside)
+    tl.store(second_out + rows, second, mask=inside)
 
 
 @triton.jit
@@ -113,10 +108,9 @@ def scan(
     centroids: Float[Tensor, "k d"],
     half_squares: Float[Tensor, " k"],
     *,
-    second: bool = False,
     tiles: Tiles = Tiles(),  # noqa: B008  (immutable)
-) -> tuple[Int[Tensor, " m"], Float[Tensor, " m"], Float[Tensor, " n"]]:
-    """Index of the largest x.c - |c|^2 / 2, its value, and the second largest (empty if not wanted).
+) -> tuple[Int[Tensor, " m"], Float[Tensor, " m"], Float[Tensor, " m"]]:
+    """Index of the largest x.c - |c|^2 / 2 of each vector x, its value, and the second largest value.
 
     Products of float16 or bfloat16 vectors, sums in float32; the values' last 8 bits are not theirs.
     `half_squares` is |c|^2 / 2 in float32. The width must be a multiple of 8.
@@ -124,8 +118,7 @@ def scan(
     count, width = vectors.shape
     k = len(centroids)
     codes = torch.empty(count, dtype=torch.int32, device=vectors.device)
-    best = torch.empty(count, device=vectors.device)
-    other = torch.empty(count if second else 0, device=vectors.device)
+    best, second = (torch.empty(count, device=vectors.device) for _ in range(2))
     if count:
         _scan[(triton.cdiv(count, tiles.rows),)](
             TensorDescriptor.from_tensor(vectors, [tiles.rows, tiles.depth]),
@@ -133,19 +126,18 @@ def scan(
             half_squares,
             codes,
             best,
-            other,
+            second,
             count,
             k,
             DEPTHS=triton.cdiv(width, tiles.depth),
             ROWS=tiles.rows,
             COLUMNS=tiles.columns,
             DEPTH=tiles.depth,
-            SECOND=second,
             FLAT=tiles.flat,
             num_warps=tiles.warps,  # pyright: ignore[reportCallIssue]
             num_stages=tiles.stages,  # pyright: ignore[reportCallIssue]
         )
-    return codes, best, other
+    return codes, best, second
 
 
 def halve(

@@ -12,18 +12,15 @@ from torch import Tensor
 @no_type_check
 def _norm(
     x,
-    table,
     shift,
     weight,
     bias,
     out,
     count,
     width,
-    period,
     eps,
     rows: tl.constexpr,
     block: tl.constexpr,
-    tabled: tl.constexpr,
     shifted: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * rows + tl.arange(0, rows)
@@ -31,9 +28,6 @@ def _norm(
     inside = c < width
     at, there = row[:, None] * width + c[None, :], (row < count)[:, None] & inside[None, :]
     value = tl.load(x + at, mask=there, other=0.0).to(tl.float32)
-    if tabled:
-        value += tl.load(table + (row % period)[:, None] * width + c[None, :], mask=there, other=0.0)
-        tl.store(x + at, value.to(x.dtype.element_ty), mask=there)
     if shifted:
         value += tl.load(shift + c, mask=inside, other=0.0)[None, :]
     mean = tl.sum(value, 1) / width
@@ -63,32 +57,30 @@ def norm(
     *,
     eps: float,
     out: Float[Tensor, "r d"],
-    table: Float[Tensor, "t d"] | None = None,
 ) -> Float[Tensor, "r d"]:
-    """`out` = LayerNorm(x + shift), computed in float32; `shift`, `weight` and `bias` are float32.
-
-    Before, a `table`, float32, is added to x itself: a vector for each of t positions, which follow each
-    other in the rows.
-    """
+    """`out` = LayerNorm(x + shift), computed in float32; `shift`, `weight` and `bias` are float32."""
     count, width = x.shape
-    period = 1 if table is None else len(table)
     block = triton.next_power_of_2(width)
     rows, warps = tile(count, width)
     _norm[(triton.cdiv(count, rows),)](
         x,
-        bias if table is None else table,
         bias if shift is None else shift,
         weight,
         bias,
         out,
         count,
         width,
-        period,
         eps,
         rows=rows,
         block=block,
-        tabled=table is not None,
         shifted=shift is not None,
         **{"num_warps": warps},
     )
     return out
+
+
+@triton.jit
+@no_type_check
+def add_pairs(first, second, other_first, other_second):
+    """The sums of the firsts and of the seconds, for Triton's `reduce` over a pair of tensors."""
+    return first + other_first, second + other_second

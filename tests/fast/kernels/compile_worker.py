@@ -20,19 +20,12 @@ from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 from triton.runtime.jit import JITFunction
 
+from digit.fast.blocks import blocks
 from digit.fast.decoding import FastDecoder, Shape
-from digit.fast.kernels import nearest, open_rows
+from digit.fast.kernels import nearest
 from digit.fast.kernels.draw import Filters, draw
 from digit.fast.kernels.filling import embed, settle
-from digit.fast.kernels.full_attention import full_attention
-from digit.fast.kernels.norm import norm
-from digit.fast.kernels.patches import patches
-from digit.fast.kernels.segments import add_segments, means
-from digit.fast.training import blocks
-from digit.nn import autoencoder_inference
 from digit.prior import Prior, PriorConfig
-from digit.vqgan import VQGAN, InferenceVQGAN
-from digit.vqgan_config import VQGANConfig
 
 compiled: collections.Counter[str] = collections.Counter()
 launch: Any = JITFunction.run
@@ -89,50 +82,11 @@ def decoding(config: PriorConfig) -> None:
     draw(logits, uniforms, codes, plain, count=config.codes, confidence=torch.zeros(2, length), **given)
 
 
-def pixels(dtype: torch.dtype, kind: torch.dtype) -> None:
-    """Both ways through the VQGAN of the paper's scale."""
-    form = InferenceVQGAN(VQGAN(VQGANConfig()), dtype=dtype)
-    form.decode(torch.zeros(2, 256, dtype=torch.int64), kind=kind)
-    form.latents(torch.zeros(2, 3, 256, 256, dtype=torch.uint8))
-
-
 def features(dtype: torch.dtype) -> None:
-    """Patches, the nearest of 8192 centroids exactly and not, sums of clusters."""
-    patches(
-        torch.zeros(2, 3, 224, 224, dtype=torch.uint8),
-        14,
-        width=592,
-        prefix=5,
-        scale=1.0,
-        shift=0.0,
-        dtype=dtype,
-    )
-    tokens, table, vector = torch.zeros(20 * 261, 768, dtype=dtype), torch.zeros(261, 768), torch.zeros(768)
-    norm(tokens, vector, vector, vector, eps=1e-6, table=table, out=tokens)
+    """The nearest of 8192 centroids."""
     vectors, centroids = torch.zeros(4096, 768, dtype=dtype), torch.zeros(8192, 768, dtype=dtype)
-    for second in (False, True):
-        nearest.scan(vectors, centroids, torch.zeros(8192), second=second)
+    nearest.scan(vectors, centroids, torch.zeros(8192))
     nearest.halve(vectors.float())
-    opened, codes = torch.zeros(4096, dtype=torch.bool), torch.zeros(4096, dtype=torch.int64)
-    open_halves = {"halves": vectors.half(), "rounded": centroids.half(), "floor": torch.zeros(4096)}
-    for kind in (vectors, vectors.float()):
-        how = {"vectors": kind, "centroids": centroids.float(), "half_squares": torch.zeros(8192)}
-        open_rows.decide(opened, codes, **open_halves, **how)
-        open_rows.search(opened, codes, **how)
-    sums, counts = torch.zeros(8192, 768, dtype=torch.float64), torch.zeros(8192, dtype=torch.int64)
-    add_segments(sums, counts, vectors, torch.zeros(4096, dtype=torch.int64))
-    means(sums, counts, centroids.float())
-
-
-def attention() -> None:
-    """A ViT's, a masked renderer's and its last block's, from inside a packed product."""
-    for t, n, heads, dtype in (
-        (261, 261, 12, torch.float16),
-        (513, 513, 16, torch.bfloat16),
-        (513, 256, 16, torch.bfloat16),
-    ):
-        q, k, v = torch.zeros(2, t, 3, heads, 64, dtype=dtype).permute(2, 0, 3, 1, 4).unbind(0)
-        full_attention(q[:, :, t - n :], k, v)
 
 
 def filling() -> None:
@@ -158,15 +112,12 @@ def training(config: PriorConfig) -> None:
 def main() -> None:
     driver.set_active(Hopper())
     JITFunction.run = compile_only
-    autoencoder_inference.has_kernels = lambda device, width: width % 8 == 0
     torch.autocast = no_autocast
     torch.set_default_device("meta")
     config = PriorConfig(codes=8192, length=256, classes=1000, width=1024, layers=2, heads=16)
     decoding(config)
-    for dtype, kind in ((torch.float16, torch.uint8), (torch.bfloat16, torch.float32)):
-        pixels(dtype, kind)
+    for dtype in (torch.float16, torch.bfloat16):
         features(dtype)
-    attention()
     filling()
     training(config)
     print(json.dumps(compiled))

@@ -3,11 +3,8 @@
 import pytest
 import torch
 
-from digit.fast import filling as fast_filling
-from digit.fast import graphs
 from digit.fast.kernels.filling import embed, settle
-from digit.nn.sampling import SamplerConfig
-from digit.renderer_masked import MaskedConfig, MaskedRenderer, _Passes
+from digit.renderer_masked import settle as plain_settle
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -22,7 +19,7 @@ def test_the_least_sure_are_masked_again(count, left):
     gumbel = torch.randn(3, 2, length, dtype=torch.float64)[:, 1]  # not contiguous, as it comes
     how = {"confidence": confidence, "gumbel": gumbel, "noise": 0.7, "left": left, "mask": 99}
     plain, fast = before.clone(), before.clone()
-    wanted = _Passes.settle(None, plain, masked, drawn, **how)  # pyright: ignore[reportArgumentType]
+    wanted = plain_settle(plain, masked, drawn, **how)
     moved = {name: each.to(DEVICE) if torch.is_tensor(each) else each for name, each in how.items()}
     fast = fast.to(DEVICE)
     found = settle(fast, masked.to(DEVICE), drawn.to(DEVICE), **moved).cpu()
@@ -47,58 +44,3 @@ def test_the_next_input(dtype):
     wanted = torch.cat((prefix, table[vq_codes] + positions), dim=1).to(dtype)
     found = embed(*(each.to(DEVICE) for each in (prefix, table, positions, vq_codes)), dtype)
     assert torch.equal(found.cpu(), wanted)
-
-
-@pytest.fixture
-def captures(monkeypatch):
-    """The number of graphs made: on a CPU each does its work anew when it is replayed."""
-    made = []
-
-    class Captured(graphs.Captured):
-        def __init__(self, work, *given):
-            made.append(work)
-            if torch.cuda.is_available():
-                super().__init__(work, *given)
-            else:
-                self.work = work
-
-        def __call__(self, *given):
-            return super().__call__(*given) if torch.cuda.is_available() else self.work(*given)
-
-    monkeypatch.setattr(fast_filling, "Captured", Captured)
-    monkeypatch.setattr(fast_filling, "replays", lambda codes: len(codes) <= 2)
-    return made
-
-
-def test_a_graph_serves_until_a_weight_changes(captures):
-    torch.manual_seed(0)
-    shape = MaskedConfig(codes=11, length=2, vq_codes=13, vq_length=2, width=16, layers=1, heads=2, steps=1)
-    renderer = MaskedRenderer(shape).to(DEVICE)
-    codes = torch.randint(11, (3, 2))
-    how = [SamplerConfig(), SamplerConfig(top_k=5), SamplerConfig(temperature=0.5)]
-
-    def drawn(rows, config, made):
-        fast, plain = (
-            renderer.sample(codes[:rows], range(rows), config, autocast=False, fast=fast)
-            for fast in (True, False)
-        )
-        assert torch.equal(fast, plain) and len(captures) == made
-
-    drawn(3, how[0], 0)  # too many for a graph
-    drawn(2, how[0], 1)
-    codes[0, 1] += 1 - 2 * (codes[0, 1] > 5)
-    drawn(2, how[0], 1)
-    drawn(1, how[0], 2)
-    drawn(2, how[1], 3)
-    drawn(2, how[2], 4)
-    drawn(2, how[0], 4)
-    with torch.no_grad():
-        renderer.vq_embedding.weight.mul_(1.5)  # where the graph reads it
-    drawn(2, how[0], 4)
-    renderer.code_embedding.weight = torch.nn.Parameter(renderer.code_embedding.weight * 2)  # elsewhere
-    drawn(2, how[0], 5)
-    with torch.no_grad():
-        renderer.transformer.blocks[0].mlp[0].weight.mul_(3)  # of which the graph has a copy
-        renderer.projection.weight.mul_(2)
-    drawn(2, how[0], 6)
-    drawn(2, how[0], 6)

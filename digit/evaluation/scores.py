@@ -1,0 +1,154 @@
+"""features or class probabilities -> scores of a set of pictures, beside the Fréchet distance of `frechet`.
+
+Kernel distance (KID on InceptionV3, arXiv:1801.01401), precision and recall (arXiv:1904.06991), inception
+score (arXiv:1606.03498) and class accuracy.
+"""
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from digit.errors import DigitError
+
+
+def kernel_distance(
+    samples: Float[Tensor, "n d"],
+    reference: Float[Tensor, "m d"],
+    *,
+    subsets: int = 100,
+    size: int = 1000,
+    seed: int = 2020,
+) -> tuple[float, float]:
+    """Mean and standard deviation, over random subsets, of the squared MMD with the kernel (x y / d + 1)^3.
+
+    Of each set `size` pictures are drawn without repetition, by numpy's RandomState(seed); all defaults and
+    the order of the draws are torch-fidelity's. In float64 on the features' device. The mean may be slightly
+    below 0 for sets of one distribution. Raises DigitError if a set has fewer than `size` or NaN.
+    """
+    smaller = min(len(samples), len(reference))
+    if smaller < size or size < 2:
+        raise DigitError(
+            f"{smaller} pictures are too few for subsets of {size}: give at least {max(size, 2)}"
+        )
+    if not (samples.isfinite().all() and reference.isfinite().all()):
+        raise DigitError("some features are NaN or infinite: look for broken pictures or weights")
+    draw = np.random.RandomState(seed)  # numpy promises that its stream never changes
+    values = []
+    for _ in range(subsets):
+        x = samples[_chosen(draw, len(samples), size).to(samples.device)].double()
+        y = reference[_chosen(draw, len(reference), size).to(reference.device)].double()
+        values.append(_squared_mmd(x, y))
+    stacked = torch.stack(values)
+    return float(stacked.mean()), float(stacked.std(correction=0))
+
+
+def _chosen(draw: np.random.RandomState, count: int, size: int) -> Tensor:
+    return torch.from_numpy(draw.choice(count, size, replace=False))
+
+
+def _squared_mmd(x: Tensor, y: Tensor) -> Tensor:
+    """The unbiased estimate: pairs of a picture with itself are left out within a set."""
+    n = len(x)
+    within = sum(kernel.sum() - kernel.trace() for kernel in (_kernel(x, x), _kernel(y, y)))
+    return within / (n * (n - 1)) - 2 * _kernel(x, y).mean()
+
+
+def _kernel(x: Tensor, y: Tensor) -> Tensor:
+    return (x @ y.T / x.shape[1] + 1) ** 3
+
+
+class PrecisionRecall(NamedTuple):
+    """Both are shares in [0, 1]."""
+
+    precision: float  # of the generated pictures, inside the reference's manifold: quality
+    recall: float  # of the reference pictures, inside the generated one's: variety
+
+
+def precision_recall(
+    reference: Float[Tensor, "m d"], generated: Float[Tensor, "n d"], *, k: int = 3, chunk: int = 2048
+) -> PrecisionRecall:
+    """Improved precision and recall: a manifold is balls around a set's features, to their k-th neighbours.
+
+    Distances are in float64 on the features' device, `chunk` rows at a time, so nothing of size m x n is
+    stored. Both shares depend on m and n: compare only equal sizes (10,000 each is usual). Raises DigitError
+    if a set has k or fewer.
+    """
+    smaller = min(len(reference), len(generated))
+    if smaller <= k:
+        raise DigitError(f"{smaller} pictures have no {k}-th neighbours: give more pictures")
+    # Centred features lose fewer digits in |x|^2 - 2 x y + |y|^2.
+    centre = reference.double().mean(0)
+    reference, generated = reference.double() - centre, generated.double() - centre
+    return PrecisionRecall(
+        precision=float(_inside(generated, reference, k, chunk).double().mean()),
+        recall=float(_inside(reference, generated, k, chunk).double().mean()),
+    )
+
+
+def _inside(points: Tensor, manifold: Tensor, k: int, chunk: int) -> Bool[Tensor, " n"]:
+    # A set's nearest neighbour is the picture itself, so its k-th neighbour is value k + 1.
+    radii = torch.cat([_squared(rows, manifold).kthvalue(k + 1).values for rows in manifold.split(chunk)])
+    # Equal pictures are at distance 0, but their product says about 1e-13: such a miss must not count as
+    # outside.
+    rounding = 1e-12 * manifold.square().sum(1).max()
+    return torch.cat([(_squared(rows, manifold) <= radii + rounding).any(1) for rows in points.split(chunk)])
+
+
+def _squared(rows: Tensor, columns: Tensor) -> Tensor:
+    norms = rows.square().sum(1)[:, None] + columns.square().sum(1)[None]
+    return torch.addmm(norms, rows, columns.T, alpha=-2).clamp_min_(0)
+
+
+def inception_score(
+    probabilities: Float[Tensor, "n c"],
+    *,
+    splits: int = 10,
+    split_size: int | None = None,
+    seed: int | None = 2020,
+) -> tuple[float, float]:
+    """Mean and standard deviation, over `splits` parts, of exp(E KL(p(y|x) || p(y))), each between 1 and c.
+
+    The pictures are shuffled first by numpy's RandomState(seed), None leaves their order: torch-fidelity's
+    defaults, which published scores used. With `split_size` the parts have that many pictures, the last one
+    what is left, as in ADM's evaluation (5,000, in order). Raises DigitError if there are fewer pictures than
+    splits or NaN among them.
+    """
+    n = len(probabilities)
+    bounds = [i * n // splits for i in range(splits + 1)]
+    if split_size is not None:
+        bounds = [*range(0, n, split_size), n]
+    if n == 0 or not 2 <= len(bounds) <= n + 1:
+        raise DigitError(f"{n} pictures cannot be cut into {splits} splits: give more pictures")
+    if not probabilities.isfinite().all():
+        raise DigitError("some class probabilities are NaN or infinite: look for broken pictures or weights")
+    if seed is not None:
+        # numpy promises that RandomState's stream never changes.
+        probabilities = probabilities[torch.from_numpy(np.random.RandomState(seed).permutation(n))]
+    probabilities = probabilities.double()
+    scores = []
+    for start, stop in pairwise(bounds):
+        part = probabilities[start:stop]
+        # E KL(p || q) with q = E p is the entropy of q less the mean entropy of p.
+        information = torch.special.entr(part.mean(0)).sum() - torch.special.entr(part).sum(1).mean()
+        scores.append(information.exp())
+    stacked = torch.stack(scores)
+    return float(stacked.mean()), float(stacked.std(correction=0))
+
+
+def class_accuracy(probabilities: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> float:
+    """Share of pictures, in [0, 1], whose largest probability is their label's; logits serve as well.
+
+    Raises DigitError if there are no pictures or a label is not in 0 .. c - 1.
+    """
+    if len(labels) == 0:
+        raise DigitError("the class accuracy of no pictures is not defined: give pictures to measure")
+    classes = probabilities.shape[1]
+    if int(labels.min()) < 0 or int(labels.max()) >= classes:
+        raise DigitError(
+            f"labels must be 0 to {classes - 1} for this classifier: use one trained on these classes"
+        )
+    return float((probabilities.argmax(1) == labels.to(probabilities.device)).double().mean())

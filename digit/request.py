@@ -1,0 +1,138 @@
+"""What a call of the pipeline asks for, resolved: a seed and a label per picture, and every setting."""
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+
+from digit.errors import DigitError
+from digit.nn.sampling import SamplerConfig
+from digit.weights.model_folder import PipelineSampling
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be drawn; row i of seeds and labels belongs to picture i."""
+
+    seeds: list[int]
+    labels: list[int] | None
+    prior: SamplerConfig
+    renderer: str | None  # autoregressive, masked or none
+    rendering: SamplerConfig
+    steps: int  # of the masked renderer, as the noise
+    noise: float
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the pictures beside seeds and labels, as JSON has it."""
+        told: dict[str, Any] = {"prior": asdict(self.prior), "renderer": self.renderer}
+        if self.renderer:
+            told[self.renderer] = asdict(self.rendering)
+        if self.renderer == "masked":
+            told[self.renderer] |= {"steps": self.steps, "noise": self.noise}
+        return told
+
+
+def resolve(
+    own: PipelineSampling,
+    seeds: list[int],
+    labels: list[int] | None,
+    *,
+    renderer: str | None,
+    prior: dict[str, Any],
+    rendering: dict[str, Any],
+    steps: int | None = None,
+    noise: float | None = None,
+) -> Request:
+    """The request of a call: settings that are None become `own`, those of the model.
+
+    Raises:
+        DigitError: a setting out of range, or guidance without labels.
+    """
+    of_prior = _with(own.prior_unconditional if labels is None else own.prior, prior)
+    if labels is None and of_prior.guidance != 1.0:
+        raise DigitError("guidance needs labels: pass --labels, or leave --guidance out")
+    of_renderer = _with(own.renderer, rendering)
+    if renderer == "masked":  # it has no top-k and no top-p
+        of_renderer = _with(own.masked, {"temperature": rendering.get("temperature")})
+    noise = own.masked_noise if noise is None else noise
+    if not 0 <= noise < float("inf"):
+        raise DigitError(f"noise is {noise}: give a number from 0 up")
+    steps = own.masked_steps if steps is None else steps
+    return Request(seeds, labels, of_prior, renderer, of_renderer, steps, noise)
+
+
+def seeds_and_labels(
+    labels: Sequence[int | str] | int | str | None,
+    num_images: int | None,
+    seeds: Sequence[int] | None,
+    *,
+    names: Sequence[str],
+    classes: int,
+) -> tuple[list[int], list[int] | None]:
+    """A seed and a label per picture; a shorter list of labels is repeated over the pictures in turn.
+
+    `names` are those of the `classes` classes that the model knows.
+
+    Raises:
+        DigitError: numbers that contradict each other, or see `label_ids`.
+    """
+    if isinstance(labels, int | str):
+        labels = [labels]
+    ids = None if labels is None else label_ids(labels, names=names, classes=classes)
+    if ids is not None and not ids:
+        raise DigitError("--labels is empty: name at least one class, or leave it out")
+    count = len(seeds) if seeds is not None else num_images or (len(ids) if ids else 1)
+    if count < 1 or (num_images is not None and num_images != count):
+        raise DigitError(f"--num {num_images} does not fit {count} seeds: give one of them, at least 1")
+    if ids is not None:
+        ids = [ids[i % len(ids)] for i in range(count)]
+    return list(seeds) if seeds is not None else list(range(count)), ids
+
+
+def label_ids(labels: Sequence[int | str], *, names: Sequence[str], classes: int) -> list[int]:
+    """Class names or numbers as numbers.
+
+    Raises:
+        DigitError: an unknown name, a number out of range, or a model without classes.
+    """
+    if not classes:
+        raise DigitError("this model knows no classes: leave --labels out")
+    ids = []
+    for label in labels:
+        if isinstance(label, str) and not label.lstrip("-").isdigit():
+            if label not in names:
+                raise DigitError(f"unknown label {label!r}: choose {_likely(label, names)}")
+            ids.append(names.index(label))
+        elif not 0 <= int(label) < classes:
+            raise DigitError(f"label {label} is out of range: choose 0 to {classes - 1}")
+        else:
+            ids.append(int(label))
+    return ids
+
+
+def at_once(device: torch.device, pictures: int) -> int:
+    """Pictures that are drawn in one batch where nobody says how many: 64 on a CPU.
+
+    On a GPU as many as there are, for a batch of the sampler costs little more than one picture: up to 1024,
+    and 64 MiB of its whole memory each, so that the number is the same whatever else runs there.
+    """
+    if device.type != "cuda":
+        return 64
+    room = torch.cuda.get_device_properties(device).total_memory // (64 << 20)
+    return max(64, min(pictures, room, 1024))
+
+
+def _likely(label: str, names: Sequence[str]) -> str:
+    """The classes to choose from, or the most similar ones where there are many."""
+    if len(names) <= 20:
+        return f"from {', '.join(names) or 'numbers'}"
+    known = {name.lower(): name for name in names}
+    near = [known[name] for name in difflib.get_close_matches(label.lower(), known, n=3, cutoff=0.5)]
+    return f"{' or '.join(near)}, or a number" if near else f"a number from 0 to {len(names) - 1}"
+
+
+def _with(settings: SamplerConfig, given: dict[str, Any]) -> SamplerConfig:
+    return replace(settings, **{name: value for name, value in given.items() if value is not None})

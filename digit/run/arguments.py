@@ -1,0 +1,362 @@
+"""A verb's signature -> its options, their help and the parser; without torch, as the verbs' modules are.
+
+Each parameter is an option; a parameter that is a dataclass is a group of them, a field each. Its text is the
+parameter's in the docstring, or the comment beside the field.
+"""
+
+import argparse
+import dataclasses
+import inspect
+import re
+import shutil
+import textwrap
+import types
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
+
+from digit.errors import DigitError
+from digit.run.options import POSITIONAL, Hidden, Metavar
+
+COLUMN = 26  # where the texts of options begin
+USAGE: dict[str, Any] = {"subsequent_indent": " " * 9, "break_on_hyphens": False}  # behind "usage: "
+LONG = 40  # characters of choices beyond which they stand in the text
+WORDS = {int: "N", float: "X", str: "TEXT", Path: "PATH"}
+MEANT = {int: "a whole number", float: "a number"}
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a verb, or a positional argument."""
+
+    path: tuple[str, ...]  # the parameter, and the field where it is a dataclass
+    kind: Any  # its type, without None
+    metavar: str  # for each value
+    default: Any  # `required` where there is none
+    text: str
+    group: str  # the parameter that it is a part of; "" for those of the verb itself
+    positional: bool = False
+    optional: bool = False  # `none` can be typed, where the default is more
+
+    @property
+    def name(self) -> str:
+        """As it is typed; of a positional argument, as the help shows it."""
+        return self.metavar if self.positional else "--" + self.path[-1].replace("_", "-")
+
+    @property
+    def required(self) -> bool:
+        """Whether it has to be given."""
+        return self.default is inspect.Parameter.empty
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that can be typed for it."""
+        return (self.name, "--no-" + self.name[2:]) if self.kind is bool else (self.name,)
+
+    @property
+    def help(self) -> str:
+        """Its text with the default, where that is more than nothing."""
+        value = self.default
+        if self.required or value in (None, (), {}):
+            return self.text
+        if isinstance(value, bool):
+            value = "on" if value else "off"
+        elif isinstance(value, tuple):
+            value = " ".join(map(str, value))
+        return f"{self.text} (default: {value})".strip()
+
+
+class _Formatter(argparse.RawDescriptionHelpFormatter):
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if isinstance(action, argparse.BooleanOptionalAction):
+            return "/".join(action.option_strings)
+        return super()._format_action_invocation(action)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise DigitError(message.removeprefix("argument "))
+
+
+def options_of(verb: Callable[..., Any], defaults: Mapping[str, Any] | None = None) -> list[Option]:
+    """The options of a verb in their order; `defaults` replace those of its signature."""
+    hints = get_type_hints(verb, include_extras=True)
+    texts = _texts(inspect.getdoc(verb) or "")
+    found: list[Option] = []
+    for name, parameter in inspect.signature(verb).parameters.items():
+        default = (defaults or {}).get(name, parameter.default)
+        found += _options((name,), hints[name], default, texts.get(name, ""), "")
+    return found
+
+
+def description(verb: Callable[..., Any]) -> str:
+    """What the verb's docstring says before its arguments."""
+    return re.split(r"\n(?:Args|Raises|Returns):\n", inspect.getdoc(verb) or "")[0].strip()
+
+
+def parser_of(
+    name: str,
+    verb: Callable[..., Any],
+    defaults: Mapping[str, Any] | None = None,
+    *,
+    more: str = "",
+    common: Mapping[str, Mapping[str, Any]] | None = None,
+) -> argparse.ArgumentParser:
+    """The parser of `digit NAME`: gives what was typed and nothing more, by `path` with dots.
+
+    `more` is what its help says besides the docstring, and `common` are options that it is given besides its
+    own, as argparse's `add_argument` takes them.
+    """
+    options = options_of(verb, defaults)
+    needed = [_usage(option) for option in options if option.positional or option.required]
+    width = min(shutil.get_terminal_size().columns, 100)
+
+    def formatter(prog: str) -> argparse.HelpFormatter:
+        return _Formatter(prog, max_help_position=COLUMN, width=width)
+
+    parser = _Parser(
+        prog=f"digit {name}",
+        usage=textwrap.fill(" ".join((f"digit {name}", *needed, "[options]")), width - 7, **USAGE),
+        description=_wrapped(f"{description(verb)}\n\n{more}".strip(), width),
+        formatter_class=formatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    texts = _texts(inspect.getdoc(verb) or "")
+    groups: dict[str, Any] = {}
+    for option in options:
+        title = "arguments" if option.positional else option.group or "options"
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title, texts.get(option.group))
+        _add(groups[title], option)
+    every = parser.add_argument_group("every verb")
+    for option, how in (common or {}).items():
+        every.add_argument(option, **how)
+    return parser
+
+
+def call_of(
+    verb: Callable[..., Any], typed: Mapping[str, Any], defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The keyword arguments of a call: what was typed, in dataclasses where it belongs there.
+
+    Raises:
+        DigitError: the dataclass refuses a value.
+    """
+    signature = inspect.signature(verb).parameters
+    call: dict[str, Any] = {}
+    nested: dict[str, dict[str, Any]] = {}
+    for path, value in typed.items():
+        parameter, _, field = path.partition(".")
+        if field:
+            nested.setdefault(parameter, {})[field] = value
+        else:
+            call[parameter] = value
+    for parameter, fields in nested.items():
+        call[parameter] = _replaced(defaults.get(parameter, signature[parameter].default), fields)
+    return call
+
+
+def _replaced(instance: Any, fields: Mapping[str, Any]) -> Any:
+    """`dataclasses.replace` with dots for dataclasses in dataclasses."""
+    changes: dict[str, Any] = {}
+    inner: dict[str, dict[str, Any]] = {}
+    for path, value in fields.items():
+        field, _, rest = path.partition(".")
+        if rest:
+            inner.setdefault(field, {})[rest] = value
+        else:
+            changes[field] = value
+    changes |= {field: _replaced(getattr(instance, field), values) for field, values in inner.items()}
+    return dataclasses.replace(instance, **changes)
+
+
+def _options(
+    path: tuple[str, ...],
+    annotation: Any,
+    default: Any,
+    text: str,
+    group: str,
+    hidden: frozenset[str] = frozenset(),
+) -> list[Option]:
+    kind: Any
+    kind, notes = _plain(annotation)
+    if not dataclasses.is_dataclass(kind):
+        word = next((note.word for note in notes if isinstance(note, Metavar)), None) or _word(kind)
+        if word.count("|") and len(word) > LONG:
+            text, word = f"{text.removesuffix('.')}: {word.replace('|', ', ')}.", "NAME"
+        return [Option(path, kind, word, default, text, group, POSITIONAL in notes, _takes_none(annotation))]
+    hints, comments = get_type_hints(kind, include_extras=True), _comments(kind)  # pyright: ignore[reportArgumentType]
+    hidden = next((note for note in notes if isinstance(note, Hidden)), hidden)
+    return [
+        option
+        for field in dataclasses.fields(kind)
+        if field.name not in hidden
+        for option in _options(
+            (*path, field.name),
+            hints[field.name],
+            getattr(default, field.name),
+            comments.get(field.name, ""),
+            path[-1],
+            hidden,
+        )
+    ]
+
+
+def _plain(annotation: Any) -> tuple[Any, list[Any]]:
+    """A type without None and Annotated, and what Annotated said, also of a tuple's members."""
+    notes: list[Any] = []
+    if get_origin(annotation) is Annotated:
+        annotation, *notes = get_args(annotation)
+    if get_origin(annotation) in (Union, types.UnionType):
+        (annotation,) = (part for part in get_args(annotation) if part is not type(None))
+    if get_origin(annotation) is Annotated or get_origin(annotation) in (Union, types.UnionType):
+        annotation, inner = _plain(annotation)
+        return annotation, [*notes, *inner]
+    if get_origin(annotation) is tuple:
+        members = [member if member is ... else _plain(member) for member in get_args(annotation)]
+        notes += [note for member in members if member is not ... for note in member[1]]
+        annotation = tuple[tuple(member if member is ... else member[0] for member in members)]
+    return annotation, notes
+
+
+def _takes_none(annotation: Any) -> bool:
+    return type(None) in get_args(annotation) or any(
+        _takes_none(part) for part in get_args(annotation) if get_origin(annotation) is Annotated
+    )
+
+
+def _word(kind: Any) -> str:
+    """What stands for one value of a type."""
+    if get_origin(kind) is Literal:
+        return "|".join(map(str, get_args(kind)))
+    if get_origin(kind) is tuple:
+        return _word(get_args(kind)[0])
+    return "NAME N" if get_origin(kind) is dict else WORDS.get(kind, "")
+
+
+def _add(group: Any, option: Option) -> None:
+    """Add an option to argparse's group."""
+    name, text = option.path, option.help.replace("%", "%%")
+    more: dict[str, Any] = {"help": text, "metavar": option.metavar}
+    if option.kind is bool:
+        more = {"help": text, "action": argparse.BooleanOptionalAction, "default": argparse.SUPPRESS}
+    elif get_origin(option.kind) is tuple:
+        members = get_args(option.kind)
+        more |= {"type": _reader(members[0]), "nargs": "+" if members[-1] is ... else len(members)}
+        more["action"] = _Together
+    elif get_origin(option.kind) is dict:
+        more |= {"nargs": "+", "action": _Pairs}
+    else:
+        more["type"] = _reader(option.kind, optional=option.optional and option.default is not None)
+    if option.positional:
+        if not option.required:
+            more["nargs"] = "*" if "nargs" in more else "?"
+        group.add_argument(".".join(name), **more)
+    else:
+        group.add_argument(option.name, dest=".".join(name), required=option.required, **more)
+
+
+class _Together(argparse.Action):
+    """Several values as the tuple that the verb takes."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        if values:
+            setattr(namespace, self.dest, tuple(values))
+
+
+class _Pairs(argparse.Action):
+    """Names and whole numbers in turn as a dict."""
+
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
+        if len(values) % 2:
+            raise argparse.ArgumentError(self, "give names and numbers in turn, as depth 4 heads 2")
+        numbers = [_reader(int)(value) for value in values[1::2]]
+        setattr(namespace, self.dest, dict(zip(values[::2], numbers, strict=True)))
+
+
+def _reader(kind: Any, *, optional: bool = False) -> Callable[[str], Any]:
+    """From what is typed to a value; argparse shows the error's sentence behind the option's name."""
+
+    def read(text: str) -> Any:
+        if optional and text.lower() == "none":
+            return None
+        if get_origin(kind) is Literal:
+            if text in get_args(kind):
+                return text
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(get_args(kind))}")
+        try:
+            return kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is not {MEANT[kind]}") from None
+
+    return read
+
+
+def _usage(option: Option) -> str:
+    several = get_args(option.kind)[-1:] == (...,)
+    word = option.metavar + " ..." * several
+    if option.positional:
+        return word if option.required else f"[{word}]"
+    return f"{option.name} {word}"
+
+
+def _wrapped(text: str, width: int) -> str:
+    """Paragraphs filled to `width`; an example is split as a shell takes it, indented lines stay."""
+    how: Any = {"break_on_hyphens": False, "break_long_words": False}
+
+    def part_of(part: str) -> str:
+        if part.startswith(" "):
+            return part
+        if not re.match(r"Examples?:", part):
+            return textwrap.fill(part, width, **how)
+        lines = [
+            textwrap.wrap(line, width - 2, subsequent_indent="    ", **how) for line in part.splitlines()
+        ]
+        return "\n".join(" \\\n".join(line) for line in lines)
+
+    return "\n\n".join(part_of(part) for part in text.split("\n\n"))
+
+
+def _texts(docstring: str) -> dict[str, str]:
+    """The texts of a docstring's `Args:` by name, each in one line."""
+    section = docstring.partition("\nArgs:\n")[2].partition("\n\n")[0]
+    found: dict[str, str] = {}
+    name = ""
+    for line in section.splitlines():
+        start = re.match(r" {4}(\w+): +(.*)", line)
+        if start:
+            name, found[start[1]] = start[1], start[2]
+        elif name:
+            found[name] += " " + line.strip()
+    return found
+
+
+def _comments(kind: type) -> dict[str, str]:
+    """The comments beside a dataclass's fields by name, each in one line."""
+    found: dict[str, str] = {}
+    name = ""
+    for line in inspect.getsource(kind).splitlines():
+        start = re.match(r" {4}(\w+): ", line)
+        if start:
+            name = start[1]
+        elif re.match(r" {4}(def |@)", line):
+            break
+        comment = line.partition("  # ")[2]
+        if name and comment:
+            found[name] = f"{found.get(name, '')} {comment.strip()}".strip()
+    return found
+
+
+def typed(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> dict[str, Any]:
+    """What the command line gives, by path; DigitError where it gives what it should not."""
+    words = [_hyphens(argument) for argument in arguments]
+    return vars(parser.parse_args(words))
+
+
+def _hyphens(argument: str) -> str:
+    """`--top_k=1` as `--top-k=1`."""
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") else argument

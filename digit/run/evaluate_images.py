@@ -1,0 +1,126 @@
+"""`digit evaluate images`: how far a set of pictures is from another, on named features."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from digit.run.options import Device, File, Network, Pictures, Pixels
+from digit.run.table import print_table
+
+Metrics = tuple[Literal["fd", "sfd", "is", "kd", "precision_recall", "class_accuracy"], ...]
+
+
+def evaluate_images(
+    samples: Pictures,
+    reference: Pictures,
+    *,
+    features: tuple[Network, ...] = ("inception",),
+    protocol: Literal["own", "digit-paper", "adm"] = "own",
+    metrics: Metrics | None = None,
+    inception_weights: File | None = None,
+    size: Pixels | None = None,
+    few: bool = False,
+    paper: bool = False,
+    out: Path | None = None,
+    batch: int = 256,
+    precision: Literal["fp32", "tf32"] = "tf32",
+    device: Device | None = None,
+) -> dict[str, Any]:
+    """Fréchet distance (FID on InceptionV3 only), sFID, inception score, KID, precision and recall, accuracy.
+
+    Protocols: digit-paper (50,000 samples against the 50,000 validation pictures, prepared as the paper did),
+    adm (an .npz of 50,000 samples against a reference .npz of ADM with its statistics), own (any two sets).
+    Memory grows with the number of pictures only for kd and precision_recall. Several processes measure a
+    share of both sets each.
+
+    Example: digit evaluate images --samples samples --reference photos/ --features dinov2-l --out result.json
+
+    Args:
+        samples: what `digit sample` wrote, or any folder, zip, tar shards or npz (arr_0, uint8 n h w 3).
+        reference: real pictures, likewise, or an .npz with their statistics (mu, sigma, mu_s, sigma_s).
+        features: networks: inception, dinov2-l (FD-DINOv2), timm:NAME, classifier:FOLDER, squeezenet:FILE;
+            weights on this disk as dinov2-l=FILE or timm:NAME=FILE; several go in one pass.
+        protocol: how published figures were measured.
+        metrics: fd, sfd, is, kd, precision_recall, class_accuracy; the protocol's if left out (of own, those
+            that need no features in memory).
+        inception_weights: file of FID's InceptionV3; torch-fidelity's cache or its release if left out.
+        size: side in pixels at which both are compared; the samples' own if left out.
+        few: measure even fewer than 2,048 pictures, or than the protocol takes; distances are then too large.
+        paper: print the paper's tables 3 and 4 beside the result.
+        out: folder for images.json, or a JSON file: the result with protocol, counts and hashes of the
+            weights; not kept if left out.
+        batch: pictures at once.
+        precision: of the networks on a GPU: tf32 as in torch-fidelity, or fp32, three times as slow.
+        device: cpu, cuda or cuda:N; a GPU if there is one.
+    """
+    from digit.distributed import is_main, main_first
+    from digit.evaluation import images, protocols
+    from digit.run import measurement
+    from digit.run.device import choose_device
+
+    where, chosen = choose_device(device), protocols.PROTOCOLS[protocol]
+    with main_first():  # it may have to fetch weights
+        networks = measurement.open_networks(features, inception_weights, where)
+    written = measurement.result_file(out, "images")
+    how: dict[str, Any] = {"size": None if chosen.size else size, "batch": batch}
+    drawn = measurement.generated(samples, **how)
+    real = measurement.generated(reference, size=chosen.size or size, batch=batch)
+    options: dict[str, Any] = {"metrics": metrics, "size": size, "few": few, "precision": precision}
+    options |= {"protocol": chosen, "batch_size": batch, "device": where}
+    with measurement.picture_count("evaluate", None) as tell:
+        values = list(images.picture_metrics(drawn, real, networks, progress=tell, **options))
+    if not is_main():
+        return {}
+    settings = {
+        "samples": samples,
+        "reference": Path(reference).name,
+        "size": chosen.size or size,
+        "precision": precision,
+    }
+    name = measurement.device_name(where)
+    value = images.report(values, networks, protocol=chosen, settings=settings, device=name)
+    _print(value, Path(samples).name, beside_paper=paper)
+    measurement.caution(min(n for n in value["counts"].values() if n))
+    measurement.keep(written, value)
+    if paper:
+        from digit.evaluation.protocols import CONDITIONS, SOURCE, generation_rows
+
+        value["paper"] = {"source": SOURCE, "conditions": CONDITIONS, "rows": generation_rows()}
+    return value
+
+
+def _print(value: dict[str, Any], name: str, *, beside_paper: bool) -> None:
+    """A row per metric; then, if asked, the paper's rows under the measured FID and IS."""
+    from digit.evaluation.result import in_words, which_is_better
+
+    values = {metric: number for metric, number in value["values"].items() if "deviation" not in metric}
+    words = in_words(values)
+    rows = {words[metric]: (number, which_is_better(metric)) for metric, number in values.items()}
+    counts = f"{value['counts']['samples']:,} pictures of {name} against {value['counts']['reference']:,}"
+    title = f"{counts} of {value['settings']['reference']} (protocol {value['protocol'].split(':')[0]})"
+    print_table(title, ("value", "better"), rows)
+    if beside_paper:
+        _print_beside_paper(value["values"], words)
+
+
+def _print_beside_paper(ours: dict[str, float], words: dict[str, str]) -> None:
+    """Tables 3 and 4 under the measured FID and IS; other features stand under their own names."""
+    from digit.evaluation.protocols import CONDITIONAL, CONDITIONS, SOURCE, UNCONDITIONAL
+
+    rows: dict[str, tuple[str | None, ...]] = {
+        "this result": (None, _digits(ours.get("FID")), _digits(ours.get("IS")))
+    }
+    for name, number in ours.items():
+        if name.startswith("FD-"):
+            score = ours.get(name.replace("FD", "IS", 1))
+            rows[f"this result, {words[name]}"] = (None, _digits(number), _digits(score))
+    published = []
+    for row in UNCONDITIONAL + CONDITIONAL:
+        kind = "no labels" if row.table == 3 else "by class"
+        published.append(f"paper, {kind}: {row.kind}, {row.method} {row.parameters}")
+        rows[published[-1]] = (row.epochs, _digits(row.fid), _digits(row.inception_score))
+    print_table(f"{SOURCE}: {CONDITIONS}", ("epochs", "FID", "IS"), rows, dim=published)
+
+
+def _digits(number: float | None) -> str | None:
+    """As many digits as published rows have."""
+    return None if number is None else f"{number:.5g}"

@@ -1,0 +1,122 @@
+"""`digit evaluate prefix`: distance against the length of a real prefix, models side by side (figure 4b)."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from digit.run.options import Device, File, Model, Network, Pictures, Positional
+from digit.run.table import print_table
+
+
+def evaluate_prefix(
+    models: Positional[tuple[Model, ...]],
+    images: Pictures,
+    prefix: tuple[int, ...],
+    *,
+    features: tuple[Network, ...] = ("inception",),
+    inception_weights: File | None = None,
+    reference: Pictures | None = None,
+    under: str | None = None,
+    num: int | None = None,
+    few: bool = False,
+    unconditional: bool = False,
+    renderer: Literal["autoregressive", "masked"] | None = None,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    guidance: float | None = None,
+    out: Path | None = None,
+    batch: int = 64,
+    device: Device | None = None,
+) -> dict[str, Any]:
+    """Give each prior the first codes of real pictures, and measure what it makes of them: figure 4b.
+
+    A prior that needs a shorter prefix for the same distance models its codes better. Classes are those of
+    the pictures' folders, where a prior knows them. Settings left out are each model's own. Repeated with the
+    same --out, points that are done stay, and other prefixes or models add theirs.
+
+    Example: digit evaluate prefix runs/model runs/model_vq --images photos/ --prefix 0 64 256 --out figure
+
+    Args:
+        models: folders or bundled models, side by side; one without a renderer is the VQ-only baseline.
+        images: pictures whose codes are given: folder, zip, or tar shards.
+        prefix: how many codes are given, one or more numbers; 0 is plain sampling, all a reconstruction.
+        features: networks: inception, dinov2-l, timm:NAME, classifier:FOLDER, squeezenet:FILE.
+        inception_weights: file of FID's InceptionV3; fetched if left out.
+        reference: other pictures to measure against; the same ones if left out, as in the paper.
+        under: only pictures below this folder of `images`, such as `test`.
+        num: pictures at most, evenly spread; all if left out.
+        few: measure even fewer than 2,048 pictures, where distances are far too large.
+        unconditional: complete without classes.
+        renderer: the autoregressive or the masked one; the first that a model has if left out.
+        temperature: of the prior, from 0, which takes the likeliest code; each model's own if left out.
+        top_k: keep the k likeliest codes of the prior; 0 keeps all; each model's own if left out.
+        top_p: keep the prior's likeliest codes up to this probability, in (0, 1]; each model's own if left
+            out.
+        guidance: classifier-free guidance, 1 is none; each model's own, with classes, if left out.
+        out: folder for prefix.json and prefix.png, or a JSON file with its plot beside it; not kept if left
+            out.
+        batch: pictures at once.
+        device: cpu, cuda or cuda:N; a GPU if there is one.
+    """
+    from digit.data.images import open_images
+    from digit.evaluation.curve_plots import draw_prefix
+    from digit.evaluation.measure import measure
+    from digit.evaluation.pictures import open_pictures, without_statistics
+    from digit.evaluation.prefix import check_prefixes, of_rows
+    from digit.evaluation.protocols import OWN, check_number
+    from digit.run import measurement, prefix_points
+    from digit.run.device import choose_device
+
+    where = choose_device(device)
+    source = open_images(images, under=under).spread(num)
+    check_number(images, len(source), OWN, few=few)
+    pipelines = measurement.open_models(models, where)
+    check_prefixes(prefix, [pipeline.prior.config.length for pipeline in pipelines.values()])
+    side = prefix_points.side_of(pipelines)
+    labels = prefix_points.labels_of(pipelines, source, unconditional=unconditional)
+    given = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    settings = prefix_points.settings_of(guidance, any(labels.values()), **given)
+    networks = measurement.open_networks(features, inception_weights, where)
+    written = measurement.result_file(out, "prefix")
+    other = {"guidance": guidance, "renderer": renderer}
+    asked = {
+        "images": Path(images).name,
+        "under": under,
+        "reference": None if reference is None else Path(reference).name,
+        "asked": {**settings, **other, "unconditional": unconditional},
+    }
+    curve = prefix_points.Curve(pipelines, source, networks, where, asked, written)
+    left = curve.left(prefix)
+    if any(left.values()):
+        other_pictures = None
+        if reference is not None:
+            other_pictures = without_statistics(open_pictures(reference, size=side, batch_size=batch))
+            curve.counts["reference"] = other_pictures.n or 0
+            check_number(reference, other_pictures.n or 0, OWN, few=few, reference=True)
+        codes, real = prefix_points.encode(source, pipelines, networks, batch=batch, device=where)
+        if other_pictures is not None:
+            real = measure(other_pictures, networks, device=where)
+        how = {**settings, **other, "batch_size": batch}
+        prefix_points.measure_points(curve, left, codes, real, labels, how)
+    value = curve.value()
+    points = of_rows(value["points"])
+    _print(points, title := f"{len(source)} pictures of {Path(images).name} completed from their first codes")
+    measurement.caution(len(source))
+    plots = []
+    if written is not None:
+        plots = [written.with_suffix(".png")]
+        draw_prefix(points, plots[0], title=title)
+    measurement.keep(written, value, *plots, also=", and a plot")
+    return value
+
+
+def _print(points: Any, title: str) -> None:
+    """A row per model and length of the prefix."""
+    from digit.evaluation.result import in_words
+
+    metrics = dict.fromkeys(name for point in points for name in point.values if "deviation" not in name)
+    rows = {
+        f"{p.model}, {p.prefix} of {p.length}": [f"{p.share:.0%}", *(p.values.get(m) for m in metrics)]
+        for p in points
+    }
+    print_table(title, ["given", *in_words(metrics).values()], rows)

@@ -1,0 +1,186 @@
+"""A model on disk: a folder of artifacts, one a part, and a config.json that names them and how to draw."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from digit.errors import DigitError, LineageError
+from digit.files import read_json, write_json_atomic
+from digit.lineage import check_lineage
+from digit.nn.sampling import SamplerConfig
+from digit.weights.artifact import artifact_of, describe, load, save, verify
+from digit.weights.config import from_dict
+from digit.weights.storage import StoredAs
+
+BUNDLED = "cifar10"  # the model that comes with the package
+PARTS = ("prior", "renderer", "renderer_masked", "vqgan", "tokenizer")
+NEEDED = ("prior", "vqgan")  # parts without which nothing is drawn
+
+
+@dataclass(frozen=True)
+class PipelineSampling:
+    """How a pipeline draws unless told otherwise."""
+
+    prior: SamplerConfig = field(default_factory=SamplerConfig)  # with labels
+    prior_unconditional: SamplerConfig = field(default_factory=SamplerConfig)  # without labels
+    renderer: SamplerConfig = field(default_factory=SamplerConfig)  # the autoregressive renderer
+    masked: SamplerConfig = field(default_factory=SamplerConfig)  # the masked renderer
+    masked_steps: int = 8  # its passes
+    masked_noise: float = 4.5  # weight of its Gumbel noise on confidence
+
+
+class Model(NamedTuple):
+    """What a folder holds, opened."""
+
+    parts: dict[str, Any]  # modules by the names in PARTS
+    classes: list[str]
+    sampling: PipelineSampling
+
+
+def locate(path_or_name: str | Path | None) -> Path:
+    """The folder of a model: one on this disk, one bundled with the package, or one fetched from the hub.
+
+    Raises:
+        DigitError: there is no such model, or the hub does not answer.
+    """
+    name = str(path_or_name or BUNDLED)
+    if Path(name).is_dir():
+        return Path(name)
+    models = Path(str(resources.files("digit"))) / "models"
+    if "/" not in name and (models / name).is_dir():
+        return models / name
+    if name.count("/") == 1 and not name.startswith((".", "/")):
+        import huggingface_hub
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+        try:
+            return Path(huggingface_hub.snapshot_download(name))
+        except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+            raise DigitError(
+                f"{name} is no folder here and could not be fetched from the hub ({type(error).__name__}): "
+                "check the name or the network"
+            ) from None
+    known = sorted(path.parent.name for path in models.glob("*/config.json"))
+    raise DigitError(f"no model {name}: give a folder, or one of the bundled models ({', '.join(known)})")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a pipeline, checked to be one; DigitError if it is absent, damaged or another."""
+    path = folder / "config.json"
+    if not path.is_file():
+        raise DigitError(f"{folder} has no config.json: it is no pipeline; compose one with `digit compose`")
+    config = read_json(path)
+    if not isinstance(config, dict) or config.get("kind") != "pipeline":
+        kind = config.get("kind") if isinstance(config, dict) else None
+        raise DigitError(f"{folder} is a {kind}, not a pipeline: compose one with `digit compose`")
+    parts, classes = config.get("parts"), config.get("classes")
+    if not (
+        isinstance(config.get("sampling"), dict)
+        and isinstance(parts, dict)
+        and isinstance(classes, list)
+        and all(isinstance(name, str) for name in (*classes, *parts.values()))
+    ):
+        raise DigitError(f"{path} lacks sampling, parts or classes of a pipeline: restore it")
+    unknown = set(parts) - set(PARTS)
+    if unknown or config.get("format") != 1:
+        raise DigitError(
+            f"{folder} was written by a newer digit ({', '.join(sorted(unknown))}): update the package"
+        )
+    if not set(NEEDED) <= set(parts):
+        raise DigitError(f"{path} names no prior or no vqgan, without which nothing is drawn: restore it")
+    return config
+
+
+def open_model(
+    folder: Path, *, device: torch.device | str = "cpu", parts: Sequence[str] | None = None
+) -> Model:
+    """The parts of a folder as modules on `device`; of parts that `parts` leaves out the files are checked.
+
+    Raises:
+        DigitError: no model, a file of it is missing or damaged, or an unknown part.
+        LineageError: a part is not the one the model was saved with, or the parts do not belong together.
+    """
+    config = read_config(folder)
+    sampling = from_dict(PipelineSampling, config["sampling"], where=f"{folder / 'config.json'}: sampling")
+    if unknown := set(parts or ()) - set(PARTS):
+        raise DigitError(f"no parts {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
+    modules: dict[str, Any] = {}
+    artifacts: dict[str, dict[str, Any]] = {}
+    for name, identity in config["parts"].items():
+        if parts is None or name in (*parts, *NEEDED):
+            modules[name] = load(folder / name, kind=name, device=device)
+            artifacts[name] = artifact_of(modules[name])
+        else:
+            artifacts[name] = verify(folder / name, kind=name)
+        if artifacts[name]["id"] != identity:
+            raise LineageError(
+                f"{folder / name} is not the {name} this pipeline was saved with: restore that folder"
+            )
+    check_parts(artifacts)
+    return Model(modules, config["classes"], sampling)
+
+
+def save_model(
+    path: str | Path,
+    parts: Mapping[str, nn.Module],
+    *,
+    classes: Sequence[str],
+    sampling: PipelineSampling,
+    stored_as: StoredAs = "float32",
+) -> None:
+    """Write modules that were loaded from artifacts, each into a folder of its name, and the config.json."""
+    folder = Path(path)
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, module in parts.items():
+        there = artifact_of(module)
+        save(
+            module,
+            folder / name,
+            lineage=there["lineage"],
+            classes=there.get("classes"),
+            stored_as=stored_as,
+            extra=there.get("extra"),
+            id=there["id"],
+        )
+    finish(folder, list(parts), classes=classes, sampling=sampling)
+
+
+def finish(
+    path: str | Path, parts: Sequence[str], *, classes: Sequence[str], sampling: PipelineSampling
+) -> None:
+    """Make a model of a folder whose parts are saved in it already, each under its name: its config.json.
+
+    For models too large to hold all parts in memory at once; the tensors are not read again.
+
+    Raises:
+        DigitError: a part that is no whole artifact, or no prior or VQGAN among them.
+        LineageError: the parts were not made from each other.
+    """
+    folder = Path(path)
+    artifacts = {name: describe(folder / name) for name in PARTS if name in parts}
+    if set(artifacts) != set(parts) or not set(NEEDED) <= set(artifacts):
+        raise DigitError(f"{folder} has the parts {', '.join(parts)}: a pipeline needs a prior and a vqgan")
+    check_parts(artifacts)
+    write_json_atomic(
+        folder / "config.json",
+        {
+            "kind": "pipeline",
+            "format": 1,
+            "classes": list(classes),
+            "sampling": asdict(sampling),
+            "parts": {name: artifact["id"] for name, artifact in artifacts.items()},
+        },
+        checksum=True,
+    )
+
+
+def check_parts(artifacts: Mapping[str, Mapping[str, Any]]) -> None:
+    """LineageError unless each part, by its config.json, was made with the parts beside it."""
+    ids = {name: artifact["id"] for name, artifact in artifacts.items()}
+    for name, artifact in artifacts.items():
+        check_lineage(f"the {name}", artifact.get("lineage", {}), "the parts beside it", ids)

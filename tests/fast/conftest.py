@@ -1,0 +1,37 @@
+"""Without Triton nothing is tested here; without a GPU its interpreter runs the kernels."""
+
+import importlib.util
+from functools import partial
+
+import pytest
+import torch
+
+import digit.fast
+from digit.nn import forms
+
+collect_ignore_glob = [] if importlib.util.find_spec("triton") else ["test_*.py", "kernels/test_*.py"]
+
+
+@pytest.fixture(autouse=True)
+def small_tiles(monkeypatch):
+    """The interpreter computes all of a tile, also where it lies outside: tiles that fit the tests' sizes."""
+    if torch.cuda.is_available():
+        return
+    from digit.fast.kernels import attention, linear, nearest
+
+    monkeypatch.setattr(attention, "tile", lambda programs, scaled: (4, 1))
+    monkeypatch.setattr(linear, "tile", lambda inputs: (4, 1))
+    monkeypatch.setattr(nearest, "scan", partial(nearest.scan, tiles=nearest.Tiles(16, 16, 16)))
+
+
+@pytest.fixture
+def of_both(monkeypatch):
+    """What work gives by plain functions and by forms, which a CPU interprets."""
+    monkeypatch.setattr(digit.fast, "usable", lambda device: True)
+
+    def run(work):
+        with forms.plain():
+            plain = work()
+        return plain, work()
+
+    return run

@@ -1,0 +1,77 @@
+"""The masked renderer's form for GPUs: the plain loop's VQ codes in float32, by graphs that stay true."""
+
+import pytest
+import torch
+
+from digit.fast import filling, graphs
+from digit.nn.sampling import SamplerConfig
+from digit.renderer_masked import MaskedConfig, MaskedRenderer
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+@pytest.mark.parametrize("config", [SamplerConfig(), SamplerConfig(temperature=0.7, top_p=0.8)])
+def test_vq_codes_equal_the_plain_loops(config, of_both):
+    torch.manual_seed(5)
+    shape = MaskedConfig(20, 4, 9, 4, width=12, layers=2, heads=3, specials=5, steps=3)
+    renderer = MaskedRenderer(shape).eval()
+    with torch.no_grad():
+        for weight in renderer.parameters():  # biases and norms away from their start
+            weight += 0.1 * torch.randn_like(weight)
+    heard = []
+    how = {"config": config, "progress": heard.append}
+    plain, fast = of_both(lambda: renderer.sample(torch.randint(20, (2, 4)) * 0 + 7, [3, 4], **how))
+    assert torch.equal(plain, fast) and sum(heard) == 2 * 2 * 4 and not fast.is_inference()
+
+
+@pytest.fixture
+def captures(monkeypatch):
+    """The number of graphs made: on a CPU each does its work anew when it is replayed."""
+    made = []
+
+    class Captured(graphs.Captured):
+        def __init__(self, work, *given):
+            made.append(work)
+            if torch.cuda.is_available():
+                super().__init__(work, *given)
+            else:
+                self.work = work
+
+        def __call__(self, *given):
+            return super().__call__(*given) if torch.cuda.is_available() else self.work(*given)
+
+    monkeypatch.setattr(filling, "Captured", Captured)
+    monkeypatch.setattr(filling, "replays", lambda codes: len(codes) <= 2)
+    return made
+
+
+def test_a_graph_serves_until_a_weight_changes(captures, of_both):
+    torch.manual_seed(0)
+    shape = MaskedConfig(codes=11, length=2, vq_codes=13, vq_length=2, width=16, layers=1, heads=2, steps=1)
+    renderer = MaskedRenderer(shape).to(DEVICE)
+    codes = torch.randint(11, (3, 2))
+    how = [SamplerConfig(), SamplerConfig(top_k=5), SamplerConfig(temperature=0.5)]
+
+    def drawn(rows, config, made):
+        how = {"config": config, "autocast": False}
+        plain, fast = of_both(lambda: renderer.sample(codes[:rows], range(rows), **how))
+        assert torch.equal(fast, plain) and len(captures) == made
+
+    drawn(3, how[0], 0)  # too many for a graph
+    drawn(2, how[0], 1)
+    codes[0, 1] += 1 - 2 * (codes[0, 1] > 5)
+    drawn(2, how[0], 1)
+    drawn(1, how[0], 2)
+    drawn(2, how[1], 3)
+    drawn(2, how[2], 4)
+    drawn(2, how[0], 4)
+    with torch.no_grad():
+        renderer.vq_embedding.weight.mul_(1.5)  # where the graph reads it
+    drawn(2, how[0], 4)
+    renderer.code_embedding.weight = torch.nn.Parameter(renderer.code_embedding.weight * 2)  # elsewhere
+    drawn(2, how[0], 5)
+    with torch.no_grad():
+        renderer.transformer.blocks[0].mlp[0].weight.mul_(3)  # of which the graph has a copy
+        renderer.projection.weight.mul_(2)
+    drawn(2, how[0], 6)
+    drawn(2, how[0], 6)

@@ -1,0 +1,81 @@
+"""Drawing batch by batch: what is on the disk is not drawn again, what is drawn is not read again."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from digit.pipeline import DigitPipeline
+from digit.run import draw as module
+from digit.run.draw import draw, finish_drawing
+
+
+@pytest.fixture
+def how(chain):
+    """Options of `draw` for the tiny model."""
+    return {"labels": [0, 1, 2], "settings": {}, "codes": False, "batch": 2, "made_with": {"id": "tiny"}}
+
+
+@pytest.fixture
+def pipeline(chain):
+    return DigitPipeline.from_pretrained(chain.root / "model")
+
+
+def test_what_is_drawn_is_not_read_again(pipeline, how, tmp_path, monkeypatch):
+    def read(*_):
+        raise AssertionError("a picture that was just drawn is read from its file")
+
+    monkeypatch.setattr(module, "_read_pixels", read)
+    content = draw(pipeline, range(5), tmp_path, npz=tmp_path / "all.npz", **how)
+    assert [row["seed"] for row in content["samples"]] == list(range(5))
+    assert [row["label"] for row in content["samples"]] == [0, 1, 2, 0, 1]
+
+
+def test_pictures_of_before_are_kept_and_only_they_are_read(pipeline, how, tmp_path, monkeypatch):
+    """One of three batches is lost; grid, list and npz come out as of a command that nobody stopped."""
+    whole = draw(pipeline, range(5), tmp_path / "whole", npz=tmp_path / "whole.npz", **how)
+    draw(pipeline, range(5), tmp_path / "part", **how)
+    (tmp_path / "part" / "000003.png").write_bytes(b"damaged")
+    seen, read = [], module._read_pixels
+    monkeypatch.setattr(
+        module, "_read_pixels", lambda out, rows: (seen.append(len(rows)), read(out, rows))[1]
+    )
+    drawn, call = [], DigitPipeline.__call__
+
+    def noting(self, *arguments, **options):
+        drawn.append(list(options["seeds"]))
+        return call(self, *arguments, **options)
+
+    monkeypatch.setattr(DigitPipeline, "__call__", noting)
+    again = draw(pipeline, range(5), tmp_path / "part", npz=tmp_path / "part.npz", **how)
+    assert drawn == [[2, 3]] and seen == [2, 1]
+    assert again == whole
+    assert (tmp_path / "part.npz").read_bytes() == (tmp_path / "whole.npz").read_bytes()
+    for path in (tmp_path / "whole").glob("*.png"):
+        assert path.read_bytes() == (tmp_path / "part" / path.name).read_bytes()
+
+
+def test_other_settings_draw_anew(pipeline, how, tmp_path, capsys):
+    draw(pipeline, range(2), tmp_path, **how)
+    draw(pipeline, range(2), tmp_path, **how)
+    assert "2 pictures are kept" in capsys.readouterr().err
+    draw(pipeline, range(2), tmp_path, **{**how, "settings": {"temperature": 0.0}})
+    assert "kept" not in capsys.readouterr().err
+
+
+def test_an_older_list_goes_with_the_first_picture_and_the_new_one_ends_it(pipeline, how, tmp_path):
+    (tmp_path / "samples.json").write_text("{}")
+    content = draw(pipeline, [7], tmp_path, **how)
+    assert not (tmp_path / "samples.json").exists() and (tmp_path / module.LISTS).is_dir()
+    finish_drawing(tmp_path, {"model": "tiny", **content})
+    assert json.loads((tmp_path / "samples.json").read_text())["samples"] == content["samples"]
+    assert not (tmp_path / module.LISTS).exists()
+
+
+def test_an_npz_holds_the_pictures_and_their_classes(pipeline, how, tmp_path):
+    draw(pipeline, range(3), tmp_path, npz=tmp_path / "all.npz", **how)
+    drawn = pipeline([0, 1, 2], seeds=[0, 1, 2])
+    with np.load(tmp_path / "all.npz") as file:
+        assert file["arr_1"].tolist() == [0, 1, 2]
+        assert torch.equal(torch.from_numpy(file["arr_0"]).permute(0, 3, 1, 2), drawn.pixels)

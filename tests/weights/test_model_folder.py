@@ -1,0 +1,104 @@
+"""digit.weights.model_folder: a folder comes back as it was saved, and only where its parts fit."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from digit.errors import DigitError, LineageError
+from digit.nn.sampling import SamplerConfig
+from digit.prior import Prior, PriorConfig
+from digit.vqgan import VQGAN
+from digit.vqgan_config import VQGANConfig
+from digit.weights.artifact import load, save
+from digit.weights.model_folder import (
+    PipelineSampling,
+    finish,
+    locate,
+    open_model,
+    read_config,
+    save_model,
+)
+
+SAMPLING = PipelineSampling(prior=SamplerConfig(top_k=3), masked_steps=4)
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> dict[str, torch.nn.Module]:
+    """A VQGAN and a prior over its codes, loaded from artifacts."""
+    torch.manual_seed(0)
+    vqgan = VQGAN(VQGANConfig(image_size=8, width=8, multipliers=(1, 2), blocks=1, codes=12, code_dim=4))
+    id = save(vqgan, tmp_path / "v")
+    prior = Prior(PriorConfig(12, vqgan.length, width=8, layers=1, heads=2))
+    save(prior, tmp_path / "p", lineage={"vqgan": id})
+    return {"prior": load(tmp_path / "p"), "vqgan": load(tmp_path / "v")}
+
+
+@pytest.fixture
+def folder(parts, tmp_path: Path) -> Path:
+    save_model(tmp_path / "model", parts, classes=["a", "b"], sampling=SAMPLING)
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("stored_as", ["float32", "int8"])
+def test_a_model_comes_back_with_the_ids_of_its_parts(parts, tmp_path, stored_as):
+    save_model(tmp_path / "m", parts, classes=["a", "b"], sampling=SAMPLING, stored_as=stored_as)
+    model = open_model(tmp_path / "m")
+    assert (model.classes, model.sampling) == (["a", "b"], SAMPLING)
+    ids = {name: part.artifact["id"] for name, part in parts.items()}
+    assert {name: part.artifact["id"] for name, part in model.parts.items()} == ids
+    assert read_config(tmp_path / "m")["parts"] == ids
+    for name, part in parts.items():
+        there = model.parts[name].state_dict()
+        assert all(torch.allclose(value, there[key], atol=0.02) for key, value in part.state_dict().items())
+    save_model(tmp_path / "again", model.parts, classes=model.classes, sampling=model.sampling)
+    assert (tmp_path / "again" / "config.json").read_bytes() == (tmp_path / "m" / "config.json").read_bytes()
+
+
+def test_a_part_of_another_model_is_refused(parts, folder, tmp_path):
+    with torch.no_grad():
+        parts["vqgan"].decoder.conv_out.bias += 1
+    other = save(parts["vqgan"], tmp_path / "other")
+    shutil.rmtree(folder / "vqgan")
+    shutil.copytree(tmp_path / "other", folder / "vqgan")
+    with pytest.raises(LineageError, match="is not the vqgan this pipeline was saved with"):
+        open_model(folder)
+    with pytest.raises(LineageError, match=f"the prior belongs to the vqgan .* beside it to {other[:12]}"):
+        finish(folder, ["prior", "vqgan"], classes=[], sampling=SAMPLING)
+
+
+def test_a_model_needs_a_prior_and_a_vqgan(folder):
+    for parts in (["prior"], ["prior", "vqgan", "upscaler"]):
+        with pytest.raises(DigitError, match="needs a prior and a vqgan"):
+            finish(folder, parts, classes=[], sampling=SAMPLING)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"kind": "prior"}, "is a prior, not a pipeline"),
+        ({"sampling": 1}, "lacks sampling, parts or classes"),
+        ({"classes": [1]}, "lacks sampling, parts or classes"),
+        ({"parts": {"prior": "a", "vqgan": "b", "upscaler": "c"}}, "newer digit .upscaler"),
+        ({"format": 2}, "newer digit"),
+        ({"parts": {"prior": "a"}}, "names no prior or no vqgan"),
+        ({"sampling": {"masked_step": 3}}, "did you mean masked_steps"),
+    ],
+)
+def test_a_config_that_is_none_is_refused_in_a_sentence(folder, change, problem):
+    path = folder / "config.json"
+    value = {name: each for name, each in json.loads(path.read_text()).items() if name != "checksum"}
+    path.write_text(json.dumps(value | change))
+    with pytest.raises(DigitError, match=problem):
+        open_model(folder)
+
+
+def test_a_model_is_a_folder_or_one_that_comes_with_the_package(folder, tmp_path):
+    assert locate(folder) == folder
+    assert locate(None) == locate("cifar10")
+    with pytest.raises(DigitError, match=r"no model cifar9: .*cifar10"):
+        locate("cifar9")
+    with pytest.raises(DigitError, match="it is no pipeline"):
+        read_config(tmp_path)
