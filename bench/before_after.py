@@ -223,7 +223,7 @@ def train(device: torch.device, smoke: bool) -> Iterator[dict[str, Any]]:
     known = {field.name for field in dataclasses.fields(TrainConfig)}
     ways: dict[str, dict[str, Any]] = {"default": {}}
     if "kernels" in known:  # an older checkout
-        ways |= {"compiled": {"compile": True}, "compiled, with kernels": {"compile": True, "kernels": True}}
+        ways["compiled, with kernels"] = {"compile": True, "kernels": True}
     else:
         ways |= {"compiled, without kernels": {}}
     with tempfile.TemporaryDirectory() as folder:
@@ -244,7 +244,7 @@ def train(device: torch.device, smoke: bool) -> Iterator[dict[str, Any]]:
                 steps=steps, batch=micro, log_every=2 if smoke else 10, **({} if smoke else options)
             )
             out = Path(folder) / f"run-{way}"
-            plain = mock.patch("digit.fast.training.runs_kernels", lambda *_, **__: "not wanted")
+            plain = mock.patch("digit.fast.training._refusal", lambda *_, **__: "not wanted")
             data = CodeData(Codes(path, verify=False), batch_size=micro, device=device)
             with plain if way == "compiled, without kernels" and not smoke else mock.MagicMock():
                 loop(Prior(shape), data, config, out, device=device, progress=False)
@@ -294,7 +294,8 @@ def run(part: str, checkout: Path, options: argparse.Namespace, pictures: Path) 
     """The rows of a part with the code of a checkout."""
     command = [sys.executable, __file__, "--worker", part, "--device", options.device]
     command += ["--smoke"] if options.smoke else []
-    environment = os.environ | {"PYTHONPATH": str(checkout), "PICTURES": str(pictures)}
+    places = os.pathsep.join([str(checkout), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": places, "PICTURES": str(pictures)}
     done = subprocess.run(command, env=environment, cwd=pictures, stdout=subprocess.PIPE, text=True)
     rows = [json.loads(line[4:]) for line in done.stdout.splitlines() if line.startswith("ROW ")]
     for row in rows:
