@@ -25,7 +25,8 @@ from digit.data import write_codes
 from digit.evaluation.networks import INCEPTION, Network
 from digit.files import locked
 from digit.nn.backbone import timm
-from digit.run import fitting, measurement
+from digit.run import fitting
+from digit.run.evaluate import measurement
 from digit.run.main import run
 from digit.weights.download import fetch
 
