@@ -59,7 +59,7 @@ from digit.errors import DigitError
 from digit.evaluation.result import read_result
 from digit.features import Encoder, encoder_config
 from digit.files import read_json, read_safetensors, write_json_atomic, write_safetensors_atomic
-from digit.run.evaluate_stability import evaluate_stability
+from digit.run.evaluate.stability import evaluate_stability
 from digit.run.fit import fit
 from digit.run.train import train_vqgan
 from digit.training.config import OptimizerConfig, TrainConfig

@@ -11,8 +11,8 @@ from PIL import Image
 from digit.data.codes import Codes
 from digit.errors import DigitError
 from digit.files import TEMPORARY
+from digit.run.evaluate.probe_states import Rows, cached_rows
 from digit.run.main import run as command
-from digit.run.probe_states import Rows, cached_rows
 from torture import tiny, training
 from torture.children import Child
 from torture.outcome import About, Outcome

@@ -11,7 +11,7 @@ from digit.data.codes import Codes
 from digit.errors import DigitError
 from digit.files import read_bytes, read_json, write_bytes_atomic, write_json_atomic
 from digit.pipeline import DigitPipeline
-from digit.run.probe_states import Rows, cached_rows
+from digit.run.evaluate.probe_states import Rows, cached_rows
 from digit.training import checkpoint
 from digit.training.log import Status, read_status, write_status
 from digit.weights.artifact import load

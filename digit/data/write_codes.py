@@ -29,11 +29,11 @@ from digit.errors import DigitError, LineageError
 from digit.files import (
     atomic_path,
     check_writable,
+    clean_up,
     locked,
     read_bytes,
     read_json,
     sha256_file,
-    sweep,
     write_bytes_atomic,
     write_json_atomic,
 )
@@ -167,7 +167,7 @@ def _begun(out: Path, plan: dict[str, Any]) -> Iterator[None]:
         if not (out / "meta.json").exists():
             parts = out / "parts"
             parts.mkdir(exist_ok=True)
-            sweep(parts)
+            clean_up(parts)
             if (parts / "plan.json").exists():
                 _check_plan(read_json(parts / "plan.json"), plan, out)
             write_json_atomic(parts / "plan.json", plan, checksum=True)

@@ -15,7 +15,7 @@ from digit.evaluation.probe import head_accuracies, pooled_states
 from digit.nn.batch import CodeBatch
 from digit.nn.linear_probe import FeatureBatch, Probe
 from digit.prior import Prior
-from digit.run.probe_states import check_codes
+from digit.run.evaluate.probe_states import check_codes
 from digit.run.stages import Evaluate
 from digit.training.config import TrainConfig
 from digit.weights.artifact import artifact_of, load

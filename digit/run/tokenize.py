@@ -117,10 +117,10 @@ def open_kinds(
     The side in pixels is `size`, or else the VQGAN's, or what the tokenizer was fitted on. Raises DigitError
     for a folder that is no such artifact.
     """
-    from digit import tokenizer as discriminative
-    from digit import vqgan as vq
     from digit.data.write_codes import CodeKind
     from digit.progress import say
+    from digit.tokenizer import encoding
+    from digit.vqgan import vq_encoding
     from digit.weights.artifact import artifact_of, load
 
     kinds, lengths = {}, {}
@@ -128,12 +128,12 @@ def open_kinds(
     if tokenizer is not None:
         module: Any = load(tokenizer, kind="tokenizer", device=device)
         artifact = artifact_of(module)
-        kinds["codes"] = CodeKind(discriminative.encoding(module), module.config.codes, artifact["id"])
+        kinds["codes"] = CodeKind(encoding(module), module.config.codes, artifact["id"])
         lengths["codes"] = module.length
         fitted = artifact["extra"].get("size", module.config.encoder.image_size)
     if vqgan is not None:
         module = load(vqgan, kind="vqgan", device=device)
-        kinds["vq_codes"] = CodeKind(vq.encoding(module), module.config.codes, artifact_of(module)["id"])
+        kinds["vq_codes"] = CodeKind(vq_encoding(module), module.config.codes, artifact_of(module)["id"])
         lengths["vq_codes"], size = module.length, size or module.config.image_size
     side: int = size or fitted
     if fitted not in (None, side):

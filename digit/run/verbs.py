@@ -42,26 +42,26 @@ GROUPS = {
     },
     "measuring": {
         "evaluate images": Verb(
-            "evaluate_images:evaluate_images", "FID, IS, KID, precision and recall", True
+            "evaluate.images:evaluate_images", "FID, IS, KID, precision and recall", True
         ),
-        "evaluate sweep": Verb("evaluate_sweep:evaluate_sweep", "FID over a grid of sampling settings"),
+        "evaluate sweep": Verb("evaluate.sweep:evaluate_sweep", "FID over a grid of sampling settings"),
         "evaluate reconstruction": Verb(
-            "evaluate_reconstruction:evaluate_reconstruction",
+            "evaluate.reconstruction:evaluate_reconstruction",
             "rFID and PSNR of pictures through codes and back",
         ),
         "evaluate prefix": Verb(
-            "evaluate_prefix:evaluate_prefix", "FID of pictures completed from first codes"
+            "evaluate.prefix:evaluate_prefix", "FID of pictures completed from first codes"
         ),
-        "evaluate probe": Verb("evaluate_probe:evaluate_probe", "top-1 of linear classifiers by layer"),
+        "evaluate probe": Verb("evaluate.probe:evaluate_probe", "top-1 of linear classifiers by layer"),
         "evaluate stability": Verb(
-            "evaluate_stability:evaluate_stability", "how codes change under noise and shifts"
+            "evaluate.stability:evaluate_stability", "how codes change under noise and shifts"
         ),
         "evaluate projection": Verb(
-            "evaluate_projection:evaluate_projection", "PCA against LDA as noise grows"
+            "evaluate.projection:evaluate_projection", "PCA against LDA as noise grows"
         ),
-        "evaluate compare": Verb("evaluate_compare:compare_results", "earlier results side by side"),
+        "evaluate compare": Verb("evaluate.compare:compare_results", "earlier results side by side"),
         "evaluate selftest": Verb(
-            "evaluate_selftest:selftest", "whether distances are right on this machine"
+            "evaluate.selftest:selftest", "whether distances are right on this machine"
         ),
     },
     "files": {

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from digit.run.evaluate_projection import evaluate_projection
+from digit.run.evaluate.projection import evaluate_projection
 from digit.run.fit import fit
 
 PER_CLASS, BLOCK = 100, -3  # as many photos of each class; the tenth of twelve blocks, as the paper reads

@@ -23,11 +23,11 @@ from digit.evaluation.pictures import of_images
 from digit.evaluation.result import result, write_result
 from digit.files import read_json
 from digit.run.compose import compose
-from digit.run.evaluate_prefix import evaluate_prefix
-from digit.run.evaluate_probe import evaluate_probe
-from digit.run.evaluate_projection import evaluate_projection
-from digit.run.evaluate_reconstruction import evaluate_reconstruction
-from digit.run.evaluate_sweep import evaluate_sweep
+from digit.run.evaluate.prefix import evaluate_prefix
+from digit.run.evaluate.probe import evaluate_probe
+from digit.run.evaluate.projection import evaluate_projection
+from digit.run.evaluate.reconstruction import evaluate_reconstruction
+from digit.run.evaluate.sweep import evaluate_sweep
 from digit.run.tokenize import tokenize
 from digit.run.train import train_prior
 from digit.training.config import OptimizerConfig, TrainConfig

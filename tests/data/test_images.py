@@ -130,3 +130,14 @@ def test_one_picture_is_a_source_too(tmp_path):
     assert (source.names, source.labels, source.kind) == (["0.jpg"], None, "file")
     assert source.read(0) == JPEG
     assert source.counts()["kind"] == "file" and source.counts()["classes"] == 0
+
+
+def test_fewer_pictures_are_evenly_spread_over_the_set(chain):
+    source = open_images(chain.images)
+    some = source.spread(7)
+    places = [source.names.index(name) for name in some.names]
+    assert (places[0], places[-1], len(places)) == (0, len(source) - 1, 7)
+    assert max(np.diff(places)) - min(np.diff(places)) <= 1
+    assert source.spread(None) is source.spread(10**6) is source
+    with pytest.raises(DigitError, match="--num 0"):
+        source.spread(0)

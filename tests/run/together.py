@@ -25,9 +25,10 @@ from digit.data import write_codes
 from digit.evaluation.networks import INCEPTION, Network
 from digit.files import locked
 from digit.nn.backbone import timm
-from digit.run import fitting, measurement
+from digit.run import fitting
+from digit.run.evaluate import measurement
 from digit.run.main import run
-from digit.weights.download import fetch
+from digit.weights.official import fetch
 
 timm()  # else each process would import it by itself
 write_codes.PART = fitting.BLOCK = 8

@@ -19,7 +19,7 @@ from digit.evaluation.sweep import PAPER, PROTOCOL, Key, Number, Setting, combin
 from digit.nn.sampling import SamplerConfig
 from digit.pipeline import DigitPipeline
 from digit.progress import progress, say
-from digit.run.measurement import earlier, ids_of, of_networks, picture_count, record
+from digit.run.evaluate.measurement import earlier, ids_of, of_networks, picture_count, record
 from digit.weights.model_folder import PipelineSampling
 
 PRIOR = ("temperature", "top_k", "top_p", "guidance")

@@ -52,8 +52,8 @@ def evaluate_projection(
     """
     from digit.evaluation.map_plots import draw_toy
     from digit.evaluation.projection import PROTOCOL, toy_values
-    from digit.run import measurement
     from digit.run.device import choose_device
+    from digit.run.evaluate import measurement
 
     if (images is None) != (tokenizer is None):
         raise DigitError("--images and --tokenizer belong together: give both, or neither for the toy alone")
@@ -116,7 +116,7 @@ def _features(
     from digit.evaluation.stability import as_tokenizer
     from digit.features import Encoder
     from digit.progress import progress, say
-    from digit.run import measurement
+    from digit.run.evaluate import measurement
     from digit.vqgan import VQGAN
 
     module = measurement.open_one(tokenizer, ("tokenizer", "encoder", "vqgan"), where)

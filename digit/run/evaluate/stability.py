@@ -53,8 +53,8 @@ def evaluate_stability(
     from digit.evaluation.perturbations import ALL, NOISE
     from digit.evaluation.stability import PROTOCOL, as_tokenizer, stability
     from digit.progress import progress, say
-    from digit.run import measurement
     from digit.run.device import choose_device
+    from digit.run.evaluate import measurement
 
     where, report = choose_device(device), Report()
     if not tokenizers:

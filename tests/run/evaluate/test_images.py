@@ -10,8 +10,8 @@ import torch
 from digit.evaluation.networks import INCEPTION, Network
 from digit.evaluation.protocols import ALL, CONDITIONAL, UNCONDITIONAL
 from digit.nn.classifier import Classifier, ClassifierConfig
-from digit.run import measurement
-from digit.run.evaluate_images import evaluate_images
+from digit.run.evaluate import measurement
+from digit.run.evaluate.images import evaluate_images
 from digit.weights.artifact import save
 
 

@@ -1,7 +1,7 @@
 """The cells that values of axes span on a model, their settings and commands."""
 
 from digit.pipeline import DigitPipeline
-from digit.run.sweep_grid import grid_of
+from digit.run.evaluate.sweep_grid import grid_of
 
 
 def test_vq_only_and_unconditional_grids(chain):

@@ -19,8 +19,8 @@ def selftest(*, device: Device | None = None) -> dict[str, Any]:
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """
     from digit.evaluation.selftest import PARITY, checks
-    from digit.run import measurement
     from digit.run.device import choose_device
+    from digit.run.evaluate import measurement
 
     where = choose_device(device)
     found = list(checks(where))

@@ -54,8 +54,8 @@ def evaluate_images(
     """
     from digit.distributed import is_main, main_first
     from digit.evaluation import images, protocols
-    from digit.run import measurement
     from digit.run.device import choose_device
+    from digit.run.evaluate import measurement
 
     where, chosen = choose_device(device), protocols.PROTOCOLS[protocol]
     with main_first():  # it may have to fetch weights

@@ -71,8 +71,8 @@ def evaluate_probe(
         batch: pictures at once through a frozen network.
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """
-    from digit.run import measurement, probe_states
     from digit.run.device import choose_device
+    from digit.run.evaluate import measurement, probe_states
 
     where = choose_device(device)
     if not prior and not encoder_of:

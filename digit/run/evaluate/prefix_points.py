@@ -29,7 +29,7 @@ from digit.nn.sampling import SamplerConfig
 from digit.pipeline import DigitPipeline
 from digit.progress import progress, say
 from digit.run.complete import folder_labels
-from digit.run.measurement import earlier, ids_of, of_networks, record
+from digit.run.evaluate.measurement import earlier, ids_of, of_networks, record
 
 Models = Mapping[str, DigitPipeline]
 

@@ -64,8 +64,8 @@ def evaluate_prefix(
     from digit.evaluation.pictures import open_pictures, without_statistics
     from digit.evaluation.prefix import check_prefixes, of_rows
     from digit.evaluation.protocols import OWN, check_number
-    from digit.run import measurement, prefix_points
     from digit.run.device import choose_device
+    from digit.run.evaluate import measurement, prefix_points
 
     where = choose_device(device)
     source = open_images(images, under=under).spread(num)

@@ -54,8 +54,8 @@ def evaluate_reconstruction(
     from digit.evaluation.protocols import OWN, check_number
     from digit.pipeline import DigitPipeline
     from digit.progress import progress, say
-    from digit.run import measurement, reconstructions
     from digit.run.device import choose_device
+    from digit.run.evaluate import measurement, reconstructions
 
     where, report = choose_device(device), Report()
     pipeline = DigitPipeline.from_pretrained(model, device=where)
@@ -99,7 +99,7 @@ def evaluate_reconstruction(
 def _print(rows: dict[str, dict[str, float]], networks: Any, title: str) -> None:
     """A row per way back, below the real pictures, above the paper's."""
     from digit.evaluation.result import in_words
-    from digit.run.reconstructions import CONDITIONS, PAPER
+    from digit.run.evaluate.reconstructions import CONDITIONS, PAPER
 
     columns = ["PSNR", *(network.metric(kind) for network in networks for kind in ("FD", "IS"))]
     cells: dict[str, list[Any]] = {name: [row.get(what) for what in columns] for name, row in rows.items()}

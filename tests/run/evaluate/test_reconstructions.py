@@ -9,7 +9,7 @@ import torch
 from digit.evaluation.networks import classifier_network
 from digit.nn.classifier import Classifier, ClassifierConfig
 from digit.pipeline import DigitPipeline, to_uint8
-from digit.run.reconstructions import DIGIT, REAL, VQ, reconstruct, renderer_settings, ways_back
+from digit.run.evaluate.reconstructions import DIGIT, REAL, VQ, reconstruct, renderer_settings, ways_back
 from digit.weights.artifact import load
 
 CPU = torch.device("cpu")

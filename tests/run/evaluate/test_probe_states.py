@@ -3,7 +3,7 @@ from typing import Any
 import torch
 
 from digit.evaluation.probe import pooled_states
-from digit.run.probe_states import Rows, cached_rows
+from digit.run.evaluate.probe_states import Rows, cached_rows
 from digit.weights.artifact import load
 
 

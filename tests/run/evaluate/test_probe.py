@@ -4,7 +4,7 @@ from PIL import Image
 
 from digit.evaluation.result import read_result
 from digit.nn.linear_probe import RATES
-from digit.run.evaluate_probe import evaluate_probe
+from digit.run.evaluate.probe import evaluate_probe
 
 
 def few(chain):

@@ -13,8 +13,8 @@ from digit.evaluation.networks import classifier_network
 from digit.evaluation.prefix import Point
 from digit.nn.classifier import Classifier, ClassifierConfig
 from digit.pipeline import DigitPipeline
-from digit.run.measurement import pixels_of
-from digit.run.prefix_points import Curve, encode, settings_of
+from digit.run.evaluate.measurement import pixels_of
+from digit.run.evaluate.prefix_points import Curve, encode, settings_of
 
 CPU = torch.device("cpu")
 

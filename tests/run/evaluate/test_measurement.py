@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -11,7 +10,7 @@ from PIL import Image
 from digit.data.images import open_images
 from digit.errors import DigitError
 from digit.evaluation.pictures import Pictures
-from digit.run import measurement
+from digit.run.evaluate import measurement
 
 CPU = torch.device("cpu")
 
@@ -22,17 +21,6 @@ def test_a_result_goes_into_the_folder_or_the_file_that_is_named(tmp_path):
     assert measurement.result_file(tmp_path / "c" / "d.json", "sweep") == tmp_path / "c" / "d.json"
     assert (tmp_path / "a" / "b").is_dir() and (tmp_path / "c").is_dir()
     assert not list(tmp_path.rglob("*.json"))
-
-
-def test_fewer_pictures_are_evenly_spread_over_the_set(chain):
-    source = open_images(chain.images)
-    some = measurement.spread(source, 7)
-    places = [source.names.index(name) for name in some.names]
-    assert (places[0], places[-1], len(places)) == (0, len(source) - 1, 7)
-    assert max(np.diff(places)) - min(np.diff(places)) <= 1
-    assert measurement.spread(source, None) is measurement.spread(source, 10**6) is source
-    with pytest.raises(DigitError, match="--num 0"):
-        measurement.spread(source, 0)
 
 
 def test_the_first_pictures_of_each_class_that_is_named(chain):

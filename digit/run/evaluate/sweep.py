@@ -73,9 +73,9 @@ def evaluate_sweep(
     from digit.evaluation.sweep import best
     from digit.files import write_json_atomic
     from digit.pipeline import DigitPipeline
-    from digit.run import measurement
     from digit.run.device import choose_device
-    from digit.run.sweep_grid import Cells, grid_of
+    from digit.run.evaluate import measurement
+    from digit.run.evaluate.sweep_grid import Cells, grid_of
 
     if num < 2:
         raise DigitError(f"--num {num}: a distance takes at least two pictures a cell")

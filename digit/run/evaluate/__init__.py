@@ -1,0 +1,1 @@
+"""The verbs of `digit evaluate`, and beside them, heavy, what they measure by."""
