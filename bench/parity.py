@@ -24,8 +24,8 @@ from digit.nn.sampling import SamplerConfig
 from digit.prior import Prior
 from digit.training.config import OptimizerConfig, TrainConfig
 from digit.training.update import Updater
+from digit.weights.conversion import tokenizer_copy, vqgan_copy
 from digit.weights.fairseq import convert_checkpoint, probed_prior
-from digit.weights.fairseq_copies import tokenizer_copy, vqgan_copy
 from digit.weights.foreign import read
 
 FIXTURES = Path(__file__).parents[1] / "tests" / "fixtures"

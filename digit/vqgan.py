@@ -102,7 +102,7 @@ class VQGAN(nn.Module):
         return (pixels - self.black) / (self.white - self.black)
 
 
-def encoding(vqgan: VQGAN) -> Callable[[Shaped[Tensor, "b 3 h w"]], Int[Tensor, "b n"]]:
+def vq_encoding(vqgan: VQGAN) -> Callable[[Shaped[Tensor, "b 3 h w"]], Int[Tensor, "b n"]]:
     """The fastest way from pictures, uint8 or float in [0, 1], to VQ codes, for many pictures.
 
     On a GPU with float16 convolutions (`encoding_in_half`), on a CPU by the module as it is.

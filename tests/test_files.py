@@ -29,11 +29,11 @@ def test_folders_replace_folders(tmp_path):
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["folder"]
 
 
-def test_sweep_takes_temporaries_only(tmp_path):
+def test_clean_up_takes_temporaries_only(tmp_path):
     (tmp_path / ".tmp-x-state").mkdir()
     (tmp_path / ".tmp-y").write_text("")
     (tmp_path / "kept").write_text("")
-    assert files.sweep(tmp_path) == 2
+    assert files.clean_up(tmp_path) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
 
 

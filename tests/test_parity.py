@@ -22,8 +22,8 @@ from digit.prior import Prior
 from digit.renderer_masked import masked_after
 from digit.training.config import OptimizerConfig, TrainConfig
 from digit.training.update import Updater
+from digit.weights.conversion import tokenizer_copy, vqgan_copy
 from digit.weights.fairseq import BLOCK, convert_checkpoint, probed_prior
-from digit.weights.fairseq_copies import tokenizer_copy, vqgan_copy
 from digit.weights.foreign import read
 
 TOLERANCE = json.loads((FIXTURES / "manifest.json").read_text())["tolerances"]

@@ -9,7 +9,7 @@ import vqgan_oracle
 from torch import Tensor, nn
 
 from digit.errors import DigitError
-from digit.vqgan import VQGAN, decoding, decoding_in_half, encoding, encoding_in_half
+from digit.vqgan import VQGAN, decoding, decoding_in_half, encoding_in_half, vq_encoding
 from digit.vqgan_config import VQGANConfig, VQGANLossConfig
 from digit.vqgan_loss import VQGANLoss
 
@@ -183,7 +183,9 @@ def stirred(**changes) -> VQGAN:
 def test_on_a_cpu_the_ways_for_many_pictures_are_the_module():
     vqgan, pixels = stirred(), torch.randint(256, (3, 3, 16, 16), dtype=torch.uint8)
     codes = vqgan.encode(pixels / 255)
-    assert torch.equal(encoding(vqgan)(pixels), codes) and torch.equal(encoding(vqgan)(pixels / 255), codes)
+    assert torch.equal(vq_encoding(vqgan)(pixels), codes) and torch.equal(
+        vq_encoding(vqgan)(pixels / 255), codes
+    )
     assert decoding(vqgan) == vqgan.decode
 
 

@@ -39,9 +39,9 @@ def compose(
     from digit.files import read_json
     from digit.pipeline import DigitPipeline
     from digit.weights.artifact import artifact_of, load
-    from digit.weights.config import from_dict
-    from digit.weights.imagenet import imagenet_ids, imagenet_names
     from digit.weights.model_folder import PipelineSampling
+    from digit.weights.official_model import imagenet_ids, imagenet_names
+    from digit.weights.storage import from_dict
 
     settings = from_dict(
         PipelineSampling, {} if sampling is None else read_json(sampling), where=str(sampling)

@@ -61,7 +61,7 @@ def convert(
     from digit.tokenizer import Tokenizer
     from digit.weights.artifact import describe, kind_of, save
     from digit.weights.conversion import convert_file
-    from digit.weights.imagenet import imagenet_ids
+    from digit.weights.official_model import imagenet_ids
     from digit.weights.storage import StoredAs, lossless
 
     module, lineage = convert_file(

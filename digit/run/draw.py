@@ -22,7 +22,7 @@ from torch import Tensor
 from digit.distributed import gather, is_main, main_first, on_main, rank, wait, world_size
 from digit.errors import DigitError
 from digit.evaluation.npz import NpzWriter
-from digit.files import atomic_path, read_json, sha256_file, sweep, write_json_atomic
+from digit.files import atomic_path, clean_up, read_json, sha256_file, write_json_atomic
 from digit.pipeline import RENDERERS, DigitPipeline, Pictures, RendererName
 from digit.progress import progress, say
 from digit.run.device import choose_device
@@ -78,7 +78,7 @@ def draw(
         npz: a file for all pictures as well, as ADM's evaluation reads it.
     """
     tasks = _tasks(pipeline, seeds, labels, batch, [made_with, settings], codes)
-    on_main(lambda: sweep(out) + sweep(out / LISTS))
+    on_main(lambda: clean_up(out) + clean_up(out / LISTS))
     found = gather([name for name in list(tasks)[rank() :: world_size()] if _is_drawn(out, name)])
     kept = {name for names in found for name in names}
     if kept:

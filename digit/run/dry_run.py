@@ -97,7 +97,7 @@ def dry_run(
     from digit.training.flops import flops_per_sample
     from digit.training.optimizer import warm_up_warning
     from digit.training.parallel import blocks
-    from digit.weights.config import to_dict
+    from digit.weights.storage import to_dict
 
     whole, gpus = counted_as or stage, plan.gpus or world_size()
     if training.sharded and gpus > 1 and not blocks(stage):

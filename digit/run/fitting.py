@@ -22,7 +22,7 @@ from digit.progress import progress, say
 from digit.run.grid import grid
 from digit.tokenizer import Tokenizer, TokenizerConfig
 from digit.weights.artifact import load, save
-from digit.weights.config import to_dict
+from digit.weights.storage import to_dict
 
 BLOCK = 512  # pictures that one process reads in a row
 SEEN = 512  # pictures that the report is made of, at most

@@ -19,12 +19,12 @@ from digit.errors import DigitError
 from digit.files import (
     TEMPORARY,
     atomic_path,
+    clean_up,
     locked,
     on_cpu,
     read_json,
     remove,
     sha256_file,
-    sweep,
     write_json_atomic,
 )
 from digit.training.shards import Piece, Tensors, like, write
@@ -44,14 +44,14 @@ class Checkpoint(NamedTuple):
 
 @contextlib.contextmanager
 def hold(folder: Path) -> Iterator[None]:
-    """Keep `folder` for this process and sweep it; DigitError when another one trains there."""
+    """Keep `folder` for this process and clean it up; DigitError when another one trains there."""
     refusal = f"another process is training in {folder.parent}: wait for it or choose --out"
     with contextlib.ExitStack() as stack:
         try:
             folder.mkdir(parents=True, exist_ok=True)
             stack.enter_context(locked(folder, refusal))
             for place in (folder, *paths(folder)):
-                sweep(place)
+                clean_up(place)
         except OSError as error:
             raise DigitError(f"{folder} cannot be written ({error}): make room or choose --out") from error
         yield

@@ -22,7 +22,7 @@ from torch import nn
 
 from digit.distributed import any_of, by_main, from_main, is_lost, is_main, largest, raise_in_all, world_size
 from digit.errors import DigitError
-from digit.files import atomic_path, sweep
+from digit.files import atomic_path, clean_up
 from digit.training import checkpoint
 from digit.training.config import TrainConfig
 from digit.training.interrupt import Interrupts
@@ -130,7 +130,7 @@ def _own(out: Path) -> Iterator[None]:
     """Keep the run's folder for this process, without what a killed one left half written."""
     with checkpoint.hold(out / "state"):
         for folder in (out, out / "samples"):
-            sweep(folder)
+            clean_up(folder)
         yield
 
 

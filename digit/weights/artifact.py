@@ -27,8 +27,8 @@ from digit.renderer_masked import MaskedConfig, MaskedRenderer
 from digit.tokenizer import Tokenizer, TokenizerConfig
 from digit.vqgan import VQGAN
 from digit.vqgan_config import VQGANConfig
-from digit.weights.config import changed, from_dict, to_dict
-from digit.weights.storage import StoredAs, fingerprint, pack, unpack
+from digit.weights.foreign import misfits
+from digit.weights.storage import StoredAs, changed, fingerprint, from_dict, pack, to_dict, unpack
 
 KINDS: dict[str, tuple[type[Any], type[Any]]] = {
     "encoder": (Encoder, EncoderConfig),
@@ -48,7 +48,7 @@ _REPEATED = (
     "depth",
     "blocks",
     "decoder_blocks",
-)  # settings that count parts with tensors of their own
+)  # settings that count parts with own tensors
 _LARGEST = 2**24  # of any number in settings
 # What building a network of impossible settings raises, in torch and in timm.
 _IMPOSSIBLE = (
@@ -73,9 +73,8 @@ def save(
     the labels. The id is the sha256 of settings and float32 weights; pass the id of the original when it is
     only stored in another way, so that what was made from it still fits.
     """
-    path, kind = Path(path), kind_of(module)
+    path, kind, tensors = Path(path), kind_of(module), _tensors(module)
     config: Any = module.config
-    tensors, settings = _tensors(module), to_dict(config)
     id = id or identity(module)
     # Buffers stay exact: centroids and codebooks decide which code is the nearest.
     exact = set(tensors) - {name.replace("_orig_mod.", "") for name, _ in module.named_parameters()}
@@ -88,7 +87,7 @@ def save(
             "format": FORMAT,
             "kind": kind,
             "id": id,
-            "config": settings,
+            "config": to_dict(config),
             "lineage": lineage or {},
             "classes": classes or [],
             "stored_as": stored_as,
@@ -121,10 +120,8 @@ def load(
     """The module of an artifact, in eval mode on `device`; `.artifact` is its config.json as a dictionary.
 
     `dtype` is that of the weights, float32 if left out; only priors and renderers take another, since nearest
-    neighbours need float32.
-
-    DigitError, one sentence, when the folder or a file is absent or damaged, when it is not of `kind`, when
-    settings or tensors do not fit, or when a newer digit wrote it.
+    neighbours need float32. DigitError when the folder or a file is absent or damaged, when it is not of
+    `kind`, when settings or tensors do not fit, or when a newer digit wrote it.
     """
     path = Path(path)
     artifact = verify(path, kind=kind)
@@ -144,7 +141,9 @@ def load(
         except _IMPOSSIBLE as error:
             what = (str(error).splitlines() or [type(error).__name__])[0][:160]
             raise DigitError(f"{path / CONFIG}: no network can be made with its settings ({what})") from None
-    _check(tensors, outline.state_dict(), path / MODEL)
+    layout = {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()}
+    if problems := misfits(tensors, layout, most=4):
+        raise DigitError(f"{path / MODEL} does not fit its settings: tensors {problems}")
     with torch.random.fork_rng([]), _Undrawn():
         module = stage_type(config)
     module.load_state_dict(tensors)
@@ -188,15 +187,8 @@ def describe(path: str | Path) -> dict[str, Any]:
             f"{path} holds no {CONFIG}: it is not an artifact, or its training has not saved one yet"
         )
     artifact = read_json(path / CONFIG)
-    types = {
-        "kind": str,
-        "id": str,
-        "config": dict,
-        "lineage": dict,
-        "classes": list,
-        "files": dict,
-        "stored_as": str,
-    }
+    types: dict[str, type] = dict.fromkeys(("kind", "id", "stored_as"), str)
+    types |= dict.fromkeys(("config", "lineage", "files"), dict) | {"classes": list}
     if not isinstance(artifact, dict) or not isinstance(artifact.get("format"), int):
         raise DigitError(f"{path / CONFIG} does not describe an artifact")
     if artifact["format"] > FORMAT:
@@ -263,25 +255,6 @@ def _check_sizes(settings: Any, repeated: int, path: Path) -> None:
 def _tensors(module: nn.Module) -> dict[str, Tensor]:
     """By the names they have outside of torch.compile."""
     return {name.replace("_orig_mod.", ""): tensor for name, tensor in module.state_dict().items()}
-
-
-def _check(given: dict[str, Tensor], needed: dict[str, Tensor], path: Path) -> None:
-    """DigitError with the first names where the tensors of the file are not those of the module."""
-    missing = [name for name in needed if name not in given]
-    surplus = [name for name in given if name not in needed]
-    shapes = [
-        f"{name} {list(given[name].shape)} for {list(needed[name].shape)}"
-        for name in needed
-        if name in given and given[name].shape != needed[name].shape
-    ]
-    problems = [
-        f"{what}: {', '.join(name[:99] for name in names[:4])}"
-        f"{f' and {len(names) - 4} more' if len(names) > 4 else ''}"
-        for what, names in (("missing", missing), ("unknown", surplus), ("of another shape", shapes))
-        if names
-    ]
-    if problems:
-        raise DigitError(f"{path} does not fit its settings: tensors {'; '.join(problems)}")
 
 
 def version() -> str:

@@ -1,4 +1,9 @@
-"""A published file -> a module of ours, and what it was trained with; its content says what it is."""
+"""A published file -> a module of ours, and what it was trained with; its content says what it is.
+
+DiGIT's checkpoints carry the tokenizer and the VQGAN that they were trained with, rounded to float16 by their
+training. The files these came from (km_*.npy, the encoder's and the VQGAN's own) are exact; `check_tokenizer`
+and `check_vqgan` tell whether they are the ones a checkpoint was trained with.
+"""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -6,27 +11,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from digit.errors import DigitError
+from digit.errors import DigitError, LineageError
+from digit.features import Encoder
 from digit.nn.linear_probe import Probe
 from digit.progress import say
 from digit.tokenizer import Tokenizer, TokenizerConfig
+from digit.vqgan import VQGAN
 from digit.weights.artifact import artifact_of, identity, load
-from digit.weights.fairseq import convert_checkpoint, is_checkpoint, probed_prior
-from digit.weights.fairseq_copies import (
-    check_tokenizer,
-    check_vqgan,
-    encoder_width,
-    has_tokenizer,
-    has_vqgan,
-    tokenizer_copy,
-    vqgan_copy,
-)
-from digit.weights.foreign import read
-from digit.weights.vit import convert_vit, is_vit
+from digit.weights.fairseq import ENCODER, VQGAN_COPY, convert_checkpoint, is_checkpoint, probed_prior
+from digit.weights.foreign import read, without_prefix
+from digit.weights.vit import PositionRule, convert_vit, is_vit
 from digit.weights.vqgan_files import convert_vqgan, is_vqgan
 
 Part = Literal["model", "prior", "tokenizer", "vqgan"]
-PositionRule = Literal["official", "reference"]
 Distance = Literal["exact", "stored", "half"]
 
 
@@ -51,58 +48,129 @@ def convert_file(
     """
     content, where = read(file), str(file)
     if is_checkpoint(content):
-        return _from_checkpoint(content, where, part, tokenizer, vqgan, encoder_heads, distance)
+        if part == "tokenizer":
+            return tokenizer_copy(
+                content, where=where, encoder_heads=encoder_heads, distance=distance or "stored"
+            ), {}
+        if part == "vqgan":
+            return vqgan_copy(content, where=where), {}
+        return _trained(content, where, part, tokenizer, vqgan, encoder_heads)
     if part != "model":
         raise DigitError(
             f"{file} is no DiGIT checkpoint, the only kind that has a --part {part}: leave it out"
         )
-    if isinstance(content, Tensor):
-        how = (encoder, encoder_heads, block, image_size, position_rule, distance)
-        return _tokenizer(content, where, *how), {}
     if is_vqgan(content):
         return convert_vqgan(content, where=where, image_size=image_size or 256), {}
+    how: dict[str, Any] = {"block": block, "image_size": image_size or 224, "heads": encoder_heads}
     if is_vit(content):
-        size, rule = image_size or 224, position_rule or "official"
-        module = convert_vit(
-            content, where=where, block=block, image_size=size, position_rule=rule, heads=encoder_heads
+        return convert_vit(content, where=where, position_rule=position_rule or "official", **how), {}
+    if not isinstance(content, Tensor):
+        raise DigitError(
+            f"{file} is none of the files that digit knows: a DiGIT checkpoint, a km_*.npy table, a VQGAN, "
+            "or a DINOv2, iBOT, MoCo v3 or MAE encoder"
         )
-        return module, {}
-    raise DigitError(
-        f"{file} is none of the files that digit knows: a DiGIT checkpoint, a km_*.npy table, a VQGAN, "
-        "or a DINOv2, iBOT, MoCo v3 or MAE encoder"
+    if encoder is None:
+        raise DigitError(
+            f"{where} is a table of centroids: give the encoder they belong to with --encoder FILE, such as "
+            "dinov2_vitb14_reg4_pretrain.pth"
+        )
+    network = open_encoder(encoder, position_rule=position_rule or "reference", **how)
+    return _tokenizer(content, where, encoder, network, distance), {}
+
+
+def open_encoder(path: Path, **how: Any) -> Encoder:
+    """The encoder of an artifact's folder, or of a published file, which is converted as `how` says."""
+    if path.is_dir():
+        loaded: Any = load(path, kind="encoder")
+        return loaded
+    return convert_vit(read(path), where=str(path), **how)
+
+
+def tokenizer_copy(
+    content: Any, *, where: str, encoder_heads: int | None = None, distance: Distance = "stored"
+) -> Tokenizer:
+    """The tokenizer inside a checkpoint, with the reference's positions and the norms stored in the file.
+
+    `encoder_heads` are the encoder's attention heads where its width is no multiple of 64. Raises DigitError
+    for a checkpoint without one, or tensors that make none.
+    """
+    state = content["model"]
+    if "centroids" not in state:
+        raise DigitError(f"{where} holds no tokenizer: convert one of the files of a prior or a renderer")
+    settings = content["cfg"]["model"].get("pretrained_enc_config") or {}
+    encoder = convert_vit(
+        without_prefix(state, ENCODER),
+        where=where,
+        block=-int(settings.get("layer", 3)),
+        position_rule="reference",
+        heads=encoder_heads,
     )
+    centroids = state["centroids"].float().T
+    config = TokenizerConfig(encoder.config, len(centroids), distance)
+    tokenizer = Tokenizer(config, encoder=encoder, centroids=centroids)
+    if tokenizer.squares is not None:
+        tokenizer.squares.copy_(state["centroid_norm"].flatten())
+    return tokenizer.eval()
 
 
-def _from_checkpoint(
+def vqgan_copy(content: Any, *, where: str) -> VQGAN:
+    """The VQGAN inside a checkpoint, at the size of its pictures; DigitError where there is none."""
+    copy = without_prefix(content["model"], VQGAN_COPY)
+    if not copy:
+        raise DigitError(f"{where} holds no VQGAN: convert the file of a renderer or of a VQ-only prior")
+    return convert_vqgan(copy, where=where, image_size=int(content["cfg"]["task"]["input_size"]))
+
+
+def check_tokenizer(content: Any, tokenizer: Tokenizer, *, where: str, name: str = "the tokenizer") -> None:
+    """LineageError unless `tokenizer`, rounded to float16, is the copy in the checkpoint.
+
+    Positions are left out, since those of both are resized copies: rounding does not commute with that.
+    """
+    copy = tokenizer_copy(content, where=where, encoder_heads=tokenizer.encoder.vit.blocks[0].attn.num_heads)
+    _check_same(tokenizer, copy, ("pos_embed", "cls_token", "squares"), where, name)
+
+
+def check_vqgan(content: Any, vqgan: VQGAN, *, where: str, name: str = "the VQGAN") -> None:
+    """LineageError unless `vqgan`, rounded to float16, is the copy in the checkpoint."""
+    _check_same(vqgan, vqgan_copy(content, where=where), (), where, name)
+
+
+def _check_same(given: nn.Module, copy: nn.Module, leave_out: tuple[str, ...], where: str, name: str) -> None:
+    ours = given.state_dict()
+    for key, value in copy.state_dict().items():
+        mine = ours.get(key)
+        if not key.endswith(leave_out) and (
+            mine is None or mine.shape != value.shape or not torch.equal(mine.half(), value.half())
+        ):
+            raise LineageError(
+                f"{where} was not trained with {name}: {key} is another one (a checkpoint carries a copy, in "
+                "float16); give the one it was trained with, or leave it out to use the copy"
+            )
+
+
+def _trained(
     content: Any,
     where: str,
     part: Part,
     tokenizer: Path | None,
     vqgan: Path | None,
     encoder_heads: int | None,
-    distance: Distance | None,
 ) -> tuple[nn.Module, dict[str, str]]:
-    """A part of a DiGIT checkpoint, and the ids of what it was trained with."""
-    if part == "tokenizer":
-        how = {"encoder_heads": encoder_heads, "distance": distance or "stored"}
-        return tokenizer_copy(content, where=where, **how), {}
-    if part == "vqgan":
-        return vqgan_copy(content, where=where), {}
+    """The model of a DiGIT checkpoint, or the prior in a probe's, and the ids of what it was trained with."""
     if part == "prior":
         module: nn.Module = probed_prior(content, where=where)
     else:
         module = convert_checkpoint(content, where=where)
     if isinstance(module, Probe):
         return module, {"prior": identity(probed_prior(content, where=where))}
-    lineage = {}
+    state, lineage = content["model"], {}
     if tokenizer is not None:
         given: Any = load(tokenizer, kind="tokenizer")
         check_tokenizer(content, given, where=where, name=str(tokenizer))
         lineage["tokenizer"] = artifact_of(given)["id"]
-    elif has_tokenizer(content):
-        if encoder_heads or encoder_width(content) % 64 == 0:
-            copy = tokenizer_copy(content, where=where, encoder_heads=encoder_heads)
-            lineage["tokenizer"] = identity(copy)
+    elif "centroids" in state:
+        if encoder_heads or len(state["centroids"]) % 64 == 0:
+            lineage["tokenizer"] = identity(tokenizer_copy(content, where=where, encoder_heads=encoder_heads))
         else:  # only the lineage needs it
             say(
                 f"{where} does not say how many heads its encoder has, so the lineage names no tokenizer: "
@@ -112,46 +180,23 @@ def _from_checkpoint(
         given = load(vqgan, kind="vqgan")
         check_vqgan(content, given, where=where, name=str(vqgan))
         lineage["vqgan"] = artifact_of(given)["id"]
-    elif has_vqgan(content):
+    elif any(name.startswith(VQGAN_COPY) for name in state):
         lineage["vqgan"] = identity(vqgan_copy(content, where=where))
     return module, lineage
 
 
 def _tokenizer(
-    centroids: Tensor,
-    where: str,
-    encoder: Path | None,
-    heads: int | None,
-    block: int,
-    image_size: int | None,
-    position_rule: PositionRule | None,
-    distance: Distance | None,
+    centroids: Tensor, where: str, path: Path, encoder: Encoder, distance: Distance | None
 ) -> Tokenizer:
-    """A table of centroids and the encoder whose features they are means of."""
-    if encoder is None:
-        raise DigitError(
-            f"{where} is a table of centroids: give the encoder they belong to with --encoder FILE, such as "
-            "dinov2_vitb14_reg4_pretrain.pth"
-        )
+    """A table of centroids and the encoder, read from `path`, whose features they are means of."""
     if centroids.ndim != 2 or not centroids.is_floating_point() or not torch.isfinite(centroids).all():
-        raise DigitError(f"{where} is no table of centroids: it must be finite numbers, one row a code")
-    if encoder.is_dir():
-        network: Any = load(encoder, kind="encoder")
-    else:
-        network = convert_vit(
-            read(encoder),
-            where=str(encoder),
-            block=block,
-            image_size=image_size or 224,
-            position_rule=position_rule or "reference",
-            heads=heads,
-        )
-    if centroids.shape[1] != network.width:
+        raise DigitError(f"{where} is no table of centroids: it must be finite numbers, one row per code")
+    if centroids.shape[1] != encoder.width:
         raise DigitError(
-            f"{where} holds centroids of {centroids.shape[1]} channels, {encoder} gives features of "
-            f"{network.width}: they do not belong together"
+            f"{where} holds centroids of {centroids.shape[1]} channels, {path} gives features of "
+            f"{encoder.width}: they do not belong together"
         )
     if distance == "stored":
         raise DigitError("a table of centroids stores no norms: --distance must be exact or half")
-    config = TokenizerConfig(network.config, len(centroids), distance or "exact")
-    return Tokenizer(config, encoder=network, centroids=centroids)
+    config = TokenizerConfig(encoder.config, len(centroids), distance or "exact")
+    return Tokenizer(config, encoder=encoder, centroids=centroids)

@@ -197,7 +197,7 @@ def decoder_layout(facts: Facts) -> Layout:
 def convert_checkpoint(content: Any, *, where: str) -> Prior | Renderer | MaskedRenderer | Probe:
     """The model of a checkpoint, in eval mode, float32; a linear probe's heads, see `probed_prior`.
 
-    The copies of the tokenizer and the VQGAN that a checkpoint also holds: `digit.weights.fairseq_copies`.
+    The copies of the tokenizer and the VQGAN that a checkpoint also holds: `digit.weights.conversion`.
 
     Raises:
         DigitError: see `read_facts`; or missing, unknown and wrongly shaped tensors, all of them listed.

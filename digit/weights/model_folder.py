@@ -14,8 +14,7 @@ from digit.files import read_json, write_json_atomic
 from digit.lineage import check_lineage
 from digit.nn.sampling import SamplerConfig
 from digit.weights.artifact import artifact_of, describe, load, save, verify
-from digit.weights.config import from_dict
-from digit.weights.storage import StoredAs
+from digit.weights.storage import StoredAs, from_dict
 
 BUNDLED = "cifar10"  # the model that comes with the package
 PARTS = ("prior", "renderer", "renderer_masked", "vqgan", "tokenizer")

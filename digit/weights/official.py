@@ -1,16 +1,42 @@
-"""The files the authors published: where they are, their sha256, what the paper reports of them."""
+"""The files the authors published: where they are, what the paper reports of them, and how they come here.
+
+The hub's own client starts a file over when the process ends or the connection is reset, too much for
+gigabytes: here the unfinished file is kept beside its place in the cache, and the client links the whole one.
+"""
 
 import hashlib
-from collections.abc import Callable
+import re
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+import huggingface_hub
+from huggingface_hub import constants
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    FileMetadataError,
+    HfHubHTTPError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import WeakFileLock, build_hf_headers, hf_raise_for_status
+
 from digit.errors import DigitError
 from digit.nn.sampling import SamplerConfig
-from digit.weights.download import PIECE, Progress, fetch, forget, quiet
+from digit.progress import progress as shown
 
+Progress = Callable[[str, int | None], AbstractContextManager[Callable[[int], None]]]
 Reference = Literal["pinned", "hub", "nothing"]
+PIECE = 2**20  # bytes that count as one in progress
+ATTEMPTS = 5  # in a row without a byte, before giving up
+PAUSE = 1.0  # seconds before another attempt, times the number of those that gave nothing
 
 
 @dataclass(frozen=True)
@@ -21,7 +47,6 @@ class OfficialFile:
     path: str  # in the repository
     bytes: int | None = None
     sha256: str | None = None
-    licence: str = "MIT"  # as its repository on the hub declares
 
 
 @dataclass(frozen=True)
@@ -44,15 +69,8 @@ class OfficialModel:
     top_k: int  # of the prior, temperature 1
     published: Published
     renderer_top_p: float = 0.8  # temperature 1
-    encoder_heads: int | None = (
-        None  # attention heads of the encoder; None: those its name in the file implies
-    )
+    encoder_heads: int | None = None  # attention heads; None: those that the encoder's width implies
     image_size: int = 256  # pixels
-
-    @property
-    def prior_sampling(self) -> SamplerConfig:
-        """How the authors draw codes."""
-        return SamplerConfig(top_k=self.top_k)
 
     @property
     def renderer_sampling(self) -> SamplerConfig:
@@ -60,82 +78,72 @@ class OfficialModel:
         return SamplerConfig(top_p=self.renderer_top_p, top_p_of="vocabulary")
 
 
-def _digit(path: str, bytes: int | None = None, sha256: str | None = None) -> OfficialFile:
-    return OfficialFile("DAMO-NLP-SG/DiGIT", path, bytes, sha256)
-
-
 def _checkpoint(run: str, bytes: int | None = None, sha256: str | None = None) -> OfficialFile:
-    return _digit(f"outputs/{run}/checkpoints/checkpoint_last.pt", bytes, sha256)
+    return OfficialFile("DAMO-NLP-SG/DiGIT", f"outputs/{run}/checkpoints/checkpoint_last.pt", bytes, sha256)
 
 
-CENTROIDS_8K = _digit(
-    "dataset/ILSVRC2012/dinov2_base_short_224_l3/km_8k.npy",
+_DATA = "dataset/ILSVRC2012"
+_CENTROIDS_8K = OfficialFile(
+    "DAMO-NLP-SG/DiGIT",
+    f"{_DATA}/dinov2_base_short_224_l3/km_8k.npy",
     25_165_952,
     "7d9edb4b9468751b6088dca6d909e6c4173d2892e62ae6460b800aca10afc6cf",
 )
-CENTROIDS_16K = _digit(  # 16000 centroids, not 16384
-    "dataset/ILSVRC2012/dinov2_large_short_224_l3/km_16k.npy",
+_CENTROIDS_16K = OfficialFile(  # 16000 centroids, not 16384
+    "DAMO-NLP-SG/DiGIT",
+    f"{_DATA}/dinov2_large_short_224_l3/km_16k.npy",
     65_536_128,
     "67b6efc619d638409d5179ac325cd1f59bdd5a7b50065b4d36acb1b5e8bd0c11",
 )
-VQGAN = OfficialFile(  # MaskGIT's, as MAGE converted it; this is a copy of MAGE's file
+_VQGAN = OfficialFile(  # MaskGIT's, as MAGE converted it; this is a copy of MAGE's file
     "zideliu/vqgan",
     "vqgan_jax_strongaug.ckpt",
     218_130_007,
     "bac193bccc890db48c498e36ac5a6f2b0e067d3eb360669bd4c2250bf1ae4c6d",
 )
-BASE_RENDERER = _checkpoint(
+_BASE_RENDERER = _checkpoint(
     "base_8k_stage2_400epoch",
     1_446_434_572,
     "e1b8a469037211deb89f62d69512673af852c83256cb157cff8b2a1f58192f73",
 )
-LARGE_RENDERER = _checkpoint("large_16k_stage2")
-
 _BASE_CLASSES = Published(4.79, 142.87, "table 4, 219M, 200 epochs (the authors' README: 400)")
 
 
-def _base(prior: OfficialFile, top_k: int, published: Published) -> OfficialModel:
-    return OfficialModel(prior, BASE_RENDERER, CENTROIDS_8K, VQGAN, top_k, published)
+def _base(run: str, bytes: int, sha256: str, top_k: int, published: Published) -> OfficialModel:
+    prior = _checkpoint(run, bytes, sha256)
+    return OfficialModel(prior, _BASE_RENDERER, _CENTROIDS_8K, _VQGAN, top_k, published)
 
 
 def _large(prior: OfficialFile, published: Published) -> OfficialModel:
-    return OfficialModel(prior, LARGE_RENDERER, CENTROIDS_16K, VQGAN, 400, published)
+    return OfficialModel(prior, _checkpoint("large_16k_stage2"), _CENTROIDS_16K, _VQGAN, 400, published)
 
 
 OFFICIAL: dict[str, OfficialModel] = {
     "base": _base(
-        _checkpoint(
-            "base_8k_stage1",
-            1_249_237_258,
-            "3ddff6a599ccf0aac6f43c0e087cd13de278a9a61ee1e4554904b49c4788548b",
-        ),
+        "base_8k_stage1",
+        1_249_237_258,
+        "3ddff6a599ccf0aac6f43c0e087cd13de278a9a61ee1e4554904b49c4788548b",
         200,
         Published(9.66, 69.15, "figure 3a, discriminative codes, 200 epochs"),
     ),
     "base_400": _base(
-        _checkpoint(
-            "base_8k_stage1_400epoch",
-            1_249_237_258,
-            "bb5f0dc5c8a2b4bb921bb87cbf0209d31eb0b77d8e8e9c5474c9c40ea1717676",
-        ),
+        "base_8k_stage1_400epoch",
+        1_249_237_258,
+        "bb5f0dc5c8a2b4bb921bb87cbf0209d31eb0b77d8e8e9c5474c9c40ea1717676",
         200,
         Published(9.13, 73.85, "table 3, 219M, 400 epochs"),
     ),
     "base_cond": _base(
-        _checkpoint(
-            "base_8k_stage1_cls",
-            1_253_333_258,
-            "6e17c6ee076933ecde2fa57e83046ec114f83b98ab812abcd3e6d73dcabffd8a",
-        ),
+        "base_8k_stage1_cls",
+        1_253_333_258,
+        "6e17c6ee076933ecde2fa57e83046ec114f83b98ab812abcd3e6d73dcabffd8a",
         300,
         _BASE_CLASSES,
     ),
     "base_cond_400": _base(
-        _checkpoint(
-            "base_8k_stage1_cls_400epoch",
-            1_253_333_322,
-            "7cbb1be22c5ccbb3216e2d84022cc8176caf845593351b824d06013d7b9c4700",
-        ),
+        "base_8k_stage1_cls_400epoch",
+        1_253_333_322,
+        "7cbb1be22c5ccbb3216e2d84022cc8176caf845593351b824d06013d7b9c4700",
         300,
         _BASE_CLASSES,
     ),
@@ -167,23 +175,14 @@ def download(
     files: Path | None = None,
     cache: Path | None = None,
     endpoint: str | None = None,
-    token: str | bool | None = None,
-    progress: Progress = quiet,
+    progress: Progress = shown,
 ) -> Checked:
     """The published file on this disk, fetched if need be, its size and sha256 checked.
 
-    Args:
-        file: which one.
-        files: a folder that holds it, under its path in the repository or the end of that path; nothing is
-            fetched then, and nothing in it is ever changed.
-        cache: the hub's cache folder; see `fetch`, also for `endpoint` and `token`.
-        endpoint: address of a mirror of the hub.
-        token: of a login to the hub.
-        progress: shows the MiB fetched, then the MiB hashed.
-
-    Returns:
-        The file, its sha256, and whether that was compared with the one pinned here, the hub's, or nothing
-        (`files` with a file whose sha256 is not known here).
+    Nothing is fetched where the folder `files` holds it, under its path in the repository or the end of that
+    path, and nothing in there is ever changed. `cache`, `endpoint`: see `fetch`. `progress` shows the MiB
+    fetched, then the MiB hashed. The sha256 is compared with the one pinned here, the hub's, or nothing
+    (`files` with a file whose sha256 is not known here).
 
     Raises:
         DigitError: one sentence, where the file cannot be had or is not the published one; a wrong file in
@@ -192,9 +191,7 @@ def download(
     if files is not None:
         path, hubs = _local(file, files), None
     else:
-        path, hubs = fetch(
-            file.repo, file.path, cache=cache, endpoint=endpoint, token=token, progress=progress
-        )
+        path, hubs = fetch(file.repo, file.path, cache=cache, endpoint=endpoint, progress=progress)
     expected = file.sha256 or hubs
     size = path.stat().st_size
     found = None
@@ -211,6 +208,133 @@ def download(
         forget(path)
         advice = "it is removed from the cache, so repeat the command to fetch it anew"
     raise DigitError(f"{path} has {wrong}, the published {file.path} has {right}: {advice}")
+
+
+def fetch(
+    repo: str,
+    path: str,
+    *,
+    cache: Path | None = None,
+    endpoint: str | None = None,
+    token: str | bool | None = None,
+    progress: Progress = shown,
+) -> tuple[Path, str | None]:
+    """A file of the hub, from the cache or fetched into it, and the sha256 that the hub has for it.
+
+    Args:
+        repo: owner/name.
+        path: of the file in it, on its main branch.
+        cache: the folder of the hub's cache; by default the hub client's own.
+        endpoint: address of a mirror of the hub.
+        token: as in huggingface_hub; by default the one of `hf auth login`, if any.
+        progress: shows the MiB as they come.
+
+    Returns:
+        The file in the cache, and its sha256 by the hub; None where the hub tells none (small files) or the
+        cache forgot it (where symbolic links are impossible).
+
+    Raises:
+        DigitError: one sentence, where the hub cannot be reached, has no such file, or there is no room.
+    """
+    kept = huggingface_hub.try_to_load_from_cache(repo, path, cache_dir=cache)
+    if isinstance(kept, str):
+        return Path(kept), _sha256(Path(kept).resolve().name)
+    url = huggingface_hub.hf_hub_url(repo, path, endpoint=endpoint)
+    try:
+        about = huggingface_hub.get_hf_file_metadata(url, token=token, endpoint=endpoint)
+        expected = _sha256(about.etag)
+        if expected and about.size:
+            store = Path(cache or constants.HF_HUB_CACHE)
+            name = constants.REPO_ID_SEPARATOR.join(["models", *repo.split("/")])
+            lock = store / ".locks" / name / f"{expected}.partial.lock"
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            with WeakFileLock(lock), progress(f"{path} (MiB)", about.size // PIECE) as advance:
+                _complete(url, store / name / "blobs" / expected, about.size, token, advance)
+        kept = huggingface_hub.hf_hub_download(repo, path, cache_dir=cache, endpoint=endpoint, token=token)
+    except (HTTPError, EntryNotFoundError, OfflineModeIsEnabled, FileMetadataError) as error:
+        raise DigitError(
+            f"{_refusal(repo, path, error)}, or fetch {url} by other means and name the folder it is in with "
+            "--files"
+        ) from None
+    return Path(kept), expected
+
+
+def _refusal(repo: str, path: str, error: Exception) -> str:
+    """What an error of the hub's client means, and what to do."""
+    name = type(error).__name__
+    if isinstance(error, RepositoryNotFoundError | RevisionNotFoundError):
+        return f"the hub shows no repository {repo} ({name}): log in if it is private"
+    if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+        return f"the hub's {repo} holds no {path}: look there for where it went"
+    if isinstance(error, HfHubHTTPError) and not isinstance(error, LocalEntryNotFoundError):
+        return f"the hub answers {error.response.status_code} for {repo} {path}: repeat the command later"
+    return (
+        f"{repo} {path} is not in the cache and the hub cannot be reached ({name}): connect and repeat the "
+        "command"
+    )
+
+
+def forget(path: Path) -> None:
+    """Remove a file from the cache, so that it is fetched anew: the link and what it points to."""
+    path.resolve().unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def _complete(
+    url: str, blob: Path, size: int, token: str | bool | None, advance: Callable[[int], None]
+) -> None:
+    """Fetch into `blob` what of `size` bytes is not in its unfinished file yet."""
+    if blob.exists():
+        return
+    blob.parent.mkdir(parents=True, exist_ok=True)
+    partial = blob.with_name(f"{blob.name}.partial")
+    partial.touch()
+    if partial.stat().st_size > size:
+        partial.unlink()
+        partial.touch()
+    done, fruitless = partial.stat().st_size, 0
+    free = shutil.disk_usage(blob.parent).free
+    if free < size - done:
+        raise DigitError(
+            f"{(size - done) / 1e9:.1f} GB are to be fetched into {blob.parent}, where {free / 1e9:.1f} GB "
+            "are free: make room, or choose another folder with --cache"
+        )
+    advance(done // PIECE)
+    while done < size:
+        before = done
+        try:
+            for total in _receive(url, partial, done, token):
+                advance(total // PIECE - done // PIECE)
+                done = total
+        except HfHubHTTPError:
+            raise
+        except HTTPError:
+            done = partial.stat().st_size
+            fruitless = 0 if done > before else fruitless + 1
+            if fruitless == ATTEMPTS:
+                raise
+            time.sleep(PAUSE * (1 + fruitless))
+    partial.replace(blob)
+
+
+def _receive(url: str, partial: Path, done: int, token: str | bool | None) -> Iterator[int]:
+    """Append what follows byte `done`; yields how many bytes there are after each piece."""
+    headers = build_hf_headers(token=token) | {"Accept-Encoding": "identity", "Range": f"bytes={done}-"}
+    # Redirects are followed, and the client sends the token to no other host.
+    with huggingface_hub.get_session().stream("GET", url, headers=headers, timeout=30) as response:
+        hf_raise_for_status(response)
+        with partial.open("ab") as file:
+            if response.status_code != 206:  # a server that starts at the beginning whatever it is asked
+                file.truncate(0)
+                done = 0
+            for piece in response.iter_bytes():
+                file.write(piece)
+                done += len(piece)
+                yield done
+
+
+def _sha256(etag: str | None) -> str | None:
+    return etag if etag and re.fullmatch("[0-9a-f]{64}", etag) else None
 
 
 def _local(file: OfficialFile, folder: Path) -> Path:

@@ -15,6 +15,7 @@ from digit.errors import DigitError
 from digit.features import Encoder, EncoderConfig, resize_positions
 from digit.weights.foreign import Layout, check_layout, without_prefix
 
+PositionRule = Literal["official", "reference"]
 _PLACES = ("teacher", "state_dict", "model")  # where a checkpoint may keep the network
 _PREFIXES = ("", "module.base_encoder.", "backbone.", "module.backbone.", "module.")
 _MARKS = ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight")
@@ -62,7 +63,7 @@ def convert_vit(
     block: int = -3,
     norm: bool = True,
     image_size: int = 224,
-    position_rule: Literal["official", "reference"] = "official",
+    position_rule: PositionRule = "official",
     heads: int | None = None,
 ) -> Encoder:
     """The encoder of a file of DINOv2 (also with registers), iBOT, MoCo v3 or MAE, or of a copy in DiGIT's.

@@ -14,11 +14,11 @@ from digit.errors import DigitError, LineageError
 from digit.files import sha256_file
 from digit.nn.sampling import SamplerConfig
 from digit.weights.artifact import describe, identity, load, save
+from digit.weights.conversion import tokenizer_copy
 from digit.weights.fairseq import convert_checkpoint
-from digit.weights.fairseq_copies import tokenizer_copy
 from digit.weights.foreign import read
 from digit.weights.official import OfficialFile, OfficialModel, Published
-from digit.weights.official_model import convert_model
+from digit.weights.official_model import convert_model, imagenet_ids, imagenet_names
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 PLACES = {
@@ -245,3 +245,28 @@ def test_an_existing_folder_is_refused_before_anything_is_fetched(model, tmp_pat
     with pytest.raises(DigitError, match="exists already"):
         convert_model(model, tmp_path / "out", name="tiny", cache=tmp_path / "cache")
     assert not (tmp_path / "cache").exists()
+
+
+def test_ids_are_in_the_order_of_folders():
+    ids = imagenet_ids()
+    assert ids == sorted(ids) and len(set(ids)) == 1000
+    assert all(id.startswith("n") and len(id) == 9 and id[1:].isdigit() for id in ids)
+
+
+def test_names_are_unique_and_belong_to_their_ids():
+    names, ids = imagenet_names(), imagenet_ids()
+    assert len({name.lower() for name in names}) == len(names) == 1000
+    assert not [name for name in names if name != name.strip() or name.isdigit() or "," in name]
+    known = {"n01440764": "tench", "n02099601": "golden retriever", "n02012849": "crane (bird)"}
+    known |= {"n03126707": "crane (machine)", "n02113186": "Cardigan Welsh corgi", "n02963159": "cardigan"}
+    assert {id: names[ids.index(id)] for id in known} == known
+    assert names[207] == "golden retriever"  # the number that every ImageNet classifier gives it
+
+
+def test_names_agree_with_an_independent_list():
+    """torchvision's classifiers carry names of the same classes in the same order, chosen by other people."""
+    from torchvision.models._meta import _IMAGENET_CATEGORIES as theirs
+
+    ours = imagenet_names()
+    same = sum(a.lower() == b.lower() for a, b in zip(ours, theirs, strict=True))
+    assert same > 900
