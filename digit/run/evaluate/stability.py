@@ -1,6 +1,7 @@
 """`digit evaluate stability`: how much of each tokenizer's codes survives disturbed pictures (table 1)."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,7 @@ def evaluate_stability(
     noise_only: bool = False,
     seed: int = 0,
     batch: int = 32,
-    threads: int | None = None,
     device: Device | None = None,
-    strict: bool = False,
 ) -> dict[str, Any]:
     """Disturb pictures, and count which codes change: table 1 of the paper, for any number of tokenizers.
 
@@ -35,62 +34,55 @@ def evaluate_stability(
     Args:
         images: folder of class folders, flat folder, zip, or tar shards (shards-{000..127}.tar).
         tokenizers: artifacts of kind tokenizer or vqgan, side by side.
-        out: folder for stability.json and stability.png, or a JSON file with its plot beside it; not kept if
-            left out.
+        out: folder for stability.json and stability.png, or a JSON file; not kept if left out.
         size: side in pixels at which pictures are disturbed; the VQGANs' if left out, 256 without one.
         under: only pictures below this folder of `images`, such as `test`.
         num: pictures at most, evenly spread over the set.
         noise_only: leave out blur, JPEG, shift and brightness.
         seed: of the noise.
         batch: pictures at once.
-        threads: that decode pictures; where left out one a processor, or processes if there are many.
         device: cpu, cuda or cuda:N; a GPU if there is one.
-        strict: stop at the first broken picture instead of leaving it out.
     """
     from digit.data.images import open_images
-    from digit.data.loader import Report
     from digit.evaluation.curve_plots import draw_stability
     from digit.evaluation.perturbations import ALL, NOISE
     from digit.evaluation.stability import PROTOCOL, as_tokenizer, stability
-    from digit.progress import progress, say
     from digit.run.device import choose_device
     from digit.run.evaluate import measurement
 
-    where, report = choose_device(device), Report()
+    where = choose_device(device)
     if not tokenizers:
         raise DigitError("--tokenizers: give at least one folder of a tokenizer or VQGAN")
     names = measurement.unlike_names(tokenizers, "--tokenizers")
-    opened = [measurement.open_one(path, ("tokenizer", "vqgan"), where) for path in tokenizers]
-    side = _size(dict(zip(names, opened, strict=True)), size)
+    kinds = "tokenizer", "vqgan"
+    opened = {n: measurement.open_one(path, kinds, where) for n, path in zip(names, tokenizers, strict=True)}
+    side = _size(opened, size)
     source = open_images(images, under=under).spread(num)
     written = measurement.result_file(out, "stability")
-    reads: dict[str, Any] = {"batch_size": batch, "threads": threads, "report": report, "strict": strict}
     how: dict[str, Any] = {"perturbations": NOISE if noise_only else ALL, "seed": seed}
     measured: dict[str, dict[str, float]] = {}
-    with progress("stability", len(source) * len(opened)) as advance:
-        for name, module in zip(names, opened, strict=True):
-            pictures = measurement.pixels_of(source, side, where, advance, **reads)
-            measured[name] = dict(stability(as_tokenizer(module), pictures, **how))
-    if report.skipped:
-        say(report.summary())
-    count = len(source) - len(report.skipped)
-    settings = {"images": Path(images).name, "under": under, "fingerprint": source.fingerprint, "size": side}
+    with measurement.reading("stability", source, side, where, batch, times=len(opened)) as (pixels, seen):
+        for name, module in opened.items():
+            measured[name] = dict(stability(as_tokenizer(module), pixels(), **how))
     value = measurement.record(
         "stability",
         measurement.by_name(measured),
         where,
         protocol=PROTOCOL,
-        counts={"pictures": count},
-        features=measurement.with_ids(names, opened),
+        counts={"pictures": len(seen)},
+        features=measurement.with_ids(opened),
         seed=seed,
-        settings=settings,
+        settings={
+            "images": Path(images).name,
+            "under": under,
+            "fingerprint": source.fingerprint,
+            "size": side,
+        },
     )
-    title = f"{count} pictures of {Path(images).name}{f':{under}' if under else ''} at {side} px"
+    title = f"{len(seen)} pictures of {Path(images).name}{f':{under}' if under else ''} at {side} px"
     _print(measured, title)
-    plots = [] if written is None else [written.with_suffix(".png")]
-    for path in plots:
-        draw_stability(measured, path, title=title)
-    measurement.keep(written, value, *plots, also=", and a plot")
+    plot = partial(draw_stability, measured, title=title)
+    measurement.keep(written, value, plot=plot, also=", and a plot")
     return value
 
 
