@@ -15,7 +15,7 @@ from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from digit.training.batches import rows, split
+from digit.nn.batch import rows, split
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 # Dense bf16 FLOP/s on the data sheets, without sparsity; the first name that is part of the GPU's counts.

@@ -1,6 +1,7 @@
 """States and artifacts of a run, written beside the training, which waits for a copy of the tensors only."""
 
 import copy
+import functools
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -199,50 +200,35 @@ class Saver:
             if is_main():
                 self.writer.start(lambda: checkpoint.amend(path, state))
             return
-        if self._together:
-            self._save_parts(updater, state, self._together, known=known)
+        if not is_main() and not self._together:
             return
-        model, optimizer = updater.model_tensors(), updater.optimizer_tensors()
-        if not is_main():
-            return
+        model, optimizer = updater.stage.state_dict(), updater.optimizer_tensors()
         self.writer.wait()  # for the memory that is now written over
-        model, optimizer = self._model.take(model), self._optimizer.take(optimizer)
-
-        def write() -> None:
-            if known:
-                checkpoint.amend(path, state)
-            else:
-                tensors: dict[str, Any] = {"model": model, "optimizer": optimizer}
-                checkpoint.save(self.folder, state["step"], **tensors, state=state, keep=self.keep)
-            if self._on_save and self._twin:
-                average = {
-                    name.removeprefix("average."): value
-                    for name, value in optimizer.items()
-                    if name.startswith("average.")
-                }
-                with torch.no_grad():
-                    self._on_save(self._twin.fill(model, average), path)
-            self._after()
-
-        self.writer.start(write)
-
-    def _save_parts(
-        self, updater: Updater, state: dict[str, Any], together: Together, *, known: bool
-    ) -> None:
-        """As `save`; every process writes what it holds."""
-        self.writer.wait()
-        pieces = together.take(model=updater.model_tensors(), optimizer=updater.optimizer_tensors())
-        whole = updater.whole_tensors() if self._on_save else {}
-        path = checkpoint.path_of(self.folder, state["step"])
+        put: Callable[[], object]
+        if together := self._together:
+            pieces = together.take(model=model, optimizer=optimizer)
+            put = functools.partial(together.write, self.folder, pieces, state, self.keep)
+            model, average = updater.whole_tensors() if self._on_save else {}, {}
+        else:
+            model, optimizer = self._model.take(model), self._optimizer.take(optimizer)
+            tensors: dict[str, Any] = {"model": model, "optimizer": optimizer}
+            put = functools.partial(
+                checkpoint.save, self.folder, self.step, **tensors, state=state, keep=self.keep
+            )
+            average = {
+                name.removeprefix("average."): value
+                for name, value in optimizer.items()
+                if name.startswith("average.")
+            }
 
         def write() -> None:
             if not known:
-                together.write(self.folder, pieces, state, self.keep)
+                put()
             elif is_main():
                 checkpoint.amend(path, state)
             if self._on_save and self._twin:
                 with torch.no_grad():
-                    self._on_save(self._twin.fill(whole, {}), path)
+                    self._on_save(self._twin.fill(model, average), path)
             self._after()
 
         self.writer.start(write)
