@@ -25,11 +25,6 @@ class BlockStyle:
     attention: bool = False  # an attention layer between the two middle blocks
     attention_levels: tuple[int, ...] = ()  # levels, 0 at full resolution, with one after each block
 
-    @property
-    def biases(self) -> bool:
-        """Whether the convolutions of the blocks have biases."""
-        return self.family == "taming"
-
 
 class Encoder(nn.Module):
     """Pixels, in the range that its weights know, to latents."""
@@ -104,7 +99,8 @@ class _Level(nn.Module):
             _ResidualBlock(outputs if i else inputs, outputs, style) for i in range(blocks)
         )
         self.attn = nn.ModuleList(_attention(outputs, style) for _ in range(blocks if attend else 0))
-        self.downsample = _downsample(outputs, style) if down else nn.Identity()
+        halve = _Downsample if style.family == "taming" else lambda _: nn.AvgPool2d(2)
+        self.downsample = halve(outputs) if down else nn.Identity()
         self.upsample = _Upsample(outputs) if up else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -216,16 +212,12 @@ def _doubled(x: Tensor) -> Tensor:
     return x[:, :, :, None, :, None].expand(b, c, h, 2, w, 2).reshape(b, c, 2 * h, 2 * w)
 
 
-def _downsample(channels: int, style: BlockStyle) -> nn.Module:
-    return _Downsample(channels) if style.family == "taming" else nn.AvgPool2d(2)
-
-
 def _attention(channels: int, style: BlockStyle) -> nn.Module:
     return _TamingAttention(channels) if style.family == "taming" else _Attention(channels)
 
 
 def _convolution(inputs: int, outputs: int, style: BlockStyle, *, size: int = 3) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=style.biases)
+    return nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=style.family == "taming")
 
 
 def _norm(channels: int) -> nn.GroupNorm:

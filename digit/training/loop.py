@@ -20,7 +20,17 @@ import torch
 from PIL import Image
 from torch import nn
 
-from digit.distributed import any_of, by_main, from_main, is_lost, is_main, largest, raise_in_all, world_size
+from digit.distributed import (
+    any_of,
+    by_main,
+    from_main,
+    handled,
+    is_lost,
+    is_main,
+    largest,
+    raise_in_all,
+    world_size,
+)
 from digit.errors import DigitError
 from digit.files import atomic_path, clean_up
 from digit.training import checkpoint
@@ -28,7 +38,7 @@ from digit.training.config import TrainConfig
 from digit.training.interrupt import Interrupts
 from digit.training.log import Log, Pace, Status, read_status, write_status
 from digit.training.optimizer import warm_up_warning
-from digit.training.save import OnSave, Saver, Together, Twin, Writer
+from digit.training.save import OnSave, Saver, Twin, Writer
 from digit.training.update import Updater
 
 Evaluate = Callable[[nn.Module, int], Iterable[tuple[str, float]]]
@@ -43,6 +53,9 @@ class Stop(enum.IntEnum):
     INTERRUPTED = 2  # Ctrl-C
     TERMINATED = 3  # SIGTERM
     FAILED = 4  # the main process could not write
+
+
+SIGNALS = {signal.SIGINT: Stop.INTERRUPTED, signal.SIGTERM: Stop.TERMINATED}
 
 
 def train(
@@ -107,17 +120,11 @@ def train(
             stack.enter_context(log)
             for message in events:
                 log.event(updater.step, message)
-            interrupts = stack.enter_context(Interrupts())
-            saver = Saver(
-                out / "state",
-                stack.enter_context(Writer()),
-                keep=config.keep,
-                step=updater.step if found else None,
-                on_save=on_save,
-                twin=twin,
-                after=log.plot,
-                together=Together() if updater.sharded else None,
-            )
+            interrupts = Interrupts()
+            stack.enter_context(handled(interrupts.handle))
+            writer, last = stack.enter_context(Writer()), updater.step if found else None
+            sharded = updater.sharded
+            saver = Saver(out / "state", writer, config.keep, last, on_save, twin, log.plot, sharded=sharded)
             for message in updater.accelerate(stack):
                 log.event(updater.step, message)
             _Run(updater, config, out, log, evaluate, picture, saver, interrupts, started).go(data)
@@ -240,19 +247,18 @@ class _Run:
         with self._writing():
             self.saver.writer.check()
         limit = self.config.wall_clock_limit
-        reason = Stop.NO
+        late = limit is not None and time.monotonic() - self.started >= limit
+        reason = Stop.LIMIT if late else Stop.NO
         if self.failed:
             reason = Stop.FAILED
         elif self.interrupts.signal is not None:
-            terminated = self.interrupts.signal == signal.SIGTERM
-            reason = Stop.TERMINATED if terminated else Stop.INTERRUPTED
-        elif limit is not None and time.monotonic() - self.started >= limit:
-            reason = Stop.LIMIT
+            reason = SIGNALS[self.interrupts.signal]
         reason = Stop(largest(reason))
         if reason is Stop.FAILED:
             raise_in_all(self.failed)
-        if reason in (Stop.INTERRUPTED, Stop.TERMINATED) and self.interrupts.signal is None:
-            self.interrupts.signal = signal.SIGTERM if reason is Stop.TERMINATED else signal.SIGINT
+        for number, meant in SIGNALS.items():
+            if reason is meant and self.interrupts.signal is None:
+                self.interrupts.signal = number
         return reason
 
     @contextlib.contextmanager

@@ -172,22 +172,20 @@ class Saver:
         self,
         folder: Path,
         writer: Writer,
-        *,
         keep: int,
         step: int | None,
         on_save: OnSave | None,
         twin: Twin | None,
         after: Callable[[], None],
-        together: Together | None = None,
+        *,
+        sharded: bool,
     ) -> None:
-        """`step` is that of the newest state in `folder`; `after` runs in the thread, behind each write.
-
-        `together` writes states of which each process holds a part.
-        """
+        """`step`: of the newest state in `folder`; `after` runs in the thread, behind each write."""
         self.folder, self.writer, self.keep = folder, writer, keep
         self.step = step  # of the newest state, on the disk or in flight; None where there is none
         self._exported: int | None = None  # step of the artifact, likewise, if this process wrote it
-        self._on_save, self._twin, self._after, self._together = on_save, twin, after, together
+        self._on_save, self._twin, self._after = on_save, twin, after
+        self._together = Together() if sharded else None
         self._model, self._optimizer = Snapshot(), Snapshot()
 
     def save(self, updater: Updater, seconds: float) -> None:
