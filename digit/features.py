@@ -137,7 +137,11 @@ class Encoder(nn.Module):
         Raises:
             DigitError: pictures that are not square.
         """
-        check_square(pixels)
+        height, width = pixels.shape[-2:]
+        if height != width:
+            raise DigitError(
+                f"the encoder takes square pictures, these have {height} x {width} pixels: crop them first"
+            )
         pixels = self.standardize(pixels)
         size = self.config.image_size
         if pixels.shape[-1] != size:
@@ -169,15 +173,6 @@ def in_half(encoder: Encoder, pixels: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor
         if features.isfinite().all():
             break
     return features
-
-
-def check_square(pixels: Shaped[Tensor, "b 3 h w"]) -> None:
-    """DigitError where pictures are not square."""
-    height, width = pixels.shape[-2:]
-    if height != width:
-        raise DigitError(
-            f"the encoder takes square pictures, these have {height} x {width} pixels: crop them first"
-        )
 
 
 def _build(config: EncoderConfig, weights: Path | None, *, pretrained: bool) -> nn.Module:

@@ -191,25 +191,22 @@ class _Downsample(nn.Module):
 
 
 class _Upsample(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(_doubled(x))
-
-
-def _doubled(x: Tensor) -> Tensor:
-    """Every value at four places, height and width twice as large.
+    """Every value at four places, height and width twice as large, and a convolution.
 
     The compiler makes an index of `interpolate` whose gradient is a scattered sum: slow on GPUs, and zero on
     CPUs in bfloat16 (torch 2.13). Of an expanded view it makes a plain sum. Eagerly the view would be copied
     out of the memory format, so there `interpolate` stays.
     """
-    if not torch.compiler.is_compiling():
-        return F.interpolate(x, scale_factor=2, mode="nearest")
-    b, c, h, w = x.shape
-    return x[:, :, :, None, :, None].expand(b, c, h, 2, w, 2).reshape(b, c, 2 * h, 2 * w)
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+        b, c, h, w = x.shape
+        return self.conv(x[:, :, :, None, :, None].expand(b, c, h, 2, w, 2).reshape(b, c, 2 * h, 2 * w))
 
 
 def _attention(channels: int, style: BlockStyle) -> nn.Module:

@@ -17,7 +17,6 @@ class WeightAverage:
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
-        """Start the average at the module's present weights."""
         self.decay = decay  # share of the average that an update keeps, in [0, 1)
         self._places = list(places(module))
         self.values = {name: tensor.detach().float().clone() for name, tensor in self._live().items()}
@@ -84,7 +83,6 @@ class Untrained:
     """
 
     def __init__(self, module: nn.Module) -> None:
-        """Nothing is copied yet."""
         self._places = [
             (place, key)
             for _, place, key in places(module, persistent=False)

@@ -22,7 +22,6 @@ class Interrupts:
     """
 
     def __init__(self) -> None:
-        """No signal has come yet."""
         self.signal: int | None = None  # the first that came, here or in another process
         self.insisted = False  # a second one came: leave without saving
         self._since: float | None = None  # time.monotonic() of the first that came here

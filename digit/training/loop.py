@@ -12,6 +12,7 @@ import enum
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -99,7 +100,7 @@ def train(
         twin = Twin(stage) if on_save and is_main() else None
         updater = Updater(stage, config, place)
         events: list[str] = []
-        found = _newest(out / "state", warn=events.append)
+        found = checkpoint.newest_of_main(out / "state", warn=events.append)
         if found:
             events += updater.restore(found)
         if warning := warm_up_warning(config.optimizer, config.steps):
@@ -122,8 +123,9 @@ def train(
                 log.event(updater.step, message)
             interrupts = Interrupts()
             stack.enter_context(handled(interrupts.handle))
-            writer, last = stack.enter_context(Writer()), updater.step if found else None
-            sharded = updater.sharded
+            # Leaving it waits for what is being written; the error that ends the run stays the first.
+            writer = Writer(stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="digit-writer")))
+            last, sharded = updater.step if found else None, updater.sharded
             saver = Saver(out / "state", writer, config.keep, last, on_save, twin, log.plot, sharded=sharded)
             for message in updater.accelerate(stack):
                 log.event(updater.step, message)
@@ -139,15 +141,6 @@ def _own(out: Path) -> Iterator[None]:
         for folder in (out, out / "samples"):
             clean_up(folder)
         yield
-
-
-def _newest(folder: Path, *, warn: Callable[[str], None]) -> checkpoint.Checkpoint | None:
-    """The newest whole state; in all processes that which the main one found."""
-    found = checkpoint.load_newest(folder, warn=warn) if is_main() else None
-    step = from_main(found.step if found else None)
-    if step is not None and not is_main():
-        found = checkpoint.load(checkpoint.path_of(folder, step), verify=False)
-    return found
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import copy
 import functools
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
@@ -23,23 +23,11 @@ OnSave = Callable[[nn.Module, Path | None], None]
 
 
 class Writer:
-    """Runs work beside the training thread, which alone may call its methods.
+    """Runs work in the one thread of `pool`, beside the training thread, which alone may call its methods."""
 
-    Leaving the block waits for the work in flight: afterwards nothing is written any more.
-    """
-
-    def __init__(self) -> None:
-        """Nothing runs yet."""
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="digit-writer")
+    def __init__(self, pool: Executor) -> None:
+        self._pool = pool
         self._work: Future[None] | None = None
-
-    def __enter__(self) -> "Writer":
-        """Itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Wait for the work in flight, whatever comes of it: the error that ends the block is the first."""
-        self._pool.shutdown(wait=True)
 
     def start(self, work: Callable[[], None]) -> None:
         """Begin `work`, once the work before it is done; raises what went wrong in that."""
@@ -65,7 +53,6 @@ class Snapshot:
     """
 
     def __init__(self) -> None:
-        """Nothing is copied yet."""
         self._kept: dict[str, Tensor] = {}
 
     @torch.no_grad()
