@@ -43,15 +43,13 @@ Way = Callable[[Tensor, list[int]], Tensor]  # pixels in [0, 1] and seeds -> byt
 Models = Mapping[str, DigitPipeline]
 
 
-def renderer_settings(
-    pipeline: DigitPipeline, renderer: str | None, **given: float | int | None
-) -> dict[str, Any]:
-    """The renderer's name and how it draws: what was given, else the model's own; {} without a renderer."""
+def renderer_settings(pipeline: DigitPipeline, renderer: str | None) -> dict[str, Any]:
+    """The renderer's name and how the model lets it draw; {} without a renderer."""
     if not pipeline.renderers:
         return {}
     chosen = pipeline.renderer_called(renderer)
     own = pipeline.sampling.masked if chosen == "masked" else pipeline.sampling.renderer
-    return {"name": chosen, **{n: getattr(own, n) if x is None else x for n, x in given.items()}}
+    return {"name": chosen, "temperature": own.temperature, "top_k": own.top_k, "top_p": own.top_p}
 
 
 def ways_back(pipeline: DigitPipeline, settings: Mapping[str, Any]) -> dict[str, Way]:

@@ -47,11 +47,12 @@ class Grid:
 
     def prior(self, setting: Setting) -> SamplerConfig:
         """How the prior draws in a cell."""
-        return replace(self.base, **_part(setting, PRIOR))
+        changed: Any = {axis: setting[axis] for axis in PRIOR}
+        return replace(self.base, **changed)
 
     def options(self, setting: Setting) -> dict[str, Any]:
         """The renderer's part of a cell, as options of the pipeline's call."""
-        return {"renderer": self.renderer, **_part(setting, _RENDERER[self.renderer])}
+        return {"renderer": self.renderer, **{axis: setting[axis] for axis in _RENDERER[self.renderer]}}
 
     def sampling(self, setting: Setting, sampling: PipelineSampling) -> PipelineSampling:
         """A cell as the model's own settings; those it does not concern stay as they are in `sampling`."""
@@ -127,10 +128,6 @@ def _check(pipeline: DigitPipeline, found: Grid) -> None:
             raise DigitError(f"--steps {setting['steps']:g}: give 1 to {most}, the number of VQ codes")
         if not 0 <= setting.get("noise", 0) < float("inf"):
             raise DigitError(f"--noise {setting['noise']}: give a number from 0 up")
-
-
-def _part(setting: Setting, axes: Sequence[str]) -> dict[str, Any]:
-    return {axis: setting[axis] for axis in axes}
 
 
 class Cells:
