@@ -206,27 +206,25 @@ def wait() -> None:
 def by_main(context: contextlib.AbstractContextManager[object]) -> Iterator[None]:
     """The main process enters `context`, such as a lock, for all; DigitError in all of them if it refuses."""
     with contextlib.ExitStack() as stack:
-        refusal = None
-        if is_main():
-            try:
-                stack.enter_context(context)
-            except DigitError as error:
-                refusal = error
-        raise_in_all(refusal)
+        _main_does(lambda: stack.enter_context(context))
         yield
 
 
 def on_main(work: Callable[[], T]) -> T:
     """The main process does `work`; its value, which JSON can hold, or its DigitError in all of them."""
-    value: Any = None
-    failed = None
+    return from_main(_main_does(work))
+
+
+def _main_does(work: Callable[[], Any]) -> Any:
+    """What `work` gives in the main process, None elsewhere; its DigitError is raised in all."""
+    value = refusal = None
     if is_main():
         try:
             value = work()
         except DigitError as error:
-            failed = error
-    raise_in_all(failed)
-    return from_main(value)
+            refusal = error
+    raise_in_all(refusal)
+    return value
 
 
 @contextlib.contextmanager

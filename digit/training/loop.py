@@ -295,14 +295,11 @@ class _Run:
                     image = self.interrupts.attempt(lambda: picture(stage, step))
                     if image is None:
                         continue
-                    with self._writing():
-                        self._write_picture(image)
+                    if is_main():
+                        path = self.out / "samples" / f"step-{step:06d}.png"
+                        with self._writing(), atomic_path(path) as temporary:
+                            image.save(temporary, format="png")
             self.updater.duties.remove(duty)
-
-    def _write_picture(self, image: Image.Image) -> None:
-        if is_main():
-            with atomic_path(self.out / "samples" / f"step-{self.updater.step:06d}.png") as temporary:
-                image.save(temporary, format="png")
 
     def _save(self) -> None:
         """Copy the state, which is then written beside the training."""

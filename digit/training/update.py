@@ -27,6 +27,9 @@ from digit.training.shards import full, load_parts, local
 TRAJECTORY = ("batch", "micro_batch", "clip", "ema", "precision", "seed", "compile")
 
 
+ADVICE = "resume with a lower learning rate, a longer warm-up or precision fp32"
+
+
 class Updater:
     """A stage with its optimizer and average; `update(batch)` does not wait for the device."""
 
@@ -157,8 +160,7 @@ class Updater:
             if self.streak >= self.config.skips:
                 raise DigitError(
                     f"training diverged at update {step} (loss {loss}, gradient norm {norm}), the last of "
-                    f"{self.streak} in a row to be skipped; {last_good}: "
-                    "resume with a lower learning rate, a longer warm-up or precision fp32"
+                    f"{self.streak} in a row to be skipped; {last_good}: {ADVICE}"
                 )
 
     def check_weights(self, last_good: str) -> None:
@@ -169,8 +171,8 @@ class Updater:
         finite = torch.stack([local(parameter.detach()).isfinite().all() for parameter in self.trainable])
         if any_of(not bool(finite.all())):
             raise DigitError(
-                f"training diverged: some weights are not finite after update {self.step}; {last_good}: "
-                "resume with a lower learning rate, a longer warm-up or precision fp32"
+                f"training diverged: some weights are not finite after update {self.step}; "
+                f"{last_good}: {ADVICE}"
             )
 
     def take_means(self) -> dict[str, float]:
