@@ -59,9 +59,9 @@ def evaluate_prefix(
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """
     from digit.data.images import open_images
-    from digit.evaluation.curve_plots import draw_prefix
     from digit.evaluation.measure import measure
     from digit.evaluation.pictures import open_pictures, without_statistics
+    from digit.evaluation.plots import draw_prefix
     from digit.evaluation.prefix import check_prefixes, of_rows
     from digit.evaluation.protocols import OWN, check_number
     from digit.run.device import choose_device

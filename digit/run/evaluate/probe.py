@@ -147,7 +147,7 @@ def _print(probed: dict[str, Any]) -> None:
 
 def _draw(probed: dict[str, Any], priors: Sequence[str], path: Path, title: str) -> None:
     """A line per prior, a level per encoder."""
-    from digit.evaluation.curve_plots import draw_layers
+    from digit.evaluation.plots import draw_layers
 
     lines = {
         f"{name} (K={probed[name].codes}, {probed[name].parameters / 1e6:.3g}M)": [

@@ -50,7 +50,7 @@ def evaluate_projection(
         device: cpu, cuda or cuda:N; a GPU if there is one.
         strict: stop at the first broken picture instead of leaving it out.
     """
-    from digit.evaluation.map_plots import draw_toy
+    from digit.evaluation.plots import draw_toy
     from digit.evaluation.projection import PROTOCOL, toy_values
     from digit.run.device import choose_device
     from digit.run.evaluate import measurement
@@ -111,7 +111,7 @@ def _features(
     Draws `plot` if there is one.
     """
     from digit.data.loader import Report
-    from digit.evaluation.map_plots import draw_features
+    from digit.evaluation.plots import draw_features
     from digit.evaluation.projection import pooled_under_noise, separability_by_noise
     from digit.evaluation.stability import as_tokenizer
     from digit.features import Encoder

@@ -7,9 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from digit.evaluation.frechet import Moments, frechet_distance
 from digit.evaluation.networks import Network
-from digit.evaluation.scores import inception_score
+from digit.evaluation.scores import Moments, frechet_distance, inception_score
 from digit.nn.sampling import SamplerConfig
 from digit.pipeline import DigitPipeline, to_uint8
 from digit.run.device import autocast

@@ -117,7 +117,7 @@ def evaluate_sweep(
 
 def _draw(rows: Sequence[Any], network: Any, written: Path, title: str) -> list[Path]:
     """A heat map per metric, and the Pareto plot where there is a score; the files."""
-    from digit.evaluation.map_plots import draw_heat_map, draw_pareto
+    from digit.evaluation.plots import draw_heat_map, draw_pareto
 
     metrics = {
         name: network.metric(kind) for name, kind in (("fd", "FD"), ("is", "IS"), ("recall", "recall"))

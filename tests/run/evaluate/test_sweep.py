@@ -10,8 +10,8 @@ from digit.evaluation.result import read_result
 from digit.nn.classifier import Classifier, ClassifierConfig
 from digit.pipeline import DigitPipeline
 from digit.weights.artifact import save
-from digit.weights.storage import from_dict
 from digit.weights.model_folder import PipelineSampling
+from digit.weights.storage import from_dict
 
 
 @pytest.fixture(scope="module")
