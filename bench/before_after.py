@@ -132,8 +132,11 @@ def codes(device: torch.device, smoke: bool) -> Iterator[dict[str, Any]]:
         "values": values,
         "codes_differ": differ,
     }
-    vectors = torch.randn(64 if smoke else VECTORS, 16 if smoke else WIDTH, device=device)
-    vectors += torch.randn(k, vectors.shape[1], device=device)[torch.arange(len(vectors), device=device) % k]
+    few, width = (4, 16) if smoke else (64, WIDTH)
+    vectors = torch.randn(64 if smoke else VECTORS, few, device=device) @ torch.randn(
+        few, width, device=device
+    )
+    vectors += torch.randn_like(vectors)  # a few directions and noise, as features have
     start = vectors[:k].clone()
 
     def fitted(iterations: int) -> float:

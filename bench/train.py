@@ -305,7 +305,7 @@ def build(bench: Bench, config: PriorConfig, way: Way, *, updates: int) -> Updat
     if kernels and INTERPRETED and config.norm == "post":
         from digit.fast.blocks import blocks  # Triton is only where torch is made for GPUs
 
-        stage.transformer.run = blocks
+        stage.transformer.forward = lambda x: blocks(stage.transformer, stage.transformer.dropout(x))
     return updater
 
 

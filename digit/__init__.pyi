@@ -5,13 +5,13 @@ from digit.nn.sampling import SamplerConfig as SamplerConfig
 from digit.pipeline import DigitPipeline as DigitPipeline
 from digit.pipeline import Pictures as Pictures
 from digit.run.compose import compose as compose
-from digit.run.evaluate.compare import compare_results as compare_results
+from digit.run.evaluate.checks import compare_results as compare_results
+from digit.run.evaluate.checks import selftest as selftest
 from digit.run.evaluate.images import evaluate_images as evaluate_images
 from digit.run.evaluate.prefix import evaluate_prefix as evaluate_prefix
 from digit.run.evaluate.probe import evaluate_probe as evaluate_probe
 from digit.run.evaluate.projection import evaluate_projection as evaluate_projection
 from digit.run.evaluate.reconstruction import evaluate_reconstruction as evaluate_reconstruction
-from digit.run.evaluate.selftest import selftest as selftest
 from digit.run.evaluate.stability import evaluate_stability as evaluate_stability
 from digit.run.evaluate.sweep import evaluate_sweep as evaluate_sweep
 from digit.run.fit import fit as fit

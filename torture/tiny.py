@@ -11,16 +11,17 @@ from PIL import Image
 from torch import nn
 
 from digit.data.images import open_images
-from digit.data.write_codes import Stream, write_codes
+from digit.data.write_codes import write_codes
 from digit.features import EncoderConfig
 from digit.pipeline import DigitPipeline
 from digit.prior import Prior, PriorConfig
 from digit.renderer import Renderer, RendererConfig
-from digit.tokenizer import Tokenizer, TokenizerConfig, encoding
+from digit.run.tokenize import open_kinds
+from digit.tokenizer import Tokenizer, TokenizerConfig
 from digit.training import checkpoint
-from digit.vqgan import VQGAN, vq_encoding
+from digit.vqgan import VQGAN
 from digit.vqgan_config import VQGANConfig
-from digit.weights.artifact import artifact_of, load, save
+from digit.weights.artifact import load, save
 
 CLASSES = ["blue", "green", "red"]
 
@@ -66,11 +67,8 @@ def make_model(stages: dict[str, Path], folder: Path) -> Path:
 
 def make_codes(images: Path, stages: dict[str, Path], folder: Path) -> Path:
     """The pictures' codes of both kinds."""
-    streams = {}
-    for name, stage, fast in (("codes", "tokenizer", encoding), ("vq_codes", "vqgan", vq_encoding)):
-        module: Any = load(stages[stage])
-        streams[name] = Stream(fast(module), module.config.codes, artifact_of(module)["id"])
-    write_codes(open_images(images), folder, streams, size=16, views=2)
+    kinds, _, side = open_kinds(stages["tokenizer"], stages["vqgan"], size=16, device=torch.device("cpu"))
+    write_codes(open_images(images), folder, kinds, size=side, views=2)
     return folder
 
 

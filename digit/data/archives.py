@@ -16,9 +16,9 @@ from digit.data.decode import BrokenImage
 from digit.data.tar_headers import Damaged, Member, read_members
 from digit.errors import DigitError
 
+LARGEST = 2**30  # bytes of a picture file; what claims more is not read
 _JPEG = (".jpe", ".jpeg", ".jpg")
 _OTHERS = (".bmp", ".gif", ".j2k", ".jp2", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
-LARGEST = 2**30  # bytes of a picture file; what claims more is not read
 SUFFIXES = frozenset(_JPEG + _OTHERS)  # of the formats that `decode` reads
 _ENCRYPTED = 1  # flag bit
 _INFLATED, _RATIO = 2**25, 100  # a member of more bytes that inflates more than this is a bomb
@@ -63,20 +63,23 @@ def list_zip(path: Path) -> Listing:
     ignored = []
     overlapping = _overlapping(entries)
     for entry in entries:
-        if entry.filename.endswith("/"):
+        name = entry.filename
+        if name.endswith("/"):
             continue
-        reason = ignore_reason(entry.filename) or _unreadable(entry)
+        reason = ignore_reason(name) or _unreadable(entry)
         if reason is None and id(entry) in overlapping:
             reason = "overlaps another member"
-        if reason is None and entry.filename in members:
+        elif reason is None and name in members:
             reason = "the name appears twice"
         if reason is None:
-            members[entry.filename] = entry
+            members[name] = entry
         else:
-            ignored.append((entry.filename, reason))
+            ignored.append((name, reason))
     names = sorted(members)
     # Numbers alone: zipfile's own entries are ten times as large, a gigabyte for ImageNet.
-    spans = np.array([_span(members[name]) for name in names], dtype=np.int64).reshape(-1, 5)
+    fields = ("header_offset", "compress_size", "file_size", "CRC", "compress_type")
+    rows = [[getattr(members[name], field) for field in fields] for name in names]
+    spans = np.array(rows, dtype=np.int64).reshape(-1, len(fields))
     return Listing(
         names,
         names,
@@ -100,17 +103,12 @@ def _unreadable(entry: zipfile.ZipInfo) -> str | None:
 
 def _overlapping(entries: list[zipfile.ZipInfo]) -> set[int]:
     """The ids of entries that start before another one ends: a few bytes that are read a thousand times."""
-    found: set[int] = set()
-    end = 0
+    found, end = set(), 0
     for entry in sorted(entries, key=lambda each: each.header_offset):
         if entry.header_offset < end:
             found.add(id(entry))
         end = max(end, entry.header_offset + 30 + len(entry.orig_filename) + entry.compress_size)
     return found
-
-
-def _span(entry: zipfile.ZipInfo) -> tuple[int, ...]:
-    return entry.header_offset, entry.compress_size, entry.file_size, entry.CRC, entry.compress_type
 
 
 def _read_zipped(path: Path, name: str, span: list[int]) -> bytes:
@@ -151,12 +149,10 @@ def list_tars(paths: list[Path]) -> Listing:
             name = place if len(paths) == 1 else f"{path.name}/{place}"
             found.append((name, place, path, *pictures[place]))
             labels.append(stated.get(_sample(place)))
-    if any(label is not None for label in labels):
-        rows = zip(found, labels, strict=True)
-        ignored += [
-            (row[0], "a picture without the label that others have") for row, label in rows if label is None
-        ]
     complete = [label for label in labels if label is not None]
+    if complete:
+        bare = [row[0] for row, label in zip(found, labels, strict=True) if label is None]
+        ignored += [(name, "a picture without the label that others have") for name in bare]
     return Listing(
         [row[0] for row in found],
         [row[1] for row in found],
@@ -176,7 +172,6 @@ def _list_tar(
     size = path.stat().st_size
     for member in _tar_members(path, ignored):
         place = member.name.removeprefix("./")
-        reason = None
         if member.kind != "file":
             reason = "a link, a device or sparse"
         elif member.offset + member.size > size:

@@ -53,12 +53,6 @@ class Codes:
             raise DigitError(
                 f"the codes are damaged ({error}): or delete {self.path} and repeat `digit tokenize`"
             ) from None
-        if not isinstance(self.meta, dict):
-            raise DigitError(f"{path} does not describe a tokenised data set: repeat `digit tokenize`")
-        if self.meta.get("format") != FORMAT:
-            raise DigitError(
-                f"{self.path} has format {str(self.meta.get('format'))[:40]}, this version reads {FORMAT}"
-            )
         _check_meta(self.meta, path, verify=verify)
         if verify:
             for name, digest in self.meta["files"].items():
@@ -87,12 +81,8 @@ class Codes:
                 f"{self.path} holds no {name}: repeat `digit tokenize` with {option} into a new folder"
             )
         array = _array(self.path / f"{name}.npy", "r")
-        if (
-            array.ndim != 3
-            or array.dtype != np.uint16
-            or len(array) != len(self)
-            or not array.flags.c_contiguous
-        ):
+        fits = array.ndim == 3 and array.dtype == np.uint16 and len(array) == len(self)
+        if not (fits and array.flags.c_contiguous):
             raise DigitError(f"{self.path / name}.npy holds no codes of {len(self)} images")
         return array
 
@@ -108,7 +98,7 @@ class Codes:
 
     def vocabulary(self, name: str) -> int:
         """Number of different codes in the array called `name`."""
-        self.array(name)
+        self.array(name)  # DigitError if there is none
         return int(self.meta["streams"][name]["vocabulary"])
 
     def length(self, name: str) -> int:
@@ -128,10 +118,7 @@ class Codes:
 def open_codes(path: Path) -> Codes:
     """The set in `path`; of several processes, all of which call, the main one compares the checksums."""
 
-    def check() -> None:
-        Codes(path)
-
-    on_main(check)
+    on_main(lambda: len(Codes(path)))
     return Codes(path, verify=False)
 
 
@@ -156,15 +143,11 @@ class CodeData:
         """`arrays`: one name (it becomes the batch's `codes`) or ("codes", "vq_codes"), of one view."""
         self.batch_size, self.seed, self.device = batch_size, seed, torch.device(device)
         self._here = share(batch_size, "training: batch")
-        arrays_on_disk = [codes.array(name) for name in arrays]
-        self.images, self.views = arrays_on_disk[0].shape[:2]
-        fits = sum(array.nbytes for array in arrays_on_disk) <= memory_limit_bytes
         # uint16 has few operations in torch: the same bits travel as int16 and are widened after the gather.
-        place = self.device if fits else torch.device("cpu")
-        self._arrays = [
-            torch.from_numpy(np.array(a).view(np.int16)).to(place) if fits else a.view(np.int16)
-            for a in arrays_on_disk
-        ]
+        maps = [codes.array(name).view(np.int16) for name in arrays]
+        self.images, self.views = maps[0].shape[:2]
+        fits = sum(array.nbytes for array in maps) <= memory_limit_bytes
+        self._arrays = [torch.from_numpy(np.array(a)).to(self.device) if fits else a for a in maps]
         self._labels = None if codes.labels is None else torch.from_numpy(codes.labels).to(self.device)
 
     def __call__(self, step: int) -> CodeBatch:
@@ -198,29 +181,30 @@ def _array(path: Path, mode: Literal["r"] | None) -> np.ndarray:
         raise DigitError(f"{path} is no array of numbers ({what}): copy it again") from None
 
 
-def _check_meta(meta: dict[str, Any], path: Path, *, verify: bool) -> None:
+def _check_meta(meta: Any, path: Path, *, verify: bool) -> None:
     """DigitError unless `meta`, which may come from anywhere, has what a tokenised data set is read by."""
-    streams, files, skipped = meta.get("streams"), meta.get("files"), meta.get("skipped", [])
-    whole = (
-        isinstance(images := meta.get("images"), int)
-        and 0 <= images < 2**40
-        and isinstance(meta.get("labelled"), bool)
-        and isinstance(meta.get("classes"), list)
-        and isinstance(meta.get("plan", {}), dict)
-        and isinstance(skipped, list)
-        and all(isinstance(row, list) and len(row) == 2 for row in skipped)
-        and isinstance(streams, dict)
-        and set(streams) <= {"codes", "vq_codes"}
-        and all(
-            isinstance(part, dict)
-            and isinstance(part.get("artifact"), str)
-            and isinstance(part.get("vocabulary"), int)
-            for part in streams.values()
+    if isinstance(meta, dict) and meta.get("format") != FORMAT:
+        raise DigitError(
+            f"{path.parent} has format {str(meta.get('format'))[:40]}, this version reads {FORMAT}"
         )
-        and isinstance(files, dict)
-    )
-    if verify and isinstance(streams, dict) and isinstance(files, dict) and whole:
-        needed = {f"{name}.npy" for name in (*streams, *(["labels"] if meta["labelled"] else []))}
-        whole = needed <= set(files) <= {"codes.npy", "vq_codes.npy", "labels.npy"}
+    try:
+        streams, files, labelled = meta["streams"], meta["files"], meta["labelled"]
+        whole = (
+            isinstance(meta["images"], int)
+            and 0 <= meta["images"] < 2**40
+            and isinstance(labelled, bool)
+            and isinstance(meta["classes"], list)
+            and isinstance(meta.get("plan", {}), dict)
+            and all(isinstance(row, list) and len(row) == 2 for row in meta.get("skipped", []))
+            and isinstance(files, dict)
+            and set(streams) <= {"codes", "vq_codes"}
+            and all(isinstance(part["artifact"], str) for part in streams.values())
+            and all(isinstance(part["vocabulary"], int) for part in streams.values())
+        )
+        if verify:
+            needed = {f"{name}.npy" for name in (*streams, *(["labels"] if labelled else []))}
+            whole = whole and needed <= set(files) <= {"codes.npy", "vq_codes.npy", "labels.npy"}
+    except (LookupError, TypeError, AttributeError):
+        whole = False
     if not whole:
         raise DigitError(f"{path} does not describe a tokenised data set: repeat `digit tokenize`")

@@ -28,22 +28,18 @@ class ImageSource:
     labels: Int[np.ndarray, " n"] | None  # int64, a place in `classes`
     classes: list[str]  # [] without labels
     ignored: list[tuple[str, str]]  # (member, reason) that are no pictures
-    _sizes: Callable[[], list[int]] = field(repr=False)
-    _read: Callable[[int], bytes] = field(repr=False)
+    sizes: Callable[[], list[int]] = field(repr=False)  # bytes of each
+    read: Callable[[int], bytes] = field(repr=False)  # the file of picture i; raises BrokenImage
 
     def __len__(self) -> int:
         """Number of pictures."""
         return len(self.names)
 
-    def read(self, i: int) -> bytes:
-        """The undecoded file of picture i. Raises BrokenImage when its bytes cannot be had."""
-        return self._read(i)
-
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over names, sizes in bytes and labels: equal for a folder and a zip of it."""
         digest = hashlib.sha256()
-        for name, size in zip(self.names, self._sizes(), strict=True):
+        for name, size in zip(self.names, self.sizes(), strict=True):
             digest.update(name.encode("utf-8", "surrogateescape") + b"\0%d\n" % size)
         if self.labels is not None:
             digest.update(self.labels.astype("<i8").tobytes())
@@ -55,15 +51,15 @@ class ImageSource:
         chosen = np.asarray(indices, dtype=np.int64)
 
         def sizes() -> list[int]:
-            every = self._sizes()
+            every = self.sizes()
             return [every[i] for i in chosen]
 
         return replace(
             self,
             names=[self.names[i] for i in chosen],
             labels=None if self.labels is None else self.labels[chosen],
-            _sizes=sizes,
-            _read=lambda i: self._read(int(chosen[i])),
+            sizes=sizes,
+            read=lambda i: self.read(int(chosen[i])),
         )
 
     def spread(self, num: int | None) -> "ImageSource":
@@ -87,15 +83,6 @@ class ImageSource:
             "classes": len(self.classes),
             "ignored": len(self.ignored),
         }
-
-    def describe(self) -> str:
-        """One line for the log: what was found and what was left out."""
-        text = f"{self.path}: {self.kind} of {len(self):,} picture{'s' * (len(self) != 1)}"
-        text += f" in {len(self.classes)} classes" if self.classes else " without labels"
-        if self.ignored:
-            name, reason = self.ignored[0]
-            text += f"; {len(self.ignored):,} other files ignored, the first is {name} ({reason})"
-        return text
 
 
 def open_images(
@@ -129,16 +116,29 @@ def open_images(
         label_names = [listing.label_names[i] for i in chosen]
     else:
         label_names = _folder_names([listing.places[i] for i in chosen])
-    if classes is None and label_names is not None:
-        classes = _classes(label_names, stated=listing.label_names is not None)
-    labels, known = _number(path, label_names, classes)
-    source = ImageSource(path, kind, listing.names, None, known, listing.ignored, listing.sizes, listing.read)
+    labels = None
+    if label_names is not None:
+        if classes is None:
+            classes = _classes(label_names, stated=listing.label_names is not None)
+        number = {name: i for i, name in enumerate(classes)}
+        unknown = next((name for name in label_names if name not in number), None)
+        if unknown is not None:
+            raise DigitError(
+                f"class {unknown!r} of {path} is not among the {len(classes)} known ones: rename or remove it"
+            )
+        labels = np.array([number[name] for name in label_names], dtype=np.int64)
+    elif classes is not None:
+        raise DigitError(f"the pictures of {path} have no labels: put them into class folders")
+    source = ImageSource(
+        path, kind, listing.names, None, list(classes or []), listing.ignored, listing.sizes, listing.read
+    )
     return replace(source if under is None else source.select(chosen), labels=labels)
 
 
 def _list(path: Path) -> tuple[Listing, str]:
-    if re.search(r"\{\d+\.\.\d+\}", str(path)):
-        shards = [Path(name) for name in _expand(str(path))]
+    """What there is, and its kind for messages."""
+    shards = [Path(name) for name in _expand(str(path))]
+    if shards != [path]:
         missing = next((shard for shard in shards if not shard.is_file()), None)
         if missing is not None:
             raise DigitError(f"shard {missing} does not exist: correct the range in {path}")
@@ -159,13 +159,14 @@ def _list(path: Path) -> tuple[Listing, str]:
 
 
 def _expand(pattern: str) -> list[str]:
+    """The names that a pattern with {000..127} stands for; itself without one."""
     match = re.search(r"\{(\d+)\.\.(\d+)\}", pattern)
     if match is None:
         return [pattern]
     first, last = match.groups()
-    numbers = range(int(first), int(last) + 1)
-    heads = [f"{pattern[: match.start()]}{i:0{len(first)}d}" for i in numbers]
-    return [head + tail for head in heads for tail in _expand(pattern[match.end() :])]
+    numbers = [f"{i:0{len(first)}d}" for i in range(int(first), int(last) + 1)]
+    tails = _expand(pattern[match.end() :])
+    return [f"{pattern[: match.start()]}{number}{tail}" for number in numbers for tail in tails]
 
 
 def _list_folder(root: Path) -> Listing:
@@ -182,8 +183,7 @@ def _list_folder(root: Path) -> Listing:
         prefix = Path(folder).relative_to(root).as_posix()
         for file in files:
             name = file if prefix == "." else f"{prefix}/{file}"
-            reason = ignore_reason(name)
-            if reason is None:
+            if (reason := ignore_reason(name)) is None:
                 names.append(name)
             else:
                 ignored.append((name, reason))
@@ -203,14 +203,13 @@ def _files(root: Path, names: list[str], ignored: list[tuple[str, str]]) -> List
             raise BrokenImage(f"it is larger than {LARGEST:,} bytes")
         return data
 
-    return Listing(names, names, lambda: [_size(root / name) for name in names], read, ignored)
+    def size(name: str) -> int:
+        try:
+            return (root / name).stat().st_size
+        except OSError:
+            return -1  # a broken link, say: reported when it is read
 
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return -1  # a broken link, say: reported when it is read
+    return Listing(names, names, lambda: [size(name) for name in names], read, ignored)
 
 
 def _folder_names(places: list[str]) -> list[str] | None:
@@ -229,20 +228,3 @@ def _classes(names: list[str], *, stated: bool) -> list[str]:
     if stated and all(re.fullmatch(r"0|[1-9]\d{0,5}", name) for name in known):
         return [str(i) for i in range(max(map(int, known)) + 1)]
     return known
-
-
-def _number(
-    path: Path, names: list[str] | None, classes: Sequence[str] | None
-) -> tuple[Int[np.ndarray, " n"] | None, list[str]]:
-    if names is None:
-        if classes is not None:
-            raise DigitError(f"the pictures of {path} have no labels: put them into class folders")
-        return None, []
-    known = list(classes or [])
-    number = {name: i for i, name in enumerate(known)}
-    unknown = next((name for name in names if name not in number), None)
-    if unknown is not None:
-        raise DigitError(
-            f"class {unknown!r} of {path} is not among the {len(known)} known ones: rename or remove it"
-        )
-    return np.array([number[name] for name in names], dtype=np.int64), known

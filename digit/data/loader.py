@@ -1,10 +1,11 @@
 """Pictures -> uint8 pixels on threads or in processes: in order, in bounded memory, broken ones reported.
 
 Pillow lets go of Python's lock while it decodes and resamples, but not in between: on 16 processors, 16
-threads decode less than 8 do, and 16 processes three times as much (bench/tokenizer.py). Processes share the
-memory that they fill. They start by fork, so that they read what the source reads, at once.
+threads decode less than 8 do, and 16 processes three times as much (bench/tokenizer.py). Processes start by
+fork, so that they read what the source reads, and share the memory that they fill.
 """
 
+import math
 import mmap
 import multiprocessing
 import os
@@ -13,11 +14,13 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -45,37 +48,48 @@ Square = Callable[[Image.Image, int], Image.Image]  # (picture, size) -> the pic
 class Report:
     """Pictures that were left out, and why."""
 
-    skipped: list[tuple[str, str]] = field(default_factory=list)  # (name, reason), each name once
-    _names: set[str] = field(default_factory=set, repr=False)
+    reasons: dict[str, str] = field(default_factory=dict)  # by name
+
+    @property
+    def skipped(self) -> list[tuple[str, str]]:
+        """Names and reasons, in the order in which they were found."""
+        return list(self.reasons.items())
 
     def add(self, name: str, reason: str) -> None:
         """Notes a picture; a second time is ignored."""
-        if name not in self._names:
-            self._names.add(name)
-            self.skipped.append((name, reason))
+        self.reasons.setdefault(name, reason)
 
     def over_processes(self, names: Sequence[str]) -> "Report":
         """All processes' together, in the order of `names`, the source's; in all of them."""
-        rows = [(name, reason) for part in gather(self.skipped) for name, reason in part]
-        chosen = {name for name, _ in rows}
-        places = {name: place for place, name in enumerate(names) if name in chosen}
-        both = Report()
-        for name, reason in sorted(rows, key=lambda row: places[row[0]]):
-            both.add(name, reason)
-        return both
+        found = {name: reason for part in gather(self.skipped) for name, reason in part}
+        return Report({name: found[name] for name in names if name in found})
 
     def summary(self) -> str:
         """One sentence for the end of a command."""
-        if not self.skipped:
+        if not self.reasons:
             return "No picture was skipped."
         name, reason = self.skipped[0]
-        count = "1 picture was" if len(self.skipped) == 1 else f"{len(self.skipped):,} pictures were"
+        count = "1 picture was" if len(self.reasons) == 1 else f"{len(self.reasons):,} pictures were"
         return f"{count} skipped, the first is {name} ({reason})."
 
     def write(self, path: Path) -> None:
         """All of them as JSON, for the user to repair or remove."""
         rows = [{"name": name, "reason": reason} for name, reason in self.skipped]
         write_json_atomic(path, {"skipped": rows})
+
+
+@dataclass(frozen=True)
+class _Views:
+    """What is made of each picture, as in `render`."""
+
+    size: int
+    views: Sequence[int]
+    seed: int
+    square: Square | None = None  # comes first
+
+    def shape(self, pictures: int) -> tuple[int, ...]:
+        """Of the pixels of a batch."""
+        return pictures, len(self.views), 3, self.size, self.size
 
 
 def load_pixels(
@@ -94,10 +108,9 @@ def load_pixels(
     The rest goes to `report`; with `strict` the first one raises DigitError. `threads` None is one per
     processor, at most 16, and two for files of a few kB.
     """
-    indices = np.asarray(indices, dtype=np.int64)
-    with closing(_ThreadPool(source, _Views(size, [view], seed), _threads(threads, source))) as pool:
-        batch = pool.begin(indices)
-        good, pixels = _collect(pool, batch, source, Report() if report is None else report, strict)
+    report = Report() if report is None else report
+    with closing(_Pool(source, _Views(size, [view], seed), _threads(threads, source))) as pool:
+        good, pixels = pool.finish(pool.begin(np.asarray(indices, dtype=np.int64)), report, strict)
     return good, pixels[:, 0]
 
 
@@ -137,21 +150,19 @@ def stream(
     workers = _processes(source, sum(map(len, blocks))) if threads is None else 0
     if workers:
         ahead = max(_AHEAD, -(-workers * _FOR_EACH // batch_size))
-        pool = _ProcessPool(source, made, workers, batch_size=batch_size, batches=ahead + 1)
+        pool = _Pool(source, made, workers, slots=ahead + 1, batch_size=batch_size)
     else:
-        pool = _ThreadPool(source, made, _threads(threads, source))
+        pool = _Pool(source, made, _threads(threads, source))
     waiting: deque[_Batch] = deque()
-    try:
+    with closing(pool):
         while True:
             while len(waiting) <= ahead and (indices := next(batches, None)) is not None:
                 waiting.append(pool.begin(indices))
             if not waiting:
                 return
-            good, pixels = _collect(pool, waiting.popleft(), source, report, strict)
+            good, pixels = pool.finish(waiting.popleft(), report, strict)
             if len(good) or empty:
                 yield good, pixels
-    finally:
-        pool.close()
 
 
 def in_blocks(count: int, size: int) -> list[range]:
@@ -187,108 +198,78 @@ def _tiny(source: ImageSource) -> bool:
         return False
 
 
-@dataclass(frozen=True)
-class _Views:
-    """What is made of each picture, as in `render`."""
-
-    size: int
-    views: Sequence[int]
-    seed: int
-    square: Square | None = None  # comes first
-
-    def shape(self, pictures: int) -> tuple[int, ...]:
-        """Of the pixels of a batch."""
-        return pictures, len(self.views), 3, self.size, self.size
-
-
-@dataclass(frozen=True)
-class _Batch:
+class _Batch(NamedTuple):
     """Pictures that are being decoded."""
 
     indices: Int[np.ndarray, " n"]
     pixels: UInt8[np.ndarray, "n v 3 s s"]  # filled by the tasks
     tasks: list[Future[Broken]]
-    slot: int = 0  # of the memory of `_ProcessPool`
+    slot: int | None = None  # of the memory that processes share
 
 
-class _ThreadPool:
-    """Tasks on threads of this process; every batch has memory of its own."""
+class _Pool:
+    """Decodes batches on threads, each batch into memory of its own; or in processes, if there are `slots`.
 
-    def __init__(self, source: ImageSource, made: _Views, workers: int) -> None:
-        self._source, self._made = source, made
-        self._pool = ThreadPoolExecutor(workers)
-
-    def begin(self, indices: Int[np.ndarray, " n"]) -> _Batch:
-        """Decode a batch of pictures in the background."""
-        pixels = np.empty(self._made.shape(len(indices)), dtype=np.uint8)
-        tasks = [
-            self._pool.submit(_fill, self._source, self._made, indices[place], pixels[place], place.start)
-            for place in _places(len(indices))
-        ]
-        return _Batch(indices, pixels, tasks)
-
-    def finish(self, batch: _Batch) -> tuple[Broken, UInt8[Tensor, "n v 3 s s"]]:
-        """Wait for a batch; pixels of broken pictures mean nothing."""
-        return _broken(batch), torch.from_numpy(batch.pixels)
-
-    def close(self) -> None:
-        """End the threads; what no thread has begun is left out."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-
-
-class _ProcessPool:
-    """Tasks in processes, as `_ThreadPool`; the pixels of a batch are copied out when it is ready.
-
-    Both methods raise DigitError when a process was killed.
-
-    Args:
-        source: what is read; the processes have it as it is now.
-        made: what of each picture.
-        workers: processes.
-        batch_size: pictures of a batch at most.
-        batches: that are being decoded at once.
+    Processes have the source as it is now, and share memory for so many batches of at most `batch_size`
+    pictures, which are copied out when they are ready. DigitError when one of them was killed.
     """
 
     def __init__(
-        self, source: ImageSource, made: _Views, workers: int, *, batch_size: int, batches: int
+        self, source: ImageSource, made: _Views, workers: int, *, slots: int = 0, batch_size: int = 0
     ) -> None:
-        self._made = made
-        bytes_each = int(np.prod(made.shape(batch_size)))
+        self._source, self._made, self._free = source, made, list(range(slots))
+        self._executor: Executor
+        if not slots:
+            self._executor = ThreadPoolExecutor(workers)
+            return
+        shape = (slots, *made.shape(batch_size))
         # Without a file, so that no small /dev/shm limits it.
-        memory = mmap.mmap(-1, max(1, batches * bytes_each))
-        slots = np.frombuffer(memory, dtype=np.uint8)[: batches * bytes_each]
-        self._slots = slots.reshape(batches, *made.shape(batch_size))
-        self._free = list(range(batches))
-        self._pool = ProcessPoolExecutor(
-            workers, multiprocessing.get_context("fork"), _join, (source, made, self._slots)
-        )
+        self._slots = np.frombuffer(mmap.mmap(-1, math.prod(shape)), dtype=np.uint8).reshape(shape)
+        forked = (multiprocessing.get_context("fork"), _join, (source, made, self._slots))
+        self._executor = ProcessPoolExecutor(workers, *forked)
 
     def begin(self, indices: Int[np.ndarray, " n"]) -> _Batch:
         """Decode a batch of pictures in the background."""
+        parts = [(first, indices[first : first + _CHUNK]) for first in range(0, len(indices), _CHUNK)]
+        if isinstance(self._executor, ThreadPoolExecutor):
+            pixels = np.empty(self._made.shape(len(indices)), dtype=np.uint8)
+            fill = partial(_fill, self._source, self._made, pixels)
+            return _Batch(indices, pixels, [self._executor.submit(fill, *part) for part in parts])
         slot = self._free.pop()
         with _all_alive():
-            tasks = [
-                self._pool.submit(_fill_slot, indices[place], slot, place.start)
-                for place in _places(len(indices))
-            ]
+            tasks = [self._executor.submit(_fill_slot, slot, *part) for part in parts]
         return _Batch(indices, self._slots[slot, : len(indices)], tasks, slot)
 
-    def finish(self, batch: _Batch) -> tuple[Broken, UInt8[Tensor, "n v 3 s s"]]:
-        """Wait for a batch; pixels of broken pictures mean nothing."""
+    def finish(
+        self, batch: _Batch, report: Report, strict: bool
+    ) -> tuple[Int[np.ndarray, " m"], UInt8[Tensor, "m v 3 s s"]]:
+        """Wait for a batch: its readable pictures; the rest goes to `report`, or raises if `strict`."""
         with _all_alive():
-            broken = _broken(batch)
-        pixels = torch.from_numpy(batch.pixels).clone()
-        self._free.append(batch.slot)
-        return broken, pixels
+            broken = [row for task in batch.tasks for row in task.result()]
+        pixels = torch.from_numpy(batch.pixels)
+        if batch.slot is not None:
+            pixels = pixels.clone()
+            self._free.append(batch.slot)
+        if not broken:
+            return batch.indices, pixels
+        keep = np.ones(len(batch.indices), dtype=bool)
+        for place, reason in broken:
+            name = self._source.names[int(batch.indices[place])]
+            if strict:
+                where = self._source.path
+                raise DigitError(f"{name} in {where} cannot be read ({reason}): repair or remove it")
+            report.add(name, reason)
+            keep[place] = False
+        return batch.indices[keep], pixels[torch.from_numpy(keep)]
 
     def close(self) -> None:
-        """End the processes; what none has begun is left out."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
+        """End the workers; what none has begun is left out."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
 
 
 @contextmanager
 def _all_alive() -> Iterator[None]:
-    """DigitError for what the pool raises when one of its processes was killed."""
+    """DigitError for what an executor raises when one of its processes was killed."""
     try:
         yield
     except BrokenProcessPool as error:
@@ -298,47 +279,25 @@ def _all_alive() -> Iterator[None]:
         ) from error
 
 
-def _places(count: int) -> list[slice]:
-    return [slice(first, min(first + _CHUNK, count)) for first in range(0, count, _CHUNK)]
-
-
-def _broken(batch: _Batch) -> Broken:
-    return [row for task in batch.tasks for row in task.result()]
-
-
-def _collect(
-    pool: _ThreadPool | _ProcessPool, batch: _Batch, source: ImageSource, report: Report, strict: bool
-) -> tuple[np.ndarray, Tensor]:
-    broken, pixels = pool.finish(batch)
-    for position, reason in broken:
-        name = source.names[int(batch.indices[position])]
-        if strict:
-            raise DigitError(f"{name} in {source.path} cannot be read ({reason}): repair or remove it")
-        report.add(name, reason)
-    if not broken:
-        return batch.indices, pixels
-    keep = np.ones(len(batch.indices), dtype=bool)
-    keep[[position for position, _ in broken]] = False
-    return batch.indices[keep], pixels[torch.from_numpy(keep)]
-
-
-def _fill(source: ImageSource, made: _Views, indices: np.ndarray, out: np.ndarray, first: int) -> Broken:
-    """Fill `out` with pictures, the first of which is number `first` of its batch."""
+def _fill(
+    source: ImageSource, made: _Views, pixels: np.ndarray, first: int, indices: Int[np.ndarray, " n"]
+) -> Broken:
+    """Fill the pixels of a batch with pictures, from place `first` on."""
     broken = []
-    for place, index in enumerate(indices.tolist()):
+    for place, index in enumerate(indices.tolist(), start=first):
         try:
             image = decode(source.read(index))
             if made.square is not None:
                 image = made.square(image, made.size)
         except BrokenImage as error:
-            broken.append((first + place, str(error)))
+            broken.append((place, str(error)))
             continue
         for row, view in enumerate(made.views):
-            out[place, row] = render(image, made.size, view=view, seed=made.seed, name=source.names[index])
+            pixels[place, row] = render(image, made.size, view=view, seed=made.seed, name=source.names[index])
     return broken
 
 
-# In a process of `_ProcessPool`: its source, what is made of pictures, and the memory of all batches.
+# In a process: its source, what is made of pictures, and the memory of all batches.
 _joined: tuple[ImageSource, _Views, np.ndarray] | None = None
 
 
@@ -358,7 +317,7 @@ def _join(source: ImageSource, made: _Views, slots: np.ndarray) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def _fill_slot(indices: np.ndarray, slot: int, first: int) -> Broken:
+def _fill_slot(slot: int, first: int, indices: Int[np.ndarray, " n"]) -> Broken:
     assert _joined is not None
     source, made, slots = _joined
-    return _fill(source, made, indices, slots[slot, first : first + len(indices)], first)
+    return _fill(source, made, slots[slot], first, indices)

@@ -77,16 +77,16 @@ class PixelData:
         else:
             indices = rows = self._indices(step)
             pixels = self._stored
-        generator = torch.Generator().manual_seed(self._draw_seed(step))
+        digest = hashlib.sha256(f"{self.seed}/{step}".encode()).digest()
+        generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
         room = self._side - self.size
         drawn = [
-            torch.randint(0, room + 1, (self.batch_size,), generator=generator),
-            torch.randint(0, room + 1, (self.batch_size,), generator=generator),
-            torch.randint(0, 2, (self.batch_size,), generator=generator) * int(self.flip),
+            torch.randint(0, many, (self.batch_size,), generator=generator)[self._here]
+            for many in (room + 1, room + 1, 2)  # top, left, mirrored
         ]
-        places = [torch.from_numpy(rows), torch.from_numpy(indices)]
-        draws = torch.stack([*places, *(each[self._here] for each in drawn)])
+        draws = torch.stack([torch.from_numpy(rows), torch.from_numpy(indices), *drawn])
         row, index, top, left, mirrored = self._to_device(draws)
+        mirrored = mirrored * int(self.flip)
         labels = None if self._labels is None else self._labels[index]
         return PixelBatch(_cut(pixels, row, top, left, mirrored, self.size).float().div_(255), labels)
 
@@ -95,11 +95,12 @@ class PixelData:
         stored = torch.zeros(total, 3, self._side, self._side, dtype=torch.uint8)
         readable = np.zeros(total, dtype=bool)
         for first in range(0, total, _BLOCK):
-            good, pixels = self._load(np.arange(first, min(first + _BLOCK, total)))
+            last = min(first + _BLOCK, total)
+            good, pixels = self._load(np.arange(first, last))
             stored[torch.from_numpy(good)] = pixels
             readable[good] = True
             if progress is not None:
-                progress(min(first + _BLOCK, total), total)
+                progress(last, total)
         if not readable.any():
             raise self._all_broken()
         for broken in np.flatnonzero(~readable):
@@ -108,9 +109,11 @@ class PixelData:
 
     def _indices(self, step: int) -> np.ndarray:
         indices = order(self.seed, step, self.batch_size, len(self._source))[self._here]
-        if self._readable:
-            indices = np.array([self._readable.get(int(index), int(index)) for index in indices])
-        return indices
+        return self._instead(indices) if self._readable else indices
+
+    def _instead(self, indices: np.ndarray) -> np.ndarray:
+        """The indices, those of broken pictures replaced."""
+        return np.array([self._readable.get(index, index) for index in indices.tolist()])
 
     def _fetch_ahead(self, step: int) -> tuple[np.ndarray, Tensor]:
         assert self._worker is not None
@@ -129,30 +132,26 @@ class PixelData:
         if len(good) == len(indices):
             return indices, pixels
         found = dict(zip(good.tolist(), pixels, strict=True))
-        for index in indices.tolist():
+        for index in set(indices.tolist()) - set(found):
             place = index
             while place not in found:
                 place = (place + 1) % len(self._source)
                 if place == index:
                     raise self._all_broken()
                 if place not in found:
-                    good, pixels = self._load(np.array([place]))
+                    good, pixels = self._load([place])
                     found.update(zip(good.tolist(), pixels, strict=True))
-            if place != index:
-                self._readable[index] = place
-        indices = np.array([self._readable.get(index, index) for index in indices.tolist()])
+            self._readable[index] = place
+        indices = self._instead(indices)
         return indices, torch.stack([found[index] for index in indices.tolist()])
 
-    def _load(self, indices: np.ndarray) -> tuple[np.ndarray, Tensor]:
+    def _load(self, indices: np.ndarray | list[int]) -> tuple[np.ndarray, Tensor]:
         return load_pixels(
             self._source, indices, self._side, threads=self._threads, report=self.report, strict=self._strict
         )
 
     def _all_broken(self) -> DigitError:
         return DigitError(f"no picture of {self._source.path} can be read. {self.report.summary()}")
-
-    def _draw_seed(self, step: int) -> int:
-        return int.from_bytes(hashlib.sha256(f"{self.seed}/{step}".encode()).digest()[:7], "big")
 
     def _to_device(self, tensor: Tensor) -> Tensor:
         if self.device.type != "cuda":

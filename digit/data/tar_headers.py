@@ -50,7 +50,11 @@ def read_members(path: Path) -> Iterator[Member]:
             try:
                 name, length, kind = _parse(header)
                 if kind in (_LONG_NAME, _LONG_LINK, *_PAX, _PAX_OF_ALL):
-                    data = _record(file, length)
+                    if length > _LARGEST_RECORD:
+                        raise ValueError(f"a header of {length} bytes")
+                    data = file.read(length)
+                    if len(data) < length:
+                        raise ValueError("the file ends within a header")
                     if kind == _LONG_NAME:
                         long_name = _text(data)
                     elif kind in _PAX:
@@ -111,15 +115,6 @@ def _text(field: bytes) -> str:
 
 def _padded(length: int) -> int:
     return -(-length // _BLOCK) * _BLOCK
-
-
-def _record(file: BinaryIO, length: int) -> bytes:
-    if length > _LARGEST_RECORD:
-        raise ValueError(f"a header of {length} bytes")
-    data = file.read(length)
-    if len(data) < length:
-        raise ValueError("the file ends within a header")
-    return data
 
 
 def _pax(data: bytes) -> dict[str, str]:

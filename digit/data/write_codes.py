@@ -43,7 +43,7 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Stream:
+class CodeKind:
     """One kind of code to be written: where codes come from and what they are."""
 
     encode: Callable[[UInt8[Tensor, "b 3 h w"]], Int[Tensor, "b n"]]  # pixels from 0 to 255 -> codes
@@ -54,7 +54,7 @@ class Stream:
 def write_codes(
     source: ImageSource,
     out: Path,
-    streams: dict[str, Stream],
+    kinds: dict[str, CodeKind],
     *,
     size: int,
     views: int = 1,
@@ -63,7 +63,7 @@ def write_codes(
     device: torch.device | str = "cpu",
     threads: int | None = None,
     strict: bool = False,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], None] = lambda _: None,
 ) -> tuple[Codes, Report]:
     """Tokenise every picture of `source` into `out`; a repeated call goes on where the last one stopped.
 
@@ -72,15 +72,15 @@ def write_codes(
     Args:
         source: the pictures; broken ones are left out and reported, or stop the run under `strict`.
         out: the directory to write.
-        streams: "codes" and/or "vq_codes".
-        size: side in pixels of the square pictures that the streams encode.
+        kinds: of codes, by the name of their array: "codes" and/or "vq_codes".
+        size: side in pixels of the square pictures that are encoded.
         views: 1 = centre crop, 2 = and its mirror, more = random crops (`digit.data.transforms.render`).
         seed: of the random crops.
-        batch_size: images encoded at once (times `views`).
-        device: where the streams' modules are.
-        threads: that decode pictures; where left out one a processor, or processes if there are many.
+        batch_size: pictures encoded at once (times `views`).
+        device: where the modules behind `kinds` are.
+        threads: that decode pictures; where left out one per processor, or processes if there are many.
         strict: stop at the first broken picture.
-        progress: called with the number of images done, by all processes together.
+        progress: called with the number of pictures done since, by all processes together.
 
     Returns:
         The opened set and the report of the pictures left out.
@@ -89,35 +89,30 @@ def write_codes(
         DigitError: `out` holds codes of other pictures, another tokenizer or other settings, another command
             writes there, or there is no readable picture.
     """
-    plan = _plan(source, streams, size=size, views=views, seed=seed)
+    plan = _plan(source, kinds, size=size, views=views, seed=seed)
     out.mkdir(parents=True, exist_ok=True)
     if from_main((out / "meta.json").exists()):
-        return _opened(out, plan, verify=True)
+        return _opened(out, plan)
     with by_main(_begun(out, plan)):
         if from_main((out / "meta.json").exists()):  # another command has written it since
-            return _opened(out, plan, verify=True)
+            return _opened(out, plan)
         blocks = in_blocks(len(source), PART)
-        found = gather([block.start for block in _absent(out, blocks[rank() :: world_size()])])
+        found = gather([block.start for block in blocks[rank() :: world_size()] if not _is_whole(out, block)])
         absent = [blocks[start // PART] for start in sorted(start for share in found for start in share)]
-        made = _write_parts(
-            source,
-            out,
-            streams,
-            absent[rank() :: world_size()],
-            plan=plan,
-            batch_size=batch_size,
-            device=device,
-            threads=threads,
-            strict=strict,
-        )
+        mine = absent[rank() :: world_size()]
+        reading = {"batch_size": batch_size, "threads": threads, "strict": strict}
         done, there = 0, len(source) - sum(map(len, absent))
-        for count, _ in enumerate(made, start=1):
-            if progress:
-                before, done = done, min(there + PART * count * world_size(), len(source))  # others do alike
-                progress(done - before)
+        for count, _ in enumerate(
+            _write_parts(source, out, kinds, mine, plan=plan, device=device, **reading)
+        ):
+            before, done = (
+                done,
+                min(there + PART * (count + 1) * world_size(), len(source)),
+            )  # others do alike
+            progress(done - before)
         wait()
         on_main(lambda: _assemble(source, out, plan, blocks))
-    return _opened(out, plan, verify=False)
+    return _opened(out, plan)
 
 
 def dry_run_of(source: ImageSource, out: Path, lengths: dict[str, int], *, views: int) -> dict[str, Any]:
@@ -144,13 +139,13 @@ def dry_run_of(source: ImageSource, out: Path, lengths: dict[str, int], *, views
 
 
 def _plan(
-    source: ImageSource, streams: dict[str, Stream], *, size: int, views: int, seed: int
+    source: ImageSource, kinds: dict[str, CodeKind], *, size: int, views: int, seed: int
 ) -> dict[str, Any]:
     """All that decides the codes; DigitError for codes that 16 bits cannot hold."""
-    for name, part in streams.items():
-        if part.vocabulary > 65536:
+    for name, kind in kinds.items():
+        if kind.vocabulary > 65536:
             raise DigitError(
-                f"{name} has {part.vocabulary} different codes, more than 16 bits can hold: use fewer"
+                f"{name} has {kind.vocabulary} different codes, more than 16 bits can hold: use fewer"
             )
     return {
         "format": FORMAT,
@@ -160,83 +155,82 @@ def _plan(
         "seed": seed,
         "part": PART,
         "streams": {
-            name: {"vocabulary": part.vocabulary, "artifact": part.artifact} for name, part in streams.items()
+            name: {"vocabulary": kind.vocabulary, "artifact": kind.artifact} for name, kind in kinds.items()
         },
     }
 
 
 @contextlib.contextmanager
 def _begun(out: Path, plan: dict[str, Any]) -> Iterator[None]:
-    """Hold `out` for this command, with its parts swept and of this plan."""
+    """Hold `out` for this command, with its parts cleaned up and of this plan."""
     with locked(out, f"another process is tokenizing into {out}: wait for it, or choose another --out"):
         if not (out / "meta.json").exists():
             parts = out / "parts"
             parts.mkdir(exist_ok=True)
             clean_up(parts)
             if (parts / "plan.json").exists():
-                _same_plan(read_json(parts / "plan.json"), plan, out)
+                _check_plan(read_json(parts / "plan.json"), plan, out)
             write_json_atomic(parts / "plan.json", plan, checksum=True)
         yield
+
+
+def _check_plan(there: dict[str, Any], here: dict[str, Any], out: Path) -> None:
+    """LineageError where codes in `out` were made otherwise."""
+    for key, value in here.items():
+        if there.get(key) != value:
+            was, now = (
+                text if len(text) <= 60 else hashlib.sha256(text.encode()).hexdigest()[:12]
+                for text in (json.dumps(there.get(key)), json.dumps(value))
+            )
+            what = "tokenizer or VQGAN" if key == "streams" else key
+            raise LineageError(
+                f"{out} holds codes made with another {what} ({was}, not {now}): choose a new --out, or "
+                "delete the folder to start again"
+            )
 
 
 def _part(out: Path, block: range) -> Path:
     return out / "parts" / f"{block.start:010d}.npz"
 
 
-def _absent(out: Path, blocks: Sequence[range]) -> list[range]:
-    """The blocks whose parts are not there; a damaged part goes and is made again."""
-    absent = []
-    for block in blocks:
-        path = _part(out, block)
-        try:
-            read_bytes(path)
-        except DigitError:
-            path.unlink(missing_ok=True)
-            absent.append(block)
-    return absent
+def _is_whole(out: Path, block: range) -> bool:
+    """Whether the part of a block is there; a damaged one is made again."""
+    try:
+        return bool(read_bytes(_part(out, block)))
+    except DigitError:
+        return False
 
 
 def _write_parts(
     source: ImageSource,
     out: Path,
-    streams: dict[str, Stream],
+    kinds: dict[str, CodeKind],
     blocks: Sequence[range],
     *,
     plan: dict[str, Any],
-    batch_size: int,
     device: torch.device | str,
-    threads: int | None,
-    strict: bool,
+    batch_size: int,
+    **reading: Any,
 ) -> Iterator[range]:
     """Write the part of each block and yield it, while the next block's pictures are decoded already.
 
-    A part has the arrays index (m,) of the readable pictures, for each stream uint16 (m, views, codes), and
-    skipped: the broken pictures as JSON.
+    A part has the arrays index (m,) of the readable pictures, for each kind uint16 (m, views, codes), and
+    skipped: the broken pictures as JSON. `reading` are options of the loader's `stream`.
     """
     report, views = Report(), plan["views"]
-    batches = stream(
-        source,
-        plan["size"],
-        batch_size=batch_size,
-        views=views,
-        seed=plan["seed"],
-        blocks=blocks,
-        threads=threads,
-        report=report,
-        strict=strict,
-        empty=True,
-    )
+    how = {"views": views, "seed": plan["seed"], "blocks": blocks, "report": report, "empty": True}
+    batches = stream(source, plan["size"], batch_size=batch_size, **how, **reading)
     for block in blocks:
         before = len(report.skipped)
         rows = [np.zeros(0, np.int64)]
-        codes: dict[str, list[np.ndarray]] = {name: [] for name in streams}
+        codes: dict[str, list[np.ndarray]] = {name: [] for name in kinds}
         for index, pixels in islice(batches, math.ceil(len(block) / batch_size)):
             if not len(index):
                 continue
             rows.append(index)
             flat = pixels.to(device, non_blocking=True).flatten(0, 1)
-            for name, part in streams.items():
-                encoded = part.encode(flat).cpu().numpy().astype(np.uint16)
+            for name, kind in kinds.items():
+                encoded = kind.encode(flat).cpu().numpy().astype(np.uint16)
                 codes[name].append(encoded.reshape(len(index), views, -1))
         empty = np.zeros((0, views, 0), np.uint16)
         arrays = {name: np.concatenate(chunks) if chunks else empty for name, chunks in codes.items()}
@@ -247,31 +241,16 @@ def _write_parts(
         yield block
 
 
-def _opened(out: Path, plan: dict[str, Any], *, verify: bool) -> tuple[Codes, Report]:
-    """The finished set and its report; `verify` by the main process for all."""
+def _opened(out: Path, plan: dict[str, Any]) -> tuple[Codes, Report]:
+    """The finished set, compared with its checksums and `plan` by the main process, and its report."""
 
     def check() -> None:
-        # How large its parts were does not matter any more.
-        _same_plan(Codes(out, verify=verify).meta.get("plan", {}), plan, out, but=("part",))
+        there = Codes(out).meta.get("plan", {})
+        _check_plan({**there, "part": plan["part"]}, plan, out)  # how large its parts were does not matter
 
     on_main(check)
-    codes, report = Codes(out, verify=False), Report()
-    report.skipped.extend((name, reason) for name, reason in codes.meta.get("skipped", []))
-    return codes, report
-
-
-def _same_plan(there: dict[str, Any], here: dict[str, Any], out: Path, *, but: tuple[str, ...] = ()) -> None:
-    for key, value in here.items():
-        if key not in but and there.get(key) != value:
-            raise LineageError(
-                f"{out} holds codes made with another {key} ({_short(there.get(key))}, not "
-                f"{_short(value)}): choose a new --out, or delete the folder to start again"
-            )
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 60 else hashlib.sha256(text.encode()).hexdigest()[:12]
+    codes = Codes(out, verify=False)
+    return codes, Report(dict(codes.meta.get("skipped", [])))
 
 
 def _parts(out: Path, blocks: Sequence[range]) -> Iterator[dict[str, np.ndarray]]:
@@ -282,18 +261,16 @@ def _parts(out: Path, blocks: Sequence[range]) -> Iterator[dict[str, np.ndarray]
 
 def _assemble(source: ImageSource, out: Path, plan: dict[str, Any], blocks: Sequence[range]) -> None:
     """Join the parts into the final arrays, one part in memory at a time, and write meta.json last."""
-    report = Report()
-    index = []
+    report, index, files = Report(), [], {}
     lengths: dict[str, int] = {}
     for part in _parts(out, blocks):
         index.append(part["index"])
-        report.skipped.extend((name, reason) for name, reason in json.loads(str(part["skipped"])))
+        report.reasons.update(json.loads(str(part["skipped"])))
         if len(part["index"]):
             lengths = {name: part[name].shape[2] for name in plan["streams"]}
-    rows = np.concatenate(index) if index else np.zeros(0, np.int64)
+    rows = np.concatenate(index)
     if not len(rows):
         raise DigitError(f"{source.path} holds no picture that can be read: {report.summary()}")
-    files = {}
     for name in plan["streams"]:
         header = {"descr": "<u2", "fortran_order": False, "shape": (len(rows), plan["views"], lengths[name])}
         # Plain writes: through a memory map a full disk is no error but a signal that kills the process.
@@ -307,25 +284,20 @@ def _assemble(source: ImageSource, out: Path, plan: dict[str, Any], blocks: Sequ
         with atomic_path(out / "labels.npy") as temporary, temporary.open("wb") as file:
             np.save(file, source.labels[rows].astype(np.int32))
         files["labels.npy"] = sha256_file(out / "labels.npy")
-    write_json_atomic(
-        out / "meta.json",
-        {
-            "format": FORMAT,
-            "plan": plan,
-            "images": len(rows),
-            "views": plan["views"],
-            "size": plan["size"],
-            "streams": plan["streams"],
-            "labelled": source.labels is not None,
-            "classes": source.classes,
-            "source": {
-                "name": Path(source.path).name,
-                "fingerprint": source.fingerprint,
-                "pictures": len(source),
-            },
-            "skipped": report.skipped,
-            "files": files,
+    meta = {
+        "format": FORMAT,
+        "plan": plan,
+        "images": len(rows),
+        **{key: plan[key] for key in ("views", "size", "streams")},
+        "labelled": source.labels is not None,
+        "classes": source.classes,
+        "source": {
+            "name": Path(source.path).name,
+            "fingerprint": source.fingerprint,
+            "pictures": len(source),
         },
-        checksum=True,
-    )
+        "skipped": report.skipped,
+        "files": files,
+    }
+    write_json_atomic(out / "meta.json", meta, checksum=True)
     shutil.rmtree(out / "parts")

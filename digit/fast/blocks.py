@@ -10,15 +10,18 @@ from torch import Tensor
 from digit.fast.kernels.add_norm import AddNorm
 from digit.fast.kernels.gelu import BiasGelu
 from digit.fast.kernels.heads import Heads
-from digit.nn.transformer import Transformer
+from digit.nn.transformer import KeyValueCache, Transformer
 
 _eager: Any = torch.compiler.disable  # as a decorator its type is not that of a function
 
 
-@_eager
-def run(transformer: Transformer, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
-    """What the blocks make of x in training: by kernels where they can, else as they stand."""
-    return blocks(transformer, x) if fits(x) else transformer.through(x)
+def forward(
+    transformer: Transformer, x: Float[Tensor, "b n d"], cache: KeyValueCache | None = None
+) -> Float[Tensor, "b n d"]:
+    """`Transformer.forward`, its blocks by kernels where they can: in training, in bf16 on a GPU."""
+    if cache is None and transformer.training and fits(x):
+        return blocks(transformer, transformer.dropout(x))
+    return Transformer.forward(transformer, x, cache)
 
 
 def fits(x: Float[Tensor, "b n d"]) -> bool:
@@ -26,6 +29,7 @@ def fits(x: Float[Tensor, "b n d"]) -> bool:
     return x.is_cuda and torch.is_grad_enabled() and x.dtype == torch.bfloat16
 
 
+@_eager
 def blocks(transformer: Transformer, x: Float[Tensor, "b n d"]) -> Float[Tensor, "b n d"]:
     """What the blocks of a post-norm transformer make of x in training, in the dtype of x.
 

@@ -1,7 +1,6 @@
 """embedded codes -> hidden states: the transformer of the prior and of the renderers (DiGIT, section 3.3)."""
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -130,9 +129,6 @@ class Block(nn.Module):
 class Transformer(nn.Module):
     """Blocks over embedded positions; pre-norm stacks end with a LayerNorm, post-norm stacks already do."""
 
-    # What may take the place of `through` in training, for speed.
-    run: Callable[["Transformer", Tensor], Tensor] | None = None
-
     def __init__(self, config: TransformerConfig) -> None:
         """Config-many blocks, freshly drawn."""
         super().__init__()
@@ -146,14 +142,6 @@ class Transformer(nn.Module):
     ) -> Float[Tensor, "b n d"]:
         """Hidden states of the n positions of x, which follow those in the cache and join them there."""
         x = self.dropout(x)
-        if self.run is not None and self.training and cache is None:
-            return self.run(self, x)
-        return self.through(x, cache)
-
-    def through(
-        self, x: Float[Tensor, "b n d"], cache: KeyValueCache | None = None
-    ) -> Float[Tensor, "b n d"]:
-        """What the blocks, one after another, make of x."""
         for layer, block in enumerate(self.blocks):
             x = block(x, cache, layer=layer)
         if cache is not None:

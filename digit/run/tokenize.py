@@ -1,11 +1,16 @@
 """`digit tokenize`: pictures -> discriminative and/or VQ codes on disk, once, for every later training."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from digit.errors import DigitError
 from digit.run.options import Device, Folder, Name, Pictures, Pixels
 from digit.run.table import print_table, saved
+
+if TYPE_CHECKING:
+    import torch
+
+    from digit.data.write_codes import CodeKind
 
 
 def tokenize(
@@ -56,20 +61,20 @@ def tokenize(
     from digit.evaluation.codebook import codebook_report
     from digit.progress import progress, say
     from digit.run.device import choose_device
-    from digit.run.streams import open_streams
 
     out, where = Path(out), choose_device(device)
-    streams, lengths, side = open_streams(tokenizer, vqgan, size=size, device=where)
+    kinds, lengths, side = open_kinds(tokenizer, vqgan, size=size, device=where)
     source = open_images(images, under=under).spread(num)
     if dry_run:
         settings = {"tokenizer": tokenizer, "vqgan": vqgan, "size": side, "views": views, "seed": seed}
         plan = dry_run_of(source, out, lengths, views=views)
-        return _tell_plan({"dry_run": True, "settings": settings, **plan}, out)
+        _tell_plan(plan, out)
+        return {"dry_run": True, "settings": settings, **plan}
     with progress("tokenize", len(source)) as advance:
         codes, report = write_codes(
             source,
             out,
-            streams,
+            kinds,
             size=side,
             views=views,
             seed=seed,
@@ -85,46 +90,69 @@ def tokenize(
         return {}
     use = {
         name: codebook_report((block[:, 0] for block in codes.blocks(name)), codes.vocabulary(name))
-        for name in streams
+        for name in kinds
     }
-    _tell(use, lengths, f"{len(codes):,} pictures at {side} px, {views} view{'s' * (views != 1)} of each")
+    rows = {
+        name.replace("vq_", "VQ "): [
+            lengths[name],
+            row["codes"],
+            f"{row['used']:,} ({row['usage']:.1%})",
+            row["entropy_bits"],
+            row["perplexity"],
+        ]
+        for name, row in use.items()
+    }
+    title = f"{len(codes):,} pictures at {side} px, {views} view{'s' * (views != 1)} of each"
+    print_table(title, ["codes per picture", "codebook", "codes used", "entropy, bits", "perplexity"], rows)
     saved(out)
     counts = {"images": len(codes), "views": views, "skipped": len(report.skipped)}
     return {"out": out, **counts, "classes": codes.classes, **use}
 
 
-def _tell(use: dict[str, dict[str, int | float]], lengths: dict[str, int], title: str) -> None:
-    """How the codes of the first view use their codebooks."""
-    print_table(
-        title,
-        ["codes per picture", "codebook", "codes used", "entropy, bits", "perplexity"],
-        {
-            {"codes": "codes", "vq_codes": "VQ codes"}[name]: [
-                lengths[name],
-                row["codes"],
-                f"{row['used']:,} ({row['usage']:.1%})",
-                row["entropy_bits"],
-                row["perplexity"],
-            ]
-            for name, row in use.items()
-        },
-    )
+def open_kinds(
+    tokenizer: Path | None, vqgan: Path | None, *, size: int | None, device: "torch.device"
+) -> tuple[dict[str, "CodeKind"], dict[str, int], int]:
+    """What the artifacts write and its codes per picture, by the name of the array; the pictures' side.
+
+    The side in pixels is `size`, or else the VQGAN's, or what the tokenizer was fitted on. Raises DigitError
+    for a folder that is no such artifact.
+    """
+    from digit.data.write_codes import CodeKind
+    from digit.progress import say
+    from digit.tokenizer import encoding
+    from digit.vqgan import vq_encoding
+    from digit.weights.artifact import artifact_of, load
+
+    kinds, lengths = {}, {}
+    fitted: Any = None
+    if tokenizer is not None:
+        module: Any = load(tokenizer, kind="tokenizer", device=device)
+        artifact = artifact_of(module)
+        kinds["codes"] = CodeKind(encoding(module), module.config.codes, artifact["id"])
+        lengths["codes"] = module.length
+        fitted = artifact["extra"].get("size", module.config.encoder.image_size)
+    if vqgan is not None:
+        module = load(vqgan, kind="vqgan", device=device)
+        kinds["vq_codes"] = CodeKind(vq_encoding(module), module.config.codes, artifact_of(module)["id"])
+        lengths["vq_codes"], size = module.length, size or module.config.image_size
+    side: int = size or fitted
+    if fitted not in (None, side):
+        say(f"the tokenizer was fitted on pictures of {fitted} px, these are read at {side} px")
+    return kinds, lengths, side
 
 
-def _tell_plan(plan: dict[str, Any], out: Path) -> dict[str, Any]:
-    """What would be written, in a table; the record as it is."""
+def _tell_plan(plan: dict[str, Any], out: Path) -> None:
+    """What would be written, in a table."""
     disk = plan["disk"]
-    sizes = {f"{name.replace('vq_', 'VQ ')}, GiB": [size] for name, size in plan["codes_gib"].items()}
     rows: dict[str, list[str | float | int | None]] = {
         "pictures": [plan["inputs"]["pictures"]],
         "state": [plan["state"]],
         "parts of 512 pictures": [plan["parts"]],
         "processes": [plan["processes"]],
-        **sizes,
+        **{f"{name.replace('vq_', 'VQ ')}, GiB": [size] for name, size in plan["codes_gib"].items()},
         "disk needed while parts are joined, GiB": [disk["most_gib"]],
         "disk free, GiB": [disk["free_gib"]],
     }
     print_table(f"dry run: codes of {plan['inputs']['path']} in {out}", ["value"], rows)
     if not disk["fits"]:
         print("the disk has too little room: make some or choose another --out")
-    return plan

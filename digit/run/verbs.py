@@ -59,10 +59,8 @@ GROUPS = {
         "evaluate projection": Verb(
             "evaluate.projection:evaluate_projection", "PCA against LDA as noise grows"
         ),
-        "evaluate compare": Verb("evaluate.compare:compare_results", "earlier results side by side"),
-        "evaluate selftest": Verb(
-            "evaluate.selftest:selftest", "whether distances are right on this machine"
-        ),
+        "evaluate compare": Verb("evaluate.checks:compare_results", "earlier results side by side"),
+        "evaluate selftest": Verb("evaluate.checks:selftest", "whether distances are right on this machine"),
     },
     "files": {
         "info": Verb("info:info", "what a file or folder of digit's holds"),

@@ -12,7 +12,7 @@ from measuring.scale import FREE
 from measuring.words import number, picture, table
 
 from digit.evaluation.prefix import PAPER, Point
-from digit.run.evaluate.reconstructions import PAPER as ROWS
+from digit.run.evaluate.completions import PAPER as ROWS
 
 
 def prefixes(found: Found) -> list[str]:

@@ -6,13 +6,13 @@ import pytest
 import torch
 
 from digit.data.codes import CodeData, Codes
-from digit.data.write_codes import Stream, write_codes
+from digit.data.write_codes import CodeKind, write_codes
 from digit.errors import DigitError
 
 
 @pytest.mark.parametrize("name", ["codes.npy", "labels.npy"])
-def test_a_flipped_byte_is_found(pictures, streams, tmp_path, name):
-    write_codes(pictures, tmp_path / "codes", streams, size=16)
+def test_a_flipped_byte_is_found(pictures, kinds, tmp_path, name):
+    write_codes(pictures, tmp_path / "codes", kinds, size=16)
     path = tmp_path / "codes" / name
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -21,9 +21,9 @@ def test_a_flipped_byte_is_found(pictures, streams, tmp_path, name):
         Codes(tmp_path / "codes")
 
 
-def test_training_data_is_a_function_of_the_step(pictures, streams, tmp_path):
-    encode = streams["codes"].encode
-    wide = {"codes": streams["codes"], "vq_codes": Stream(lambda p: encode(p) + 65000, 65536, "vqgan-id")}
+def test_training_data_is_a_function_of_the_step(pictures, kinds, tmp_path):
+    encode = kinds["codes"].encode
+    wide = {"codes": kinds["codes"], "vq_codes": CodeKind(lambda p: encode(p) + 65000, 65536, "vqgan-id")}
     codes, _ = write_codes(pictures, tmp_path / "codes", wide, size=16, views=2)
     names = ("codes", "vq_codes")
     data = CodeData(codes, batch_size=6, arrays=names, seed=3)
@@ -42,8 +42,8 @@ def test_training_data_is_a_function_of_the_step(pictures, streams, tmp_path):
     assert torch.equal(epoch.bincount(), torch.from_numpy(codes.labels).bincount())
 
 
-def test_damaged_meta(pictures, streams, tmp_path):
-    write_codes(pictures, tmp_path / "codes", streams, size=16)
+def test_damaged_meta(pictures, kinds, tmp_path):
+    write_codes(pictures, tmp_path / "codes", kinds, size=16)
     meta = tmp_path / "codes" / "meta.json"
     meta.write_text(meta.read_text()[:50])
     with pytest.raises(DigitError, match="damaged"):

@@ -95,8 +95,8 @@ def test_a_stream_reads_only_a_little_ahead(tmp_path):
         (tmp_path / f"{i:02d}.png").write_bytes(encoded(picture(seed=i), "PNG"))
     source = open_images(tmp_path)
     reads: list[int] = []
-    read = source._read
-    object.__setattr__(source, "_read", lambda i: (reads.append(i), read(i))[1])
+    read = source.read
+    object.__setattr__(source, "read", lambda i: (reads.append(i), read(i))[1])
     rows = stream(source, 8, batch_size=4, threads=2)
     next(rows)
     time.sleep(0.2)

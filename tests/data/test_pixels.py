@@ -88,8 +88,8 @@ def test_crops_are_windows_of_the_enlarged_picture(folder):
 def test_the_next_readable_picture_replaces_a_broken_one(folder, tmp_path, memory_limit_bytes):
     source = open_images(folder)
     bad = {2, 3, 19}
-    read = source._read
-    object.__setattr__(source, "_read", lambda i: b"rubbish" if i in bad else read(i))
+    read = source.read
+    object.__setattr__(source, "read", lambda i: b"rubbish" if i in bad else read(i))
     report = Report()
     data = PixelData(
         source, size=8, batch_size=20, flip=False, memory_limit_bytes=memory_limit_bytes, report=report

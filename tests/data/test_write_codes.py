@@ -10,13 +10,13 @@ from tests_support import make_pictures
 
 from digit.data.codes import Codes
 from digit.data.images import open_images
-from digit.data.write_codes import Stream, write_codes
+from digit.data.write_codes import CodeKind, write_codes
 from digit.errors import DigitError, LineageError
 from digit.lineage import check_lineage
 
 
-def test_written_and_read_back(pictures, streams, tmp_path):
-    written, report = write_codes(pictures, tmp_path / "codes", streams, size=16, views=2)
+def test_written_and_read_back(pictures, kinds, tmp_path):
+    written, report = write_codes(pictures, tmp_path / "codes", kinds, size=16, views=2)
     assert not report.skipped
     assert len(written) == 20
     array = written.array("codes")
@@ -30,8 +30,8 @@ def test_written_and_read_back(pictures, streams, tmp_path):
     assert not (tmp_path / "codes" / "parts").exists()
 
 
-def test_interrupted_run_goes_on_and_is_equal(pictures, streams, tmp_path):
-    whole, _ = write_codes(pictures, tmp_path / "whole", streams, size=16)
+def test_interrupted_run_goes_on_and_is_equal(pictures, kinds, tmp_path):
+    whole, _ = write_codes(pictures, tmp_path / "whole", kinds, size=16)
     calls = 0
 
     def dies(pixels):
@@ -39,9 +39,9 @@ def test_interrupted_run_goes_on_and_is_equal(pictures, streams, tmp_path):
         calls += 1
         if calls == 3:
             raise KeyboardInterrupt
-        return streams["codes"].encode(pixels)
+        return kinds["codes"].encode(pixels)
 
-    broken = {"codes": Stream(dies, 256, "tokenizer-id")}
+    broken = {"codes": CodeKind(dies, 256, "tokenizer-id")}
     with pytest.raises(KeyboardInterrupt):
         write_codes(pictures, tmp_path / "parts", broken, size=16, batch_size=8)
     with pytest.raises(DigitError, match="unfinished"):
@@ -53,19 +53,19 @@ def test_interrupted_run_goes_on_and_is_equal(pictures, streams, tmp_path):
     assert again.meta["files"] == whole.meta["files"]
 
 
-def test_refuses_another_tokenizer_or_other_settings(pictures, streams, tmp_path):
-    write_codes(pictures, tmp_path / "codes", streams, size=16)
-    other = {"codes": replace(streams["codes"], artifact="another-id")}
-    with pytest.raises(LineageError, match="another streams"):
+def test_refuses_another_tokenizer_or_other_settings(pictures, kinds, tmp_path):
+    write_codes(pictures, tmp_path / "codes", kinds, size=16)
+    other = {"codes": replace(kinds["codes"], artifact="another-id")}
+    with pytest.raises(LineageError, match="another tokenizer or VQGAN"):
         write_codes(pictures, tmp_path / "codes", other, size=16)
     with pytest.raises(LineageError, match="another views"):
-        write_codes(pictures, tmp_path / "codes", streams, size=16, views=2)
+        write_codes(pictures, tmp_path / "codes", kinds, size=16, views=2)
     opened = Codes(tmp_path / "codes")
     with pytest.raises(LineageError, match="the prior"):
         check_lineage("the prior", {"tokenizer": "another-id"}, "these codes", opened.lineage())
 
 
-def test_broken_pictures_are_left_out_and_named(streams, tmp_path):
+def test_broken_pictures_are_left_out_and_named(kinds, tmp_path):
     folder = tmp_path / "pictures"
     for name in ("a", "b"):
         (folder / name).mkdir(parents=True)
@@ -73,45 +73,45 @@ def test_broken_pictures_are_left_out_and_named(streams, tmp_path):
         (folder / name / "good.png").write_bytes(source.read(0))
         (folder / name / "broken.png").write_bytes(source.read(0)[:60])
     source = open_images(folder)
-    codes, report = write_codes(source, tmp_path / "codes", streams, size=16)
+    codes, report = write_codes(source, tmp_path / "codes", kinds, size=16)
     assert len(codes) == 2
     assert sorted(Path(name).name for name, _ in report.skipped) == ["broken.png", "broken.png"]
     np.testing.assert_array_equal(codes.labels, [0, 1])
     assert len(codes.meta["skipped"]) == 2
     with pytest.raises(DigitError, match=r"broken\.png"):
-        write_codes(source, tmp_path / "strict", streams, size=16, strict=True)
+        write_codes(source, tmp_path / "strict", kinds, size=16, strict=True)
 
 
-def test_too_many_codes_for_16_bits(pictures, streams, tmp_path):
+def test_too_many_codes_for_16_bits(pictures, kinds, tmp_path):
     with pytest.raises(DigitError, match="16 bits"):
         write_codes(
-            pictures, tmp_path / "codes", {"codes": replace(streams["codes"], vocabulary=65537)}, size=16
+            pictures, tmp_path / "codes", {"codes": replace(kinds["codes"], vocabulary=65537)}, size=16
         )
 
 
-def test_pixels_reach_the_encoder_as_bytes(pictures, streams, tmp_path):
-    kinds = set()
+def test_pixels_reach_the_encoder_as_bytes(pictures, kinds, tmp_path):
+    seen = set()
 
     def noting(pixels):
-        kinds.add((pixels.dtype, pixels.shape[1:]))
-        return streams["codes"].encode(pixels)
+        seen.add((pixels.dtype, pixels.shape[1:]))
+        return kinds["codes"].encode(pixels)
 
-    noted = {"codes": replace(streams["codes"], encode=noting)}
+    noted = {"codes": replace(kinds["codes"], encode=noting)}
     write_codes(pictures, tmp_path / "codes", noted, size=8, views=3, batch_size=3)
-    assert kinds == {(torch.uint8, (3, 8, 8))}
+    assert seen == {(torch.uint8, (3, 8, 8))}
 
 
 @pytest.mark.parametrize("damage", ["gone", "flipped"])
-def test_a_part_that_is_not_whole_is_made_again(pictures, streams, tmp_path, monkeypatch, damage):
+def test_a_part_that_is_not_whole_is_made_again(pictures, kinds, tmp_path, monkeypatch, damage):
     """Of three parts one is lost after all were written: only its eight pictures are encoded again."""
-    whole, _ = write_codes(pictures, tmp_path / "whole", streams, size=16)
+    whole, _ = write_codes(pictures, tmp_path / "whole", kinds, size=16)
 
     def stopped(*_):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("digit.data.write_codes._assemble", stopped)
-        write_codes(pictures, tmp_path / "codes", streams, size=16)
+        write_codes(pictures, tmp_path / "codes", kinds, size=16)
     part = tmp_path / "codes" / "parts" / "0000000008.npz"
     if damage == "gone":
         part.unlink()
@@ -121,10 +121,10 @@ def test_a_part_that_is_not_whole_is_made_again(pictures, streams, tmp_path, mon
 
     def counting(pixels):
         encoded.append(len(pixels))
-        return streams["codes"].encode(pixels)
+        return kinds["codes"].encode(pixels)
 
     advanced = []
-    counted = {"codes": replace(streams["codes"], encode=counting)}
+    counted = {"codes": replace(kinds["codes"], encode=counting)}
     again, _ = write_codes(pictures, tmp_path / "codes", counted, size=16, progress=advanced.append)
     assert encoded == [8]
     assert sum(advanced) == 20

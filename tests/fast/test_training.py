@@ -20,6 +20,10 @@ def prior(norm="post"):
     return Prior(PriorConfig(8, 4, width=8, layers=2, heads=2, norm=norm))
 
 
+def by_kernels(stage):
+    return "forward" in vars(stage.transformer)
+
+
 @pytest.fixture
 def hopper(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
@@ -29,10 +33,10 @@ def hopper(monkeypatch):
 def test_one_stage_is_given_all(hopper):
     stage, other = prior(), prior()
     assert use(stage, GPU, bf16=True, sharded=False) is None
-    assert stage.transformer.run is not None and stage.cross_entropy is training.cross_entropy
+    assert by_kernels(stage) and stage.cross_entropy is training.cross_entropy
     dropouts = [part for part in stage.modules() if isinstance(part, torch.nn.Dropout)]
     assert [part.first for part in dropouts] == [0, 1, 2, 3, 4]
-    assert other.transformer.run is None and other.cross_entropy is losses.cross_entropy
+    assert not by_kernels(other) and other.cross_entropy is losses.cross_entropy
     assert not any(isinstance(part, HashedDropout) for part in other.modules())
     assert stage.state_dict().keys() == other.state_dict().keys()
 
@@ -40,15 +44,35 @@ def test_one_stage_is_given_all(hopper):
 def test_a_stage_may_go_without_kernels(hopper):
     stage = prior()
     assert use(stage, GPU, bf16=False, sharded=True, kernels=False) is None
-    assert stage.transformer.run is None and stage.cross_entropy is training.cross_entropy
+    assert not by_kernels(stage) and stage.cross_entropy is training.cross_entropy
     block = stage.transformer.blocks[1]
     assert (block.attention_dropout.first, block.mlp_dropout.first) == (1, 2)  # a compiled whole of its own
+
+
+ONE_AFTER_ANOTHER = """
+import functools, torch
+from digit.fast.blocks import forward
+from digit.nn.batch import CodeBatch
+from digit.prior import Prior, PriorConfig
+for kernels in (True, False, True):
+    stage = Prior(PriorConfig(8, 4, width=8, layers=1, heads=2)).train()
+    if kernels:
+        stage.transformer.forward = functools.partial(forward, stage.transformer)
+    torch.compile(stage.loss, backend="aot_eager")(CodeBatch(torch.randint(8, (2, 4)))).backward()
+"""
+
+
+def test_a_stage_without_kernels_compiles_after_one_with_them():
+    """What the compiler made for the one must not run for the other."""
+    command = [sys.executable, "-c", ONE_AFTER_ANOTHER]  # without the type checks of this process
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_cpu_keeps_the_plain_stage():
     stage = prior()
     assert "need a GPU" in (use(stage, torch.device("cpu"), bf16=True, sharded=False) or "")
-    assert stage.transformer.run is None and stage.cross_entropy is losses.cross_entropy
+    assert not by_kernels(stage) and stage.cross_entropy is losses.cross_entropy
     assert not any(isinstance(part, HashedDropout) for part in stage.modules())
 
 

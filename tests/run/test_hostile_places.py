@@ -241,9 +241,9 @@ def test_an_interrupted_tokenize_goes_on(chain, run, tmp_path, monkeypatch):
     assert "unfinished" in err
     write_parts, starts = module._write_parts, []
 
-    def noted(source, out, streams, blocks, **options):
+    def noted(source, out, kinds, blocks, **options):
         starts.extend(block.start for block in blocks)
-        return write_parts(source, out, streams, blocks, **options)
+        return write_parts(source, out, kinds, blocks, **options)
 
     monkeypatch.setattr(module, "_write_parts", noted)
     code, _, err = run(*call)

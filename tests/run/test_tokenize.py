@@ -3,8 +3,12 @@
 import json
 
 import numpy as np
+import pytest
+import torch
 
 from digit.data.codes import Codes
+from digit.run.tokenize import open_kinds
+from digit.weights.artifact import load, save
 
 
 def files(folder):
@@ -72,3 +76,43 @@ def test_what_was_written_is_a_table(chain, run, tmp_path):
     assert Codes(tmp_path / "codes").labels.tolist() == [0, 0, 1, 1, 2, 2]  # spread over the set, by class
     code, out, _ = run("tokenize", "--images", chain.images, *made_by, "--dry-run", "--out", tmp_path / "x")
     assert code == 0 and "starts anew" in out and not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("which", "asked", "side"),
+    [
+        (("tokenizer",), None, 24),
+        (("tokenizer", "vqgan"), None, 16),
+        (("vqgan",), None, 16),
+        (("tokenizer",), 32, 32),
+    ],
+)
+def test_the_side_is_the_one_asked_for_or_the_vqgans_or_the_tokenizers(
+    chain, tmp_path, capsys, which, asked, side
+):
+    save(load(chain.root / "tokenizer"), tmp_path / "tokenizer", extra={"size": 24})
+    paths = {"tokenizer": tmp_path / "tokenizer", "vqgan": chain.root / "vqgan"}
+    given = {name: paths[name] if name in which else None for name in paths}
+    kinds, lengths, found = open_kinds(**given, size=asked, device=torch.device("cpu"))
+    assert found == side
+    assert set(kinds) == set(lengths) == {{"tokenizer": "codes", "vqgan": "vq_codes"}[name] for name in which}
+    warned = f"fitted on pictures of 24 px, these are read at {side} px" in capsys.readouterr().err
+    assert warned == ("tokenizer" in which and side != 24)
+
+
+def test_a_tokenizer_saved_without_a_size_reads_pictures_at_its_encoders(chain, tmp_path):
+    save(load(chain.root / "tokenizer"), tmp_path / "t")
+    assert open_kinds(tmp_path / "t", None, size=None, device=torch.device("cpu"))[2] == 16
+
+
+def test_bytes_give_the_codes_of_the_artifact(chain):
+    pixels = torch.randint(0, 256, (3, 3, 16, 16), dtype=torch.uint8)
+    kinds, lengths, _ = open_kinds(
+        chain.root / "tokenizer", chain.root / "vqgan", size=None, device=torch.device("cpu")
+    )
+    for name, stage in (("codes", "tokenizer"), ("vq_codes", "vqgan")):
+        codes = kinds[name].encode(pixels)
+        assert codes.shape == (3, lengths[name])
+        with torch.no_grad():
+            assert torch.equal(codes, load(chain.root / stage).encode(pixels / 255))
+        assert kinds[name].artifact == load(chain.root / stage).artifact["id"]

@@ -46,8 +46,7 @@ def evaluate_images(
         size: side in pixels at which both are compared; the samples' own if left out.
         few: measure even fewer than 2,048 pictures, or than the protocol takes; distances are then too large.
         paper: print the paper's tables 3 and 4 beside the result.
-        out: folder for images.json, or a JSON file: the result with protocol, counts and hashes of the
-            weights; not kept if left out.
+        out: folder for images.json, or a JSON file; not kept if left out.
         batch: pictures at once.
         precision: of the networks on a GPU: tf32 as in torch-fidelity, or fp32, three times as slow.
         device: cpu, cuda or cuda:N; a GPU if there is one.
@@ -61,8 +60,7 @@ def evaluate_images(
     with main_first():  # it may have to fetch weights
         networks = measurement.open_networks(features, inception_weights, where)
     written = measurement.result_file(out, "images")
-    how: dict[str, Any] = {"size": None if chosen.size else size, "batch": batch}
-    drawn = measurement.generated(samples, **how)
+    drawn = measurement.generated(samples, size=None if chosen.size else size, batch=batch)
     real = measurement.generated(reference, size=chosen.size or size, batch=batch)
     options: dict[str, Any] = {"metrics": metrics, "size": size, "few": few, "precision": precision}
     options |= {"protocol": chosen, "batch_size": batch, "device": where}
@@ -70,26 +68,22 @@ def evaluate_images(
         values = list(images.picture_metrics(drawn, real, networks, progress=tell, **options))
     if not is_main():
         return {}
-    settings = {
-        "samples": samples,
-        "reference": Path(reference).name,
-        "size": chosen.size or size,
-        "precision": precision,
-    }
-    name = measurement.device_name(where)
-    value = images.report(values, networks, protocol=chosen, settings=settings, device=name)
-    _print(value, Path(samples).name, beside_paper=paper)
+    settings = {"samples": samples, "reference": Path(reference).name, "size": chosen.size or size}
+    told: dict[str, Any] = {"settings": {**settings, "precision": precision}, "protocol": chosen}
+    value = images.report(values, networks, device=measurement.device_name(where), **told)
+    _print(value, Path(samples).name)
+    if paper:
+        _print_beside_paper(value["values"])
     measurement.caution(min(n for n in value["counts"].values() if n))
     measurement.keep(written, value)
     if paper:
-        from digit.evaluation.protocols import CONDITIONS, SOURCE, generation_rows
-
-        value["paper"] = {"source": SOURCE, "conditions": CONDITIONS, "rows": generation_rows()}
+        conditions = {"source": protocols.SOURCE, "conditions": protocols.CONDITIONS}
+        value["paper"] = {**conditions, "rows": protocols.generation_rows()}
     return value
 
 
-def _print(value: dict[str, Any], name: str, *, beside_paper: bool) -> None:
-    """A row per metric; then, if asked, the paper's rows under the measured FID and IS."""
+def _print(value: dict[str, Any], name: str) -> None:
+    """A row per metric."""
     from digit.evaluation.result import in_words, which_is_better
 
     values = {metric: number for metric, number in value["values"].items() if "deviation" not in metric}
@@ -98,29 +92,23 @@ def _print(value: dict[str, Any], name: str, *, beside_paper: bool) -> None:
     counts = f"{value['counts']['samples']:,} pictures of {name} against {value['counts']['reference']:,}"
     title = f"{counts} of {value['settings']['reference']} (protocol {value['protocol'].split(':')[0]})"
     print_table(title, ("value", "better"), rows)
-    if beside_paper:
-        _print_beside_paper(value["values"], words)
 
 
-def _print_beside_paper(ours: dict[str, float], words: dict[str, str]) -> None:
-    """Tables 3 and 4 under the measured FID and IS; other features stand under their own names."""
+def _print_beside_paper(ours: dict[str, float]) -> None:
+    """Tables 3 and 4 of the paper under the measured FID and IS, and under FD and IS on other features."""
     from digit.evaluation.protocols import CONDITIONAL, CONDITIONS, SOURCE, UNCONDITIONAL
+    from digit.evaluation.result import in_words
 
-    rows: dict[str, tuple[str | None, ...]] = {
-        "this result": (None, _digits(ours.get("FID")), _digits(ours.get("IS")))
-    }
-    for name, number in ours.items():
+    def row(epochs: str | None, *numbers: float | None) -> list[str | None]:
+        return [epochs, *(None if number is None else f"{number:.5g}" for number in numbers)]
+
+    rows = {"this result": row(None, ours.get("FID"), ours.get("IS"))}
+    for name, word in in_words(ours).items():
         if name.startswith("FD-"):
-            score = ours.get(name.replace("FD", "IS", 1))
-            rows[f"this result, {words[name]}"] = (None, _digits(number), _digits(score))
-    published = []
-    for row in UNCONDITIONAL + CONDITIONAL:
-        kind = "no labels" if row.table == 3 else "by class"
-        published.append(f"paper, {kind}: {row.kind}, {row.method} {row.parameters}")
-        rows[published[-1]] = (row.epochs, _digits(row.fid), _digits(row.inception_score))
-    print_table(f"{SOURCE}: {CONDITIONS}", ("epochs", "FID", "IS"), rows, dim=published)
-
-
-def _digits(number: float | None) -> str | None:
-    """As many digits as published rows have."""
-    return None if number is None else f"{number:.5g}"
+            rows[f"this result, {word}"] = row(None, ours[name], ours.get(name.replace("FD", "IS", 1)))
+    published = {}
+    for each in UNCONDITIONAL + CONDITIONAL:
+        kind = f"{'no labels' if each.table == 3 else 'by class'}: {each.kind}"
+        name = f"paper, {kind}, {each.method} {each.parameters}"
+        published[name] = row(each.epochs, each.fid, each.inception_score)
+    print_table(f"{SOURCE}: {CONDITIONS}", ("epochs", "FID", "IS"), {**rows, **published}, dim=published)

@@ -8,19 +8,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from digit.data.images import ImageSource, open_images
-from digit.data.loader import stream
+from digit.data.loader import Report, stream
 from digit.errors import DigitError
 from digit.evaluation.networks import Network, open_network
 from digit.evaluation.pictures import Pictures, of_images
 from digit.evaluation.result import read_result, result, write_result
-from digit.files import atomic_path, make_folder, read_json
+from digit.files import make_folder, read_json
 from digit.pipeline import DigitPipeline
-from digit.progress import progress
-from digit.run.grid import grid
+from digit.progress import progress, say
 from digit.run.table import saved
 from digit.weights.artifact import artifact_of, load
 from digit.weights.model_folder import PARTS
@@ -39,11 +38,7 @@ def result_file(out: Path | None, name: str) -> Path | None:
 
 
 def of_classes(images: str, under: str | None, classes: Sequence[str], per_class: int) -> ImageSource:
-    """The pictures of the classes named, the first `per_class` of each; of all classes if none is named.
-
-    Raises:
-        DigitError: pictures without labels, or a class that they have not.
-    """
+    """The first `per_class` pictures of each class named, or of all; DigitError without such labels."""
     source = open_images(images, under=under)
     if source.labels is None:
         raise DigitError(f"the pictures of {images} have no labels: put them into class folders")
@@ -53,12 +48,6 @@ def of_classes(images: str, under: str | None, classes: Sequence[str], per_class
     wanted = [source.classes.index(name) for name in classes] or range(len(source.classes))
     chosen = [np.flatnonzero(source.labels == label)[:per_class] for label in wanted]
     return source.select(np.sort(np.concatenate(chosen)))
-
-
-def labels_at(source: ImageSource, places: Sequence[int]) -> Int[Tensor, " n"]:
-    """The labels of the pictures at these places."""
-    assert source.labels is not None
-    return torch.from_numpy(source.labels[list(places)])
 
 
 def generated(path: str, *, batch: int, size: int | None) -> Pictures | str:
@@ -81,12 +70,35 @@ def generated(path: str, *, batch: int, size: int | None) -> Pictures | str:
     return replace(of_images(listed, size=size, batch_size=batch), labels=labels, classes=tuple(names))
 
 
-def unlike_names(paths: Sequence[Path], option: str) -> list[str]:
-    """The names of folders, or whole paths where two are alike.
+@contextmanager
+def reading(
+    title: str, source: ImageSource, side: int, device: torch.device, batch: int, *, times: int = 1
+) -> Iterator[tuple[Callable[[], Iterator[Float[Tensor, "_ 3 h w"]]], list[int]]]:
+    """Yield what reads batches of the pictures, in [0, 1] on `device`, `times` times, and the places of those
+    that could be read; at the end says which could not."""
+    report, seen = Report(), list[int]()
 
-    Raises:
-        DigitError: naming `option`, where a folder is given twice.
-    """
+    def pixels() -> Iterator[Float[Tensor, "_ 3 h w"]]:
+        seen.clear()
+        for index, views in stream(source, side, batch_size=batch, report=report):
+            seen.extend(index.tolist())
+            yield views[:, 0].to(device).float() / 255
+            advance(len(index))
+
+    with progress(title, times * len(source)) as advance:
+        yield pixels, seen
+    if report.skipped:
+        say(report.summary())
+
+
+def labels_at(source: ImageSource, places: Sequence[int]) -> Int[Tensor, " n"]:
+    """The labels of the pictures at these places."""
+    assert source.labels is not None
+    return torch.from_numpy(source.labels[list(places)])
+
+
+def unlike_names(paths: Sequence[Path], option: str) -> list[str]:
+    """The names of folders, or whole paths where two are alike; DigitError where one is given twice."""
     if len(set(paths)) != len(paths):
         raise DigitError(f"{option} names a folder twice: give each once")
     names = [path.resolve().name for path in paths]
@@ -98,21 +110,8 @@ def open_networks(specs: Sequence[str], weights: Path | None, device: torch.devi
     return [open_network(spec, inception_weights=weights, device=device) for spec in specs]
 
 
-def open_models(models: Sequence[str], device: torch.device) -> dict[str, DigitPipeline]:
-    """Whole models by the names of their folders."""
-    if not models:
-        raise DigitError("no model: give at least one folder, bundled model or owner/name on the hub")
-    names = unlike_names([Path(model) for model in models], "the list of models")
-    pipelines = [DigitPipeline.from_pretrained(model, device=device) for model in models]
-    return dict(zip(names, pipelines, strict=True))
-
-
 def open_one(path: Path, kinds: Sequence[str], device: torch.device) -> Any:
-    """An artifact of one of `kinds`, such as tokenizer or vqgan.
-
-    Raises:
-        DigitError: it is of another kind.
-    """
+    """An artifact of one of `kinds`, such as tokenizer or vqgan; DigitError if it is of another."""
     module: Any = load(path, device=device)
     kind = artifact_of(module)["kind"]
     if kind not in kinds:
@@ -131,21 +130,14 @@ def of_networks(networks: Iterable[Network]) -> list[dict[str, str]]:
     return [{"name": network.name, "sha256": network.sha256} for network in networks]
 
 
-def with_ids(names: Sequence[str], modules: Sequence[Any]) -> list[dict[str, str]]:
-    """Artifacts as a record names them."""
-    return [
-        {"name": name, "id": artifact_of(module)["id"]} for name, module in zip(names, modules, strict=True)
-    ]
+def with_ids(modules: Mapping[str, Any]) -> list[dict[str, str]]:
+    """Artifacts by name as a record names them."""
+    return [{"name": name, "id": artifact_of(module)["id"]} for name, module in modules.items()]
 
 
 def device_name(device: torch.device) -> str:
     """The GPU's own name, or cpu."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def by_name(rows: Mapping[str, Mapping[str, float]]) -> list[tuple[str, float]]:
-    """Values of several things as one list: "vqgan: PSNR" and so on."""
-    return [(f"{name}: {what}", number) for name, row in rows.items() for what, number in row.items()]
 
 
 def record(
@@ -155,14 +147,15 @@ def record(
     return result(measurement, values, device=device_name(device), **told)
 
 
+def by_name(rows: Mapping[str, Mapping[str, float]]) -> list[tuple[str, float]]:
+    """Values of several things as one list: "vqgan: PSNR" and so on."""
+    return [(f"{name}: {what}", number) for name, row in rows.items() for what, number in row.items()]
+
+
 def earlier(
     written: Path | None, measurement: str, alike: Callable[[dict[str, Any]], bool]
 ) -> dict[str, Any] | None:
-    """The result of an earlier call with the same --out; None if there is none.
-
-    Raises:
-        DigitError: it is of something else, as `alike` says.
-    """
+    """The result of an earlier call with the same --out, if there is one; DigitError if it is not `alike`."""
     if written is None or not written.exists():
         return None
     before = read_result(written)
@@ -173,24 +166,25 @@ def earlier(
     return before
 
 
-def keep(written: Path | None, value: Mapping[str, Any], *plots: Path, also: str = "") -> None:
-    """Write a result and name the files written; without a file say that nothing is kept.
+def keep(
+    written: Path | None,
+    value: Mapping[str, Any],
+    *files: Path,
+    plot: Callable[[Path], Any] | None = None,
+    also: str = "",
+) -> None:
+    """Write a result and its plot beside it, and name them and `files`, which were written before.
 
-    `plots` were written before; `also` names what else --out would have kept.
+    Without a file say that nothing is kept; `also` names what else --out would have kept.
     """
     if written is None:
         print(f"not kept: --out FOLDER keeps the full record as JSON{also}")
         return
     write_result(written, value)
-    saved(written, *plots)
-
-
-def save_rows(rows: Mapping[str, UInt8[Tensor, "n 3 h w"]], path: Path) -> None:
-    """Write a PNG with a row of pictures for each name."""
-    columns = len(next(iter(rows.values())))
-    with atomic_path(path) as temporary:
-        image = grid(torch.cat(list(rows.values())), columns=columns, beside=list(rows))
-        image.save(temporary, "png")
+    if plot is not None:
+        files = (written.with_suffix(".png"), *files)
+        plot(files[0])
+    saved(written, *files)
 
 
 def caution(count: int) -> None:
@@ -200,26 +194,6 @@ def caution(count: int) -> None:
             f"{count:,} pictures: not comparable with distances of {PUBLISHED:,}, which are smaller for the "
             "same quality"
         )
-
-
-def pixels_of(
-    source: ImageSource,
-    side: int,
-    device: torch.device,
-    advance: Callable[[int], None],
-    *,
-    seen: list[int] | None = None,
-    **how: Any,
-) -> Iterator[Float[Tensor, "_ 3 h w"]]:
-    """Batches of the pictures on `device`, in [0, 1]; `seen` gets their numbers, broken ones left out.
-
-    `how` are options of the loader's `stream`.
-    """
-    for index, pixels in stream(source, side, **how):
-        if seen is not None:
-            seen += index.tolist()
-        yield pixels[:, 0].to(device).float() / 255
-        advance(len(index))
 
 
 @contextmanager

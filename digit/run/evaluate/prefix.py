@@ -1,5 +1,6 @@
 """`digit evaluate prefix`: distance against the length of a real prefix, models side by side (figure 4b)."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,63 +51,45 @@ def evaluate_prefix(
         renderer: the autoregressive or the masked one; the first that a model has if left out.
         temperature: of the prior, from 0, which takes the likeliest code; each model's own if left out.
         top_k: keep the k likeliest codes of the prior; 0 keeps all; each model's own if left out.
-        top_p: keep the prior's likeliest codes up to this probability, in (0, 1]; each model's own if left
-            out.
+        top_p: keep its likeliest codes up to this probability, in (0, 1]; each model's own if left out.
         guidance: classifier-free guidance, 1 is none; each model's own, with classes, if left out.
-        out: folder for prefix.json and prefix.png, or a JSON file with its plot beside it; not kept if left
-            out.
+        out: folder for prefix.json and prefix.png, or a JSON file; not kept if left out.
         batch: pictures at once.
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """
     from digit.data.images import open_images
-    from digit.evaluation.measure import measure
-    from digit.evaluation.pictures import open_pictures, without_statistics
     from digit.evaluation.plots import draw_prefix
-    from digit.evaluation.prefix import check_prefixes, of_rows
+    from digit.evaluation.prefix import check_prefixes
     from digit.evaluation.protocols import OWN, check_number
+    from digit.run.complete import folder_labels
     from digit.run.device import choose_device
-    from digit.run.evaluate import measurement, prefix_points
+    from digit.run.evaluate import completions, measurement
 
     where = choose_device(device)
     source = open_images(images, under=under).spread(num)
     check_number(images, len(source), OWN, few=few)
-    pipelines = measurement.open_models(models, where)
+    pipelines = completions.open_models(models, where)
     check_prefixes(prefix, [pipeline.prior.config.length for pipeline in pipelines.values()])
-    side = prefix_points.side_of(pipelines)
-    labels = prefix_points.labels_of(pipelines, source, unconditional=unconditional)
+    labels = {n: None if unconditional else folder_labels(p, source) for n, p in pipelines.items()}
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    settings = prefix_points.settings_of(guidance, any(labels.values()), **given)
+    settings = completions.settings_of(guidance, any(labels.values()), **given)
+    settings |= {"guidance": guidance, "renderer": renderer}
     networks = measurement.open_networks(features, inception_weights, where)
     written = measurement.result_file(out, "prefix")
-    other = {"guidance": guidance, "renderer": renderer}
     asked = {
         "images": Path(images).name,
         "under": under,
         "reference": None if reference is None else Path(reference).name,
-        "asked": {**settings, **other, "unconditional": unconditional},
+        "asked": {**settings, "unconditional": unconditional},
     }
-    curve = prefix_points.Curve(pipelines, source, networks, where, asked, written)
-    left = curve.left(prefix)
-    if any(left.values()):
-        other_pictures = None
-        if reference is not None:
-            other_pictures = without_statistics(open_pictures(reference, size=side, batch_size=batch))
-            curve.counts["reference"] = other_pictures.n or 0
-            check_number(reference, other_pictures.n or 0, OWN, few=few, reference=True)
-        codes, real = prefix_points.encode(source, pipelines, networks, batch=batch, device=where)
-        if other_pictures is not None:
-            real = measure(other_pictures, networks, device=where)
-        how = {**settings, **other, "batch_size": batch}
-        prefix_points.measure_points(curve, left, codes, real, labels, how)
+    curve = completions.Curve(pipelines, source, networks, where, asked, written)
+    curve.measure(prefix, labels, {**settings, "batch_size": batch}, reference=reference, few=few)
     value = curve.value()
-    points = of_rows(value["points"])
-    _print(points, title := f"{len(source)} pictures of {Path(images).name} completed from their first codes")
+    title = f"{len(source)} pictures of {asked['images']} completed from their first codes"
+    _print(curve.points, title)
     measurement.caution(len(source))
-    plots = []
-    if written is not None:
-        plots = [written.with_suffix(".png")]
-        draw_prefix(points, plots[0], title=title)
-    measurement.keep(written, value, *plots, also=", and a plot")
+    plot = partial(draw_prefix, curve.points, title=title)
+    measurement.keep(written, value, plot=plot, also=", and a plot")
     return value
 
 

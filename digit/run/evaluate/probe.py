@@ -1,6 +1,7 @@
 """`digit evaluate probe`: what linear heads read out of every layer of frozen priors (table 2, figure 3b)."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ PROTOCOL = (
     " block i, so layer 0 is the embeddings and the last layer is the last block's output, which the"
     " reference never reads (its heads end at the input of the last block); no label is given to the prior;"
     " AdamW, cosine, no weight decay, {epochs:g} epochs over {views} stored view(s) of each picture, features"
-    " {standard}; learning rate and layer are chosen on {chosen} and scored on {scored}"
+    " standardised; learning rate and layer are chosen on {chosen} and scored on {scored}"
 )
 POOLS = {"all": "the start and all codes, as in the reference", "codes": "the codes alone, without the start"}
 
@@ -26,14 +27,12 @@ def evaluate_probe(
     test: tuple[Codes, ...] = (),
     encoder_of: tuple[Folder, ...] = (),
     images: Pictures | None = None,
-    held_out_images: Pictures | None = None,
     test_images: Pictures | None = None,
     pool: Literal["all", "codes"] = "all",
     views: int = 1,
     lr_factors: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0),
     lr: float = 1e-3,
     epochs: float = 30.0,
-    standardize: bool = True,
     cache: Folder | None = None,
     memory_gb: float = 16.0,
     out: Path | None = None,
@@ -54,19 +53,16 @@ def evaluate_probe(
         held_out: codes to choose layer and learning rate on, likewise; a tenth of `codes` if left out.
         test: codes to score the choice on, likewise; `held_out` if left out.
         encoder_of: tokenizers whose encoders are probed too: the mean of the features they quantise.
-        images: pictures in class folders to train an encoder's probe on.
-        held_out_images: pictures to choose its learning rate on; a tenth of `images` if left out.
-        test_images: pictures to score it on; `held_out_images` if left out.
+        images: pictures in class folders to train an encoder's probe on, but for a tenth, which chooses.
+        test_images: pictures to score it on; the tenth that chooses if left out.
         pool: states averaged: all = the start and every code, as the reference; codes = without the start.
         views: stored views of each training picture that are used.
         lr_factors: of heads trained side by side, the best of which counts: multiples of `lr`.
         lr: peak learning rate.
         epochs: over the cached states.
-        standardize: give every channel mean 0 and deviation 1 first, which a linear head could also learn.
         cache: folder that keeps states in float16, which later calls take up; in memory if left out.
         memory_gb: GB that states may take there.
-        out: folder for probe.json and probe.png, or a JSON file with its plot beside it; not kept if left
-            out.
+        out: folder for probe.json and probe.png, or a JSON file; not kept if left out.
         seed: of the split and the order of pictures.
         batch: pictures at once through a frozen network.
         device: cpu, cuda or cuda:N; a GPU if there is one.
@@ -80,25 +76,24 @@ def evaluate_probe(
     if encoder_of and images is None:
         raise DigitError("--encoder-of needs --images: pictures in one folder per class")
     names = measurement.unlike_names(prior, "--prior")
-    sets = _each(codes, prior, "--codes"), _each(held_out, prior, "--held-out"), _each(test, prior, "--test")
+    given = {"--codes": codes, "--held-out": held_out, "--test": test}
+    sets = [_each(folders, prior, option) for option, folders in given.items()]
     if prior and not codes:
         raise DigitError("--prior needs --codes: folders of `digit tokenize` with labels to train on")
     written = measurement.result_file(out, "probe")
-    reads = {"cache": cache, "limit": memory_gb * 1e9, "batch": batch, "where": where}
-    trains: dict[str, Any] = {"learning_rates": lr_factors, "lr": lr, "epochs": epochs}
-    trains |= {"standardize": standardize, "seed": seed, "device": where}
+    trains: Any = {"learning_rates": lr_factors, "lr": lr, "epochs": epochs, "seed": seed, "device": where}
+    how: Any = {"pool": pool, "views": views, "trains": trains}
+    how["reads"] = {"cache": cache, "limit": memory_gb * 1e9, "batch": batch, "where": where}
     probed: dict[str, Any] = {}
     for name, path, *folders in zip(names, prior, *sets, strict=True):
-        how: Any = {"pool": pool, "views": views, "reads": reads, "trains": trains}
         probed[name] = probe_states.probe_prior(name, path, folders, **how)
-    sources = images, held_out_images, test_images
+    sources = images, None, test_images
     for name, path in zip(measurement.unlike_names(encoder_of, "--encoder-of"), encoder_of, strict=True):
         probed[f"encoder of {name}"] = probe_states.probe_encoder(name, path, sources, batch, trains)
     protocol = PROTOCOL.format(
         pool=POOLS[pool],
         epochs=epochs,
         views=views,
-        standard="standardised" if standardize else "as they are",
         chosen="the held-out codes" if held_out else "a part of the training codes",
         scored="the test codes" if test else "the same pictures, which is slightly optimistic",
     )
@@ -115,10 +110,8 @@ def evaluate_probe(
     _print(probed)
     if not test and not test_images:
         print("chosen and scored on the same pictures, which is slightly optimistic: --test scores on others")
-    plots = [] if written is None else [written.with_suffix(".png")]
-    for path in plots:
-        _draw(probed, names, path, f"linear probe by layer, mean over {POOLS[pool]}")
-    measurement.keep(written, value, *plots, also=", and a plot by layer")
+    plot = partial(_draw, probed, names, f"linear probe by layer, mean over {POOLS[pool]}")
+    measurement.keep(written, value, plot=plot, also=", and a plot by layer")
     return value
 
 
@@ -145,19 +138,15 @@ def _print(probed: dict[str, Any]) -> None:
     print_table(title, columns, {**rows, **published}, dim=published)
 
 
-def _draw(probed: dict[str, Any], priors: Sequence[str], path: Path, title: str) -> None:
+def _draw(probed: dict[str, Any], priors: Sequence[str], title: str, path: Path) -> None:
     """A line per prior, a level per encoder."""
     from digit.evaluation.plots import draw_layers
 
-    lines = {
-        f"{name} (K={probed[name].codes}, {probed[name].parameters / 1e6:.3g}M)": [
-            share for what, share in probed[name].values.items() if what.startswith("top-1 layer ")
-        ]
-        for name in priors
-    }
-    levels = {
-        name: found.values["top-1 layer 0"]
-        for name, found in probed.items()
-        if name.startswith("encoder of ")
-    }
+    lines, levels = {}, {}
+    for name, found in probed.items():
+        shares = [share for what, share in found.values.items() if what.startswith("top-1 layer ")]
+        if name in priors:
+            lines[f"{name} (K={found.codes}, {found.parameters / 1e6:.3g}M)"] = shares
+        else:
+            levels[name] = shares[0]
     draw_layers(lines, path, levels=levels, title=title)

@@ -5,6 +5,7 @@ States are computed once and kept in float16: in memory, or on disk for the next
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,29 +16,22 @@ from torch import Tensor
 
 from digit.data.codes import Codes
 from digit.data.images import open_images
-from digit.data.loader import Report, stream
 from digit.errors import DigitError
-from digit.evaluation.probe import (
-    Pool,
-    fit_probe,
-    pooled_features,
-    pooled_states,
-    probe_results,
-    split_rows,
-)
+from digit.evaluation.probe import Pool, fit_probe, pooled_features, pooled_states, probe_results, split_rows
 from digit.files import atomic_path, make_folder, read_json, sha256_file, write_json_atomic
 from digit.lineage import check_lineage
 from digit.prior import Prior
 from digit.progress import progress, say
 from digit.run.device import autocast
+from digit.run.evaluate.measurement import labels_at, reading
 from digit.weights.artifact import artifact_of, load
 
 
 class Split(NamedTuple):
-    """Features of one set of pictures and their labels."""
+    """Features of one set of pictures and their labels; none of either by default."""
 
-    features: Tensor  # n l d
-    labels: Tensor  # n
+    features: Tensor = torch.empty(0, 1, 1)  # n l d
+    labels: Tensor = torch.empty(0, dtype=torch.int64)  # n
     views: int = 1  # of each picture, one after the other
 
 
@@ -69,9 +63,9 @@ def probe_prior(
     """
     prior: Any = load(path, kind="prior", device=reads["where"])
     splits = states_of(prior, path, folders, pool=pool, views=views, reads=reads)
-    shape = prior.config
-    values, counts = train_heads(splits, f"heads of {name}", trains)
-    return _probed(prior, prior, round(shape.length**0.5), shape.codes, shape.width, values, counts)
+    found, shape = train_heads(splits, f"heads of {name}", trains), prior.config
+    side = round(shape.length**0.5)
+    return Probed(artifact_of(prior)["id"], f"{side}x{side}", shape.codes, shape.width, _size(prior), *found)
 
 
 def probe_encoder(
@@ -80,14 +74,13 @@ def probe_encoder(
     """Heads on the mean of the features that a tokenizer quantises, of three sets of pictures."""
     tokenizer: Any = load(path, kind="tokenizer", device=trains["device"])
     splits = features_of(tokenizer, sources, batch, trains["device"])
-    values, counts = train_heads(splits, f"heads of encoder of {name}", trains)
-    encoder = tokenizer.encoder
-    return _probed(tokenizer, encoder, tokenizer.grid, None, encoder.width, values, counts)
+    found = train_heads(splits, f"heads of encoder of {name}", trains)
+    id, side, encoder = artifact_of(tokenizer)["id"], tokenizer.grid, tokenizer.encoder
+    return Probed(id, f"{side}x{side}", None, encoder.width, _size(encoder), *found)
 
 
-def _probed(artifact: Any, network: Any, side: int, codes: int | None, width: int, *found: Any) -> Probed:
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    return Probed(artifact_of(artifact)["id"], f"{side}x{side}", codes, width, parameters, *found)
+def _size(network: Any) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def train_heads(
@@ -124,7 +117,7 @@ def states_of(
     where, batch, classes, splits = reads["where"], reads["batch"], None, []
     for kind, folder in zip(("train", "held-out", "test"), folders, strict=True):
         if folder is None:
-            splits.append(_nothing())
+            splits.append(Split())
             continue
         opened = Codes(folder)
         check_codes(opened, prior, over, origin["lineage"], path)
@@ -136,19 +129,15 @@ def states_of(
             raise DigitError(f"--views {used}: {folder} holds {array.shape[1]} views of a picture")
         flat = array[:, :used].reshape(-1, array.shape[2])
         labels = torch.from_numpy(opened.labels).repeat_interleave(used).to(where)
-        key = {
-            "prior": origin["id"],
-            "codes": opened.meta["files"][f"{over}.npy"],
-            "pool": pool,
-            "views": used,
-        }
+        codes = opened.meta["files"][f"{over}.npy"]
+        key = {"prior": origin["id"], "codes": codes, "pool": pool, "views": used}
 
         def pooled(start: int, flat: Any = flat) -> Tensor:
             part = torch.from_numpy(flat[start : start + batch].astype("int64")).to(where)
             with autocast(where):
                 return pooled_states(prior, part, pool=pool)
 
-        shape = Rows(len(flat), prior.config.layers + 1, prior.config.width)
+        shape = len(flat), prior.config.layers + 1, prior.config.width
         title = f"states of {path.name}, {kind}"
         splits.append(Split(cached_rows(pooled, shape, title=title, key=key, **reads), labels, used))
     return splits
@@ -159,28 +148,21 @@ def features_of(
     tokenizer: Any, sources: Sequence[str | None], batch: int, where: torch.device
 ) -> list[Split]:
     """The pooled features of pictures, at the size that the tokenizer was fitted at."""
-    size, splits, classes = (
-        artifact_of(tokenizer)["extra"].get("size", tokenizer.config.encoder.image_size),
-        [],
-        None,
-    )
+    size = artifact_of(tokenizer)["extra"].get("size", tokenizer.config.encoder.image_size)
+    splits, classes = [], None
     for source in sources:
         if source is None:
-            splits.append(_nothing())
+            splits.append(Split())
             continue
         opened = open_images(source)
         if opened.labels is None or (classes is not None and opened.classes != classes):
             raise DigitError(f"{source} must have class folders, the same as the other pictures")
-        classes, report, rows, index = opened.classes, Report(), [], []
-        with progress("features", len(opened)) as advance:
-            for numbers, pixels in stream(opened, size, batch_size=batch, report=report):
+        classes, rows = opened.classes, []
+        with reading("features", opened, size, where, batch) as (pixels, seen):
+            for part in pixels():
                 with autocast(where):
-                    rows.append(pooled_features(tokenizer, pixels[:, 0].to(where).float() / 255))
-                index.append(torch.from_numpy(numbers))
-                advance(len(numbers))
-        if report.skipped:
-            say(report.summary())
-        splits.append(Split(torch.cat(rows), torch.from_numpy(opened.labels)[torch.cat(index)].to(where)))
+                    rows.append(pooled_features(tokenizer, part))
+        splits.append(Split(torch.cat(rows), labels_at(opened, seen).to(where)))
     return splits
 
 
@@ -189,10 +171,7 @@ def check_codes(codes: Codes, prior: Prior, over: str, lineage: dict[str, str], 
     if codes.labels is None:
         raise DigitError(f"{codes.path} has no labels: tokenize pictures in class folders for a linear probe")
     check_lineage(f"{path}", lineage, f"{codes.path}", codes.lineage(over))
-    here, there = (
-        (codes.vocabulary(over), codes.length(over)),
-        (prior.config.codes, prior.config.length),
-    )
+    here, there = (codes.vocabulary(over), codes.length(over)), (prior.config.codes, prior.config.length)
     if here != there:
         raise DigitError(
             f"{codes.path} has {here[1]} codes per picture out of {here[0]}, the prior {path} reads"
@@ -200,26 +179,9 @@ def check_codes(codes: Codes, prior: Prior, over: str, lineage: dict[str, str], 
         )
 
 
-def _nothing() -> Split:
-    return Split(torch.empty(0, 1, 1), torch.empty(0, dtype=torch.int64))
-
-
-class Rows(NamedTuple):
-    """Shape of what is kept."""
-
-    count: int
-    layers: int
-    width: int
-
-    @property
-    def bytes(self) -> int:
-        """Size in float16."""
-        return 2 * self.count * self.layers * self.width
-
-
 def cached_rows(
     pooled: Callable[[int], Tensor],
-    shape: Rows,
+    shape: tuple[int, int, int],
     *,
     title: str,
     key: dict[str, Any],
@@ -230,22 +192,14 @@ def cached_rows(
 ) -> Tensor:
     """float16 rows (count, layers, width): from `cache` if they lie there, else `pooled(start)` in batches.
 
-    Args:
-        pooled: the rows from number `start` on, at most `batch` of them.
-        shape: of the whole.
-        title: of the progress bar.
-        key: what decides the rows; its hash names the file.
-        cache: folder; the rows come back as a memory map of a file in it. None: memory of `where`.
-        limit: bytes that memory may take.
-        batch: rows at once.
-        where: device.
-
-    Raises:
-        DigitError: more than `limit` without a cache, or states too large for float16.
+    `key` is all that decides the rows; its hash names the file in the folder `cache`, of which the rows are a
+    memory map. Without a cache they are in memory of `where`, `limit` bytes at most. Raises DigitError for
+    more, for a damaged file, or for states too large for float16.
     """
-    size = f"{shape.bytes / 1e9:.3g} GB ({shape.count} x {shape.layers} layers x {shape.width}, float16)"
+    needed = 2 * math.prod(shape)
+    size = f"{needed / 1e9:.3g} GB ({shape[0]} x {shape[1]} layers x {shape[2]}, float16)"
     if cache is None:
-        if shape.bytes > limit:
+        if needed > limit:
             raise DigitError(f"{title} take {size}, above --memory-gb {limit / 1e9:g}: give --cache FOLDER")
         say(f"{title}: {size} in memory")
         kept = torch.empty(shape, dtype=torch.float16, device=where)

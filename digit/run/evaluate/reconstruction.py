@@ -1,5 +1,6 @@
 """`digit evaluate reconstruction`: what the stages after the prior lose (table 3, last rows)."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,20 +15,16 @@ def evaluate_reconstruction(
     features: tuple[Network, ...] = ("inception",),
     inception_weights: File | None = None,
     renderer: Literal["autoregressive", "masked"] | None = None,
-    renderer_temperature: float | None = None,
-    renderer_top_k: int | None = None,
-    renderer_top_p: float | None = None,
     under: str | None = None,
     num: int | None = None,
     few: bool = False,
     out: Path | None = None,
     batch: int = 64,
-    threads: int | None = None,
     device: Device | None = None,
 ) -> dict[str, Any]:
     """Distance and PSNR of real pictures that went through the model's tokenizers and back: its floor.
 
-    What a perfect prior would reach with this renderer and VQGAN. Settings left out are the model's own.
+    What a perfect prior would reach with this renderer and VQGAN. Settings are the model's own.
 
     Example: digit evaluate reconstruction runs/model --images photos/ --features dinov2-l --out floor
 
@@ -37,69 +34,55 @@ def evaluate_reconstruction(
         features: networks: inception, dinov2-l, timm:NAME, classifier:FOLDER, squeezenet:FILE.
         inception_weights: file of FID's InceptionV3; fetched if left out.
         renderer: the autoregressive or the masked one; the first that the model has if left out.
-        renderer_temperature: of the renderer; the model's own if left out.
-        renderer_top_k: of the autoregressive renderer, 0 keeps all; the model's own if left out.
-        renderer_top_p: of the autoregressive renderer, in (0, 1]; the model's own if left out.
         under: only pictures below this folder of `images`, such as `val`.
         num: pictures at most, evenly spread; all if left out.
         few: measure even fewer than 2,048 pictures, where distances are far too large.
-        out: folder for reconstruction.json and reconstruction.png, or a JSON file with its picture beside it;
-            not kept if left out.
+        out: folder for reconstruction.json and reconstruction.png, or a JSON file; not kept if left out.
         batch: pictures at once.
-        threads: that decode pictures; where left out one a processor, or processes if there are many.
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """
     from digit.data.images import open_images
-    from digit.data.loader import Report
     from digit.evaluation.protocols import OWN, check_number
     from digit.pipeline import DigitPipeline
-    from digit.progress import progress, say
+    from digit.progress import say
     from digit.run.device import choose_device
-    from digit.run.evaluate import measurement, reconstructions
+    from digit.run.evaluate import completions, measurement
 
-    where, report = choose_device(device), Report()
+    where = choose_device(device)
     pipeline = DigitPipeline.from_pretrained(model, device=where)
     source = open_images(images, under=under).spread(num)
     check_number(images, len(source), OWN, few=few)
     if pipeline.tokenizer is None and pipeline.renderers:
-        say(f"{model} holds no tokenizer: no row {reconstructions.DIGIT}; compose it with --tokenizer")
+        say(f"{model} holds no tokenizer: no row {completions.DIGIT}; compose it with --tokenizer")
     networks = measurement.open_networks(features, inception_weights, where)
     written = measurement.result_file(out, "reconstruction")
     size = pipeline.vqgan.config.image_size
-    given = {"temperature": renderer_temperature, "top_k": renderer_top_k, "top_p": renderer_top_p}
-    settings = reconstructions.renderer_settings(pipeline, renderer, **given)
-    ways = reconstructions.ways_back(pipeline, settings, where)
-    reads: dict[str, Any] = {"batch_size": batch, "threads": threads, "report": report}
-    with progress("reconstruct", len(source)) as advance:
-        pictures = measurement.pixels_of(source, size, where, advance, **reads)
-        rows, shown, count = reconstructions.reconstruct(pictures, ways, networks)
-    if report.skipped:
-        say(report.summary())
+    settings = completions.renderer_settings(pipeline, renderer)
+    ways = completions.ways_back(pipeline, settings)
+    with measurement.reading("reconstruct", source, size, where, batch) as (pixels, seen):
+        rows, shown = completions.reconstruct(pixels(), ways, networks)
     value = measurement.record(
         "reconstruction",
         measurement.by_name(rows),
         where,
-        protocol=reconstructions.PROTOCOL,
-        counts={"pictures": count},
+        protocol=completions.PROTOCOL,
+        counts={"pictures": len(seen)},
         features=measurement.of_networks(networks),
         seed=0,
         settings={"model": Path(model).name, "images": Path(images).name, "renderer": settings, "size": size},
     )
-    _print(
-        rows, networks, f"{count} pictures of {Path(images).name} at {size} px and back by {Path(model).name}"
-    )
-    measurement.caution(count)
-    plots = [] if written is None else [written.with_suffix(".png")]
-    for path in plots:
-        measurement.save_rows(shown, path)
-    measurement.keep(written, value, *plots, also=", and pictures beside their reconstructions")
+    title = f"{len(seen)} pictures of {Path(images).name} at {size} px and back by {Path(model).name}"
+    _print(rows, networks, title)
+    measurement.caution(len(seen))
+    plot = partial(completions.save_rows, shown)
+    measurement.keep(written, value, plot=plot, also=", and pictures beside their reconstructions")
     return value
 
 
 def _print(rows: dict[str, dict[str, float]], networks: Any, title: str) -> None:
     """A row per way back, below the real pictures, above the paper's."""
     from digit.evaluation.result import in_words
-    from digit.run.evaluate.reconstructions import CONDITIONS, PAPER
+    from digit.run.evaluate.completions import CONDITIONS, PAPER
 
     columns = ["PSNR", *(network.metric(kind) for network in networks for kind in ("FD", "IS"))]
     cells: dict[str, list[Any]] = {name: [row.get(what) for what in columns] for name, row in rows.items()}

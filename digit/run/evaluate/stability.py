@@ -1,6 +1,7 @@
 """`digit evaluate stability`: how much of each tokenizer's codes survives disturbed pictures (table 1)."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,7 @@ def evaluate_stability(
     noise_only: bool = False,
     seed: int = 0,
     batch: int = 32,
-    threads: int | None = None,
     device: Device | None = None,
-    strict: bool = False,
 ) -> dict[str, Any]:
     """Disturb pictures, and count which codes change: table 1 of the paper, for any number of tokenizers.
 
@@ -35,61 +34,50 @@ def evaluate_stability(
     Args:
         images: folder of class folders, flat folder, zip, or tar shards (shards-{000..127}.tar).
         tokenizers: artifacts of kind tokenizer or vqgan, side by side.
-        out: folder for stability.json and stability.png, or a JSON file with its plot beside it; not kept if
-            left out.
+        out: folder for stability.json and stability.png, or a JSON file; not kept if left out.
         size: side in pixels at which pictures are disturbed; the VQGANs' if left out, 256 without one.
         under: only pictures below this folder of `images`, such as `test`.
         num: pictures at most, evenly spread over the set.
         noise_only: leave out blur, JPEG, shift and brightness.
         seed: of the noise.
         batch: pictures at once.
-        threads: that decode pictures; where left out one a processor, or processes if there are many.
         device: cpu, cuda or cuda:N; a GPU if there is one.
-        strict: stop at the first broken picture instead of leaving it out.
     """
     from digit.data.images import open_images
-    from digit.data.loader import Report
     from digit.evaluation.plots import draw_stability
     from digit.evaluation.stability import ALL, NOISE, PROTOCOL, as_tokenizer, stability
-    from digit.progress import progress, say
     from digit.run.device import choose_device
     from digit.run.evaluate import measurement
 
-    where, report = choose_device(device), Report()
+    where = choose_device(device)
     if not tokenizers:
         raise DigitError("--tokenizers: give at least one folder of a tokenizer or VQGAN")
     names = measurement.unlike_names(tokenizers, "--tokenizers")
-    opened = [measurement.open_one(path, ("tokenizer", "vqgan"), where) for path in tokenizers]
-    side = _size(dict(zip(names, opened, strict=True)), size)
+    kinds = "tokenizer", "vqgan"
+    opened = {n: measurement.open_one(path, kinds, where) for n, path in zip(names, tokenizers, strict=True)}
+    side = _size(opened, size)
     source = open_images(images, under=under).spread(num)
     written = measurement.result_file(out, "stability")
-    reads: dict[str, Any] = {"batch_size": batch, "threads": threads, "report": report, "strict": strict}
     how: dict[str, Any] = {"perturbations": NOISE if noise_only else ALL, "seed": seed}
     measured: dict[str, dict[str, float]] = {}
-    with progress("stability", len(source) * len(opened)) as advance:
-        for name, module in zip(names, opened, strict=True):
-            pictures = measurement.pixels_of(source, side, where, advance, **reads)
-            measured[name] = dict(stability(as_tokenizer(module), pictures, **how))
-    if report.skipped:
-        say(report.summary())
-    count = len(source) - len(report.skipped)
-    settings = {"images": Path(images).name, "under": under, "fingerprint": source.fingerprint, "size": side}
+    with measurement.reading("stability", source, side, where, batch, times=len(opened)) as (pixels, seen):
+        for name, module in opened.items():
+            measured[name] = dict(stability(as_tokenizer(module), pixels(), **how))
+    told = {"images": Path(images).name, "under": under}
     value = measurement.record(
         "stability",
         measurement.by_name(measured),
         where,
         protocol=PROTOCOL,
-        counts={"pictures": count},
-        features=measurement.with_ids(names, opened),
+        counts={"pictures": len(seen)},
+        features=measurement.with_ids(opened),
         seed=seed,
-        settings=settings,
+        settings={**told, "fingerprint": source.fingerprint, "size": side},
     )
-    title = f"{count} pictures of {Path(images).name}{f':{under}' if under else ''} at {side} px"
+    title = f"{len(seen)} pictures of {Path(images).name}{f':{under}' if under else ''} at {side} px"
     _print(measured, title)
-    plots = [] if written is None else [written.with_suffix(".png")]
-    for path in plots:
-        draw_stability(measured, path, title=title)
-    measurement.keep(written, value, *plots, also=", and a plot")
+    plot = partial(draw_stability, measured, title=title)
+    measurement.keep(written, value, plot=plot, also=", and a plot")
     return value
 
 
@@ -111,28 +99,20 @@ def _print(measured: Mapping[str, Mapping[str, float]], caption: str) -> None:
     """Tables by SNR with the paper's rows, by other perturbations, and of what each tokenizer is."""
     from digit.evaluation.stability import CHANGE, FEATURES, NOISE, OTHERS, PAPER, SNRS, VECTORS
 
-    def row(values: Mapping[str, float], measure: str, perturbations: Sequence[Any]) -> list[float | None]:
-        return [values.get(f"{measure}, {how.name}") for how in perturbations]
-
-    def show(title: str, columns: Sequence[str], rows: Mapping[str, Any]) -> None:
+    def show(title: str, measure: str, chosen: Any, words: Sequence[str], paper: Mapping[str, Any]) -> None:
+        names = [f"{measure}, {how.name}" for how in chosen]
+        rows = {name: [values.get(each) for each in names] for name, values in measured.items()} | dict(paper)
         if any(number is not None for numbers in rows.values() for number in numbers):
-            print_table(title, columns, rows, dim=PAPER)
+            print_table(title, words, rows, dim=PAPER)
 
-    sides = {CHANGE: "lower", VECTORS: "higher", FEATURES: "higher"}
-    for measure, better in sides.items():
-        rows: dict[str, Any] = {name: row(values, measure, NOISE) for name, values in measured.items()}
-        rows |= {name: list(given[measure]) for name, given in PAPER.items() if measure in given}
-        show(f"{measure} by SNR in dB ({better} is better), {caption}", [f"{snr:g}" for snr in SNRS], rows)
+    for measure, better in {CHANGE: "lower", VECTORS: "higher", FEATURES: "higher"}.items():
+        published = {name: given[measure] for name, given in PAPER.items() if measure in given}
+        title = f"{measure} by SNR in dB ({better} is better), {caption}"
+        show(title, measure, NOISE, [f"{snr:g}" for snr in SNRS], published)
     for kind in dict.fromkeys(how.kind for how in OTHERS):
         chosen = [how for how in OTHERS if how.kind == kind]
-        rows = {name: row(values, CHANGE, chosen) for name, values in measured.items()}
-        show(f"{CHANGE}: {kind}", [how.name.removeprefix(kind).strip() for how in chosen], rows)
-    kept = {
-        "PSNR": "PSNR, dB",
-        "sharpness": "sharpness",
-        "codes": "K",
-        "usage": "used",
-        "entropy, bits": "bits",
-    }
+        show(f"{CHANGE}: {kind}", CHANGE, chosen, [how.name.removeprefix(kind).strip() for how in chosen], {})
+    kept = ("PSNR", "sharpness", "codes", "usage", "entropy, bits")
+    columns = ("PSNR, dB", "sharpness", "K", "used", "bits")
     rows = {name: [values.get(what) for what in kept] for name, values in measured.items()}
-    print_table("the tokenizers on undisturbed pictures (-: no decoder)", list(kept.values()), rows)
+    print_table("the tokenizers on undisturbed pictures (-: no decoder)", columns, rows)

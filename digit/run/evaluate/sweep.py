@@ -1,7 +1,7 @@
 """`digit evaluate sweep`: distances over a grid of sampling settings, and the best of them (figure 6)."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,8 +61,7 @@ def evaluate_sweep(
         recall: also precision and recall, for the Pareto plot where the network knows no classes.
         num: pictures of each cell; seeds count from 0.
         few: measure even fewer than 2,048 pictures, where distances are far too large.
-        out: folder for sweep.json and its plots, or a JSON file with the plots beside it; not kept if left
-            out.
+        out: folder for sweep.json and its plots, or a JSON file with them beside it; not kept if left out.
         batch: pictures at once.
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """
@@ -94,43 +93,41 @@ def evaluate_sweep(
     how: dict[str, Any] = {"called": Path(reference).name, "recall": recall, "num": num, "written": written}
     cells = Cells(pipeline, plan, networks, pictures, **how)
     cells.measure(batch=batch)
-    value = cells.value()
-    first = best(cells.rows, networks[0].metric("FD"))
+    value, network = cells.value(), networks[0]
+    title = f"{num} pictures per setting against {Path(reference).name}"
+    first = best(cells.rows, network.metric("FD"))
     again = ["digit", "evaluate", "images", "--samples", "best", "--reference", reference, "--features"]
     again += [*features, *(["--few"] if few else [])]
     draw = plan.command(first["setting"], model=model, num=num, out="best")
     sampling = asdict(plan.sampling(first["setting"], pipeline.sampling))
     value["best"] = {**first, "command": f"{draw} && {shlex.join(again)}", "sampling": sampling}
-    _print(cells.rows, networks[0], f"{num} pictures per setting against {Path(reference).name}")
+    _print(cells.rows, network, f"{title}, the lowest distance first")
     print(f"the best: {value['best']['command']}")
     measurement.caution(num)
     files: list[Path] = []
     if written is not None:
         files = [written.with_name(f"{written.stem}-sampling.json")]
         write_json_atomic(files[0], sampling)
-        files += _draw(
-            cells.rows, networks[0], written, f"{num} pictures per setting, {Path(reference).name}"
-        )
+        files += _draw(cells.rows, network, written, title)
     measurement.keep(written, value, *files, also=", plots and the best settings")
     return value
 
 
-def _draw(rows: Sequence[Any], network: Any, written: Path, title: str) -> list[Path]:
+def _draw(rows: Sequence[Any], network: Any, written: Path, title: str) -> Iterator[Path]:
     """A heat map per metric, and the Pareto plot where there is a score; the files."""
     from digit.evaluation.plots import draw_heat_map, draw_pareto
 
-    metrics = {
-        name: network.metric(kind) for name, kind in (("fd", "FD"), ("is", "IS"), ("recall", "recall"))
-    }
+    kinds = {"fd": "FD", "is": "IS", "recall": "recall"}
+    metrics = {name: network.metric(kind) for name, kind in kinds.items()}
     metrics = {name: metric for name, metric in metrics.items() if metric in rows[0]["values"]}
-    files = {name: written.with_name(f"{written.stem}-{name}.png") for name in (*metrics, "pareto")}
     for name, metric in metrics.items():
-        draw_heat_map(rows, metric, files[name], title=title)
+        draw_heat_map(rows, metric, path := written.with_name(f"{written.stem}-{name}.png"), title=title)
+        yield path
     score = metrics.get("is", metrics.get("recall"))
-    if score is None:
-        return [files["fd"]]
-    draw_pareto(rows, metrics["fd"], score, files["pareto"], title=title)
-    return list(files.values())
+    if score is not None:
+        path = written.with_name(f"{written.stem}-pareto.png")
+        draw_pareto(rows, metrics["fd"], score, path, title=title)
+        yield path
 
 
 def _print(rows: Sequence[Any], network: Any, title: str) -> None:
@@ -142,10 +139,7 @@ def _print(rows: Sequence[Any], network: Any, title: str) -> None:
     names = [network.metric(kind) for kind in ("FD", "IS", "precision", "recall")]
     names = [name for name in names if name in rows[0]["values"]]
     cells = {
-        str(place): [
-            *(f"{row['setting'][axis]:g}" for axis in axes),
-            *(row["values"][name] for name in names),
-        ]
+        f"{place}": [*(f"{row['setting'][a]:g}" for a in axes), *(row["values"][name] for name in names)]
         for place, row in enumerate(order, start=1)
     }
-    print_table(f"{title}, the lowest distance first", [*axes, *in_words(names).values()], cells)
+    print_table(title, [*axes, *in_words(names).values()], cells)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from digit.errors import DigitError
 from digit.evaluation.images import compare
-from digit.evaluation.measure import Measured, measure
+from digit.evaluation.measure import measure
 from digit.evaluation.networks import Network
 from digit.evaluation.pictures import Pictures
 from digit.evaluation.result import write_result
@@ -40,32 +40,25 @@ class Grid:
     classes: int  # drawn in turn; 0 without
     base: SamplerConfig  # of the prior: what the axes do not say
 
-    def left(self, done: Collection[Key]) -> dict[Key, int]:
+    def left(self, done: Collection[Key]) -> list[int]:
         """How many cells are to do of each prior setting that has any."""
-        counts = {key(p): sum(key({**p, **r}) not in done for r in self.renderers) for p in self.priors}
-        return {prior: count for prior, count in counts.items() if count}
+        counts = (sum(key({**p, **r}) not in done for r in self.renderers) for p in self.priors)
+        return [count for count in counts if count]
 
     def prior(self, setting: Setting) -> SamplerConfig:
         """How the prior draws in a cell."""
-        return replace(self.base, **_part(setting, PRIOR))
+        changed: Any = {axis: setting[axis] for axis in PRIOR}
+        return replace(self.base, **changed)
 
     def options(self, setting: Setting) -> dict[str, Any]:
         """The renderer's part of a cell, as options of the pipeline's call."""
-        return {
-            "renderer": self.renderer,
-            **_part(setting, _RENDERER[self.renderer]),
-        }
+        return {"renderer": self.renderer, **{axis: setting[axis] for axis in _RENDERER[self.renderer]}}
 
     def sampling(self, setting: Setting, sampling: PipelineSampling) -> PipelineSampling:
         """A cell as the model's own settings; those it does not concern stay as they are in `sampling`."""
         changed: dict[str, Any] = {"prior" if self.classes else "prior_unconditional": self.prior(setting)}
         if self.renderer == "autoregressive":
-            names = {
-                "temperature": "renderer_temperature",
-                "top_k": "renderer_top_k",
-                "top_p": "renderer_top_p",
-            }
-            own: Any = {name: setting[axis] for name, axis in names.items()}
+            own: Any = {axis.removeprefix("renderer_"): setting[axis] for axis in _RENDERER[self.renderer]}
             changed["renderer"] = replace(sampling.renderer, **own)
         if self.renderer == "masked":
             changed["masked"] = replace(sampling.masked, temperature=setting["renderer_temperature"])
@@ -75,10 +68,8 @@ class Grid:
     def command(self, setting: Setting, *, model: str | None, num: int, out: str) -> str:
         """The command line that draws a cell's pictures."""
         words = ["digit", "sample", *([model] if model else []), "--num", str(num)]
-        if not self.classes:
-            words.append("--unconditional")
-        if self.renderer:
-            words += ["--renderer", self.renderer]
+        words += [] if self.classes else ["--unconditional"]
+        words += ["--renderer", self.renderer] if self.renderer else []
         for axis, number in setting.items():
             if axis != "guidance" or self.classes:
                 words += ["--" + axis.replace("_", "-"), str(number)]
@@ -94,42 +85,34 @@ def grid_of(
 ) -> Grid:
     """The grid that values of axes span on a model; an axis without values has the model's own.
 
-    Raises:
-        DigitError: a renderer or axis that the model lacks, or a value that no setting may have.
+    Raises DigitError for a renderer or axis that the model lacks, or a value that no setting may have.
     """
-    chosen = pipeline.renderer_called(renderer)
+    chosen, own = pipeline.renderer_called(renderer), pipeline.sampling
     for axis, numbers in axes.items():
         if numbers and axis not in PRIOR + _RENDERER[chosen]:
             of = f"the {chosen} renderer" if chosen else "a model without a renderer"
             raise DigitError(f"--{axis.replace('_', '-')} is no setting of {of}: leave it out")
-    own = pipeline.sampling
     classes = 0 if unconditional else pipeline.prior.config.classes
     base = own.prior if classes else own.prior_unconditional
     defaults: dict[str, Number] = {axis: getattr(base, axis) for axis in PRIOR}
-    if chosen == "autoregressive":
-        defaults |= {
-            f"renderer_{name}": getattr(own.renderer, name) for name in ("temperature", "top_k", "top_p")
-        }
     if chosen == "masked":
         defaults |= {"renderer_temperature": own.masked.temperature}
         defaults |= {"steps": own.masked_steps, "noise": own.masked_noise}
+    else:
+        defaults |= {
+            axis: getattr(own.renderer, axis.removeprefix("renderer_")) for axis in _RENDERER[chosen]
+        }
 
-    def values(names: Sequence[str]) -> dict[str, list[Number]]:
-        return {axis: list(axes.get(axis) or [defaults[axis]]) for axis in names}
+    def cells(names: Sequence[str]) -> list[Setting]:
+        return combinations({axis: list(axes.get(axis) or [defaults[axis]]) for axis in names})
 
-    found = Grid(combinations(values(PRIOR)), combinations(values(_RENDERER[chosen])), chosen, classes, base)
+    found = Grid(cells(PRIOR), cells(_RENDERER[chosen]), chosen, classes, base)
     _check(pipeline, found)
     return found
 
 
-def fixed(pipeline: DigitPipeline, found: Grid) -> dict[str, Any]:
-    """What decides the values beside the axes: settings without an axis, for the record of a sweep."""
-    rest = {name: number for name, number in asdict(found.base).items() if name not in PRIOR}
-    return {"renderer": found.renderer, "classes": found.classes, "prior": rest}
-
-
 def _check(pipeline: DigitPipeline, found: Grid) -> None:
-    prior = pipeline.prior
+    prior, most = pipeline.prior, pipeline.vqgan.length
     whole = torch.zeros(1, prior.config.length, dtype=torch.int64)
     label = torch.zeros(1, dtype=torch.int64) if found.classes else None
     for setting in found.priors:
@@ -141,18 +124,10 @@ def _check(pipeline: DigitPipeline, found: Grid) -> None:
         prior.sample([0], label, found.prior(setting), prefix=whole)
     for setting in found.renderers:
         found.sampling({**found.priors[0], **setting}, pipeline.sampling)
-        if found.renderer == "masked":
-            steps, noise = setting["steps"], setting["noise"]
-            if not 1 <= steps <= pipeline.vqgan.length:
-                raise DigitError(
-                    f"--steps {steps:g}: give 1 to {pipeline.vqgan.length}, the number of VQ codes"
-                )
-            if not 0 <= noise < float("inf"):
-                raise DigitError(f"--noise {noise}: give a number from 0 up")
-
-
-def _part(setting: Setting, axes: Sequence[str]) -> dict[str, Any]:
-    return {axis: setting[axis] for axis in axes}
+        if not 1 <= setting.get("steps", 1) <= most:
+            raise DigitError(f"--steps {setting['steps']:g}: give 1 to {most}, the number of VQ codes")
+        if not 0 <= setting.get("noise", 0) < float("inf"):
+            raise DigitError(f"--noise {setting['noise']}: give a number from 0 up")
 
 
 class Cells:
@@ -172,81 +147,60 @@ class Cells:
     ) -> None:
         """Takes up the cells of an earlier call in `written`; DigitError if they are of something else.
 
-        Args:
-            pipeline: the model.
-            plan: all cells.
-            networks: that measure.
-            reference: real pictures, read once if a cell is to do.
-            called: the name of the reference in the result.
-            recall: also measure precision and recall.
-            num: pictures of a cell.
-            written: where the result is kept after each cell, if anywhere.
+        `reference` is read if a cell is to do, and `called` so in the result; a cell has `num` pictures.
         """
         self.pipeline, self.plan, self.networks, self.reference = pipeline, plan, networks, reference
         self.num, self.written = num, written
         self.metrics: Any = ["fd", "is", "precision_recall"] if recall else ["fd", "is"]
+        settings = {"model": ids_of(pipeline), "reference": called, "metrics": self.metrics}
+        rest = {name: number for name, number in asdict(plan.base).items() if name not in PRIOR}  # no axes
+        settings |= {"renderer": plan.renderer, "classes": plan.classes, "prior": rest}
         self._told: dict[str, Any] = {
             "counts": {"samples": num, "reference": reference.n or 0},
             "features": of_networks(networks),
             "seed": 0,
-            "settings": {
-                "model": ids_of(pipeline),
-                "reference": called,
-                "metrics": self.metrics,
-                **fixed(pipeline, plan),
-            },
+            "settings": settings,
         }
         before = earlier(written, "sweep", lambda value: all(value[n] == x for n, x in self._told.items()))
         self.rows: list[dict[str, Any]] = before["rows"] if before else []
 
-    def measure(self, *, batch: int) -> None:
-        """Draw and measure the cells that are not done, `batch` pictures at once."""
-        done = {key(row["setting"]) for row in self.rows}
-        left = sum(self.plan.left(done).values())
-        say(f"{left} cells to measure, {len(self.rows)} done before; {self.num} pictures each")
-        if not left:
-            return
-        keep = "precision_recall" in self.metrics
-        with picture_count("reference", self.reference.n) as tell:
-            device = self.pipeline.device
-            real = measure(self.reference, self.networks, device=device, keep=keep, progress=tell)
-        for row in self._measured(real, done, batch):
-            self.rows.append(row)
-            if self.written is not None:
-                write_result(self.written, self.value())
-
     def value(self) -> dict[str, Any]:
         """The result so far."""
-        told = {"protocol": PROTOCOL, **self._told}
-        value = record("sweep", named(self.rows), self.pipeline.device, **told)
+        value = record("sweep", named(self.rows), self.pipeline.device, protocol=PROTOCOL, **self._told)
         return {**value, "rows": self.rows, "paper": PAPER}
 
-    def _measured(
-        self, real: Sequence[Measured], done: Collection[Key], batch: int
-    ) -> Iterator[dict[str, Any]]:
-        """The rows of the cells that are not done; pictures go through the networks batch by batch."""
+    def measure(self, *, batch: int) -> None:
+        """Draw and measure the cells that are not done, `batch` pictures at once; keep each when it is."""
         pipeline, plan, num = self.pipeline, self.plan, self.num
-        length, left = pipeline.prior.config.length, plan.left(done).values()
-        units = num * (len(left) * length + sum(left) * pipeline.work(1, prefix=length))
+        done = {key(row["setting"]) for row in self.rows}
+        left, length = plan.left(done), pipeline.prior.config.length
+        say(f"{sum(left)} cells to measure, {len(self.rows)} done before; {num} pictures each")
+        if not left:
+            return
+        how: Any = {"device": pipeline.device, "keep": "precision_recall" in self.metrics}
+        with picture_count("reference", self.reference.n) as tell:
+            real = measure(self.reference, self.networks, progress=tell, **how)
         labels = torch.arange(num) % plan.classes if plan.classes else None
+        units = num * (len(left) * length + sum(left) * pipeline.work(1, prefix=length))
         with progress("sweep", units) as advance:
-            how: dict[str, Any] = {"batch_size": batch, "progress": advance}
+            drawing: Any = {"batch_size": batch, "progress": advance}
 
             def draw(setting: Setting) -> Tensor:
-                return pipeline.prior.sample(range(num), labels, plan.prior(setting), **how).cpu()
+                return pipeline.prior.sample(range(num), labels, plan.prior(setting), **drawing).cpu()
 
             def pictures(codes: Tensor, setting: Setting) -> Iterator[Tensor]:
                 for start in range(0, num, batch):
                     part = range(start, min(start + batch, num))
                     own = None if labels is None else labels[start : part.stop].tolist()
                     given = codes[start : part.stop]  # all codes of each: the prior draws none
-                    yield pipeline(own, seeds=part, prefix=given, **plan.options(setting), **how).pixels
+                    yield pipeline(own, seeds=part, prefix=given, **plan.options(setting), **drawing).pixels
 
             def score(codes: Tensor, setting: Setting) -> Iterator[tuple[str, float]]:
-                cell = Pictures("a cell", pictures(codes, setting), num)
-                keep = "precision_recall" in self.metrics
-                found = measure(cell, self.networks, device=pipeline.device, keep=keep)
+                found = measure(Pictures("a cell", pictures(codes, setting), num), self.networks, **how)
                 for network, here, there in zip(self.networks, found, real, strict=True):
                     yield from compare(network, here, there, metrics=self.metrics)
 
-            yield from sweep(plan.priors, plan.renderers, draw=draw, score=score, done=done)
+            for row in sweep(plan.priors, plan.renderers, draw=draw, score=score, done=done):
+                self.rows.append(row)
+                if self.written is not None:
+                    write_result(self.written, self.value())

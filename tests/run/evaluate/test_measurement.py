@@ -1,6 +1,7 @@
 """What measurements share: where results go, which pictures are read, and what is said of both."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -75,9 +76,11 @@ def test_an_earlier_result_is_taken_up_only_if_it_is_of_the_same(tmp_path):
 
 def test_files_are_named_and_a_result_that_is_not_kept_is_said(tmp_path, capsys):
     value = measurement.record("sweep", [("FID", 2.0)], CPU, protocol="p", counts={})
-    measurement.keep(tmp_path / "r.json", value, tmp_path / "r.png")
+    drawn = []
+    measurement.keep(tmp_path / "r.json", value, tmp_path / "toy.png", plot=drawn.append)
+    assert drawn == [tmp_path / "r.png"]
     assert capsys.readouterr().out.splitlines() == [
-        f"saved: {tmp_path / name}" for name in ("r.json", "r.png")
+        f"saved: {tmp_path / name}" for name in ("r.json", "r.png", "toy.png")
     ]
     measurement.keep(None, value, also=", and a plot")
     assert capsys.readouterr().out == "not kept: --out FOLDER keeps the full record as JSON, and a plot\n"
@@ -107,11 +110,17 @@ def test_totals_become_steps_and_a_second_set_starts_again(monkeypatch):
     assert steps == [4, 4, 2, 4, 2]
 
 
-def test_pixels_come_with_the_places_of_those_that_could_be_read(chain):
-    source, seen, steps = open_images(chain.images), [], []
-    batches = list(measurement.pixels_of(source, 16, CPU, steps.append, seen=seen, batch_size=20))
-    assert seen == list(range(len(source))) and sum(steps) == len(source)
-    pixels = torch.cat(batches)
-    assert pixels.dtype == torch.float32 and 0 <= float(pixels.min()) < float(pixels.max()) <= 1
+def test_pixels_come_with_the_places_of_those_that_could_be_read(chain, tmp_path, capsys):
+    with zipfile.ZipFile(chain.images) as archive:
+        archive.extractall(tmp_path)
+    broken = sorted(tmp_path.rglob("*.png"))[3]
+    broken.write_bytes(b"no picture")
+    source = open_images(tmp_path)
+    with measurement.reading("pictures", source, 16, CPU, 20, times=2) as (read, seen):
+        first, again = torch.cat(list(read())), torch.cat(list(read()))
+    assert seen == [place for place in range(len(source)) if place != 3] and len(first) == len(seen)
+    assert torch.equal(first, again)
+    assert first.dtype == torch.float32 and 0 <= float(first.min()) < float(first.max()) <= 1
+    assert "1 picture was skipped" in capsys.readouterr().err
     assert source.labels is not None
-    assert measurement.labels_at(source, [3, 1]).tolist() == [source.labels[3], source.labels[1]]
+    assert measurement.labels_at(source, seen).tolist() == [source.labels[place] for place in seen]
