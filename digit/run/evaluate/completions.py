@@ -12,7 +12,6 @@ from torch import Tensor
 from digit.data.images import ImageSource
 from digit.data.loader import stream
 from digit.errors import DigitError
-from digit.evaluation.frechet import Moments, frechet_distance
 from digit.evaluation.measure import Measured, measure
 from digit.evaluation.networks import Network
 from digit.evaluation.pictures import Pictures, open_pictures, without_statistics
@@ -21,7 +20,7 @@ from digit.evaluation.prefix import PROTOCOL as PROTOCOL_PREFIX
 from digit.evaluation.prefix import Completer, Point, as_rows, named, of_rows, prefix_distances
 from digit.evaluation.protocols import OWN, check_number
 from digit.evaluation.result import write_result
-from digit.evaluation.scores import inception_score
+from digit.evaluation.scores import Moments, frechet_distance, inception_score
 from digit.files import atomic_path
 from digit.nn.sampling import SamplerConfig
 from digit.pipeline import DigitPipeline, to_uint8

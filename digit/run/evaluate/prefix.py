@@ -58,7 +58,7 @@ def evaluate_prefix(
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """
     from digit.data.images import open_images
-    from digit.evaluation.curve_plots import draw_prefix
+    from digit.evaluation.plots import draw_prefix
     from digit.evaluation.prefix import check_prefixes
     from digit.evaluation.protocols import OWN, check_number
     from digit.run.complete import folder_labels

@@ -44,9 +44,8 @@ def evaluate_stability(
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """
     from digit.data.images import open_images
-    from digit.evaluation.curve_plots import draw_stability
-    from digit.evaluation.perturbations import ALL, NOISE
-    from digit.evaluation.stability import PROTOCOL, as_tokenizer, stability
+    from digit.evaluation.plots import draw_stability
+    from digit.evaluation.stability import ALL, NOISE, PROTOCOL, as_tokenizer, stability
     from digit.run.device import choose_device
     from digit.run.evaluate import measurement
 
@@ -98,8 +97,7 @@ def _size(modules: Mapping[str, Any], size: int | None) -> int:
 
 def _print(measured: Mapping[str, Mapping[str, float]], caption: str) -> None:
     """Tables by SNR with the paper's rows, by other perturbations, and of what each tokenizer is."""
-    from digit.evaluation.perturbations import NOISE, OTHERS, SNRS
-    from digit.evaluation.stability import CHANGE, FEATURES, PAPER, VECTORS
+    from digit.evaluation.stability import CHANGE, FEATURES, NOISE, OTHERS, PAPER, SNRS, VECTORS
 
     def show(title: str, measure: str, chosen: Any, words: Sequence[str], paper: Mapping[str, Any]) -> None:
         names = [f"{measure}, {how.name}" for how in chosen]

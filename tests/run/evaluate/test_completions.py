@@ -10,9 +10,9 @@ import torch
 
 from digit.data.images import open_images
 from digit.errors import DigitError
-from digit.evaluation.frechet import Moments
 from digit.evaluation.networks import classifier_network
 from digit.evaluation.prefix import Point
+from digit.evaluation.scores import Moments
 from digit.nn.classifier import Classifier, ClassifierConfig
 from digit.pipeline import DigitPipeline, to_uint8
 from digit.run.evaluate.completions import (
