@@ -29,9 +29,7 @@ class EncoderConfig:
     norm: bool = True  # apply the ViT's final norm to that output
     mean: tuple[float, float, float] = IMAGENET_MEAN  # of red, green, blue in [0, 1]
     std: tuple[float, float, float] = IMAGENET_STD  # of red, green, blue in [0, 1]
-    arguments: dict[str, Any] = field(
-        default_factory=dict
-    )  # timm's, such as patch_size, embed_dim, depth, num_heads
+    arguments: dict[str, Any] = field(default_factory=dict)  # timm's, such as patch_size, embed_dim, depth
     hosted: bool = True  # whether timm can fetch weights that deserve this name
     position_rule: Literal["timm", "reference"] = "timm"  # how loaded positions are resized to image_size
 

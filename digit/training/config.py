@@ -49,9 +49,7 @@ class TrainConfig:
     clip: float | None = 1.0  # norm of the whole gradient, at most; None: not clipped
     skips: int = 5  # updates in a row, skipped as loss or gradient is not finite, that stop the run
     ema: float | None = None  # decay of the averaged weights per update; None: no average
-    precision: Literal["auto", "bf16", "fp32"] = (
-        "auto"  # autocast of the loss; auto: bf16 on CUDA, fp32 elsewhere
-    )
+    precision: Literal["auto", "bf16", "fp32"] = "auto"  # autocast of the loss; auto: bf16 on CUDA
     seed: int = 0  # of all randomness inside loss(batch)
     log_every: int = 50  # updates
     evaluate_every: int = 0  # updates; 0: at the end only
@@ -60,9 +58,7 @@ class TrainConfig:
     keep: int = 2  # states kept on disk
     compile: bool = True  # on a GPU: torch.compile, and kernels of our own in post-norm blocks
     sharded: bool = False  # of several processes each keeps a part of weights and moments (FSDP2)
-    wall_clock_limit: float | None = (
-        None  # seconds in this process, after which the run is saved and left unfinished
-    )
+    wall_clock_limit: float | None = None  # seconds of this process, after which the run is saved and left
     tensorboard: bool = False  # write out/tensorboard as well
 
     def __post_init__(self) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -63,14 +62,12 @@ class Parallel:
                 init_sync=False,
             )
 
-    @contextlib.contextmanager
-    def accumulating(self, *, last: bool) -> Iterator[None]:
+    def accumulating(self, *, last: bool) -> contextlib.AbstractContextManager[Any]:
         """Inside is the loss of one micro-batch and its gradient; after the `last` all gradients are means.
 
         Shards exchange theirs after each: kept whole until the last they would need the memory of all.
         """
-        with contextlib.nullcontext() if last or self._replicas is None else self._replicas.no_sync():
-            yield
+        return contextlib.nullcontext() if last or self._replicas is None else self._replicas.no_sync()
 
     def loss(self, batch: Any) -> Tensor:
         """The stage's loss of this process's micro-batch."""
