@@ -111,7 +111,7 @@ class DigitPipeline:
         device: torch.device | str = "cpu",
         parts: Sequence[str] | None = None,
     ) -> "DigitPipeline":
-        """Open a pipeline: a folder, a bundled model's name (CIFAR-10's if left out), or the hub's `owner/name`.
+        """Open a folder, a bundled model's name (CIFAR-10's by default), or the hub's `owner/name`.
 
         `parts`: which of renderer, renderer_masked and tokenizer to open, all of them if left out; the files
         of the others are checked nevertheless. DigitError: no such model, a file of it is missing or damaged,
