@@ -14,8 +14,7 @@ from digit.data.images import ImageSource
 from digit.data.loader import Report, load_pixels
 from digit.data.pixels import PixelData
 from digit.distributed import is_main, main_first
-from digit.errors import DigitError
-from digit.lineage import check_lineage
+from digit.errors import DigitError, check_lineage
 from digit.nn.batch import CodeBatch, PixelBatch
 from digit.nn.sampling import SamplerConfig
 from digit.pipeline import to_uint8

@@ -16,10 +16,9 @@ from torch import Tensor
 
 from digit.data.codes import Codes
 from digit.data.images import open_images
-from digit.errors import DigitError
+from digit.errors import DigitError, check_lineage
 from digit.evaluation.probe import Pool, fit_probe, pooled_features, pooled_states, probe_results, split_rows
 from digit.files import atomic_path, make_folder, read_json, sha256_file, write_json_atomic
-from digit.lineage import check_lineage
 from digit.prior import Prior
 from digit.progress import progress, say
 from digit.run.device import autocast
