@@ -12,7 +12,7 @@ PAGE = (ROOT / "docs" / "scaling.md").read_text(encoding="utf-8")
 
 
 def test_the_page_is_what_the_script_writes():
-    # The estimate of memory takes seconds; tests/training/test_estimate.py compares it with the measured peaks.
+    # The estimate of memory takes seconds; tests/training/test_estimate.py compares it with measured peaks.
     assert filled(PAGE, RESULTS, but=("memory",)) == PAGE
     assert "memory" in PARTS and "| 219M | 256 |" in PAGE
 

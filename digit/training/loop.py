@@ -245,7 +245,7 @@ class _Run:
         if self.failed:
             reason = Stop.FAILED
         elif self.interrupts.signal is not None:
-            reason = SIGNALS[self.interrupts.signal]
+            reason = SIGNALS[signal.Signals(self.interrupts.signal)]
         reason = Stop(largest(reason))
         if reason is Stop.FAILED:
             raise_in_all(self.failed)
