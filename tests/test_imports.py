@@ -9,11 +9,10 @@ import pytest
 
 ROOT = Path(__file__).parents[1] / "digit"
 FLOW = ["features", "kmeans", "tokenizer", "vqgan", "vqgan_loss", "prior", "renderer", "renderer_masked"]
-LEAVES = {"errors", "files", "lineage", "distributed", "figure", "progress", "vqgan_config"}
+LEAVES = {"errors", "files", "distributed", "figure", "progress", "vqgan_config"}
 ALLOWED = {
     "errors": set(),
     "files": {"errors"},
-    "lineage": {"errors"},
     "distributed": {"errors"},
     "figure": {"errors", "files"},
     "vqgan_config": set(),

@@ -16,7 +16,7 @@ import torch
 
 from digit.data.codes import Codes
 from digit.errors import DigitError
-from digit.evaluation.npz import open_npz
+from digit.evaluation.pictures import open_npz
 from digit.evaluation.result import read_result
 from digit.files import read_json, read_safetensors, sha256_file, write_json_atomic
 from digit.nn.backbone import create
@@ -305,9 +305,9 @@ class Suite:
         path.write_bytes(content)
 
         def tried() -> None:
-            opened = open_npz(path)
+            opened = open_npz(path, 1)
             if opened.n:
-                next(opened.batches(1))
+                next(iter(opened.batches))
 
         return tried, "npz"
 

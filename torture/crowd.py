@@ -11,7 +11,7 @@ from PIL import Image
 from digit.data.codes import Codes
 from digit.errors import DigitError
 from digit.files import TEMPORARY
-from digit.run.evaluate.probe_states import Rows, cached_rows
+from digit.run.evaluate.probe_states import cached_rows
 from digit.run.main import run as command
 from torture import tiny, training
 from torture.children import Child
@@ -55,7 +55,7 @@ def run(cases: int, folder: Path, seed: int = 0) -> Outcome:
     def cache_there(_: int) -> int:
         found = cached_rows(
             lambda start: rows[start : start + 5],
-            Rows(60, 2, 8),
+            (60, 2, 8),
             title="features",
             key={"of": "noise"},
             cache=folder / "cache",

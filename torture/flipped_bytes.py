@@ -11,7 +11,7 @@ from digit.data.codes import Codes
 from digit.errors import DigitError
 from digit.files import read_bytes, read_json, write_bytes_atomic, write_json_atomic
 from digit.pipeline import DigitPipeline
-from digit.run.evaluate.probe_states import Rows, cached_rows
+from digit.run.evaluate.probe_states import cached_rows
 from digit.training import checkpoint
 from digit.training.log import Status, read_status, write_status
 from digit.weights.artifact import load
@@ -80,7 +80,7 @@ def stored(folder: Path) -> dict[Path, Callable[[Path], object]]:
     def features(_: object) -> object:
         return cached_rows(
             lambda start: rows[start : start + 5],
-            Rows(20, 2, 8),
+            (20, 2, 8),
             title="features",
             key={"of": "noise"},
             cache=cache,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from digit.distributed import joined
-from digit.evaluation.npz import open_npz
+from digit.evaluation.pictures import open_npz
 from digit.files import read_json, sha256_file
 from digit.run.main import run as command
 from torture import tiny
@@ -92,7 +92,7 @@ class Drawn:
         if codes != [0] * processes:
             return None
         rows = read_json(out / "samples.json")["samples"]
-        pixels = torch.cat(list(open_npz(out / "all.npz").batches(64)))
+        pixels = torch.cat(list(open_npz(out / "all.npz", 64).batches))
         drawn = Drawing(
             pixels, [(row["codes"], row["vq_codes"]) for row in rows], sha256_file(out / "all.npz")
         )

@@ -11,13 +11,19 @@ from torch import Tensor
 
 from digit.distributed import is_main
 from digit.errors import DigitError
-from digit.evaluation.frechet import Moments, frechet_distance
 from digit.evaluation.measure import Measured, Precision, measure
 from digit.evaluation.networks import INCEPTION, Network
 from digit.evaluation.pictures import Pictures, Source, open_pictures, without_statistics
 from digit.evaluation.protocols import OWN, Metric, Protocol, check_number
 from digit.evaluation.result import result
-from digit.evaluation.scores import class_accuracy, inception_score, kernel_distance, precision_recall
+from digit.evaluation.scores import (
+    Moments,
+    class_accuracy,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+)
 
 
 def picture_metrics(
@@ -67,14 +73,27 @@ def picture_metrics(
         )
     if drawn.n is not None:
         check_number(drawn.name, drawn.n, protocol, few=few)
-    run = partial(
-        measure, networks=networks, device=device, precision=precision, progress=progress, together=True
-    )
+    how: dict[str, Any] = {"device": device, "precision": precision, "progress": progress}
+    run = partial(measure, networks=networks, together=True, **how)
     keep, spatial = bool({"precision_recall", "kd"} & set(metrics)), "sfd" in metrics
-    of_reference = _of_reference(
-        reference, drawn, networks, run, protocol, keep=keep, spatial=spatial, few=few, size=size,
-        batch_size=batch_size,
-    )  # fmt: skip
+    if isinstance(reference, list | tuple) and reference and isinstance(reference[0], Measured):
+        of_reference = [part for part in reference if isinstance(part, Measured)]
+    else:
+        side = protocol.size or size or drawn.size
+        given = open_pictures(
+            cast(Source, reference), size=side, batch_size=batch_size, bilinear=protocol.bilinear
+        )
+        if given.pooled is not None and (protocol.statistics or given.n == 0):
+            of_reference = _of_statistics(given, networks, run, keep)
+        else:
+            given = without_statistics(given)
+            if given.n is not None:
+                check_number(given.name, given.n, protocol, few=few, reference=True)
+            if given.size is not None and drawn.size not in (None, given.size):
+                raise DigitError(
+                    f"{drawn.name} is {drawn.size} px, {given.name} {given.size} px: resize one of them"
+                )
+            of_reference = run(given, keep=keep, spatial=spatial)
     if len(of_reference) != len(networks):
         raise DigitError(
             f"the reference was measured by {len(of_reference)} networks: give the same {len(networks)}"
@@ -146,38 +165,6 @@ def report(
         settings=settings,
         device=device,
     )
-
-
-def _of_reference(
-    reference: Source | Sequence[Measured],
-    drawn: Pictures,
-    networks: Sequence[Network],
-    run: Callable[..., list[Measured]],
-    protocol: Protocol,
-    *,
-    keep: bool,
-    spatial: bool,
-    few: bool,
-    size: int | None,
-    batch_size: int,
-) -> list[Measured]:
-    """What each network says of the reference: measured by `run`, or what came with it."""
-    if isinstance(reference, list | tuple) and reference and isinstance(reference[0], Measured):
-        return [part for part in reference if isinstance(part, Measured)]
-    given = open_pictures(
-        cast(Source, reference),
-        size=protocol.size or size or drawn.size,
-        batch_size=batch_size,
-        bilinear=protocol.bilinear,
-    )
-    if given.pooled is not None and (protocol.statistics or given.n == 0):
-        return _of_statistics(given, networks, run, keep)
-    given = without_statistics(given)
-    if given.n is not None:
-        check_number(given.name, given.n, protocol, few=few, reference=True)
-    if given.size is not None and drawn.size not in (None, given.size):
-        raise DigitError(f"{drawn.name} is {drawn.size} px, {given.name} {given.size} px: resize one of them")
-    return run(given, keep=keep, spatial=spatial)
 
 
 def _of_features(

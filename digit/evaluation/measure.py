@@ -9,9 +9,9 @@ from torch import Tensor
 
 from digit.distributed import gather, gather_rows, largest, world_size
 from digit.errors import DigitError
-from digit.evaluation.frechet import Gaussian, Moments
 from digit.evaluation.networks import Network, Outputs
 from digit.evaluation.pictures import Pictures, shared
+from digit.evaluation.scores import Gaussian, Moments
 
 Precision = Literal["fp32", "tf32", "bf16"]
 

@@ -1,13 +1,19 @@
-"""Where measured pictures come from: a folder, zip or tar shards, an .npz as of ADM, tensors."""
+"""Where measured pictures come from: a folder, zip or tar shards, an .npz as of ADM, tensors.
 
-from collections.abc import Iterable, Iterator, Sequence
+ADM's files hold `arr_0` uint8 n h w 3 and labels `arr_1`; they are written and read piece by piece.
+"""
+
+import contextlib
+import zipfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Int, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -17,8 +23,8 @@ from digit.data.loader import Square, in_blocks, stream
 from digit.data.transforms import resize
 from digit.distributed import rank, world_size
 from digit.errors import DigitError
-from digit.evaluation.frechet import Gaussian
-from digit.evaluation.npz import Npz, open_npz
+from digit.evaluation.scores import Gaussian
+from digit.files import atomic_path
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +65,7 @@ def open_pictures(
         side = first.shape[-1] if first.ndim == 4 else None
         return Pictures("the stream of pictures", chain([first], batches), size=side)
     if Path(source).suffix == ".npz":
-        return _from_npz(open_npz(source), batch_size)
+        return open_npz(source, batch_size)
     return of_images(open_images(source), size=size, batch_size=batch_size, bilinear=bilinear)
 
 
@@ -133,14 +139,116 @@ def bilinear_square(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def _from_npz(file: Npz, batch_size: int) -> Pictures:
-    batches = file.batches(batch_size) if file.n else ()
-    return Pictures(
-        str(file.path),
-        batches,
-        file.n,
-        file.labels,
-        size=file.side or None,
-        pooled=file.pooled,
-        spatial=file.spatial,
-    )
+@contextlib.contextmanager
+def npz_writer(path: str | Path, n: int) -> Iterator[Callable[..., None]]:
+    """Write n pictures as they come, in the memory of one batch; the file is whole or absent.
+
+    Yields `add(pixels, labels=None)`: uint8 b 3 h w from any device, labels for all batches or for none.
+    Equal pictures give equal bytes. DigitError where the number, sizes or labels of pictures do not fit.
+    """
+    sizes: list[tuple[int, ...]] = []  # of every batch
+    told: list[int] = []
+    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+        with _member(archive, "arr_0") as array:
+
+            def add(pixels: UInt8[Tensor, "b 3 h w"], labels: Sequence[int] | None = None) -> None:
+                """Append a batch."""
+                rows = pixels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+                if not sizes:
+                    about = {"descr": "|u1", "fortran_order": False, "shape": (n, *rows.shape[1:])}
+                    np.lib.format.write_array_header_1_0(array, about)
+                elif rows.shape[1:] != sizes[0][1:]:
+                    raise DigitError(
+                        f"{path} holds pictures of {sizes[0][1:]}, not of {rows.shape[1:]}: write equal sizes"
+                    )
+                sizes.append(rows.shape)
+                told.extend([] if labels is None else map(int, labels))
+                if len(told) not in (0, sum(size[0] for size in sizes)):
+                    raise DigitError(f"{path} needs a label for every picture or for none: give one each")
+                array.write(rows.data.cast("B"))
+
+            yield add
+            if (done := sum(size[0] for size in sizes)) != n or not sizes:
+                raise DigitError(f"{path} was to hold {n} pictures and got {done}: write them again")
+        if told:
+            with _member(archive, "arr_1") as file:
+                np.lib.format.write_array(file, np.asarray(told, dtype=np.int64), allow_pickle=False)
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> Any:
+    # The time in a ZipInfo made by hand is 1980, whenever the file is written.
+    return archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)
+
+
+def open_npz(path: str | Path, batch_size: int = 256) -> Pictures:
+    """A file of pictures, of statistics (mu, sigma, mu_s, sigma_s), or of both, as ADM's are.
+
+    DigitError if it is neither, or damaged; also while its batches are read, where it ends early.
+    """
+    path = Path(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            shape, dtype = (0, 0, 0, 3), np.dtype(np.uint8)
+            if "arr_0.npy" in names:
+                with archive.open("arr_0.npy") as file:
+                    shape, dtype = _read_header(file)
+        arrays = {}
+        with np.load(path, allow_pickle=False) as content:
+            for name in ("arr_1", "mu", "sigma", "mu_s", "sigma_s"):
+                if name in content:
+                    arrays[name] = torch.from_numpy(np.ascontiguousarray(content[name]))
+    except Exception as error:  # zipfile and NumPy raise anything on what is no file of theirs
+        raise DigitError(
+            f"{path} cannot be read ({error}): give pictures as arr_0, uint8 n h w 3, in an .npz file"
+        ) from None
+    if "arr_0.npy" not in names and "mu" not in arrays:
+        raise DigitError(
+            f"{path} has neither pictures nor statistics mu, sigma: give pictures as arr_0, uint8 n h w 3"
+        )
+    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
+        raise DigitError(f"arr_0 of {path} is {dtype} {shape}: give pictures as uint8 n h w 3")
+    labels = arrays["arr_1"].long() if "arr_1" in arrays else None
+    pooled, spatial = (_gaussian(arrays.get(f"mu{s}"), arrays.get(f"sigma{s}"), path) for s in ("", "_s"))
+    batches = _npz_batches(path, batch_size) if shape[0] else ()
+    size = min(shape[1:3]) or None
+    return Pictures(str(path), batches, shape[0], labels, size=size, pooled=pooled, spatial=spatial)
+
+
+def _npz_batches(path: Path, batch_size: int) -> Iterator[UInt8[Tensor, "b 3 h w"]]:
+    """The pictures in order; DigitError if the file ends early."""
+    with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as file:
+        (n, height, width, _), _ = _read_header(file)
+        for start in range(0, n, batch_size):
+            count = min(batch_size, n - start)
+            try:
+                data = file.read(count * height * width * 3)
+            except Exception as error:
+                raise DigitError(f"{path} is damaged ({error}): make or copy it again") from None
+            if len(data) != count * height * width * 3:
+                raise DigitError(f"{path} ends after {start} of {n} pictures: make or copy it again")
+            array = np.frombuffer(data, np.uint8).reshape(count, height, width, 3)
+            yield torch.from_numpy(array.transpose(0, 3, 1, 2).copy())
+
+
+def _gaussian(mean: Tensor | None, covariance: Tensor | None, path: Path) -> Gaussian | None:
+    if mean is None and covariance is None:
+        return None
+    if (
+        mean is None
+        or covariance is None
+        or mean.ndim != 1
+        or tuple(covariance.shape) != (len(mean), len(mean))
+        or not (mean.is_floating_point() and covariance.is_floating_point())
+    ):
+        raise DigitError(f"mu and sigma of {path} are no mean and covariance: make or copy it again")
+    return Gaussian(mean.double(), covariance.double())
+
+
+def _read_header(file: Any) -> tuple[tuple[int, ...], np.dtype]:
+    version = np.lib.format.read_magic(file)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    shape, fortran, dtype = read(file)
+    if fortran:
+        raise ValueError("its axes are in Fortran's order")
+    return shape, dtype

@@ -28,10 +28,9 @@ def pooled_states(
 ) -> Float[Tensor, "b l d"]:
     """What the reference's linear probe reads: a prior's states, averaged over the start and all n codes.
 
-    Row i is what block i reads (row 0: the embeddings), the last row what the last block gives: layers + 1
-    rows. The reference has heads for all rows but the last one (fairseq's inner_states[0 .. layers - 1]). The
-    prior is run as in evaluation, whatever its mode; its labels are unknown unless given, as there. With
-    `pool` "codes" the start is left out of the average. float32.
+    Row i is what block i reads (row 0: the embeddings), the last of layers + 1 rows what the last block
+    gives; the reference has heads for all but that one (fairseq's inner_states[0 .. layers - 1]). Runs as in
+    evaluation; labels are unknown unless given. With `pool` "codes" the start is left out. float32.
     """
     training, first = prior.training, int(pool == "codes")
     prior.eval()
@@ -47,33 +46,25 @@ def pooled_features(tokenizer: Tokenizer, pixels: Float[Tensor, "b 3 h w"]) -> F
     return tokenizer.features(pixels).float().mean(1, keepdim=True)
 
 
-class FeatureData:
-    """`data(step)` over cached features: a pure function of (seed, step), as for pictures.
+def feature_data(
+    features: Float[Tensor, "n l d"],
+    labels: Int[Tensor, " n"],
+    *,
+    batch_size: int,
+    seed: int = 0,
+    rows: Int[Tensor, " m"] | None = None,
+) -> Callable[[int], FeatureBatch]:
+    """`data(step)` over cached features, on their device: a pure function of (seed, step), as for pictures.
 
     Features may lie in a memory map; `rows` are those to train on, all if left out.
     """
+    kept = torch.arange(len(labels)) if rows is None else rows.cpu()
 
-    def __init__(
-        self,
-        features: Float[Tensor, "n l d"],
-        labels: Int[Tensor, " n"],
-        *,
-        batch_size: int,
-        seed: int = 0,
-        rows: Int[Tensor, " m"] | None = None,
-    ) -> None:
-        self.features, self.labels, self.batch_size, self.seed = features, labels, batch_size, seed
-        self.rows = None if rows is None else rows.cpu()
+    def data(step: int) -> FeatureBatch:
+        chosen = kept[torch.from_numpy(order(seed, step, batch_size, len(kept)))]
+        return FeatureBatch(features[chosen.to(features.device)], labels[chosen.to(labels.device)])
 
-    def __call__(self, step: int) -> FeatureBatch:
-        """The batch of step `step`, on the features' device."""
-        count = len(self.labels) if self.rows is None else len(self.rows)
-        chosen = torch.from_numpy(order(self.seed, step, self.batch_size, count))
-        if self.rows is not None:
-            chosen = self.rows[chosen]
-        return FeatureBatch(
-            self.features[chosen.to(self.features.device)], self.labels[chosen.to(self.labels.device)]
-        )
+    return data
 
 
 def fit_probe(
@@ -100,7 +91,7 @@ def fit_probe(
         labels: from 0 to classes - 1.
         classes: how many there are.
         rows: those to train on; all if left out.
-        learning_rates: of the heads, in units of `lr`.
+        learning_rates: of the heads, in units of `lr`, the peak.
         lr: peak learning rate of the optimizer.
         epochs: over the rows.
         batch_size: pictures per update, all of them if there are fewer.
@@ -116,12 +107,11 @@ def fit_probe(
     probe = Probe(ProbeConfig(width, classes, layers=layers, learning_rates=learning_rates)).to(where)
     if standardize:
         probe.standardize(features)
-    data = FeatureData(features, labels, batch_size=min(batch_size, count), seed=seed, rows=rows)
-    steps = max(1, round(epochs * count / data.batch_size))
+    size = min(batch_size, count)
+    data = feature_data(features, labels, batch_size=size, seed=seed, rows=rows)
+    steps = max(1, round(epochs * count / size))
     cosine = OptimizerConfig(lr=lr, betas=(0.9, 0.999), weight_decay=0.0, schedule="cosine", warmup=0)
-    config = TrainConfig(
-        steps=steps, batch=data.batch_size, optimizer=cosine, clip=None, precision="fp32", seed=seed
-    )
+    config = TrainConfig(steps=steps, batch=size, optimizer=cosine, clip=None, precision="fp32", seed=seed)
     with torch.random.fork_rng([where] if where.type == "cuda" else []):  # the caller's randomness goes on
         updater = Updater(probe, config, where)
         for step in range(steps):
@@ -166,8 +156,7 @@ def probe_results(
     """Yield ("top-1 layer i", share) and ("learning rate layer i", rate) of each layer's best head.
 
     Then ("best layer", i) and ("top-1 best layer", share). Heads and layer are chosen on `held_out` and
-    scored on `test`. Without `test` they are scored where they were chosen, as papers do, which is slightly
-    optimistic.
+    scored on `test`; without it where they were chosen, as papers do, which is slightly optimistic.
     """
     chosen = head_accuracies(probe, *held_out)
     scored = chosen if test is None else head_accuracies(probe, *test)

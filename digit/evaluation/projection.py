@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from digit.errors import DigitError
-from digit.evaluation.perturbations import Perturbation, perturb
+from digit.evaluation.stability import Perturbation, perturb
 
 PROTOCOL = (
     "PCA and LDA fitted on every other picture of each class at each noise, measured on the rest: variance"

@@ -118,6 +118,7 @@ _TABLE_3 = (
     ("validation pictures", "DiGIT + VQ (reconstruction)", "-", None, 1.92, 184.40),
     ("validation pictures", "VQ only (reconstruction)", "-", None, 1.67, 175.56),
 )
+UNCONDITIONAL = tuple(Generation(3, *row) for row in _TABLE_3)
 
 # The star: trained with classifier-free guidance; the others are not.
 _TABLE_4 = (
@@ -142,8 +143,6 @@ _TABLE_4 = (
     ("AR", "DiGIT (+VQGAN)", "219M", "200", 4.79, 142.87),
     ("AR", "DiGIT (+VQGAN)", "732M", "200", 3.39, 205.96),
 )
-
-UNCONDITIONAL = tuple(Generation(3, *row) for row in _TABLE_3)
 CONDITIONAL = tuple(Generation(4, *row) for row in _TABLE_4)
 
 # Table 2: ImageNet top-1 in per cent of a linear head on frozen features of generative models, at the layer

@@ -39,8 +39,7 @@ def result(
         device: its name, where speed or precision depend on it.
     """
     named = list(values)
-    doubled = {name for name, _ in named if sum(name == other for other, _ in named) > 1}
-    assert not doubled, f"two values are called {sorted(doubled)}"
+    assert len(dict(named)) == len(named), f"two values have one name among {[name for name, _ in named]}"
     return {
         "kind": "result",
         "format": FORMAT,
@@ -50,11 +49,7 @@ def result(
         "features": [dict(row) for row in features],
         "seed": seed,
         "settings": dict(settings or {}),
-        "made_by": {
-            "digit": version(),
-            "torch": torch.__version__,
-            "device": device,
-        },
+        "made_by": {"digit": version(), "torch": torch.__version__, "device": device},
         "values": {name: float(value) for name, value in named},
     }
 

@@ -9,9 +9,14 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from digit.evaluation.frechet import Moments, frechet_distance
 from digit.evaluation.inception import Inception
-from digit.evaluation.scores import inception_score, kernel_distance, precision_recall
+from digit.evaluation.scores import (
+    Moments,
+    frechet_distance,
+    inception_score,
+    kernel_distance,
+    precision_recall,
+)
 from digit.nn.backbone import timm
 
 PARITY = 1e-3  # how far a value may be from torch-fidelity's

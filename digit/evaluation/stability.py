@@ -1,21 +1,29 @@
 """tokenizer, pictures -> named values: which codes survive disturbed pictures (DiGIT, table 1)."""
 
+import functools
+import hashlib
 import math
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol, runtime_checkable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from io import BytesIO
+from types import SimpleNamespace
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from PIL import Image
 from torch import Tensor
 
 from digit.errors import DigitError
 from digit.evaluation.codebook import codebook_report
-from digit.evaluation.perturbations import ALL, SNRS, Perturbation, perturb
 from digit.tokenizer import Tokenizer
 from digit.vqgan import VQGAN
 
+SNRS = (30.0, 25.0, 20.0, 15.0, 10.0, 5.0, 1.0, 0.01)  # dB, the columns of the paper's table 1
 CHANGE, VECTORS, FEATURES = "token change", "vector cosine", "feature cosine"
 PROTOCOL = (
     "share of positions whose code differs from the undisturbed picture's, cosine of the vectors that both"
@@ -37,6 +45,108 @@ PAPER: dict[str, dict[str, tuple[float, ...]]] = {
 }
 assert all(len(row) == len(SNRS) for rows in PAPER.values() for row in rows.values())
 
+Kind = Literal["noise", "blur", "jpeg", "shift", "brightness"]
+_UNITS = {"noise": "{} dB", "blur": "{} px", "jpeg": "quality {}", "shift": "{} px", "brightness": "x {}"}
+
+
+@dataclass(frozen=True)
+class Perturbation:
+    """One way of disturbing a picture, at one strength."""
+
+    kind: Kind
+    strength: float | int  # dB of SNR, px of deviation, JPEG quality, px, factor
+
+    @property
+    def name(self) -> str:
+        """As results call it: "noise 30 dB"."""
+        return f"{self.kind} {_UNITS[self.kind].format(f'{self.strength:g}')}"
+
+
+NOISE = tuple(Perturbation("noise", snr) for snr in SNRS)
+OTHERS = (
+    *(Perturbation("blur", deviation) for deviation in (0.5, 1.0, 2.0, 4.0)),
+    *(Perturbation("jpeg", quality) for quality in (90, 70, 40, 10)),
+    *(Perturbation("shift", distance) for distance in (1, 2, 4, 8)),
+    *(Perturbation("brightness", factor) for factor in (0.5, 0.8, 1.2, 1.5)),
+)
+ALL = (*NOISE, *OTHERS)
+
+
+def perturb(
+    pixels: Float[Tensor, "b 3 h w"], how: Perturbation, indices: Sequence[int], *, seed: int = 0
+) -> Float[Tensor, "b 3 h w"]:
+    """Disturbed pixels, in [0, 1] again.
+
+    Noise is white and Gaussian, of the power that the picture's own mean square over all its values asks for
+    (SNR = 10 log10 of the ratio), and the sum is clipped to [0, 1] but not rounded to 8 bits. It is fixed by
+    (seed, index of the picture) and is the same pattern at every strength. Blur is Gaussian, edges repeated.
+    JPEG is Pillow's, on pixels rounded to 8 bits. Shift moves the picture right and down, edges repeated.
+    Brightness multiplies, and clips.
+
+    Args:
+        pixels: pictures in [0, 1].
+        how: kind and strength.
+        indices: of the pictures, one each, so that the noise of a picture does not depend on its batch.
+        seed: of the noise.
+
+    Raises:
+        DigitError: a strength that cannot be meant, or not one index per picture.
+    """
+    if len(indices) != len(pixels):
+        raise DigitError(f"there are {len(indices)} indices for {len(pixels)} pictures: give one each")
+    strength = how.strength
+    if how.kind == "noise":
+        power = pixels.square().mean((1, 2, 3), keepdim=True) / 10 ** (strength / 10)
+        patterns = torch.stack([_noise(pixels.shape[1:], index, seed) for index in indices])
+        return (pixels + power.sqrt() * patterns.to(pixels)).clamp(0, 1)
+    if how.kind == "blur" and strength > 0:
+        return _blur(pixels, strength)
+    if how.kind == "jpeg" and 1 <= strength <= 100:
+        return _jpeg(pixels, int(strength))
+    if how.kind == "shift" and 0 <= strength < min(pixels.shape[2:]) and strength == int(strength):
+        height, width = pixels.shape[2:]
+        padded = F.pad(pixels, (int(strength), 0, int(strength), 0), mode="replicate")
+        return padded[:, :, :height, :width]
+    if how.kind == "brightness" and strength >= 0:
+        return (pixels * strength).clamp(0, 1)
+    raise DigitError(
+        f"{how.kind} of {strength:g} cannot be done to pictures of {pixels.shape[3]}x{pixels.shape[2]}: "
+        "blur is above 0, jpeg 1 to 100, shift in whole pixels inside the picture, brightness 0 or more"
+    )
+
+
+@functools.lru_cache(maxsize=64)  # a batch's: drawn once for all strengths
+def _noise(shape: torch.Size, index: int, seed: int) -> Tensor:
+    """Unit noise of picture `index`, drawn on the CPU, so that it is the same on every device."""
+    digest = hashlib.sha256(f"{seed}/{index}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
+    return torch.randn(shape, generator=generator)
+
+
+def _blur(pixels: Tensor, deviation: float | int) -> Tensor:
+    reach = math.ceil(3 * deviation)
+    steps = torch.arange(-reach, reach + 1, device=pixels.device, dtype=torch.float32)
+    kernel = torch.exp(-0.5 * (steps / deviation) ** 2)
+    kernel = (kernel / kernel.sum()).expand(3, 1, -1).to(pixels)
+    padded = F.pad(pixels, (reach, reach, reach, reach), mode="replicate")
+    rows = F.conv2d(padded, kernel[:, :, None], groups=3)
+    return F.conv2d(rows, kernel[:, :, :, None], groups=3).clamp(0, 1)
+
+
+def _jpeg(pixels: Tensor, quality: int) -> Tensor:
+    """Through Pillow and back, on threads: it lets go of the interpreter."""
+    values = (pixels.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+    def again(picture: np.ndarray) -> np.ndarray:
+        file = BytesIO()
+        Image.fromarray(picture).save(file, "JPEG", quality=quality)
+        with Image.open(file) as image:
+            return np.array(image.convert("RGB"))
+
+    with ThreadPoolExecutor(8) as pool:
+        rows = np.stack(list(pool.map(again, values)))
+    return torch.from_numpy(rows).permute(0, 3, 1, 2).to(pixels) / 255
+
 
 @runtime_checkable
 class PictureTokenizer(Protocol):
@@ -52,37 +162,18 @@ class PictureTokenizer(Protocol):
         ...
 
 
-class VQTokenizer:
-    """A VQGAN as `stability` reads it."""
-
-    def __init__(self, vqgan: VQGAN) -> None:
-        """Keeps the VQGAN as it is."""
-        self.vqgan, self.codes = vqgan, vqgan.config.codes
-
-    def encode(self, pixels: Float[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
-        """VQ codes in raster order."""
-        return self.vqgan.encode(pixels)
-
-    def features(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
-        """Latents before quantisation."""
-        return self.vqgan.latents(pixels).flatten(2).transpose(1, 2)
-
-    def nearest(self, features: Float[Tensor, "b n d"]) -> Int[Tensor, "b n"]:
-        """The codes of latents."""
-        return self.vqgan.quantize.nearest(features)
-
-    def vectors(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
-        """The codebook's vectors."""
-        return self.vqgan.quantize.vectors(codes)
-
-    def decode(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b 3 h w"]:
-        """Pictures that codes stand for."""
-        return self.vqgan.decode(codes)
-
-
 def as_tokenizer(module: Tokenizer | VQGAN) -> PictureTokenizer:
     """What `stability` takes, out of a tokenizer or VQGAN that `digit.load` gave."""
-    return VQTokenizer(module) if isinstance(module, VQGAN) else module
+    if not isinstance(module, VQGAN):
+        return module
+    return SimpleNamespace(
+        encode=module.encode,
+        features=lambda pixels: module.latents(pixels).flatten(2).transpose(1, 2),
+        nearest=module.quantize.nearest,
+        vectors=module.quantize.vectors,
+        decode=module.decode,
+        codes=module.config.codes,
+    )
 
 
 def stability(
@@ -108,12 +199,35 @@ def stability(
     Raises:
         DigitError: no pictures, or codes that are not one row per picture.
     """
-    means, decoded, codes = _measure(tokenizer, pictures, perturbations, seed)
-    for how in perturbations:
-        for name, value in means[how].values():
-            yield f"{name}, {how.name}", value
-    yield from decoded.values()
-    known = _vocabulary(tokenizer)
+    sums: dict[str, float] = defaultdict(float)  # over all positions, in float64
+    decoded, codes = torch.zeros(4, dtype=torch.float64), []
+    whole: Any = tokenizer
+    seen = 0
+    with torch.no_grad():
+        for pixels in pictures:
+            indices = range(seen, seen + len(pixels))
+            seen += len(pixels)
+            clean = _read(tokenizer, pixels)
+            if clean[0].ndim != 2 or len(clean[0]) != len(pixels):
+                raise DigitError(
+                    f"encode gave codes of the shape {tuple(clean[0].shape)} for {len(pixels)} pictures: "
+                    "give one row of codes per picture"
+                )
+            codes.append(clean[0].cpu().numpy())
+            if hasattr(tokenizer, "decode"):
+                decoded += _decoded(pixels, whole.decode(clean[0]))
+            for how in perturbations:
+                for name, row in _kept(clean, _read(tokenizer, perturb(pixels, how, indices, seed=seed))):
+                    sums[f"{name}, {how.name}"] += float(row.double().sum())
+    if not seen:
+        raise DigitError("there are no pictures to disturb: give at least one")
+    positions = sum(part.size for part in codes)
+    yield from ((name, total / positions) for name, total in sums.items())
+    error, values, edges, edges_again = decoded.tolist()
+    if values:
+        yield "PSNR", -10 * math.log10(max(error / values, 1e-12))
+        yield "sharpness", edges_again / max(edges, 1e-12)
+    known = tokenizer.config.codes if isinstance(tokenizer, Tokenizer) else getattr(tokenizer, "codes", None)
     use = codebook_report(codes, known or 1 + max(int(part.max()) for part in codes))
     yield "used codes", float(use["used"])
     yield "entropy, bits", use["entropy_bits"]
@@ -122,97 +236,36 @@ def stability(
         yield "usage", use["usage"]
 
 
-@torch.no_grad()
-def _measure(
-    tokenizer: PictureTokenizer,
-    pictures: Iterable[Tensor],
-    perturbations: Sequence[Perturbation],
-    seed: int,
-) -> "tuple[dict[Perturbation, _Means], _Decoded, list[np.ndarray]]":
-    """Sums by perturbation, sums over reconstructions, and the codes of the undisturbed pictures."""
-    means = {how: _Means() for how in perturbations}
-    decoded, codes, seen = _Decoded(), [], 0
-    decode: Any = getattr(tokenizer, "decode", None)
-    for pixels in pictures:
-        indices = range(seen, seen + len(pixels))
-        seen += len(pixels)
-        clean = _read(tokenizer, pixels)
-        if clean[0].ndim != 2 or len(clean[0]) != len(pixels):
-            raise DigitError(
-                f"encode gave codes of the shape {tuple(clean[0].shape)} for {len(pixels)} pictures: "
-                "give one row of codes per picture"
-            )
-        codes.append(clean[0].cpu().numpy())
-        if decode is not None:
-            decoded.add(pixels, decode(clean[0]))
-        for how in perturbations:
-            means[how].add(clean, _read(tokenizer, perturb(pixels, how, indices, seed=seed)))
-    if not seen:
-        raise DigitError("there are no pictures to disturb: give at least one")
-    return means, decoded, codes
+Reading = tuple[Tensor, Tensor | None, Tensor | None]
 
 
-def _read(tokenizer: PictureTokenizer, pixels: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+def _read(tokenizer: Any, pixels: Tensor) -> Reading:
     """Codes, their vectors and what was quantised, the last two where there are such."""
-    whole: Any = tokenizer
-    features = whole.features(pixels) if hasattr(whole, "features") else None
-    if features is not None and hasattr(whole, "nearest"):
-        codes = whole.nearest(features)
+    features = tokenizer.features(pixels) if hasattr(tokenizer, "features") else None
+    if features is not None and hasattr(tokenizer, "nearest"):
+        codes = tokenizer.nearest(features)
     else:
-        codes = whole.encode(pixels)
-    return codes, whole.vectors(codes) if hasattr(whole, "vectors") else None, features
+        codes = tokenizer.encode(pixels)
+    return codes, tokenizer.vectors(codes) if hasattr(tokenizer, "vectors") else None, features
 
 
-def _vocabulary(tokenizer: PictureTokenizer) -> int | None:
-    if isinstance(tokenizer, Tokenizer):
-        return tokenizer.config.codes
-    known: Any = getattr(tokenizer, "codes", None)
-    return known if isinstance(known, int) else None
+def _kept(clean: Reading, disturbed: Reading) -> Iterator[tuple[str, Tensor]]:
+    """By name what is summed up over positions."""
+    yield CHANGE, clean[0] != disturbed[0]
+    for name, a, b in zip((VECTORS, FEATURES), clean[1:], disturbed[1:], strict=True):
+        if a is not None and b is not None:
+            yield name, F.cosine_similarity(a.double(), b.double(), dim=-1)
 
 
-class _Means:
-    """Running sums over all positions of all pictures, in float64."""
-
-    def __init__(self) -> None:
-        self.sums, self.positions = {}, 0
-
-    def add(self, clean: tuple[Tensor, Any, Any], disturbed: tuple[Tensor, Any, Any]) -> None:
-        rows = {CHANGE: (clean[0] != disturbed[0]).double()}
-        for name, a, b in zip((VECTORS, FEATURES), clean[1:], disturbed[1:], strict=True):
-            if a is not None:
-                rows[name] = F.cosine_similarity(a.double(), b.double(), dim=-1)
-        self.positions += clean[0].numel()
-        for name, row in rows.items():
-            self.sums[name] = self.sums.get(name, 0.0) + float(row.sum())
-
-    def values(self) -> Iterator[tuple[str, float]]:
-        for name, total in self.sums.items():
-            yield name, total / self.positions
-
-
-class _Decoded:
-    """Sums over reconstructions: squared error, and energy of neighbouring pixels' differences."""
-
-    def __init__(self) -> None:
-        self.error, self.values_seen, self.edges, self.edges_again = 0.0, 0, 0.0, 0.0
-
-    def add(self, pixels: Tensor, again: Tensor) -> None:
-        if again.shape != pixels.shape:
-            raise DigitError(
-                f"decode gave pictures of the shape {tuple(again.shape[1:])} for {tuple(pixels.shape[1:])}: "
-                "measure at the tokenizer's own size"
-            )
-        self.error += float((again.double() - pixels.double()).square().sum())
-        self.values_seen += pixels.numel()
-        self.edges += _edges(pixels)
-        self.edges_again += _edges(again)
-
-    def values(self) -> Iterator[tuple[str, float]]:
-        if self.values_seen:
-            error = self.error / self.values_seen
-            yield "PSNR", -10 * math.log10(max(error, 1e-12))
-            yield "sharpness", self.edges_again / max(self.edges, 1e-12)
-
-
-def _edges(pixels: Tensor) -> float:
-    return sum(float(pixels.double().diff(dim=dim).square().sum()) for dim in (2, 3))
+def _decoded(pixels: Tensor, again: Tensor) -> Float[Tensor, "4"]:
+    """Squared error, number of values, and the energy of neighbouring pixels' differences in both."""
+    if again.shape != pixels.shape:
+        raise DigitError(
+            f"decode gave pictures of the shape {tuple(again.shape[1:])} for {tuple(pixels.shape[1:])}: "
+            "measure at the tokenizer's own size"
+        )
+    error = float((again.double() - pixels.double()).square().sum())
+    edges = [
+        sum(float(each.double().diff(dim=dim).square().sum()) for dim in (2, 3)) for each in (pixels, again)
+    ]
+    return torch.tensor([error, pixels.numel(), *edges], dtype=torch.float64)

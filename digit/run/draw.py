@@ -7,7 +7,7 @@ is made of all that decides them. The same command finds the lists and draws the
 import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from digit.distributed import gather, is_main, main_first, on_main, rank, wait, world_size
 from digit.errors import DigitError
-from digit.evaluation.npz import NpzWriter
+from digit.evaluation.pictures import npz_writer
 from digit.files import atomic_path, clean_up, read_json, sha256_file, write_json_atomic
 from digit.pipeline import RENDERERS, DigitPipeline, Pictures, RendererName
 from digit.progress import progress, say
@@ -90,7 +90,7 @@ def draw(
         advance = stack.enter_context(
             progress("sample, codes", pipeline.work(sum(len(tasks[name][0]) for name in mine)))
         )
-        file = stack.enter_context(NpzWriter(npz, len(seeds))) if npz is not None and is_main() else None
+        file = stack.enter_context(npz_writer(npz, len(seeds))) if npz is not None and is_main() else None
         whole = _Whole(out, file)
         for name in tasks if alone else mine:
             if name in kept:
@@ -154,7 +154,7 @@ class _Whole:
     Batches come in the order of the seeds; pixels that are not at hand are read from the pictures' files.
     """
 
-    def __init__(self, out: Path, file: NpzWriter | None) -> None:
+    def __init__(self, out: Path, file: Callable[..., None] | None) -> None:
         self.rows: list[dict[str, Any]] = []
         self.shown: list[UInt8[Tensor, "b 3 h w"]] = []
         self.settings: dict[str, Any] = {}
@@ -169,7 +169,7 @@ class _Whole:
                 self.shown.append(pixels[:room].clone())  # a view would keep the whole batch in memory
             if self._file is not None:
                 labels = [row["label"] for row in rows]
-                self._file.add(pixels, None if None in labels else labels)
+                self._file(pixels, None if None in labels else labels)
         self.rows += rows
         self.settings = part["settings"]
 

@@ -15,9 +15,8 @@ from digit.data.images import ImageSource
 from digit.data.loader import Report, load_pixels
 from digit.data.pixels import PixelData
 from digit.distributed import is_main, main_first
-from digit.errors import DigitError
+from digit.errors import DigitError, check_lineage
 from digit.evaluation.probe import head_accuracies, pooled_states
-from digit.lineage import check_lineage
 from digit.nn.batch import CodeBatch
 from digit.nn.linear_probe import FeatureBatch, Probe
 from digit.nn.sampling import SamplerConfig

@@ -9,9 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from digit.errors import DigitError, LineageError
+from digit.errors import DigitError, LineageError, check_lineage
 from digit.files import read_json, write_json_atomic
-from digit.lineage import check_lineage
 from digit.nn.sampling import SamplerConfig
 from digit.weights.artifact import artifact_of, describe, load, save, verify
 from digit.weights.storage import StoredAs, from_dict

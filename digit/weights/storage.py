@@ -1,4 +1,4 @@
-"""Tensors as they are stored: float32, float16, or int8 with a scale per row; and settings, as strict JSON."""
+"""Tensors as stored: float32, float16, or int8 with a scale per row; and settings, in strict JSON."""
 
 import dataclasses
 import difflib

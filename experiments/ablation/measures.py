@@ -11,10 +11,9 @@ from ablation.plan import Scale
 from ablation.tokens import probed
 from torch import Tensor
 
-from digit.evaluation.frechet import Moments, frechet_distance
 from digit.evaluation.networks import Network, open_network
 from digit.evaluation.probe import pooled_states
-from digit.evaluation.scores import inception_score
+from digit.evaluation.scores import Moments, frechet_distance, inception_score
 from digit.files import atomic_path
 from digit.nn.sampling import SamplerConfig
 from digit.pipeline import to_uint8

@@ -9,7 +9,7 @@ from ablation.plan import TYPES, PriorPlan
 from ablation.predict import PREDICTORS, correlations, draw_predictors, tokenizer_rows
 from ablation.rows import read_row
 
-from digit.evaluation.curve_plots import draw_layers
+from digit.evaluation.plots import draw_layers
 from digit.evaluation.result import result, write_result
 from digit.files import write_text_atomic
 

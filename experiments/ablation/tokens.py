@@ -12,9 +12,8 @@ from torch import Tensor
 
 from digit import kmeans
 from digit.evaluation.codebook import codebook_report
-from digit.evaluation.perturbations import NOISE
 from digit.evaluation.probe import fit_probe, probe_results, split_rows
-from digit.evaluation.stability import CHANGE, VECTORS, as_tokenizer, stability
+from digit.evaluation.stability import CHANGE, NOISE, VECTORS, as_tokenizer, stability
 from digit.tokenizer import Tokenizer, TokenizerConfig
 from digit.weights.artifact import load, save
 

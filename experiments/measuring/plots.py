@@ -12,7 +12,7 @@ from measuring.found import Found, Row, values_of, where
 from measuring.plan import KINDS, SYSTEMS
 from measuring.scale import CLASS, FREE
 
-from digit.evaluation.curve_plots import draw_layers
+from digit.evaluation.plots import draw_layers
 from digit.evaluation.sweep import pareto
 from digit.files import atomic_path
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from digit.data.images import open_images
 from digit.data.loader import load_pixels
-from digit.evaluation.frechet import Moments, frechet_distance
 from digit.evaluation.networks import Network, open_network
 from digit.evaluation.result import result, write_result
+from digit.evaluation.scores import Moments, frechet_distance
 from digit.files import atomic_path
 from digit.nn.backbone import Standardize
 from digit.nn.perceptual import distance, unit_maps

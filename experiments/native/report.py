@@ -8,9 +8,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from native.reconstruction import FRECHET, MAPS
 
-from digit.evaluation.perturbations import SNRS
 from digit.evaluation.result import read_result
-from digit.evaluation.stability import CHANGE, PAPER, VECTORS
+from digit.evaluation.stability import CHANGE, PAPER, SNRS, VECTORS
 from digit.files import atomic_path, write_text_atomic
 
 OWN = ("PSNR", "sharpness", FRECHET, MAPS, "entropy, bits", "usage")

@@ -11,8 +11,7 @@ from tests_support import make_pictures
 from digit.data.codes import Codes
 from digit.data.images import open_images
 from digit.data.write_codes import CodeKind, write_codes
-from digit.errors import DigitError, LineageError
-from digit.lineage import check_lineage
+from digit.errors import DigitError, LineageError, check_lineage
 
 
 def test_written_and_read_back(pictures, kinds, tmp_path):

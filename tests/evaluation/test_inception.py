@@ -54,7 +54,8 @@ def test_pictures_are_resized_from_the_corner_without_smoothing():
 def test_a_batch_norm_is_folded_into_its_convolution():
     tensors, module = random_tensors(), Inception()
     module.fill(tensors, where="random weights")
-    name, first = "Conv2d_1a_3x3", module.stem[0]
+    name = "Conv2d_1a_3x3"
+    first = module.steps[name]
     x = torch.randn(2, 3, 15, 15)
     plain = F.conv2d(x, tensors[f"{name}.conv.weight"], stride=2)
     parts = (tensors[f"{name}.bn.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))

@@ -1,5 +1,8 @@
 """digit.evaluation.pictures: one set of pictures, whatever it comes as; processes share its batches."""
 
+import tracemalloc
+import zipfile
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +11,14 @@ from PIL import Image
 from digit.data.decode import BrokenImage
 from digit.errors import DigitError
 from digit.evaluation import pictures as module
-from digit.evaluation.pictures import bilinear_square, open_pictures, shared, without_statistics
+from digit.evaluation.pictures import (
+    bilinear_square,
+    npz_writer,
+    open_npz,
+    open_pictures,
+    shared,
+    without_statistics,
+)
 
 PIXELS = torch.randint(256, (9, 3, 8, 8), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
 
@@ -72,3 +82,80 @@ def test_statistics_alone_are_no_pictures(tmp_path):
     assert opened.n == 0 and opened.pooled is not None
     with pytest.raises(DigitError, match="statistics and no pictures"):
         without_statistics(opened)
+
+
+def pictures(n: int, seed: int = 0, size: int = 8) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(256, (n, 3, size, size), dtype=torch.uint8, generator=generator)
+
+
+def test_numpy_reads_what_was_written_in_parts(tmp_path):
+    pixels = pictures(10)
+    with npz_writer(tmp_path / "deep" / "s.npz", 10) as add:
+        for start, stop in ((0, 4), (4, 5), (5, 10)):
+            add(pixels[start:stop], list(range(start, stop)))
+    with np.load(tmp_path / "deep" / "s.npz", allow_pickle=False) as arrays:
+        assert set(arrays) == {"arr_0", "arr_1"}
+        assert arrays["arr_0"].dtype == np.uint8
+        np.testing.assert_array_equal(arrays["arr_0"], pixels.permute(0, 2, 3, 1).numpy())
+        assert arrays["arr_1"].tolist() == list(range(10))
+    again = open_npz(tmp_path / "deep" / "s.npz", 3)
+    assert (again.n, again.size, again.pooled) == (10, 8, None)
+    assert torch.equal(torch.cat(list(again.batches)), pixels)
+
+
+def test_equal_pictures_make_equal_bytes_without_labels(tmp_path):
+    for name, parts in (("a", 2), ("b", 5)):
+        with npz_writer(tmp_path / name, 10) as add:
+            for part in pictures(10).split(parts):
+                add(part)
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+    with zipfile.ZipFile(tmp_path / "a") as archive:
+        assert archive.namelist() == ["arr_0.npy"]
+        assert archive.testzip() is None
+
+
+def test_memory_is_one_batch(tmp_path):
+    batch = pictures(8, size=64)
+    tracemalloc.start()
+    with npz_writer(tmp_path / "s.npz", 8 * 40) as add:
+        for _ in range(40):
+            add(batch)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * batch.nbytes < (tmp_path / "s.npz").stat().st_size / 3
+
+
+def test_the_file_is_whole_or_absent(tmp_path):
+    path = tmp_path / "s.npz"
+    for n, words in ((5, "to hold 5 pictures and got 4"), (3, "to hold 3 pictures and got 4")):
+        with pytest.raises(DigitError, match=words), npz_writer(path, n) as add:
+            add(pictures(4))
+    with pytest.raises(KeyboardInterrupt), npz_writer(path, 4) as add:
+        add(pictures(4))
+        raise KeyboardInterrupt
+    with pytest.raises(DigitError, match="equal sizes"), npz_writer(path, 8) as add:
+        add(pictures(4))
+        add(pictures(4, size=9))
+    for labels in ((None, [1, 2, 3, 4]), ([1, 2, 3, 4], None), ([1], None)):
+        with pytest.raises(DigitError, match="a label for every picture"), npz_writer(path, 8) as add:
+            for part in labels:
+                add(pictures(4), part)
+    assert not list(tmp_path.iterdir())
+    path.write_text("old")
+    with pytest.raises(DigitError), npz_writer(path, 1):
+        pass
+    assert path.read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_file_cut_short_is_named(tmp_path):
+    np.savez(tmp_path / "s.npz", arr_0=pictures(50).permute(0, 2, 3, 1).numpy())
+    data = bytearray((tmp_path / "s.npz").read_bytes())
+    data[300] ^= 255  # a pixel that no longer fits its checksum
+    (tmp_path / "s.npz").write_bytes(data)
+    with pytest.raises(DigitError, match=r"s\.npz is damaged"):
+        list(open_npz(tmp_path / "s.npz", 7).batches)
+    (tmp_path / "cut.npz").write_bytes(data[:500])
+    with pytest.raises(DigitError, match=r"cut\.npz cannot be read"):
+        open_npz(tmp_path / "cut.npz")

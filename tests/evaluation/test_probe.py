@@ -5,7 +5,7 @@ from sklearn.linear_model import LogisticRegression
 
 from digit.errors import DigitError
 from digit.evaluation.probe import (
-    FeatureData,
+    feature_data,
     fit_probe,
     head_accuracies,
     pooled_states,
@@ -84,7 +84,7 @@ def test_the_head_is_chosen_on_held_out_pictures_and_scored_on_the_test_set():
 
 def test_batches_are_a_function_of_seed_and_step():
     features, labels = problem(30)
-    data, again = (FeatureData(features, labels, batch_size=8, seed=1) for _ in range(2))
+    data, again = (feature_data(features, labels, batch_size=8, seed=1) for _ in range(2))
     data(0)
     assert torch.equal(data(5).features, again(5).features)
     rows = torch.cat([data(step).features for step in range(15)])  # four epochs

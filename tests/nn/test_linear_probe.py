@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.linear_model import LogisticRegression
 
-from digit.evaluation.probe import FeatureData, probe_results
+from digit.evaluation.probe import feature_data, probe_results
 from digit.nn.linear_probe import FeatureBatch, Probe, ProbeConfig
 from digit.weights.artifact import load, save
 
@@ -20,7 +20,7 @@ def problem(n: int = 600, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
 def train(
     probe: Probe, features: torch.Tensor, labels: torch.Tensor, steps: int = 150, lr: float = 1e-2
 ) -> None:
-    data = FeatureData(features, labels, batch_size=100)
+    data = feature_data(features, labels, batch_size=100)
     optimizer = torch.optim.AdamW(probe.parameters(), lr=lr, weight_decay=0)
     for step in range(steps):
         loss = probe.loss(data(step))

@@ -52,14 +52,8 @@ def selftest(*, device: Device | None = None) -> dict[str, Any]:
     where = choose_device(device)
     found = list(checks(where))
     made = {check.name: check.error for check in found if check.error is not None}
-    rows = {
-        check.name: (
-            check.error,
-            f"{check.limit:.1g}",
-            "left out" if check.error is None else "ok" if check.passed else "FAILED",
-        )
-        for check in found
-    }
+    words = ["left out" if each.error is None else "ok" if each.passed else "FAILED" for each in found]
+    rows = {c.name: (c.error, f"{c.limit:.1g}", word) for c, word in zip(found, words, strict=True)}
     print_table(f"self-test on {where}", ("error", "at most", ""), rows)
     failed = [f"{check.name} ({check.error:.2g})" for check in found if not check.passed]
     if failed:

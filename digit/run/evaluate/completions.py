@@ -12,7 +12,6 @@ from torch import Tensor
 from digit.data.images import ImageSource
 from digit.data.loader import stream
 from digit.errors import DigitError
-from digit.evaluation.frechet import Moments, frechet_distance
 from digit.evaluation.measure import Measured, measure
 from digit.evaluation.networks import Network
 from digit.evaluation.pictures import Pictures, open_pictures, without_statistics
@@ -21,7 +20,7 @@ from digit.evaluation.prefix import PROTOCOL as PROTOCOL_PREFIX
 from digit.evaluation.prefix import Completer, Point, as_rows, named, of_rows, prefix_distances
 from digit.evaluation.protocols import OWN, check_number
 from digit.evaluation.result import write_result
-from digit.evaluation.scores import inception_score
+from digit.evaluation.scores import Moments, frechet_distance, inception_score
 from digit.files import atomic_path
 from digit.nn.sampling import SamplerConfig
 from digit.pipeline import DigitPipeline, to_uint8
@@ -43,15 +42,13 @@ Way = Callable[[Tensor, list[int]], Tensor]  # pixels in [0, 1] and seeds -> byt
 Models = Mapping[str, DigitPipeline]
 
 
-def renderer_settings(
-    pipeline: DigitPipeline, renderer: str | None, **given: float | int | None
-) -> dict[str, Any]:
-    """The renderer's name and how it draws: what was given, else the model's own; {} without a renderer."""
+def renderer_settings(pipeline: DigitPipeline, renderer: str | None) -> dict[str, Any]:
+    """The renderer's name and how the model lets it draw; {} without a renderer."""
     if not pipeline.renderers:
         return {}
     chosen = pipeline.renderer_called(renderer)
     own = pipeline.sampling.masked if chosen == "masked" else pipeline.sampling.renderer
-    return {"name": chosen, **{n: getattr(own, n) if x is None else x for n, x in given.items()}}
+    return {"name": chosen, "temperature": own.temperature, "top_k": own.top_k, "top_p": own.top_p}
 
 
 def ways_back(pipeline: DigitPipeline, settings: Mapping[str, Any]) -> dict[str, Way]:

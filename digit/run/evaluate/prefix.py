@@ -51,14 +51,14 @@ def evaluate_prefix(
         renderer: the autoregressive or the masked one; the first that a model has if left out.
         temperature: of the prior, from 0, which takes the likeliest code; each model's own if left out.
         top_k: keep the k likeliest codes of the prior; 0 keeps all; each model's own if left out.
-        top_p: keep the prior's likeliest codes up to this probability, in (0, 1]; likewise.
+        top_p: keep its likeliest codes up to this probability, in (0, 1]; each model's own if left out.
         guidance: classifier-free guidance, 1 is none; each model's own, with classes, if left out.
         out: folder for prefix.json and prefix.png, or a JSON file; not kept if left out.
         batch: pictures at once.
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """
     from digit.data.images import open_images
-    from digit.evaluation.curve_plots import draw_prefix
+    from digit.evaluation.plots import draw_prefix
     from digit.evaluation.prefix import check_prefixes
     from digit.evaluation.protocols import OWN, check_number
     from digit.run.complete import folder_labels
@@ -70,10 +70,7 @@ def evaluate_prefix(
     check_number(images, len(source), OWN, few=few)
     pipelines = completions.open_models(models, where)
     check_prefixes(prefix, [pipeline.prior.config.length for pipeline in pipelines.values()])
-    labels = {
-        name: None if unconditional else folder_labels(pipeline, source)
-        for name, pipeline in pipelines.items()
-    }
+    labels = {n: None if unconditional else folder_labels(p, source) for n, p in pipelines.items()}
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     settings = completions.settings_of(guidance, any(labels.values()), **given)
     settings |= {"guidance": guidance, "renderer": renderer}
@@ -88,9 +85,8 @@ def evaluate_prefix(
     curve = completions.Curve(pipelines, source, networks, where, asked, written)
     curve.measure(prefix, labels, {**settings, "batch_size": batch}, reference=reference, few=few)
     value = curve.value()
-    _print(
-        curve.points, title := f"{len(source)} pictures of {asked['images']} completed from their first codes"
-    )
+    title = f"{len(source)} pictures of {asked['images']} completed from their first codes"
+    _print(curve.points, title)
     measurement.caution(len(source))
     plot = partial(draw_prefix, curve.points, title=title)
     measurement.keep(written, value, plot=plot, also=", and a plot")

@@ -140,7 +140,7 @@ def _print(probed: dict[str, Any]) -> None:
 
 def _draw(probed: dict[str, Any], priors: Sequence[str], title: str, path: Path) -> None:
     """A line per prior, a level per encoder."""
-    from digit.evaluation.curve_plots import draw_layers
+    from digit.evaluation.plots import draw_layers
 
     lines, levels = {}, {}
     for name, found in probed.items():

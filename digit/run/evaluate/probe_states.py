@@ -5,6 +5,7 @@ States are computed once and kept in float16: in memory, or on disk for the next
 
 import hashlib
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,17 +16,9 @@ from torch import Tensor
 
 from digit.data.codes import Codes
 from digit.data.images import open_images
-from digit.errors import DigitError
-from digit.evaluation.probe import (
-    Pool,
-    fit_probe,
-    pooled_features,
-    pooled_states,
-    probe_results,
-    split_rows,
-)
+from digit.errors import DigitError, check_lineage
+from digit.evaluation.probe import Pool, fit_probe, pooled_features, pooled_states, probe_results, split_rows
 from digit.files import atomic_path, make_folder, read_json, sha256_file, write_json_atomic
-from digit.lineage import check_lineage
 from digit.prior import Prior
 from digit.progress import progress, say
 from digit.run.device import autocast
@@ -69,10 +62,9 @@ def probe_prior(
     """
     prior: Any = load(path, kind="prior", device=reads["where"])
     splits = states_of(prior, path, folders, pool=pool, views=views, reads=reads)
-    side, shape = round(prior.config.length**0.5), prior.config
-    return _probed(
-        prior, prior, side, shape.codes, shape.width, train_heads(splits, f"heads of {name}", trains)
-    )
+    found, shape = train_heads(splits, f"heads of {name}", trains), prior.config
+    side = round(shape.length**0.5)
+    return Probed(artifact_of(prior)["id"], f"{side}x{side}", shape.codes, shape.width, _size(prior), *found)
 
 
 def probe_encoder(
@@ -82,13 +74,12 @@ def probe_encoder(
     tokenizer: Any = load(path, kind="tokenizer", device=trains["device"])
     splits = features_of(tokenizer, sources, batch, trains["device"])
     found = train_heads(splits, f"heads of encoder of {name}", trains)
-    encoder = tokenizer.encoder
-    return _probed(tokenizer, encoder, tokenizer.grid, None, encoder.width, found)
+    id, side, encoder = artifact_of(tokenizer)["id"], tokenizer.grid, tokenizer.encoder
+    return Probed(id, f"{side}x{side}", None, encoder.width, _size(encoder), *found)
 
 
-def _probed(artifact: Any, network: Any, side: int, codes: int | None, width: int, found: Any) -> Probed:
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    return Probed(artifact_of(artifact)["id"], f"{side}x{side}", codes, width, parameters, *found)
+def _size(network: Any) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def train_heads(
@@ -145,7 +136,7 @@ def states_of(
             with autocast(where):
                 return pooled_states(prior, part, pool=pool)
 
-        shape = Rows(len(flat), prior.config.layers + 1, prior.config.width)
+        shape = len(flat), prior.config.layers + 1, prior.config.width
         title = f"states of {path.name}, {kind}"
         splits.append(Split(cached_rows(pooled, shape, title=title, key=key, **reads), labels, used))
     return splits
@@ -187,17 +178,9 @@ def check_codes(codes: Codes, prior: Prior, over: str, lineage: dict[str, str], 
         )
 
 
-class Rows(NamedTuple):
-    """Shape of what is kept."""
-
-    count: int
-    layers: int
-    width: int
-
-
 def cached_rows(
     pooled: Callable[[int], Tensor],
-    shape: Rows,
+    shape: tuple[int, int, int],
     *,
     title: str,
     key: dict[str, Any],
@@ -212,8 +195,8 @@ def cached_rows(
     memory map. Without a cache they are in memory of `where`, `limit` bytes at most. Raises DigitError for
     more, for a damaged file, or for states too large for float16.
     """
-    needed = 2 * shape.count * shape.layers * shape.width
-    size = f"{needed / 1e9:.3g} GB ({shape.count} x {shape.layers} layers x {shape.width}, float16)"
+    needed = 2 * math.prod(shape)
+    size = f"{needed / 1e9:.3g} GB ({shape[0]} x {shape[1]} layers x {shape[2]}, float16)"
     if cache is None:
         if needed > limit:
             raise DigitError(f"{title} take {size}, above --memory-gb {limit / 1e9:g}: give --cache FOLDER")

@@ -45,7 +45,7 @@ def evaluate_projection(
         batch: pictures at once.
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """
-    from digit.evaluation.map_plots import draw_features, draw_toy
+    from digit.evaluation.plots import draw_features, draw_toy
     from digit.evaluation.projection import PROTOCOL, separability_by_noise, toy_values
     from digit.run.device import choose_device
     from digit.run.evaluate import measurement

@@ -15,9 +15,6 @@ def evaluate_reconstruction(
     features: tuple[Network, ...] = ("inception",),
     inception_weights: File | None = None,
     renderer: Literal["autoregressive", "masked"] | None = None,
-    renderer_temperature: float | None = None,
-    renderer_top_k: int | None = None,
-    renderer_top_p: float | None = None,
     under: str | None = None,
     num: int | None = None,
     few: bool = False,
@@ -27,7 +24,7 @@ def evaluate_reconstruction(
 ) -> dict[str, Any]:
     """Distance and PSNR of real pictures that went through the model's tokenizers and back: its floor.
 
-    What a perfect prior would reach with this renderer and VQGAN. Settings left out are the model's own.
+    What a perfect prior would reach with this renderer and VQGAN. Settings are the model's own.
 
     Example: digit evaluate reconstruction runs/model --images photos/ --features dinov2-l --out floor
 
@@ -37,9 +34,6 @@ def evaluate_reconstruction(
         features: networks: inception, dinov2-l, timm:NAME, classifier:FOLDER, squeezenet:FILE.
         inception_weights: file of FID's InceptionV3; fetched if left out.
         renderer: the autoregressive or the masked one; the first that the model has if left out.
-        renderer_temperature: of the renderer; the model's own if left out.
-        renderer_top_k: of the autoregressive renderer, 0 keeps all; the model's own if left out.
-        renderer_top_p: of the autoregressive renderer, in (0, 1]; the model's own if left out.
         under: only pictures below this folder of `images`, such as `val`.
         num: pictures at most, evenly spread; all if left out.
         few: measure even fewer than 2,048 pictures, where distances are far too large.
@@ -63,8 +57,7 @@ def evaluate_reconstruction(
     networks = measurement.open_networks(features, inception_weights, where)
     written = measurement.result_file(out, "reconstruction")
     size = pipeline.vqgan.config.image_size
-    given = {"temperature": renderer_temperature, "top_k": renderer_top_k, "top_p": renderer_top_p}
-    settings = completions.renderer_settings(pipeline, renderer, **given)
+    settings = completions.renderer_settings(pipeline, renderer)
     ways = completions.ways_back(pipeline, settings)
     with measurement.reading("reconstruct", source, size, where, batch) as (pixels, seen):
         rows, shown = completions.reconstruct(pixels(), ways, networks)

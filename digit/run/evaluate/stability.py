@@ -44,9 +44,8 @@ def evaluate_stability(
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """
     from digit.data.images import open_images
-    from digit.evaluation.curve_plots import draw_stability
-    from digit.evaluation.perturbations import ALL, NOISE
-    from digit.evaluation.stability import PROTOCOL, as_tokenizer, stability
+    from digit.evaluation.plots import draw_stability
+    from digit.evaluation.stability import ALL, NOISE, PROTOCOL, as_tokenizer, stability
     from digit.run.device import choose_device
     from digit.run.evaluate import measurement
 
@@ -64,6 +63,7 @@ def evaluate_stability(
     with measurement.reading("stability", source, side, where, batch, times=len(opened)) as (pixels, seen):
         for name, module in opened.items():
             measured[name] = dict(stability(as_tokenizer(module), pixels(), **how))
+    told = {"images": Path(images).name, "under": under}
     value = measurement.record(
         "stability",
         measurement.by_name(measured),
@@ -72,12 +72,7 @@ def evaluate_stability(
         counts={"pictures": len(seen)},
         features=measurement.with_ids(opened),
         seed=seed,
-        settings={
-            "images": Path(images).name,
-            "under": under,
-            "fingerprint": source.fingerprint,
-            "size": side,
-        },
+        settings={**told, "fingerprint": source.fingerprint, "size": side},
     )
     title = f"{len(seen)} pictures of {Path(images).name}{f':{under}' if under else ''} at {side} px"
     _print(measured, title)
@@ -102,31 +97,22 @@ def _size(modules: Mapping[str, Any], size: int | None) -> int:
 
 def _print(measured: Mapping[str, Mapping[str, float]], caption: str) -> None:
     """Tables by SNR with the paper's rows, by other perturbations, and of what each tokenizer is."""
-    from digit.evaluation.perturbations import NOISE, OTHERS, SNRS
-    from digit.evaluation.stability import CHANGE, FEATURES, PAPER, VECTORS
+    from digit.evaluation.stability import CHANGE, FEATURES, NOISE, OTHERS, PAPER, SNRS, VECTORS
 
-    def row(values: Mapping[str, float], measure: str, perturbations: Sequence[Any]) -> list[float | None]:
-        return [values.get(f"{measure}, {how.name}") for how in perturbations]
-
-    def show(title: str, columns: Sequence[str], rows: Mapping[str, Any]) -> None:
+    def show(title: str, measure: str, chosen: Any, words: Sequence[str], paper: Mapping[str, Any]) -> None:
+        names = [f"{measure}, {how.name}" for how in chosen]
+        rows = {name: [values.get(each) for each in names] for name, values in measured.items()} | dict(paper)
         if any(number is not None for numbers in rows.values() for number in numbers):
-            print_table(title, columns, rows, dim=PAPER)
+            print_table(title, words, rows, dim=PAPER)
 
-    sides = {CHANGE: "lower", VECTORS: "higher", FEATURES: "higher"}
-    for measure, better in sides.items():
-        rows: dict[str, Any] = {name: row(values, measure, NOISE) for name, values in measured.items()}
-        rows |= {name: list(given[measure]) for name, given in PAPER.items() if measure in given}
-        show(f"{measure} by SNR in dB ({better} is better), {caption}", [f"{snr:g}" for snr in SNRS], rows)
+    for measure, better in {CHANGE: "lower", VECTORS: "higher", FEATURES: "higher"}.items():
+        published = {name: given[measure] for name, given in PAPER.items() if measure in given}
+        title = f"{measure} by SNR in dB ({better} is better), {caption}"
+        show(title, measure, NOISE, [f"{snr:g}" for snr in SNRS], published)
     for kind in dict.fromkeys(how.kind for how in OTHERS):
         chosen = [how for how in OTHERS if how.kind == kind]
-        rows = {name: row(values, CHANGE, chosen) for name, values in measured.items()}
-        show(f"{CHANGE}: {kind}", [how.name.removeprefix(kind).strip() for how in chosen], rows)
-    kept = {
-        "PSNR": "PSNR, dB",
-        "sharpness": "sharpness",
-        "codes": "K",
-        "usage": "used",
-        "entropy, bits": "bits",
-    }
+        show(f"{CHANGE}: {kind}", CHANGE, chosen, [how.name.removeprefix(kind).strip() for how in chosen], {})
+    kept = ("PSNR", "sharpness", "codes", "usage", "entropy, bits")
+    columns = ("PSNR, dB", "sharpness", "K", "used", "bits")
     rows = {name: [values.get(what) for what in kept] for name, values in measured.items()}
-    print_table("the tokenizers on undisturbed pictures (-: no decoder)", list(kept.values()), rows)
+    print_table("the tokenizers on undisturbed pictures (-: no decoder)", columns, rows)

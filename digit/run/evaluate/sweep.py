@@ -115,7 +115,7 @@ def evaluate_sweep(
 
 def _draw(rows: Sequence[Any], network: Any, written: Path, title: str) -> Iterator[Path]:
     """A heat map per metric, and the Pareto plot where there is a score; the files."""
-    from digit.evaluation.map_plots import draw_heat_map, draw_pareto
+    from digit.evaluation.plots import draw_heat_map, draw_pareto
 
     kinds = {"fd": "FD", "is": "IS", "recall": "recall"}
     metrics = {name: network.metric(kind) for name, kind in kinds.items()}

@@ -47,11 +47,12 @@ class Grid:
 
     def prior(self, setting: Setting) -> SamplerConfig:
         """How the prior draws in a cell."""
-        return replace(self.base, **_part(setting, PRIOR))
+        changed: Any = {axis: setting[axis] for axis in PRIOR}
+        return replace(self.base, **changed)
 
     def options(self, setting: Setting) -> dict[str, Any]:
         """The renderer's part of a cell, as options of the pipeline's call."""
-        return {"renderer": self.renderer, **_part(setting, _RENDERER[self.renderer])}
+        return {"renderer": self.renderer, **{axis: setting[axis] for axis in _RENDERER[self.renderer]}}
 
     def sampling(self, setting: Setting, sampling: PipelineSampling) -> PipelineSampling:
         """A cell as the model's own settings; those it does not concern stay as they are in `sampling`."""
@@ -132,10 +133,6 @@ def _check(pipeline: DigitPipeline, found: Grid) -> None:
 def _option(axis: str) -> str:
     """As it is typed."""
     return "--passes" if axis == "steps" else "--" + axis.replace("_", "-")
-
-
-def _part(setting: Setting, axes: Sequence[str]) -> dict[str, Any]:
-    return {axis: setting[axis] for axis in axes}
 
 
 class Cells:

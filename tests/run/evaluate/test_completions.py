@@ -10,9 +10,9 @@ import torch
 
 from digit.data.images import open_images
 from digit.errors import DigitError
-from digit.evaluation.frechet import Moments
 from digit.evaluation.networks import classifier_network
 from digit.evaluation.prefix import Point
+from digit.evaluation.scores import Moments
 from digit.nn.classifier import Classifier, ClassifierConfig
 from digit.pipeline import DigitPipeline, to_uint8
 from digit.run.evaluate.completions import (
@@ -69,8 +69,8 @@ def test_pictures_have_seeds_in_order_whatever_the_batch(network):
 
 def test_a_models_ways_are_its_stages(chain):
     model = DigitPipeline.from_pretrained(chain.root / "model")
-    settings = renderer_settings(model, None, temperature=None, top_k=2, top_p=None)
-    assert settings["name"] == "autoregressive" and settings["top_k"] == 2
+    settings = renderer_settings(model, None)
+    assert settings["name"] == "autoregressive"
     assert settings["top_p"] == model.sampling.renderer.top_p
     ways = ways_back(model, settings)
     assert list(ways) == [DIGIT, VQ]
@@ -80,7 +80,7 @@ def test_a_models_ways_are_its_stages(chain):
         drawn = ways[DIGIT](PIXELS[:2], [5, 6])
         assert torch.equal(drawn, ways[DIGIT](PIXELS[:2], [5, 6]))
         assert not torch.equal(drawn, ways[DIGIT](PIXELS[:2], [7, 8]))  # the renderer draws by seed
-    masked = renderer_settings(model, "masked", temperature=None, top_k=None, top_p=None)
+    masked = renderer_settings(model, "masked")
     assert masked["name"] == "masked"
 
 
@@ -90,7 +90,7 @@ def test_without_a_tokenizer_only_vq_is_left(chain):
     assert list(ways_back(blind, {"name": "autoregressive"})) == [VQ]
     prior: Any = load(chain.root / "prior_vq")
     plain = DigitPipeline(prior, whole.vqgan)
-    assert renderer_settings(plain, None, temperature=None, top_k=None, top_p=None) == {}
+    assert renderer_settings(plain, None) == {}
 
 
 @pytest.fixture(scope="module")

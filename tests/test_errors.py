@@ -1,9 +1,8 @@
-"""digit.lineage: what two things say of one kind must be the same, and only that."""
+"""digit.errors: what two things say of one kind must be the same, and only that."""
 
 import pytest
 
-from digit.errors import LineageError
-from digit.lineage import check_lineage
+from digit.errors import LineageError, check_lineage
 
 OURS = {"tokenizer": "a" * 64, "vqgan": "b" * 64}
 
