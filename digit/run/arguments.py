@@ -263,9 +263,10 @@ def _reader(kind: Any, *, optional: bool = False) -> Callable[[str], Any]:
         if optional and text.lower() == "none":
             return None
         if get_origin(kind) is Literal:
-            if text in get_args(kind):
-                return text
-            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(get_args(kind))}")
+            choices = {str(choice): choice for choice in get_args(kind)}
+            if text in choices:
+                return choices[text]
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(choices)}")
         try:
             return kind(text)
         except ValueError:
