@@ -19,6 +19,7 @@ from digit.files import write_text_atomic
 ROOT = Path(__file__).parents[1]
 PARTS = {
     "goals": goals.goals,
+    "redesign": tables.redesign,
     "machine": tables.machine,
     "sampling": tables.sampling,
     "agreement": tables.agreement,

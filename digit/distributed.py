@@ -53,7 +53,8 @@ def joined() -> Iterator[None]:
         torch.cuda.set_device(device)
         backend = "cpu:gloo,cuda:nccl"
     try:
-        with _ended_by_signals():
+        # The default: what waits in C++ for others runs no handler of Python.
+        with handled(signal.SIG_DFL):
             dist.init_process_group(backend, timeout=TIMEOUT, device_id=device)
     except (ValueError, RuntimeError) as error:
         first = str(error).splitlines()[0]
@@ -69,7 +70,8 @@ def joined() -> Iterator[None]:
         if device is None:
             dist.destroy_process_group()
         else:
-            atexit.register(_end, error)
+            code = error.code if isinstance(error, SystemExit) else 1
+            atexit.register(leave, code if isinstance(code, int) else int(code is not None))
         if lost:
             raise DigitError("another process of this command has ended: what it said tells why") from error
         raise
@@ -87,25 +89,19 @@ def leave(code: int = 0) -> NoReturn:
     os._exit(code)
 
 
-def _end(error: BaseException) -> None:
-    """Leave with the code that `error` gives the process."""
-    code = error.code if isinstance(error, SystemExit) else 1
-    leave(code if isinstance(code, int) else int(code is not None))
-
-
 @contextlib.contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Inside, Ctrl-C and SIGTERM end the process: what waits in C++ for others runs no handler of Python."""
+def handled(handler: Any) -> Iterator[None]:
+    """Inside, Ctrl-C and SIGTERM go to `handler`; only of the main thread, which alone may set handlers."""
     before = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) != signal.SIG_IGN:  # as shells' background jobs have it
-                before[number] = signal.signal(number, signal.SIG_DFL)
+                before[number] = signal.signal(number, handler)
     try:
         yield
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for number, previous in before.items():
+            signal.signal(number, previous)
 
 
 def rank() -> int:
@@ -210,27 +206,25 @@ def wait() -> None:
 def by_main(context: contextlib.AbstractContextManager[object]) -> Iterator[None]:
     """The main process enters `context`, such as a lock, for all; DigitError in all of them if it refuses."""
     with contextlib.ExitStack() as stack:
-        refusal = None
-        if is_main():
-            try:
-                stack.enter_context(context)
-            except DigitError as error:
-                refusal = error
-        raise_in_all(refusal)
+        _main_does(lambda: stack.enter_context(context))
         yield
 
 
 def on_main(work: Callable[[], T]) -> T:
     """The main process does `work`; its value, which JSON can hold, or its DigitError in all of them."""
-    value: Any = None
-    failed = None
+    return from_main(_main_does(work))
+
+
+def _main_does(work: Callable[[], Any]) -> Any:
+    """What `work` gives in the main process, None elsewhere; its DigitError is raised in all."""
+    value = refusal = None
     if is_main():
         try:
             value = work()
         except DigitError as error:
-            failed = error
-    raise_in_all(failed)
-    return from_main(value)
+            refusal = error
+    raise_in_all(refusal)
+    return value
 
 
 @contextlib.contextmanager

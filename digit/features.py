@@ -137,7 +137,11 @@ class Encoder(nn.Module):
         Raises:
             DigitError: pictures that are not square.
         """
-        check_square(pixels)
+        height, width = pixels.shape[-2:]
+        if height != width:
+            raise DigitError(
+                f"the encoder takes square pictures, these have {height} x {width} pixels: crop them first"
+            )
         pixels = self.standardize(pixels)
         size = self.config.image_size
         if pixels.shape[-1] != size:
@@ -171,15 +175,6 @@ def in_half(encoder: Encoder, pixels: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor
     return features
 
 
-def check_square(pixels: Shaped[Tensor, "b 3 h w"]) -> None:
-    """DigitError where pictures are not square."""
-    height, width = pixels.shape[-2:]
-    if height != width:
-        raise DigitError(
-            f"the encoder takes square pictures, these have {height} x {width} pixels: crop them first"
-        )
-
-
 def _build(config: EncoderConfig, weights: Path | None, *, pretrained: bool) -> nn.Module:
     """The whole ViT at the wanted size, with its weights."""
     if pretrained and weights is None and not config.hosted:
@@ -205,7 +200,13 @@ def _build(config: EncoderConfig, weights: Path | None, *, pretrained: bool) -> 
             f"{config.name} reads patches of {patch} pixels, which {config.image_size} is no multiple of"
         )
     if resize:
-        _resize_positions(vit, config.image_size)
+        before, prefix = vit.patch_embed.grid_size, 0 if vit.no_embed_class else vit.num_prefix_tokens
+        table = vit.pos_embed[:, prefix:]
+        vit.set_input_size(img_size=(config.image_size, config.image_size))
+        after = vit.patch_embed.grid_size
+        if after != before:
+            with torch.no_grad():
+                vit.pos_embed[:, prefix:] = resize_positions(table, before, after, "reference")
     return vit
 
 
@@ -230,14 +231,3 @@ def resize_positions(
     else:
         picture = F.interpolate(picture, size=after, mode="bicubic", antialias=True, align_corners=False)
     return picture.permute(0, 2, 3, 1).flatten(1, 2)
-
-
-@torch.no_grad()
-def _resize_positions(vit: Any, image_size: int) -> None:
-    """Resize a ViT's learned positions in place by the rule of the published code."""
-    before, prefix = vit.patch_embed.grid_size, 0 if vit.no_embed_class else vit.num_prefix_tokens
-    table = vit.pos_embed[:, prefix:]
-    vit.set_input_size(img_size=(image_size, image_size))
-    after = vit.patch_embed.grid_size
-    if after != before:
-        vit.pos_embed[:, prefix:] = resize_positions(table, before, after, "reference")

@@ -129,14 +129,11 @@ _LARGEST = torch.iinfo(torch.int64).max
 def _draws(places: Int[Tensor, " m"], seed: int) -> Int[Tensor, " m"]:
     """A number for each place, evenly spread over int64, no two equal: SplitMix64 (Steele et al. 2014)."""
     first = int.from_bytes(hashlib.sha256(f"reservoir:{seed}".encode()).digest()[:8], "little", signed=True)
-    mixed = places.cpu() * _signed(0x9E3779B97F4A7C15) + first
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ _shifted(mixed, shift)) * _signed(factor)
+    # Its three factors, less 2**64: int64 has a sign.
+    mixed = places.cpu() * -0x61C8864680B583EB + first
+    for shift, factor in ((30, -0x40A7B892E31B1A47), (27, -0x6B2FB644ECCEEE15)):
+        mixed = (mixed ^ _shifted(mixed, shift)) * factor
     return mixed ^ _shifted(mixed, 31)
-
-
-def _signed(word: int) -> int:
-    return word - 2**64 if word >= 2**63 else word
 
 
 def _shifted(words: Tensor, count: int) -> Tensor:
@@ -202,8 +199,10 @@ def fit(
         chosen = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:k]
         start = _fetch(vectors, places, chosen) if together else vectors[chosen.to(vectors.device)]
     centroids = start.to(device, torch.float32, copy=True)
-    if device != vectors.device and vectors.nbytes < 0.6 * _free_bytes(device):
-        vectors = vectors.to(device)
+    if device != vectors.device:
+        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        if vectors.nbytes < 0.6 * (torch.cuda.mem_get_info(device)[0] + unused):
+            vectors = vectors.to(device)
     lengths = _lengths(vectors, device, together=together)
     inertia: list[float] = []
     codes: Tensor | None = None  # unknown until the first iteration, and after a split
@@ -280,12 +279,6 @@ def _fetch(vectors: Tensor, places: Tensor, wanted: Int[Tensor, " k"]) -> Float[
         found[here.to(vectors.device)] = vectors[rows[here].to(vectors.device)]
     add_up(found)
     return found
-
-
-def _free_bytes(device: torch.device) -> int:
-    """Memory of a GPU that can still be had."""
-    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return torch.cuda.mem_get_info(device)[0] + unused
 
 
 def _split_empty(centroids: Tensor, counts: Tensor) -> None:

@@ -65,11 +65,7 @@ class DigitPipeline:
         classes: Sequence[str] = (),
         sampling: PipelineSampling | None = None,
     ) -> None:
-        """Compose trained stages.
-
-        Raises:
-            LineageError: the stages were not trained on each other's codes.
-        """
+        """Compose trained stages; LineageError where they were not trained on each other's codes."""
         self.prior, self.vqgan, self.tokenizer = prior.eval(), vqgan.eval(), tokenizer
         self.renderer, self.renderer_masked = renderer, renderer_masked
         self.classes, self.sampling = list(classes), sampling or PipelineSampling()
@@ -115,17 +111,11 @@ class DigitPipeline:
         device: torch.device | str = "cpu",
         parts: Sequence[str] | None = None,
     ) -> "DigitPipeline":
-        """Open a pipeline: a folder, the name of a bundled model, or an `owner/name` on the hub.
+        """Open a folder, a bundled model's name (CIFAR-10's by default), or the hub's `owner/name`.
 
-        Args:
-            path_or_name: nothing opens the bundled CIFAR-10 model.
-            device: where to put the stages.
-            parts: which of renderer, renderer_masked and tokenizer to open, all of them if left out, and a
-                renderer of a model that has one: the pipeline lacks the others, whose files are checked
-                nevertheless.
-
-        Raises:
-            DigitError: no such model, a file of it is missing or damaged, or an unknown part.
+        `parts`: which of renderer, renderer_masked and tokenizer to open, all of them if left out; the files
+        of the others are checked nevertheless. DigitError: no such model, a file of it is missing or damaged,
+        or an unknown part.
         """
         model = open_model(locate(path_or_name), device=device, parts=parts)
         return cls(**model.parts, classes=model.classes, sampling=model.sampling)
@@ -135,18 +125,12 @@ class DigitPipeline:
     ) -> None:
         """Write the pipeline as a folder of artifacts and one config.json.
 
-        Args:
-            path: the folder; made if missing.
-            stored_as: how matrices lie on disk; int8 keeps one scale per row and is a quarter of float32.
+        `stored_as`: how matrices lie on disk; int8 keeps one scale per row and is a quarter of float32.
         """
         save_model(path, self._parts(), classes=self.classes, sampling=self.sampling, stored_as=stored_as)
 
     def label_ids(self, labels: Sequence[int | str]) -> list[int]:
-        """Class names or numbers as numbers.
-
-        Raises:
-            DigitError: an unknown name or a number out of range.
-        """
+        """Class names or numbers as numbers; DigitError for an unknown name or a number out of range."""
         return label_ids(labels, names=self.classes, classes=self.prior.config.classes)
 
     @torch.inference_mode()
@@ -264,10 +248,7 @@ class DigitPipeline:
         """The codes that the prior models of pixels in [0, 1], square, of the VQGAN's side; on the CPU.
 
         The tokenizer's, or the VQGAN's own where there is no renderer. As in `digit tokenize`, networks run
-        in bfloat16 on a GPU.
-
-        Raises:
-            DigitError: the model has no tokenizer.
+        in bfloat16 on a GPU. DigitError where the model has no tokenizer.
         """
         if self.renderers and self.tokenizer is None:
             raise DigitError(

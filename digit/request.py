@@ -48,8 +48,7 @@ def resolve(
 ) -> Request:
     """The request of a call: settings that are None become `own`, those of the model.
 
-    Raises:
-        DigitError: a setting out of range, or guidance without labels.
+    DigitError: a setting out of range, or guidance without labels.
     """
     of_prior = _with(own.prior_unconditional if labels is None else own.prior, prior)
     if labels is None and of_prior.guidance != 1.0:
@@ -93,11 +92,7 @@ def seeds_and_labels(
 
 
 def label_ids(labels: Sequence[int | str], *, names: Sequence[str], classes: int) -> list[int]:
-    """Class names or numbers as numbers.
-
-    Raises:
-        DigitError: an unknown name, a number out of range, or a model without classes.
-    """
+    """Class names or numbers as numbers; DigitError for unknown ones, or a model without classes."""
     if not classes:
         raise DigitError("this model knows no classes: leave --labels out")
     ids = []

@@ -27,7 +27,6 @@ class VQGAN(nn.Module):
     """
 
     def __init__(self, config: VQGANConfig) -> None:
-        """Random weights."""
         super().__init__()
         _check(config)
         self.config = config
@@ -171,7 +170,6 @@ class Quantizer(nn.Module):
     """The codebook, float32 also under autocast: bfloat16 distances pick wrong neighbours."""
 
     def __init__(self, config: VQGANConfig) -> None:
-        """Random vectors."""
         super().__init__()
         self.normalized = config.normalized_codes
         self.embedding = nn.Embedding(config.codes, config.code_dim)

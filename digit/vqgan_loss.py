@@ -1,7 +1,6 @@
 """pixels -> one scalar that trains a VQGAN and its discriminators (VQGAN, arXiv:2012.09841, section 3.1)."""
 
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 import torch
 import torch._functorch.config
@@ -11,21 +10,12 @@ from torch import Tensor, nn
 
 from digit.distributed import add_up, world_size
 from digit.errors import DigitError
+from digit.nn.batch import PixelBatch
 from digit.nn.codebook import MovingCodebook
 from digit.nn.discriminator import MapDiscriminator, PatchDiscriminator, preference
 from digit.nn.perceptual import PerceptualNetwork, distance, unit_maps
 from digit.vqgan import VQGAN
 from digit.vqgan_config import VQGANLossConfig
-
-
-@runtime_checkable
-class HasPixels(Protocol):
-    """A batch with float pixels in [0, 1]."""
-
-    @property
-    def pixels(self) -> Tensor:
-        """Of shape b 3 h w."""
-        ...
 
 
 def perceptual_network(
@@ -94,11 +84,11 @@ class VQGANLoss(nn.Module):
         self._known: tuple[int, bool] | None = None
         self.register_load_state_dict_post_hook(lambda module, _: setattr(module, "_known", None))
 
-    def forward(self, batch: HasPixels) -> Float[Tensor, ""]:
+    def forward(self, batch: PixelBatch) -> Float[Tensor, ""]:
         """The same as `loss`."""
         return self.loss(batch)
 
-    def loss(self, batch: HasPixels) -> Float[Tensor, ""]:
+    def loss(self, batch: PixelBatch) -> Float[Tensor, ""]:
         """The scalar of both sides; in training mode the codebook follows too.
 
         Without gradients (evaluation) the reconstruction terms alone.

@@ -1,14 +1,13 @@
 """The VQGAN: shapes of the published networks, codes and pixels, safety under autocast, taming's training."""
 
-from typing import NamedTuple
-
 import pytest
 import torch
 import torch.nn.functional as F
 import vqgan_oracle
-from torch import Tensor, nn
+from torch import nn
 
 from digit.errors import DigitError
+from digit.nn.batch import PixelBatch
 from digit.vqgan import VQGAN, decoding, decoding_in_half, encoding_in_half, vq_encoding
 from digit.vqgan_config import VQGANConfig, VQGANLossConfig
 from digit.vqgan_loss import VQGANLoss
@@ -116,14 +115,10 @@ def test_training_starts_at_grey(changes):
     assert vqgan.decode_latents(torch.randn(1, 4, 8, 8)).unique().tolist() == [0.5]
 
 
-class Pictures(NamedTuple):
-    pixels: Tensor
-
-
 def test_taming_learns_in_a_step_of_both_sides():
     vqgan = small(**TAMING, latent_channels=6)
     stage = VQGANLoss(vqgan, VQGANLossConfig(discriminator_width=8, discriminator_ahead=0)).train()
-    batch = Pictures(F.interpolate(torch.rand(4, 3, 4, 4), size=16, mode="bilinear"))
+    batch = PixelBatch(F.interpolate(torch.rand(4, 3, 4, 4), size=16, mode="bilinear"), None)
     optimizer = torch.optim.AdamW([p for p in stage.parameters() if p.requires_grad], lr=1e-3)
     losses = []
     for _ in range(4):

@@ -1,7 +1,6 @@
 """VQGAN training: gradients reach the right side, the balance holds, the codebook follows, a run resumes."""
 
 from dataclasses import replace
-from typing import NamedTuple
 
 import pytest
 import torch
@@ -9,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from digit.errors import DigitError
+from digit.nn.batch import PixelBatch
 from digit.vqgan import VQGAN
 from digit.vqgan_config import VQGANConfig, VQGANLossConfig
 from digit.vqgan_loss import VQGANLoss, perceptual_network
@@ -26,10 +26,6 @@ SMALL = VQGANConfig(
 CONFIG = VQGANLossConfig(discriminator_width=8, discriminator_ahead=0)
 
 
-class Pictures(NamedTuple):
-    pixels: Tensor
-
-
 class TwoMaps(nn.Module):
     """Stands in for a perceptual network."""
 
@@ -42,10 +38,10 @@ class TwoMaps(nn.Module):
         return [first, self.second(first)]
 
 
-def pictures(count: int = 8, seed: int = 0) -> Pictures:
+def pictures(count: int = 8, seed: int = 0) -> PixelBatch:
     """Smooth random pictures, which can be learned."""
     coarse = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
-    return Pictures(F.interpolate(coarse, size=16, mode="bilinear"))
+    return PixelBatch(F.interpolate(coarse, size=16, mode="bilinear"), None)
 
 
 def stage(config: VQGANLossConfig = CONFIG, vqgan: VQGANConfig = SMALL, maps: bool = False) -> VQGANLoss:

@@ -18,6 +18,8 @@ FILES = {
     "fid": ["fid-h200-50000.json"],
     "sample": ["sample.json"],
     "length": ["length-cpu.json"],
+    "redesign": ["before-after-h200.json"],
+    "redesign_drawing": ["before-after-drawing-h200.json"],
 }
 
 
@@ -54,6 +56,15 @@ class Results:
             if (folder / files[0]).exists()
         }
         return cls({name: joined(read[name]) if name in read else {} for name in FILES})
+
+    def redesigned(self, side: str = "after") -> dict[str, float]:
+        """Medians of `bench/before_after.py` by name; of two files the first that has a name counts."""
+        found: dict[str, float] = {}
+        for file in ("redesign", "redesign_drawing"):
+            for row in self.files[file].get(side, {}).get("rows", []):
+                if "median" in row:
+                    found.setdefault(row["name"], row["median"])
+        return found
 
     def on(self, file: str) -> str:
         """The kind of GPU of a run, as a name's end; nothing for an H200 or no run."""

@@ -46,6 +46,31 @@ def machine(results: Results) -> list[str]:
     return lines
 
 
+def redesign(results: Results) -> list[str]:
+    """Every path with the code of before and of now."""
+    before, after = results.redesigned("before"), results.redesigned("after")
+    units = {
+        row["name"]: row["unit"]
+        for file in ("redesign", "redesign_drawing")
+        for row in results.files[file].get("after", {}).get("rows", [])
+        if "unit" in row
+    }
+    rows = []
+    for name, value in after.items():
+        faster = units[name] in ("img/s", "TFLOP/s")
+        old = before.get(name)
+        change = "" if old is None else f"{(value / old if faster else old / value) - 1:+.1%}"
+        shown = ["" if each is None else f"{number(each)} {units[name]}" for each in (old, value)]
+        rows.append([name, *shown, change])
+    extra = [
+        [name, f"{number(before[name])} {units.get(name, 'TFLOP/s')}", "", ""]
+        for name in before
+        if name not in after
+    ]
+    commits = [results.files["redesign"].get(side, {}).get("commit", "") for side in ("before", "after")]
+    return table(["path", f"before ({commits[0]})", f"after ({commits[1]})", "speed"], rows + extra)
+
+
 def sampling(results: Results) -> list[str]:
     """Every batch of every sampler."""
     rows = []

@@ -166,7 +166,7 @@ def as_tokenizer(module: Tokenizer | VQGAN) -> PictureTokenizer:
     """What `stability` takes, out of a tokenizer or VQGAN that `digit.load` gave."""
     if not isinstance(module, VQGAN):
         return module
-    return SimpleNamespace(
+    whole: Any = SimpleNamespace(
         encode=module.encode,
         features=lambda pixels: module.latents(pixels).flatten(2).transpose(1, 2),
         nearest=module.quantize.nearest,
@@ -174,6 +174,7 @@ def as_tokenizer(module: Tokenizer | VQGAN) -> PictureTokenizer:
         decode=module.decode,
         codes=module.config.codes,
     )
+    return whole
 
 
 def stability(

@@ -25,11 +25,6 @@ class BlockStyle:
     attention: bool = False  # an attention layer between the two middle blocks
     attention_levels: tuple[int, ...] = ()  # levels, 0 at full resolution, with one after each block
 
-    @property
-    def biases(self) -> bool:
-        """Whether the convolutions of the blocks have biases."""
-        return self.family == "taming"
-
 
 class Encoder(nn.Module):
     """Pixels, in the range that its weights know, to latents."""
@@ -104,7 +99,8 @@ class _Level(nn.Module):
             _ResidualBlock(outputs if i else inputs, outputs, style) for i in range(blocks)
         )
         self.attn = nn.ModuleList(_attention(outputs, style) for _ in range(blocks if attend else 0))
-        self.downsample = _downsample(outputs, style) if down else nn.Identity()
+        halve = _Downsample if style.family == "taming" else lambda _: nn.AvgPool2d(2)
+        self.downsample = halve(outputs) if down else nn.Identity()
         self.upsample = _Upsample(outputs) if up else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -195,29 +191,22 @@ class _Downsample(nn.Module):
 
 
 class _Upsample(nn.Module):
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(_doubled(x))
-
-
-def _doubled(x: Tensor) -> Tensor:
-    """Every value at four places, height and width twice as large.
+    """Every value at four places, height and width twice as large, and a convolution.
 
     The compiler makes an index of `interpolate` whose gradient is a scattered sum: slow on GPUs, and zero on
     CPUs in bfloat16 (torch 2.13). Of an expanded view it makes a plain sum. Eagerly the view would be copied
     out of the memory format, so there `interpolate` stays.
     """
-    if not torch.compiler.is_compiling():
-        return F.interpolate(x, scale_factor=2, mode="nearest")
-    b, c, h, w = x.shape
-    return x[:, :, :, None, :, None].expand(b, c, h, 2, w, 2).reshape(b, c, 2 * h, 2 * w)
 
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
 
-def _downsample(channels: int, style: BlockStyle) -> nn.Module:
-    return _Downsample(channels) if style.family == "taming" else nn.AvgPool2d(2)
+    def forward(self, x: Tensor) -> Tensor:
+        if not torch.compiler.is_compiling():
+            return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+        b, c, h, w = x.shape
+        return self.conv(x[:, :, :, None, :, None].expand(b, c, h, 2, w, 2).reshape(b, c, 2 * h, 2 * w))
 
 
 def _attention(channels: int, style: BlockStyle) -> nn.Module:
@@ -225,7 +214,7 @@ def _attention(channels: int, style: BlockStyle) -> nn.Module:
 
 
 def _convolution(inputs: int, outputs: int, style: BlockStyle, *, size: int = 3) -> nn.Conv2d:
-    return nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=style.biases)
+    return nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=style.family == "taming")
 
 
 def _norm(channels: int) -> nn.GroupNorm:

@@ -56,7 +56,6 @@ class Standardize(nn.Module):
         mean: tuple[float, float, float] = (0.485, 0.456, 0.406),
         std: tuple[float, float, float] = (0.229, 0.224, 0.225),
     ) -> None:
-        """Mean and deviation of each channel of [0, 1] pixels."""
         super().__init__()
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
@@ -124,7 +123,8 @@ def load_weights(module: nn.Module, path: Path, name: str) -> None:
     expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     head = module.get_classifier() if hasattr(module, "get_classifier") else None  # pyright: ignore[reportCallIssue]
     if isinstance(head, nn.Identity):
-        heads = _heads(module)
+        names = (getattr(module, "default_cfg", None) or {}).get("classifier") or ()
+        heads = {each.split(".")[0] for each in ((names,) if isinstance(names, str) else names)}
         tensors = {k: v for k, v in tensors.items() if k in expected or k.split(".")[0] not in heads}
     problems = [f"missing {key}" for key in expected if key not in tensors]
     problems += [f"unexpected {key}" for key in tensors if key not in expected]
@@ -142,22 +142,13 @@ def load_weights(module: nn.Module, path: Path, name: str) -> None:
 def _convert(module: nn.Module, tensors: dict[str, Tensor], path: Path, name: str) -> dict[str, Tensor]:
     source = inspect.getmodule(type(module))
     convert = getattr(source, "checkpoint_filter_fn", None)
-    if convert is None or (set(tensors) == set(module.state_dict()) and _same_shapes(module, tensors)):
+    expected = {key: value.shape for key, value in module.state_dict().items()}
+    if convert is None or {key: value.shape for key, value in tensors.items()} == expected:
         return tensors
     try:
         return convert(tensors, module)
     except (KeyError, AttributeError, RuntimeError, ValueError, AssertionError) as error:
         raise DigitError(f"{path} does not fit {name}: timm fails on it ({_first_line(error)})") from error
-
-
-def _same_shapes(module: nn.Module, tensors: dict[str, Tensor]) -> bool:
-    return all(tensors[key].shape == value.shape for key, value in module.state_dict().items())
-
-
-def _heads(module: nn.Module) -> set[str]:
-    config = getattr(module, "default_cfg", None) or {}
-    names = config.get("classifier") or ()
-    return {name.split(".")[0] for name in ((names,) if isinstance(names, str) else names)}
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""What stages train on, pictures or codes with the reference's symbols; and a batch in pieces that fit.
+"""What stages train on, pictures or codes with the reference's symbols; and any batch in pieces that fit.
 
 Models of ours score codes and nothing else. An imported model was trained to score fairseq's five special
 symbols too: the softmax of its loss and of its top-p runs over all of them. So it keeps their rows. The end
@@ -6,11 +6,14 @@ is predicted after the last code, the others never occur as targets, and none of
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils import _pytree
+
+from digit.errors import DigitError
 
 Specials = Literal[0, 5]  # none, or fairseq's: <s>, <pad>, </s>, <unk>, <n>; code k has id 5 + k
 
@@ -58,3 +61,30 @@ def in_pieces(run: Callable[[Tensor], Tensor], batch: Tensor, most: int | None =
             continue
         torch.cuda.empty_cache()  # outside the handler, whose traceback holds what did not fit
     return done[0] if len(done) == 1 else torch.cat(done)
+
+
+def rows(batch: Any) -> int:
+    """How many samples a batch has: the length of its first tensor; DigitError if it holds none."""
+    for leaf in _pytree.tree_leaves(batch):
+        if isinstance(leaf, Tensor) and leaf.ndim:
+            return len(leaf)
+    raise DigitError(
+        f"a batch of type {type(batch).__name__} holds no tensor: return tensors from data(step)"
+    )
+
+
+def split(batch: Any, size: int | None) -> list[tuple[Any, float]]:
+    """Micro-batches of at most `size` samples, each with its share of the whole (the shares add up to 1).
+
+    Every tensor with a first dimension is cut along it: in tuples, named tuples, lists and dictionaries. What
+    is not a tensor goes into each part as it is.
+    """
+    count = rows(batch)
+    if size is None or size >= count:
+        return [(batch, 1.0)]
+    parts = []
+    for start in range(0, count, size):
+        cut = slice(start, min(start + size, count))
+        part = _pytree.tree_map_only(Tensor, lambda t, cut=cut: t[cut] if t.ndim else t, batch)
+        parts.append((part, (cut.stop - start) / count))
+    return parts

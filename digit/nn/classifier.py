@@ -19,12 +19,9 @@ class ClassifierConfig:
     classes: int  # labels are 0 .. classes - 1
     width: int = 64  # channels of the first layer; the features have 8 times as many
     image_size: int = 32  # px; other sizes are resized to it
-    mean: tuple[float, float, float] = (
-        0.4914,
-        0.4822,
-        0.4465,
-    )  # of the training pixels, in [0, 1] (CIFAR-10's)
-    std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616)  # likewise
+    # Mean and deviation of the training pixels, in [0, 1] (CIFAR-10's).
+    mean: tuple[float, float, float] = (0.4914, 0.4822, 0.4465)
+    std: tuple[float, float, float] = (0.2470, 0.2435, 0.2616)
     label_smoothing: float = 0.1  # share of the target spread over all classes
     pad: int = 4  # px of reflected border that the random crop of training moves in
     cutout: int = 8  # px, side of the square that training blanks; 0 = none

@@ -9,7 +9,6 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -130,11 +129,9 @@ def begin(out: Path) -> None:
 
 def write_picture(image: Image.Image, path: Path) -> str:
     """Write a PNG, whole or not at all; the sha256 of its bytes."""
-    file = BytesIO()
-    image.save(file, "png")
     with atomic_path(path) as temporary:
-        temporary.write_bytes(file.getbuffer())
-    return hashlib.sha256(file.getbuffer()).hexdigest()
+        image.save(temporary, "png")
+    return sha256_file(path)
 
 
 def listed(drawn: Pictures, i: int, classes: Sequence[str], *, codes: bool) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""An exponential moving average of a module's weights, in float32, put in their place for a while."""
+"""Copies of a module's tensors: the moving average of its weights, and what a skipped update puts back."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -17,7 +17,6 @@ class WeightAverage:
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
-        """Start the average at the module's present weights."""
         self.decay = decay  # share of the average that an update keeps, in [0, 1)
         self._places = list(places(module))
         self.values = {name: tensor.detach().float().clone() for name, tensor in self._live().items()}
@@ -73,6 +72,47 @@ class WeightAverage:
     def _live(self) -> dict[str, Tensor]:
         """The module's tensors as they are now: a buffer may have been replaced by assignment."""
         return {name: place[key] for name, place, key in self._places}  # type: ignore[misc]
+
+
+class Untrained:
+    """The floating-point buffers and frozen parameters of a module, as they were before an update.
+
+    Batch statistics and a codebook that follows its latents are written in the forward pass, so a batch that
+    is not finite reaches them before anybody can look. Counters, which are integers, go on. Writing to a
+    frozen parameter's `.data`, which torch does not count, is not noticed.
+    """
+
+    def __init__(self, module: nn.Module) -> None:
+        self._places = [
+            (place, key)
+            for _, place, key in places(module, persistent=False)
+            if not (isinstance(place[key], nn.Parameter) and place[key].requires_grad)
+        ]
+        self._kept: list[Tensor] = []
+        self._seen: list[int] = []  # how often each had been written
+
+    @torch.no_grad()
+    def keep(self) -> None:
+        """Copy all of them; nothing waits for the device."""
+        live = self._live()
+        if not live:
+            return
+        if [tensor.shape for tensor in live] != [tensor.shape for tensor in self._kept]:
+            self._kept = [torch.empty_like(tensor) for tensor in live]
+        torch._foreach_copy_(self._kept, live)
+        self._seen = [tensor._version for tensor in live]
+
+    @torch.no_grad()
+    def put_back(self, where: Tensor | None = None) -> None:
+        """Restore what was written since `keep`: at once if `where` is None, else where it holds 1."""
+        for tensor, kept, seen in zip(self._live(), self._kept, self._seen, strict=True):
+            # Batch normalisation's kernels do not count their writes, so buffers are always restored.
+            if tensor._version != seen or not isinstance(tensor, nn.Parameter):
+                tensor.copy_(kept if where is None else torch.where(where > 0, kept, tensor))
+
+    def _live(self) -> list[Tensor]:
+        """What this process holds of them now: a buffer may have been replaced by assignment."""
+        return [local(place[key]) for place, key in self._places]
 
 
 def places(module: nn.Module, *, persistent: bool = True) -> Iterator[tuple[str, dict, str]]:

@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from digit.distributed import from_main, is_main
 from digit.errors import DigitError
 from digit.files import (
     TEMPORARY,
@@ -152,6 +153,13 @@ def load_newest(folder: Path, *, warn: Callable[[str], None]) -> Checkpoint | No
             f"none of the {len(found)} states in {folder} can be read: delete the folder to start again"
         )
     return None
+
+
+def newest_of_main(folder: Path, *, warn: Callable[[str], None]) -> Checkpoint | None:
+    """The newest whole state that the main process found, in all processes."""
+    found = load_newest(folder, warn=warn) if is_main() else None
+    step = from_main(found.step if found else None)
+    return found if step is None or is_main() else load(path_of(folder, step), verify=False)
 
 
 def load(path: Path, *, verify: bool = True) -> Checkpoint:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from digit.training.batches import rows, split
+from digit.nn.batch import rows, split
 from digit.training.config import TrainConfig, accumulation
 from digit.training.flops import PEAKS, OnMeta, loss, tensors_of, to_meta, unchanged
 from digit.training.parallel import blocks

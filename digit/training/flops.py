@@ -15,7 +15,7 @@ from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-from digit.training.batches import rows, split
+from digit.nn.batch import rows, split
 
 CPU, META = torch.device("cpu"), torch.device("meta")
 # Dense bf16 FLOP/s on the data sheets, without sparsity; the first name that is part of the GPU's counts.
@@ -121,7 +121,7 @@ def loss(stage: nn.Module, tensors: Mapping[str, Tensor], batch: Any) -> Tensor:
     Raises RuntimeError where the loss asks for values.
     """
     named = {f"stage.{name}": tensor for name, tensor in tensors.items()}
-    return torch.func.functional_call(_Loss(stage), named, (batch,))
+    return torch.func.functional_call(Computing(stage, stage.loss), named, (batch,))
 
 
 @contextlib.contextmanager
@@ -137,13 +137,13 @@ def unchanged(stage: nn.Module) -> Iterator[None]:
             vars(module).update(attributes)
 
 
-class _Loss(nn.Module):
-    """A stage whose forward is its loss, as functional_call needs it."""
+class Computing(nn.Module):
+    """A stage whose forward is `compute`, such as its loss: as functional_call and DDP need it."""
 
-    def __init__(self, stage: nn.Module) -> None:
+    def __init__(self, stage: nn.Module, compute: Any) -> None:
         super().__init__()
-        self.stage = stage
+        self.stage, self._compute = stage, compute
 
     def forward(self, batch: Any) -> Tensor:
-        compute: Any = self.stage.loss
-        return compute(batch)
+        """What `compute` makes of a batch."""
+        return self._compute(batch)

@@ -2,11 +2,10 @@
 
 import os
 import signal
-import threading
 import time
 from collections.abc import Callable
 from types import FrameType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from digit.errors import Terminated
 
@@ -16,33 +15,17 @@ T = TypeVar("T")
 
 
 class Interrupts:
-    """While entered, the first SIGINT or SIGTERM waits for a safe place; the second raises at once.
+    """The first SIGINT or SIGTERM given to `handle` waits for a safe place; the second raises at once.
 
     Safe places are where `signal` is looked at, and what runs under `attempt`, such as waiting for data or
-    measuring, which can be long. Handlers belong to the main thread: in another one this does nothing.
+    measuring, which can be long.
     """
 
     def __init__(self) -> None:
-        """No signal has come yet."""
         self.signal: int | None = None  # the first that came, here or in another process
         self.insisted = False  # a second one came: leave without saving
         self._since: float | None = None  # time.monotonic() of the first that came here
         self._immediate = False
-        self._previous: dict[signal.Signals, Any] = {}
-
-    def __enter__(self) -> "Interrupts":
-        """Install the handlers."""
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                if signal.getsignal(number) != signal.SIG_IGN:  # as shells' background jobs have it
-                    self._previous[number] = signal.signal(number, self._handle)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Put the handlers back that were there before."""
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous.clear()
 
     def check(self) -> None:
         """Raise KeyboardInterrupt if a signal came; its subclass Terminated if it was SIGTERM."""
@@ -64,7 +47,8 @@ class Interrupts:
             self.signal = self.signal or signal.SIGINT  # raised by the work itself
             return None
 
-    def _handle(self, number: int, frame: FrameType | None) -> None:
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Take a signal, as its handler."""
         if self._since is None:
             self.signal, self._since = self.signal or number, time.monotonic()
         elif "TORCHELASTIC_RUN_ID" not in os.environ or time.monotonic() - self._since > ECHO:

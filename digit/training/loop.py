@@ -12,6 +12,7 @@ import enum
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,17 @@ import torch
 from PIL import Image
 from torch import nn
 
-from digit.distributed import any_of, by_main, from_main, is_lost, is_main, largest, raise_in_all, world_size
+from digit.distributed import (
+    any_of,
+    by_main,
+    from_main,
+    handled,
+    is_lost,
+    is_main,
+    largest,
+    raise_in_all,
+    world_size,
+)
 from digit.errors import DigitError
 from digit.files import atomic_path, clean_up
 from digit.training import checkpoint
@@ -28,7 +39,7 @@ from digit.training.config import TrainConfig
 from digit.training.interrupt import Interrupts
 from digit.training.log import Log, Pace, Status, read_status, write_status
 from digit.training.optimizer import warm_up_warning
-from digit.training.save import OnSave, Saver, Together, Twin, Writer
+from digit.training.save import OnSave, Saver, Twin, Writer
 from digit.training.update import Updater
 
 Evaluate = Callable[[nn.Module, int], Iterable[tuple[str, float]]]
@@ -43,6 +54,9 @@ class Stop(enum.IntEnum):
     INTERRUPTED = 2  # Ctrl-C
     TERMINATED = 3  # SIGTERM
     FAILED = 4  # the main process could not write
+
+
+SIGNALS = {signal.SIGINT: Stop.INTERRUPTED, signal.SIGTERM: Stop.TERMINATED}
 
 
 def train(
@@ -86,7 +100,7 @@ def train(
         twin = Twin(stage) if on_save and is_main() else None
         updater = Updater(stage, config, place)
         events: list[str] = []
-        found = _newest(out / "state", warn=events.append)
+        found = checkpoint.newest_of_main(out / "state", warn=events.append)
         if found:
             events += updater.restore(found)
         if warning := warm_up_warning(config.optimizer, config.steps):
@@ -107,17 +121,12 @@ def train(
             stack.enter_context(log)
             for message in events:
                 log.event(updater.step, message)
-            interrupts = stack.enter_context(Interrupts())
-            saver = Saver(
-                out / "state",
-                stack.enter_context(Writer()),
-                keep=config.keep,
-                step=updater.step if found else None,
-                on_save=on_save,
-                twin=twin,
-                after=log.plot,
-                together=Together() if updater.sharded else None,
-            )
+            interrupts = Interrupts()
+            stack.enter_context(handled(interrupts.handle))
+            # Leaving it waits for what is being written; the error that ends the run stays the first.
+            writer = Writer(stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="digit-writer")))
+            last, sharded = updater.step if found else None, updater.sharded
+            saver = Saver(out / "state", writer, config.keep, last, on_save, twin, log.plot, sharded=sharded)
             for message in updater.accelerate(stack):
                 log.event(updater.step, message)
             _Run(updater, config, out, log, evaluate, picture, saver, interrupts, started).go(data)
@@ -132,15 +141,6 @@ def _own(out: Path) -> Iterator[None]:
         for folder in (out, out / "samples"):
             clean_up(folder)
         yield
-
-
-def _newest(folder: Path, *, warn: Callable[[str], None]) -> checkpoint.Checkpoint | None:
-    """The newest whole state; in all processes that which the main one found."""
-    found = checkpoint.load_newest(folder, warn=warn) if is_main() else None
-    step = from_main(found.step if found else None)
-    if step is not None and not is_main():
-        found = checkpoint.load(checkpoint.path_of(folder, step), verify=False)
-    return found
 
 
 @dataclass
@@ -240,19 +240,18 @@ class _Run:
         with self._writing():
             self.saver.writer.check()
         limit = self.config.wall_clock_limit
-        reason = Stop.NO
+        late = limit is not None and time.monotonic() - self.started >= limit
+        reason = Stop.LIMIT if late else Stop.NO
         if self.failed:
             reason = Stop.FAILED
         elif self.interrupts.signal is not None:
-            terminated = self.interrupts.signal == signal.SIGTERM
-            reason = Stop.TERMINATED if terminated else Stop.INTERRUPTED
-        elif limit is not None and time.monotonic() - self.started >= limit:
-            reason = Stop.LIMIT
+            reason = SIGNALS[self.interrupts.signal]
         reason = Stop(largest(reason))
         if reason is Stop.FAILED:
             raise_in_all(self.failed)
-        if reason in (Stop.INTERRUPTED, Stop.TERMINATED) and self.interrupts.signal is None:
-            self.interrupts.signal = signal.SIGTERM if reason is Stop.TERMINATED else signal.SIGINT
+        for number, meant in SIGNALS.items():
+            if reason is meant and self.interrupts.signal is None:
+                self.interrupts.signal = number
         return reason
 
     @contextlib.contextmanager
@@ -296,14 +295,11 @@ class _Run:
                     image = self.interrupts.attempt(lambda: picture(stage, step))
                     if image is None:
                         continue
-                    with self._writing():
-                        self._write_picture(image)
+                    if is_main():
+                        path = self.out / "samples" / f"step-{step:06d}.png"
+                        with self._writing(), atomic_path(path) as temporary:
+                            image.save(temporary, format="png")
             self.updater.duties.remove(duty)
-
-    def _write_picture(self, image: Image.Image) -> None:
-        if is_main():
-            with atomic_path(self.out / "samples" / f"step-{self.updater.step:06d}.png") as temporary:
-                image.save(temporary, format="png")
 
     def _save(self) -> None:
         """Copy the state, which is then written beside the training."""

@@ -12,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 from digit.distributed import add_up, as_main, world_size
 from digit.errors import DigitError
 from digit.nn.transformer import Block
+from digit.training.flops import Computing
 from digit.training.shards import full, local
 
 
@@ -56,7 +57,10 @@ class Parallel:
             self._replicas = None
         if self._replicated and self._replicas is None:
             self._replicas = DistributedDataParallel(
-                _Loss(self), find_unused_parameters=partial, gradient_as_bucket_view=True, init_sync=False
+                Computing(self.stage, lambda batch: self.compute(batch)),  # as it is then: perhaps compiled
+                find_unused_parameters=partial,
+                gradient_as_bucket_view=True,
+                init_sync=False,
             )
 
     @contextlib.contextmanager
@@ -105,17 +109,6 @@ class Parallel:
         for name, tensor in (*copied.named_parameters(), *copied.named_buffers()):
             tensor.copy_(full(live[name]))
         return copied.train(self.stage.training)
-
-
-class _Loss(nn.Module):
-    """A stage whose forward is its loss, as DDP needs it."""
-
-    def __init__(self, parallel: Parallel) -> None:
-        super().__init__()
-        self.stage, self._parallel = parallel.stage, parallel
-
-    def forward(self, batch: Any) -> Tensor:
-        return self._parallel.compute(batch)
 
 
 def _without_data(stage: nn.Module) -> nn.Module:

@@ -1,8 +1,9 @@
 """States and artifacts of a run, written beside the training, which waits for a copy of the tensors only."""
 
 import copy
+import functools
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
@@ -22,23 +23,11 @@ OnSave = Callable[[nn.Module, Path | None], None]
 
 
 class Writer:
-    """Runs work beside the training thread, which alone may call its methods.
+    """Runs work in the one thread of `pool`, beside the training thread, which alone may call its methods."""
 
-    Leaving the block waits for the work in flight: afterwards nothing is written any more.
-    """
-
-    def __init__(self) -> None:
-        """Nothing runs yet."""
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="digit-writer")
+    def __init__(self, pool: Executor) -> None:
+        self._pool = pool
         self._work: Future[None] | None = None
-
-    def __enter__(self) -> "Writer":
-        """Itself."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Wait for the work in flight, whatever comes of it: the error that ends the block is the first."""
-        self._pool.shutdown(wait=True)
 
     def start(self, work: Callable[[], None]) -> None:
         """Begin `work`, once the work before it is done; raises what went wrong in that."""
@@ -64,7 +53,6 @@ class Snapshot:
     """
 
     def __init__(self) -> None:
-        """Nothing is copied yet."""
         self._kept: dict[str, Tensor] = {}
 
     @torch.no_grad()
@@ -171,22 +159,20 @@ class Saver:
         self,
         folder: Path,
         writer: Writer,
-        *,
         keep: int,
         step: int | None,
         on_save: OnSave | None,
         twin: Twin | None,
         after: Callable[[], None],
-        together: Together | None = None,
+        *,
+        sharded: bool,
     ) -> None:
-        """`step` is that of the newest state in `folder`; `after` runs in the thread, behind each write.
-
-        `together` writes states of which each process holds a part.
-        """
+        """`step`: of the newest state in `folder`; `after` runs in the thread, behind each write."""
         self.folder, self.writer, self.keep = folder, writer, keep
         self.step = step  # of the newest state, on the disk or in flight; None where there is none
         self._exported: int | None = None  # step of the artifact, likewise, if this process wrote it
-        self._on_save, self._twin, self._after, self._together = on_save, twin, after, together
+        self._on_save, self._twin, self._after = on_save, twin, after
+        self._together = Together() if sharded else None
         self._model, self._optimizer = Snapshot(), Snapshot()
 
     def save(self, updater: Updater, seconds: float) -> None:
@@ -199,50 +185,35 @@ class Saver:
             if is_main():
                 self.writer.start(lambda: checkpoint.amend(path, state))
             return
-        if self._together:
-            self._save_parts(updater, state, self._together, known=known)
+        if not is_main() and not self._together:
             return
-        model, optimizer = updater.model_tensors(), updater.optimizer_tensors()
-        if not is_main():
-            return
+        model, optimizer = updater.stage.state_dict(), updater.optimizer_tensors()
         self.writer.wait()  # for the memory that is now written over
-        model, optimizer = self._model.take(model), self._optimizer.take(optimizer)
-
-        def write() -> None:
-            if known:
-                checkpoint.amend(path, state)
-            else:
-                tensors: dict[str, Any] = {"model": model, "optimizer": optimizer}
-                checkpoint.save(self.folder, state["step"], **tensors, state=state, keep=self.keep)
-            if self._on_save and self._twin:
-                average = {
-                    name.removeprefix("average."): value
-                    for name, value in optimizer.items()
-                    if name.startswith("average.")
-                }
-                with torch.no_grad():
-                    self._on_save(self._twin.fill(model, average), path)
-            self._after()
-
-        self.writer.start(write)
-
-    def _save_parts(
-        self, updater: Updater, state: dict[str, Any], together: Together, *, known: bool
-    ) -> None:
-        """As `save`; every process writes what it holds."""
-        self.writer.wait()
-        pieces = together.take(model=updater.model_tensors(), optimizer=updater.optimizer_tensors())
-        whole = updater.whole_tensors() if self._on_save else {}
-        path = checkpoint.path_of(self.folder, state["step"])
+        put: Callable[[], object]
+        if together := self._together:
+            pieces = together.take(model=model, optimizer=optimizer)
+            put = functools.partial(together.write, self.folder, pieces, state, self.keep)
+            model, average = updater.whole_tensors() if self._on_save else {}, {}
+        else:
+            model, optimizer = self._model.take(model), self._optimizer.take(optimizer)
+            tensors: dict[str, Any] = {"model": model, "optimizer": optimizer}
+            put = functools.partial(
+                checkpoint.save, self.folder, self.step, **tensors, state=state, keep=self.keep
+            )
+            average = {
+                name.removeprefix("average."): value
+                for name, value in optimizer.items()
+                if name.startswith("average.")
+            }
 
         def write() -> None:
             if not known:
-                together.write(self.folder, pieces, state, self.keep)
+                put()
             elif is_main():
                 checkpoint.amend(path, state)
             if self._on_save and self._twin:
                 with torch.no_grad():
-                    self._on_save(self._twin.fill(whole, {}), path)
+                    self._on_save(self._twin.fill(model, average), path)
             self._after()
 
         self.writer.start(write)

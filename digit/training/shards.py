@@ -47,14 +47,12 @@ def piece(tensor: Tensor) -> Piece:
 
 def local(tensor: Tensor) -> Tensor:
     """This process's part of a sharded tensor, in the same memory; another tensor as it is."""
-    parted = as_sharded(tensor)
-    return tensor if parted is None else parted.to_local()
+    return tensor if (parted := as_sharded(tensor)) is None else parted.to_local()
 
 
 def full(tensor: Tensor) -> Tensor:
     """The whole of a sharded tensor, of which every process must ask; another tensor as it is."""
-    parted = as_sharded(tensor)
-    return tensor if parted is None else parted.full_tensor()
+    return tensor if (parted := as_sharded(tensor)) is None else parted.full_tensor()
 
 
 def like(parameter: Tensor, tensors: Mapping[str, Tensor], name: str) -> Tensor:
@@ -89,7 +87,6 @@ class Tensors(Mapping[str, Tensor]):
     """
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        """Reads what the files hold, not the tensors."""
         self._parts: dict[str, list[tuple[Path, tuple[int, ...], tuple[int, ...]]]] = {}
         self._files = {}
         for path in paths:

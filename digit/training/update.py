@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -14,17 +14,20 @@ from digit.distributed import add_up, any_of, gather, is_main, share, world_size
 from digit.errors import DigitError
 from digit.fast import usable
 from digit.fast.training import use
+from digit.nn.batch import rows, split
 from digit.training import checkpoint
-from digit.training.average import WeightAverage, places
-from digit.training.batches import rows, split
+from digit.training.average import Untrained, WeightAverage
 from digit.training.config import OptimizerConfig, TrainConfig
 from digit.training.flops import flops_per_sample, peak_flops
 from digit.training.optimizer import build, learning_rate, prepare
 from digit.training.parallel import Parallel, blocks
 from digit.training.shards import full, load_parts, local
 
-# Settings whose change makes a resumed run another run; the others (how long, how often) may change freely.
-TRAJECTORY = ("batch", "micro_batch", "optimizer", "clip", "ema", "precision", "seed", "compile")
+# Settings whose change makes a resumed run another run, as the optimizer's; the others may change freely.
+TRAJECTORY = ("batch", "micro_batch", "clip", "ema", "precision", "seed", "compile")
+
+
+ADVICE = "resume with a lower learning rate, a longer warm-up or precision fp32"
 
 
 class Updater:
@@ -157,8 +160,7 @@ class Updater:
             if self.streak >= self.config.skips:
                 raise DigitError(
                     f"training diverged at update {step} (loss {loss}, gradient norm {norm}), the last of "
-                    f"{self.streak} in a row to be skipped; {last_good}: "
-                    "resume with a lower learning rate, a longer warm-up or precision fp32"
+                    f"{self.streak} in a row to be skipped; {last_good}: {ADVICE}"
                 )
 
     def check_weights(self, last_good: str) -> None:
@@ -169,8 +171,8 @@ class Updater:
         finite = torch.stack([local(parameter.detach()).isfinite().all() for parameter in self.trainable])
         if any_of(not bool(finite.all())):
             raise DigitError(
-                f"training diverged: some weights are not finite after update {self.step}; {last_good}: "
-                "resume with a lower learning rate, a longer warm-up or precision fp32"
+                f"training diverged: some weights are not finite after update {self.step}; "
+                f"{last_good}: {ADVICE}"
             )
 
     def take_means(self) -> dict[str, float]:
@@ -229,28 +231,22 @@ class Updater:
     @contextlib.contextmanager
     def measuring(self) -> Iterator[nn.Module]:
         """Inside, the stage, or a whole copy of a sharded one: averaged weights, eval mode, no gradients."""
-        average = self.average.applied() if self.average else contextlib.nullcontext()
-        with average, self._uncompiled(), torch.no_grad():
+        # Nothing runs compiled: each other batch size would be compiled for half a minute.
+        eager = torch.compiler.set_stance("force_eager") if self.compiles else contextlib.nullcontext()
+        with self._averaged(), eager, torch.no_grad():
             self.stage.eval()
             try:
                 yield self._parallel.whole()
             finally:
                 self.stage.train()
 
-    def _uncompiled(self) -> contextlib.AbstractContextManager[Any]:
-        """Inside, nothing runs compiled: each other batch size would be compiled for half a minute."""
-        if not self.compiles:
-            return contextlib.nullcontext()
-        return torch.compiler.set_stance("force_eager")
+    def _averaged(self) -> contextlib.AbstractContextManager[None]:
+        return self.average.applied() if self.average else contextlib.nullcontext()
 
     def take_average(self) -> None:
         """Give the stage the averaged weights for good."""
         if self.average:
             self.average.give()
-
-    def model_tensors(self) -> dict[str, Tensor]:
-        """The stage's state_dict, by the names it has when it is not compiled."""
-        return {name.replace("_orig_mod.", ""): tensor for name, tensor in self.stage.state_dict().items()}
 
     def whole_tensors(self) -> dict[str, Tensor]:
         """The state_dict with the average in its place, whole and on the CPU, in the main process; else {}.
@@ -258,8 +254,8 @@ class Updater:
         To be called in all processes: each tensor is gathered, and kept by the main one, before the next.
         """
         whole: dict[str, Tensor] = {}
-        with self.average.applied() if self.average else contextlib.nullcontext(), torch.no_grad():
-            for name, tensor in self.model_tensors().items():
+        with self._averaged(), torch.no_grad():
+            for name, tensor in self.stage.state_dict().items():
                 gathered = full(tensor.detach())
                 if is_main():
                     whole[name] = gathered.cpu().clone()
@@ -267,10 +263,10 @@ class Updater:
 
     def optimizer_tensors(self) -> dict[str, Tensor]:
         """Moments and counters of the optimizer, and the average."""
-        average = {
-            f"average.{name}": value for name, value in (self.average.values if self.average else {}).items()
-        }
-        return checkpoint.optimizer_tensors(self.optimizer, self.names) | average
+        tensors = checkpoint.optimizer_tensors(self.optimizer, self.names)
+        if self.average:
+            tensors |= {f"average.{name}": value for name, value in self.average.values.items()}
+        return tensors
 
     def state(self) -> dict[str, Any]:
         """What else must be kept, with the losses since the last log line: the log too goes on."""
@@ -317,22 +313,9 @@ class Updater:
         now["compile"] = self.compiles
         self.kernels = found.state.get("kernels", before.get("kernels"))
         now["optimizer"]["betas"] = list(now["optimizer"]["betas"])  # as JSON has it
-        return [
-            f"{name} is {new} from here, it was {old}"
-            for name, new, old in _differences(now, before, TRAJECTORY)
-        ]
-
-
-def _differences(
-    now: Mapping[str, Any], before: Mapping[str, Any], names: Iterable[str]
-) -> Iterator[tuple[str, Any, Any]]:
-    """(name, now, before) of the settings that differ, those of the optimizer one by one."""
-    for name in names:
-        old, new = before.get(name), now[name]
-        if isinstance(new, dict) and isinstance(old, dict):
-            yield from _differences(new, old, new)
-        elif new != old:
-            yield name, new, old
+        pairs = [(name, now[name], before.get(name)) for name in TRAJECTORY]
+        pairs += [(name, new, before["optimizer"].get(name)) for name, new in now["optimizer"].items()]
+        return [f"{name} is {new} from here, it was {old}" for name, new, old in pairs if new != old]
 
 
 def seed_all(seed: int, step: int, row: int, *, device: torch.device) -> None:
@@ -347,45 +330,3 @@ def seed_all(seed: int, step: int, row: int, *, device: torch.device) -> None:
     if device.type == "cuda":
         index = torch.cuda.current_device() if device.index is None else device.index
         torch.cuda.default_generators[index].manual_seed(bits)
-
-
-class Untrained:
-    """The floating-point buffers and frozen parameters of a module, as they were before an update.
-
-    Batch statistics and a codebook that follows its latents are written in the forward pass, so a batch that
-    is not finite reaches them before anybody can look. Counters, which are integers, go on. Writing to a
-    frozen parameter's `.data`, which torch does not count, is not noticed.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        """Nothing is copied yet."""
-        self._places = [
-            (place, key)
-            for _, place, key in places(module, persistent=False)
-            if not (isinstance(place[key], nn.Parameter) and place[key].requires_grad)
-        ]
-        self._kept: list[Tensor] = []
-        self._seen: list[int] = []  # how often each had been written
-
-    @torch.no_grad()
-    def keep(self) -> None:
-        """Copy all of them; nothing waits for the device."""
-        live = self._live()
-        if not live:
-            return
-        if [tensor.shape for tensor in live] != [tensor.shape for tensor in self._kept]:
-            self._kept = [torch.empty_like(tensor) for tensor in live]
-        torch._foreach_copy_(self._kept, live)
-        self._seen = [tensor._version for tensor in live]
-
-    @torch.no_grad()
-    def put_back(self, where: Tensor | None = None) -> None:
-        """Restore what was written since `keep`: at once if `where` is None, else where it holds 1."""
-        for tensor, kept, seen in zip(self._live(), self._kept, self._seen, strict=True):
-            # Batch normalisation's kernels do not count their writes, so buffers are always restored.
-            if tensor._version != seen or not isinstance(tensor, nn.Parameter):
-                tensor.copy_(kept if where is None else torch.where(where > 0, kept, tensor))
-
-    def _live(self) -> list[Tensor]:
-        """What this process holds of them now: a buffer may have been replaced by assignment."""
-        return [local(place[key]) for place, key in self._places]

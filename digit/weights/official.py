@@ -267,7 +267,8 @@ def _refusal(repo: str, path: str, error: Exception) -> str:
     if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
         return f"the hub's {repo} holds no {path}: look there for where it went"
     if isinstance(error, HfHubHTTPError) and not isinstance(error, LocalEntryNotFoundError):
-        return f"the hub answers {error.response.status_code} for {repo} {path}: repeat the command later"
+        status = error.response.status_code
+        return f"the hub answers {status} for {repo} {path}: repeat the command later"
     return (
         f"{repo} {path} is not in the cache and the hub cannot be reached ({name}): connect and repeat the "
         "command"

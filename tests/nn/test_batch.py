@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from digit.nn.batch import END, in_pieces, with_end
+from digit.errors import DigitError
+from digit.nn.batch import END, PixelBatch, in_pieces, rows, split, with_end
 
 
 @pytest.mark.parametrize(("room", "most", "sizes"), [
@@ -37,3 +38,29 @@ def test_nothing_gives_nothing():
 
 def test_the_end_follows_codes_that_count_from_behind_the_specials():
     assert with_end(torch.tensor([[0, 7]]), 5).tolist() == [[5, 12, END]]
+
+
+def test_every_tensor_is_cut_and_the_shares_add_up():
+    batch = PixelBatch(torch.arange(10).view(5, 2), None)
+    parts = split(batch, 2)
+    assert rows(batch) == 5
+    assert [share for _, share in parts] == [0.4, 0.4, 0.2]
+    assert all(isinstance(part, PixelBatch) and part.labels is None for part, _ in parts)
+    assert torch.equal(torch.cat([part.pixels for part, _ in parts]), batch.pixels)
+
+
+def test_nested_and_scalar_members():
+    batch = {"pair": (torch.arange(4), [torch.arange(4)]), "scale": torch.tensor(2.0), "name": "x"}
+    (first, _), (second, _) = split(batch, 3)
+    assert first["pair"][0].tolist() == [0, 1, 2] and second["pair"][1][0].tolist() == [3]
+    assert second["scale"] is batch["scale"] and second["name"] == "x"
+
+
+def test_a_small_batch_is_itself():
+    batch = torch.zeros(3)
+    assert split(batch, 3) == [(batch, 1.0)] and split(batch, None)[0][0] is batch
+
+
+def test_no_tensor_no_batch():
+    with pytest.raises(DigitError, match="holds no tensor"):
+        rows({"name": "x"})

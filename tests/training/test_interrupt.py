@@ -4,12 +4,14 @@ import signal
 
 import pytest
 
+from digit.distributed import handled
 from digit.errors import Terminated
 from digit.training.interrupt import Interrupts
 
 
 def test_a_signal_that_another_process_told_of_is_the_first_when_it_comes():
-    with Interrupts() as interrupts:
+    interrupts = Interrupts()
+    with handled(interrupts.handle):
         interrupts.signal = signal.SIGTERM  # as the processes agreed
         signal.raise_signal(signal.SIGTERM)
         assert not interrupts.insisted
@@ -22,7 +24,8 @@ def test_a_signal_that_another_process_told_of_is_the_first_when_it_comes():
 )
 def test_the_first_signal_waits_and_the_second_does_not(number, error):
     before = signal.getsignal(number)
-    with Interrupts() as interrupts:
+    interrupts = Interrupts()
+    with handled(interrupts.handle):
         interrupts.check()
         signal.raise_signal(number)
         assert interrupts.signal == number and not interrupts.insisted
@@ -42,7 +45,8 @@ def test_what_is_attempted_is_broken_off_and_gives_none():
         signal.raise_signal(signal.SIGTERM)
         done.append("over")
 
-    with Interrupts() as interrupts:
+    interrupts = Interrupts()
+    with handled(interrupts.handle):
         assert interrupts.attempt(lambda: 3) == 3
         assert interrupts.attempt(long) is None
         assert interrupts.attempt(lambda: 3) is None  # nothing is begun after a signal
@@ -53,6 +57,7 @@ def test_an_interruption_that_the_work_raises_itself_counts():
     def raises():
         raise KeyboardInterrupt
 
-    with Interrupts() as interrupts:
+    interrupts = Interrupts()
+    with handled(interrupts.handle):
         assert interrupts.attempt(raises) is None
     assert interrupts.signal == signal.SIGINT

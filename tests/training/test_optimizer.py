@@ -9,8 +9,8 @@ from torch import nn
 
 from digit.errors import DigitError
 from digit.files import read_json
+from digit.nn.batch import split
 from digit.training import checkpoint
-from digit.training.batches import split
 from digit.training.config import OptimizerConfig, TrainConfig, accumulation
 from digit.training.loop import train
 from digit.training.optimizer import build, epsilon, learning_rate, prepare
