@@ -20,9 +20,9 @@ from digit.run.sample import sample as sample
 from digit.run.tokenize import tokenize as tokenize
 from digit.run.train import train_prior as train_prior
 from digit.run.train import train_probe as train_probe
+from digit.run.train import train_recipe as train_recipe
 from digit.run.train import train_renderer as train_renderer
 from digit.run.train import train_vqgan as train_vqgan
-from digit.run.train_recipe import train_recipe as train_recipe
 from digit.weights.artifact import load as load
 from digit.weights.artifact import save as save
 from digit.weights.model_folder import PipelineSampling as PipelineSampling

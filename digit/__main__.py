@@ -1,6 +1,6 @@
 """The command `digit`, also `python -m digit`, and so `torchrun ... -m -- digit VERB`."""
 
-from digit.run.ending import at_once, with_launcher
+from digit.run.processes import at_once, with_launcher
 
 
 def main() -> None:

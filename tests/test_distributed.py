@@ -12,8 +12,7 @@ from digit import distributed
 from digit.distributed import joined
 from digit.errors import DigitError
 from digit.run import device
-from digit.run.ending import LAUNCHER
-from digit.run.processes import run_together
+from digit.run.processes import LAUNCHER, run_together
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from PIL import Image
 
 from digit.distributed import joined
 from digit.errors import DigitError, Terminated
-from digit.run import ending
+from digit.run import processes
 from digit.training.log import read_status
 from torture import training
 from torture.children import Child, free_port, start
@@ -43,7 +43,7 @@ def run(cases: int, folder: Path, seed: int = 0) -> Outcome:
     ended, slowest = dict.fromkeys(ENDS, 0), 0.0
 
     def work(sharded: bool, place: Path, tell: Callable[[int], None]) -> int:
-        ending.by_exception()
+        processes.by_exception()
         tell(-1)
         try:
             with joined():
@@ -115,12 +115,12 @@ def run(cases: int, folder: Path, seed: int = 0) -> Outcome:
 
 def launch(pipe: int, piece: Callable[[int], int]) -> None:
     """Start both as torchrun's agent does; all hold `pipe`, which is closed when the last has gone."""
-    ending.LOOK = 0.01  # of a training that lasts a second
+    processes.LOOK = 0.01  # of a training that lasts a second
     port = free_port()
-    os.environ |= {"TORCHELASTIC_RUN_ID": "torture", ending.LAUNCHER: str(os.getpid())}
+    os.environ |= {"TORCHELASTIC_RUN_ID": "torture", processes.LAUNCHER: str(os.getpid())}
 
     def work(_: int) -> int:
-        ending.with_launcher()
+        processes.with_launcher()
         return piece(pipe)
 
     children = start(2, work, port)

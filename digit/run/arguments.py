@@ -6,13 +6,14 @@ parameter's in the docstring, or the comment beside the field.
 
 import argparse
 import dataclasses
+import functools
 import inspect
 import re
 import shutil
 import textwrap
 import types
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
@@ -41,8 +42,10 @@ class Option:
 
     @property
     def name(self) -> str:
-        """As it is typed; of a positional argument, as the help shows it."""
-        return self.metavar if self.positional else "--" + self.path[-1].replace("_", "-")
+        """As the help shows it; a switch that is on is shown as what turns it off."""
+        if self.positional:
+            return self.metavar
+        return ("--no-" if self.default is True else "--") + self.path[-1].replace("_", "-")
 
     @property
     def required(self) -> bool:
@@ -52,26 +55,19 @@ class Option:
     @property
     def names(self) -> tuple[str, ...]:
         """All that can be typed for it."""
-        return (self.name, "--no-" + self.name[2:]) if self.kind is bool else (self.name,)
+        bare = self.path[-1].replace("_", "-")
+        return (f"--{bare}", f"--no-{bare}") if self.kind is bool else (self.name,)
 
     @property
     def help(self) -> str:
         """Its text with the default, where that is more than nothing."""
         value = self.default
-        if self.required or value in (None, (), {}):
+        if self.required or value is False or value in (None, (), {}):
             return self.text
-        if isinstance(value, bool):
-            value = "on" if value else "off"
-        elif isinstance(value, tuple):
+        if isinstance(value, tuple):
             value = " ".join(map(str, value))
+        value = "on" if value is True else value
         return f"{self.text} (default: {value})".strip()
-
-
-class _Formatter(argparse.RawDescriptionHelpFormatter):
-    def _format_action_invocation(self, action: argparse.Action) -> str:
-        if isinstance(action, argparse.BooleanOptionalAction):
-            return "/".join(action.option_strings)
-        return super()._format_action_invocation(action)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -112,14 +108,13 @@ def parser_of(
     needed = [_usage(option) for option in options if option.positional or option.required]
     width = min(shutil.get_terminal_size().columns, 100)
 
-    def formatter(prog: str) -> argparse.HelpFormatter:
-        return _Formatter(prog, max_help_position=COLUMN, width=width)
-
     parser = _Parser(
         prog=f"digit {name}",
         usage=textwrap.fill(" ".join((f"digit {name}", *needed, "[options]")), width - 7, **USAGE),
         description=_wrapped(f"{description(verb)}\n\n{more}".strip(), width),
-        formatter_class=formatter,
+        formatter_class=functools.partial(
+            argparse.RawDescriptionHelpFormatter, max_help_position=COLUMN, width=width
+        ),
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
         add_help=False,
@@ -146,31 +141,19 @@ def call_of(
         DigitError: the dataclass refuses a value.
     """
     signature = inspect.signature(verb).parameters
-    call: dict[str, Any] = {}
-    nested: dict[str, dict[str, Any]] = {}
+    return _changes({name: parameter.default for name, parameter in signature.items()} | {**defaults}, typed)
+
+
+def _changes(start: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
+    """What differs from `start`, where a path with dots changes a dataclass in it."""
+    found: dict[str, dict[str, Any]] = {}
     for path, value in typed.items():
-        parameter, _, field = path.partition(".")
-        if field:
-            nested.setdefault(parameter, {})[field] = value
-        else:
-            call[parameter] = value
-    for parameter, fields in nested.items():
-        call[parameter] = _replaced(defaults.get(parameter, signature[parameter].default), fields)
-    return call
-
-
-def _replaced(instance: Any, fields: Mapping[str, Any]) -> Any:
-    """`dataclasses.replace` with dots for dataclasses in dataclasses."""
-    changes: dict[str, Any] = {}
-    inner: dict[str, dict[str, Any]] = {}
-    for path, value in fields.items():
-        field, _, rest = path.partition(".")
-        if rest:
-            inner.setdefault(field, {})[rest] = value
-        else:
-            changes[field] = value
-    changes |= {field: _replaced(getattr(instance, field), values) for field, values in inner.items()}
-    return dataclasses.replace(instance, **changes)
+        name, _, rest = path.partition(".")
+        found.setdefault(name, {})[rest] = value
+    return {
+        name: inner[""] if "" in inner else replace(start[name], **_changes(vars(start[name]), inner))
+        for name, inner in found.items()
+    }
 
 
 def _options(
@@ -187,7 +170,7 @@ def _options(
         word = next((note.word for note in notes if isinstance(note, Metavar)), None) or _word(kind)
         if word.count("|") and len(word) > LONG:
             text, word = f"{text.removesuffix('.')}: {word.replace('|', ', ')}.", "NAME"
-        return [Option(path, kind, word, default, text, group, POSITIONAL in notes, _takes_none(annotation))]
+        return [Option(path, kind, word, default, text, group, POSITIONAL in notes, None in notes)]
     hints, comments = get_type_hints(kind, include_extras=True), _comments(kind)  # pyright: ignore[reportArgumentType]
     hidden = next((note for note in notes if isinstance(note, Hidden)), hidden)
     return [
@@ -206,26 +189,19 @@ def _options(
 
 
 def _plain(annotation: Any) -> tuple[Any, list[Any]]:
-    """A type without None and Annotated, and what Annotated said, also of a tuple's members."""
-    notes: list[Any] = []
-    if get_origin(annotation) is Annotated:
-        annotation, *notes = get_args(annotation)
-    if get_origin(annotation) in (Union, types.UnionType):
-        (annotation,) = (part for part in get_args(annotation) if part is not type(None))
-    if get_origin(annotation) is Annotated or get_origin(annotation) in (Union, types.UnionType):
-        annotation, inner = _plain(annotation)
-        return annotation, [*notes, *inner]
-    if get_origin(annotation) is tuple:
-        members = [member if member is ... else _plain(member) for member in get_args(annotation)]
-        notes += [note for member in members if member is not ... for note in member[1]]
-        annotation = tuple[tuple(member if member is ... else member[0] for member in members)]
-    return annotation, notes
-
-
-def _takes_none(annotation: Any) -> bool:
-    return type(None) in get_args(annotation) or any(
-        _takes_none(part) for part in get_args(annotation) if get_origin(annotation) is Annotated
-    )
+    """A type without None and Annotated, and what Annotated said, with None for None."""
+    origin, parts = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        kind, notes = _plain(parts[0])
+        return kind, [*parts[1:], *notes]
+    if origin in (Union, types.UnionType):
+        (part,) = (part for part in parts if part is not type(None))
+        kind, notes = _plain(part)
+        return kind, [*notes, None]
+    if origin is tuple:
+        members = [_plain(part) for part in parts]
+        return tuple[tuple(kind for kind, _ in members)], [note for _, notes in members for note in notes]
+    return annotation, []
 
 
 def _word(kind: Any) -> str:
@@ -242,8 +218,11 @@ def _add(group: Any, option: Option) -> None:
     name, text = option.path, option.help.replace("%", "%%")
     more: dict[str, Any] = {"help": text, "metavar": option.metavar}
     if option.kind is bool:
-        more = {"help": text, "action": argparse.BooleanOptionalAction, "default": argparse.SUPPRESS}
-    elif get_origin(option.kind) is tuple:
+        for typed, value in zip(option.names, (True, False), strict=True):
+            shown = text if typed == option.name else argparse.SUPPRESS
+            group.add_argument(typed, dest=".".join(name), action="store_const", const=value, help=shown)
+        return
+    if get_origin(option.kind) is tuple:
         members = get_args(option.kind)
         more |= {"type": _reader(members[0]), "nargs": "+" if members[-1] is ... else len(members)}
         more["action"] = _Together
@@ -284,9 +263,10 @@ def _reader(kind: Any, *, optional: bool = False) -> Callable[[str], Any]:
         if optional and text.lower() == "none":
             return None
         if get_origin(kind) is Literal:
-            if text in get_args(kind):
-                return text
-            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(get_args(kind))}")
+            choices = {str(choice): choice for choice in get_args(kind)}
+            if text in choices:
+                return choices[text]
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(choices)}")
         try:
             return kind(text)
         except ValueError:
@@ -351,12 +331,10 @@ def _comments(kind: type) -> dict[str, str]:
 
 
 def typed(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> dict[str, Any]:
-    """What the command line gives, by path; DigitError where it gives what it should not."""
-    words = [_hyphens(argument) for argument in arguments]
+    """What the command line gives, by path; `--top_k=1` is `--top-k=1`, and DigitError what is neither."""
+    parts = [argument.partition("=") for argument in arguments]
+    words = [
+        name.replace("_", "-") + equals + value if name.startswith("--") else name + equals + value
+        for name, equals, value in parts
+    ]
     return vars(parser.parse_args(words))
-
-
-def _hyphens(argument: str) -> str:
-    """`--top_k=1` as `--top-k=1`."""
-    name, equals, value = argument.partition("=")
-    return name.replace("_", "-") + equals + value if name.startswith("--") else argument

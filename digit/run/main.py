@@ -19,12 +19,9 @@ from typing import Any
 from digit import __version__
 from digit.errors import DigitError
 from digit.run.arguments import call_of, options_of, parser_of, typed
-from digit.run.ending import by_exception, interrupted
-from digit.run.old_names import VERBS as OLD_VERBS
-from digit.run.old_names import renamed
-from digit.run.processes import number, run_together, without_processes
+from digit.run.processes import by_exception, interrupted, number, run_together, without_processes
 from digit.run.recipes import defaults_of, described
-from digit.run.verbs import VERBS, group_page, members, nearest, overview
+from digit.run.verbs import OLD_VERBS, VERBS, group_page, members, nearest, overview, renamed
 
 ALIKE = 3.0  # grace period in seconds: another process stays silent so long that the main one's sentence wins
 HELP = ("-h", "--help")

@@ -29,7 +29,7 @@ def sample(
     renderer_temperature: float | None = None,
     renderer_top_k: int | None = None,
     renderer_top_p: float | None = None,
-    steps: int | None = None,
+    passes: int | None = None,
     noise: float | None = None,
     codes: bool = False,
     batch: int | None = None,
@@ -69,7 +69,7 @@ def sample(
         renderer_temperature: of the renderer.
         renderer_top_k: of the autoregressive renderer.
         renderer_top_p: of the autoregressive renderer.
-        steps: passes of the masked renderer; more draw fewer codes in each.
+        passes: of the masked renderer; more draw fewer codes in each.
         noise: of the masked renderer: weight of the Gumbel noise on its confidence.
         codes: also write the codes and VQ codes into samples.json.
         batch: pictures at once; 64 if left out, on a GPU an eighth of all, up to 1024 as its memory allows.
@@ -104,7 +104,7 @@ def sample(
         "renderer_temperature": renderer_temperature,
         "renderer_top_k": renderer_top_k,
         "renderer_top_p": renderer_top_p,
-        "steps": steps,
+        "steps": passes,
         "noise": noise,
         **({} if cache_bits == 16 else {"cache_bits": cache_bits}),
     }

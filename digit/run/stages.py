@@ -6,23 +6,27 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor, nn
 
-from digit.data.codes import Codes, open_codes
+from digit.data.codes import CodeData, Codes, open_codes
 from digit.data.images import ImageSource
 from digit.data.loader import Report, load_pixels
 from digit.data.pixels import PixelData
 from digit.distributed import is_main, main_first
 from digit.errors import DigitError, check_lineage
-from digit.nn.batch import CodeBatch, PixelBatch
+from digit.evaluation.probe import head_accuracies, pooled_states
+from digit.nn.batch import CodeBatch
+from digit.nn.linear_probe import FeatureBatch, Probe
 from digit.nn.sampling import SamplerConfig
 from digit.pipeline import to_uint8
 from digit.prior import Prior, PriorConfig
 from digit.progress import progress, say
 from digit.renderer import Renderer
 from digit.renderer_masked import MaskedRenderer
-from digit.run.dry_run import DryRun, dry_run
+from digit.run.dry_run import DryRun
+from digit.run.evaluate.probe_states import check_codes
 from digit.run.grid import grid
 from digit.run.table import print_table, saved
 from digit.training.config import TrainConfig
@@ -55,53 +59,29 @@ def run_stage(
     training: TrainConfig,
     out: Path,
     where: torch.device,
-    *,
     evaluate: Evaluate | None,
     picture: Picture | None,
     save: Callable[[Any], Any],
     title: str,
 ) -> dict[str, Any]:
     """Train a stage by the one loop, print what came of it, and give the verb's record."""
-    train(
-        stage,
-        data,
-        training,
-        out,
-        evaluate=evaluate,
-        picture=picture,
-        on_save=lambda trained, state: save(trained),
-        device=where,
-        title=title,
-    )
-    status, measured = read_status(out), last_values(out)
+    how: dict[str, Any] = {"evaluate": evaluate, "picture": picture, "device": where, "title": title}
+    train(stage, data, training, out, on_save=lambda trained, state: save(trained), **how)
+    status, measured = read_status(out), {}
     assert status is not None
-    record = {
-        "out": out,
-        "parameters": sum(p.numel() for p in stage.parameters() if p.requires_grad),
-        "step": status.step,
-        "of": status.steps,
-        "finished": status.finished,
-        "seconds": status.seconds,
-        **measured,
-    }
-    per_layer = ("top-1", "learning rate")
-    best = {name: value for name, value in measured.items() if not name.startswith(per_layer)}
-    layers = {name: value for name, value in measured.items() if name.startswith("top-1")}
+    for entry in read(out / "log.jsonl"):  # the last of each
+        measured |= {name: value for name, value in entry.items() if name == "loss" or name not in OWN}
+    parameters = sum(p.numel() for p in stage.parameters() if p.requires_grad)
+    best = {name: value for name, value in measured.items() if " layer " not in name}
+    layers = [name for name in measured if name.startswith("top-1")]
     if layers:
-        name = max(layers, key=lambda layer: layers[layer])
-        best[name] = layers[name]
+        name = max(layers, key=measured.__getitem__)
+        best[name] = measured[name]
     row = [f"{status.step:,} of {status.steps:,}", *best.values(), status.seconds]
-    print_table(title, ["updates", *best, "seconds"], {f"{record['parameters']:,} parameters": row})
+    print_table(title, ["updates", *best, "seconds"], {f"{parameters:,} parameters": row})
     saved(out)
-    return record
-
-
-def last_values(out: Path) -> dict[str, float]:
-    """The last loss of the run in `out` and its last measurements, by name."""
-    found: dict[str, float] = {}
-    for entry in read(out / "log.jsonl"):
-        found |= {name: value for name, value in entry.items() if name == "loss" or name not in OWN}
-    return found
+    progress = {"step": status.step, "of": status.steps, "finished": status.finished}
+    return {"out": out, "parameters": parameters, **progress, "seconds": status.seconds, **measured}
 
 
 # --- the VQGAN ----------------------------------------------------------------------------------------------
@@ -114,31 +94,16 @@ def perceptual(losses: VQGANLossConfig, weights: Path | None, plan: DryRun) -> A
 
 
 def training_pixels(
-    source: ImageSource,
-    out: Path,
-    size: int,
-    training: TrainConfig,
-    where: torch.device,
-    *,
-    crop: bool,
-    threads: int | None,
-    strict: bool,
+    source: ImageSource, out: Path, size: int, training: TrainConfig, where: torch.device, **how: Any
 ) -> PixelData:
-    """The training pictures; broken ones are counted on standard error and listed in out/skipped.json."""
+    """The training pictures; broken ones are counted on standard error and listed in out/skipped.json.
+
+    `how`: PixelData's crop, threads and strict.
+    """
     report = Report()
-    with progress("read", len(source)) as advance:
-        data = PixelData(
-            source,
-            size=size,
-            batch_size=training.batch,
-            seed=training.seed,
-            device=where,
-            crop=crop,
-            threads=threads,
-            report=report,
-            strict=strict,
-            progress=_steps(advance),
-        )
+    how |= {"size": size, "batch_size": training.batch, "seed": training.seed, "device": where}
+    with progress("read", len(source)) as bar:
+        data = PixelData(source, report=report, progress=lambda done, _: bar(done - bar.done), **how)
     if report.skipped:
         say(report.summary())
         if is_main():
@@ -179,24 +144,6 @@ def reconstructions(pixels: Tensor, where: torch.device) -> Picture:
     return picture
 
 
-def vqgan_dry_run(
-    stage: VQGANLoss,
-    training: TrainConfig,
-    out: Path,
-    plan: DryRun,
-    images: str,
-    source: ImageSource,
-    unseen: ImageSource,
-) -> dict[str, Any]:
-    """What --dry-run tells of a VQGAN: an update in which the discriminators have begun to teach."""
-    model, losses = stage.vqgan.config, stage.config
-    stage.assume(losses.adversarial_start + losses.adversarial_ramp)
-    inputs: dict[str, Any] = {"path": images, "pictures": len(source), "held_out_pictures": len(unseen)}
-    inputs["classes"] = len(source.classes)
-    batch = PixelBatch(torch.empty(2, 3, model.image_size, model.image_size, device="meta"), None)
-    return dry_run(stage, batch, training, out, plan, model=model, inputs=inputs, speed_is_known=False)
-
-
 # --- stages over codes --------------------------------------------------------------------------------------
 
 
@@ -223,8 +170,7 @@ def prior_pictures(
     where: torch.device,
 ) -> Picture:
     """64 samples through renderer and VQGAN where they are given, else codes as colours."""
-    second: Any = None if vqgan is None else load(vqgan, kind="vqgan", device=where)
-    first: Any = None if renderer is None else load(renderer, kind="renderer", device=where)
+    first, second = _loaded(renderer, "renderer", where), _loaded(vqgan, "vqgan", where)
     if first is not None:
         check_lineage(f"{renderer}", artifact_of(first)["lineage"], "these codes", lineage)
 
@@ -245,13 +191,10 @@ def renderer_pictures(
     codes: Codes, vqgan: Path | None, lineage: dict[str, str], where: torch.device
 ) -> Picture:
     """VQ codes of 16 pictures, below them what the renderer makes of their codes; as colours or decoded."""
-    decoder: Any = None if vqgan is None else load(vqgan, kind="vqgan", device=where)
+    decoder = _loaded(vqgan, "vqgan", where)
     if decoder is not None:
         check_lineage(f"{vqgan}", {"vqgan": artifact_of(decoder)["id"]}, "these codes", lineage)
-    shown, real = (
-        torch.from_numpy(codes.array(name)[:16, 0].astype(np.int64)).to(where)
-        for name in ("codes", "vq_codes")
-    )
+    shown, real = (_first_views(codes, name)[:16].to(where) for name in ("codes", "vq_codes"))
 
     def picture(trained: Renderer | MaskedRenderer, step: int) -> Image.Image:
         drawn = torch.cat((real, trained.sample(shown, list(range(len(shown))))))
@@ -260,6 +203,14 @@ def renderer_pictures(
         return grid(to_uint8(decoder.decode(drawn)), columns=len(shown))
 
     return picture
+
+
+def _loaded(path: Path | None, kind: str, where: torch.device) -> Any:
+    return None if path is None else load(path, kind=kind, device=where)
+
+
+def _first_views(codes: Codes, name: str) -> Tensor:
+    return torch.from_numpy(codes.array(name)[:, 0].astype(np.int64))
 
 
 def held_out_loss(
@@ -274,21 +225,15 @@ def held_out_loss(
         return None
     opened = open_codes(path)
     check_lineage("this stage", lineage, f"{path}", opened.lineage())
-    tensors = [torch.from_numpy(opened.array(name)[:, 0].astype(np.int64)) for name in arrays]
-    labels = None if opened.labels is None else torch.from_numpy(opened.labels)
+    parts = [_first_views(opened, name) for name in arrays]
+    parts.insert(1, torch.from_numpy(opened.labels) if opened.labels is not None else torch.empty(0))
     size = training.micro_batch or training.batch
 
     def evaluate(stage: Prior | Renderer | MaskedRenderer, step: int) -> Iterator[tuple[str, float]]:
         total = 0.0
         for start in range(0, len(opened), size):
-            rows = slice(start, start + size)
-            parts = [tensor[rows].to(where) for tensor in tensors]
-            batch = CodeBatch(
-                parts[0],
-                None if labels is None else labels[rows].to(where),
-                parts[1] if len(parts) > 1 else None,
-            )
-            total += float(stage.loss(batch)) * len(parts[0])
+            batch = [part[start : start + size].to(where) if len(part) else None for part in parts]
+            total += float(stage.loss(CodeBatch(*batch))) * len(parts[0][start : start + size])
         yield "held_out_loss", total / len(opened)
 
     return evaluate
@@ -299,19 +244,86 @@ def code_map(codes: Tensor, vocabulary: int) -> Image.Image:
     side = int(codes.shape[1] ** 0.5)
     if side * side != codes.shape[1]:
         raise DigitError(f"{codes.shape[1]} codes per picture make no square")
-    colours = torch.randint(
-        0, 256, (vocabulary, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
-    )
+    fixed = torch.Generator().manual_seed(0)
+    colours = torch.randint(0, 256, (vocabulary, 3), dtype=torch.uint8, generator=fixed)
     return grid(colours[codes.cpu()].view(-1, side, side, 3).permute(0, 3, 1, 2))
 
 
-def _steps(advance: Callable[[int], None]) -> Callable[[int, int], None]:
-    """A (done, total) callback out of an `advance(count)`."""
-    before = 0
+# --- the linear probe of a frozen prior ---------------------------------------------------------------------
 
-    def report(done: int, total: int) -> None:
-        nonlocal before
-        advance(done - before)
-        before = done
 
-    return report
+class FrozenStates:
+    """Codes -> a frozen prior's states (b, layers, width), which a probe is trained on."""
+
+    def __init__(self, path: Path, last_block: bool, training: TrainConfig, where: torch.device) -> None:
+        """Without `last_block` the last block's output is left out."""
+        self.path, self.where = path, where
+        self.prior: Any = load(path, kind="prior", device=where)
+        origin = artifact_of(self.prior)
+        self.identity, self.lineage = origin["id"], origin["lineage"]
+        self.over = "vq_codes" if "vqgan" in self.lineage else "codes"
+        self.layers, self.width = self.prior.config.layers + last_block, self.prior.config.width
+        self.size = training.micro_batch or training.batch
+        self.bf16 = training.precision == "bf16" or (training.precision == "auto" and where.type == "cuda")
+
+    def __call__(self, batch: Int[Tensor, "b n"]) -> Float[Tensor, "b l d"]:
+        """The states of a batch, a micro-batch at once."""
+        with torch.autocast(self.where.type, dtype=torch.bfloat16, enabled=self.bf16):
+            parts = batch.split(self.size)
+            return torch.cat([pooled_states(self.prior, part)[:, : self.layers] for part in parts])
+
+    def check(self, codes: Codes) -> None:
+        """DigitError where codes have no labels or are not those that the prior reads."""
+        check_codes(codes, self.prior, self.over, self.lineage, self.path)
+
+    def data(self, codes: Codes, training: TrainConfig) -> Callable[[int], FeatureBatch]:
+        """The batch of an update, out of the codes' batch."""
+        more = {"batch_size": training.batch, "arrays": (self.over,), "seed": training.seed}
+        source = CodeData(codes, device=self.where, **more)
+
+        def batch_of(step: int) -> FeatureBatch:
+            batch = source(step)
+            assert batch.labels is not None
+            return FeatureBatch(self(batch.codes), batch.labels)
+
+        return batch_of
+
+    def with_probe(self, probe: Probe) -> nn.Module:
+        """All that an update of the probe computes, for a dry run."""
+        return _WithPrior(probe, self.prior.to("meta"), self.layers)
+
+
+class _WithPrior(nn.Module):
+    def __init__(self, probe: Probe, prior: Prior, layers: int) -> None:
+        super().__init__()
+        self.probe, self.prior, self.layers = probe, prior.requires_grad_(False), layers
+
+    def loss(self, batch: CodeBatch) -> Tensor:
+        """The probe's loss."""
+        assert batch.labels is not None
+        states = pooled_states(self.prior, batch.codes)[:, : self.layers]
+        return self.probe.loss(FeatureBatch(states, batch.labels))
+
+
+def top_1(path: Path | None, trained_on: Codes, states: FrozenStates) -> Evaluate | None:
+    """Top-1 of each layer's best head over the first view of every unseen picture, or nothing to measure."""
+    if path is None:
+        return None
+    codes = open_codes(path)
+    states.check(codes)
+    if codes.classes != trained_on.classes:
+        raise DigitError(f"{path} has other classes than {trained_on.path}: give codes of the same classes")
+    tokens = _first_views(codes, states.over)
+    labels, where = torch.from_numpy(codes.labels), states.where
+
+    def evaluate(probe: Probe, step: int) -> Iterator[tuple[str, float]]:
+        rates = probe.config.learning_rates
+        right = torch.zeros(probe.config.layers, len(rates), device=where)
+        for part, truth in zip(tokens.split(states.size), labels.split(states.size), strict=True):
+            right += head_accuracies(probe, states(part.to(where)), truth.to(where)) * len(part)
+        for layer, heads in enumerate((right / len(tokens)).tolist()):
+            yield f"top-1 layer {layer}", max(heads)
+            if len(rates) > 1:
+                yield f"learning rate layer {layer}", rates[heads.index(max(heads))]
+
+    return evaluate

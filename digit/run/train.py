@@ -3,11 +3,16 @@
 What the stages are built of, measured by and shown with is in digit.run.stages.
 """
 
+import difflib
+import inspect
+from dataclasses import fields, replace
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from digit.errors import DigitError
 from digit.run.dry_run import DryRun
 from digit.run.options import Codes, Device, File, Folder, Hidden, Pictures
-from digit.run.recipes import PROBE, by_recipe
+from digit.run.recipes import IDENTITY, PROBE, RECIPES, by_recipe
 from digit.training.config import OptimizerConfig, TrainConfig
 from digit.vqgan_config import VQGANConfig, VQGANLossConfig
 
@@ -69,9 +74,13 @@ def train_vqgan(
         strict: stop at the first broken picture instead of leaving it out.
         plan: what --dry-run estimates.
     """
+    import torch
+
     from digit.data.images import open_images
+    from digit.nn.batch import PixelBatch
     from digit.run import stages
     from digit.run.device import choose_device
+    from digit.run.dry_run import dry_run
     from digit.vqgan import VQGAN
     from digit.vqgan_loss import VQGANLoss
     from digit.weights.artifact import save
@@ -79,26 +88,26 @@ def train_vqgan(
     where = choose_device(device)
     source = open_images(images, under=under)
     unseen = open_images(held_out, under=held_out_under) if held_out else source
-    network = stages.perceptual(losses, perceptual_weights, plan)
+    network, size = stages.perceptual(losses, perceptual_weights, plan), model.image_size
     stage = stages.build(lambda: VQGANLoss(VQGAN(model), losses, network), training, plan)
     if plan.dry_run:
-        return stages.vqgan_dry_run(stage, training, out, plan, images, source, unseen)
-    size, how = model.image_size, {"crop": crop, "threads": threads, "strict": strict}
-    data = stages.training_pixels(source, out, size, training, where, **how)
-    pixels = stages.held_out_pixels(unseen, size, threads)
-    return stages.run_stage(
-        stage,
-        data,
-        training,
-        out,
-        where,
-        evaluate=stages.reconstruction_error(pixels, where),
-        picture=stages.reconstructions(pixels, where),
-        save=lambda trained: save(
-            trained.vqgan, out, lineage={}, extra={"source": source.fingerprint, "losses": losses.__dict__}
-        ),
-        title="vqgan",
+        stage.assume(losses.adversarial_start + losses.adversarial_ramp)  # the discriminators teach
+        inputs = {"path": images, "pictures": len(source), "held_out_pictures": len(unseen)}
+        inputs["classes"] = len(source.classes)
+        batch = PixelBatch(torch.empty(2, 3, size, size, device="meta"), None)
+        how = {"model": model, "inputs": inputs, "speed_is_known": False}
+        return dry_run(stage, batch, training, out, plan, **how)
+    data = stages.training_pixels(
+        source, out, size, training, where, crop=crop, threads=threads, strict=strict
     )
+    pixels = stages.held_out_pixels(unseen, size, threads)
+    evaluate, picture = stages.reconstruction_error(pixels, where), stages.reconstructions(pixels, where)
+    more = {"source": source.fingerprint, "losses": losses.__dict__}
+
+    def keep(trained: VQGANLoss) -> None:
+        save(trained.vqgan, out, lineage={}, extra=more)
+
+    return stages.run_stage(stage, data, training, out, where, evaluate, picture, keep, "vqgan")
 
 
 @by_recipe("prior")
@@ -178,17 +187,12 @@ def train_prior(
     if plan.dry_run:
         batch = code_batch(config.length)
         return dry_run(stage, batch, training, out, plan, model=config, inputs=describe_codes(opened))
-    return stages.run_stage(
-        stage,
-        CodeData(opened, batch_size=training.batch, arrays=(over,), seed=training.seed, device=where),
-        training,
-        out,
-        where,
-        evaluate=evaluate,
-        picture=picture,
-        save=lambda trained: save(trained, out, lineage=lineage, classes=classes),
-        title="prior",
-    )
+    data = CodeData(opened, batch_size=training.batch, arrays=(over,), seed=training.seed, device=where)
+
+    def keep(trained: Prior) -> None:
+        save(trained, out, lineage=lineage, classes=classes)
+
+    return stages.run_stage(stage, data, training, out, where, evaluate, picture, keep, "prior")
 
 
 @by_recipe("renderer")
@@ -259,17 +263,12 @@ def train_renderer(
     if plan.dry_run:
         batch = code_batch(config.length, vq_length=config.vq_length)
         return dry_run(stage, batch, training, out, plan, model=config, inputs=describe_codes(opened))
-    return stages.run_stage(
-        stage,
-        CodeData(opened, batch_size=training.batch, arrays=names, seed=training.seed, device=where),
-        training,
-        out,
-        where,
-        evaluate=evaluate,
-        picture=picture,
-        save=lambda trained: save(trained, out, lineage=lineage, classes=opened.classes),
-        title="renderer",
-    )
+    data = CodeData(opened, batch_size=training.batch, arrays=names, seed=training.seed, device=where)
+
+    def keep(trained: Any) -> None:
+        save(trained, out, lineage=lineage, classes=opened.classes)
+
+    return stages.run_stage(stage, data, training, out, where, evaluate, picture, keep, "renderer")
 
 
 @by_recipe("probe")
@@ -312,29 +311,62 @@ def train_probe(
     from digit.run import stages
     from digit.run.device import choose_device
     from digit.run.dry_run import code_batch, describe_codes, dry_run
-    from digit.run.probe import FrozenStates, top_1
     from digit.weights.artifact import save
 
     where, opened = choose_device(device), open_codes(codes)
-    states = FrozenStates(prior, last_block, training, where)
+    states = stages.FrozenStates(prior, last_block, training, where)
     states.check(opened)
     shape = ProbeConfig(
         states.width, len(opened.classes), layers=states.layers, learning_rates=lr_factors, start=start
     )
     stage = stages.build(lambda: Probe(shape), training, plan)
-    evaluate = top_1(held_out, opened, states)
+    evaluate = stages.top_1(held_out, opened, states)
     if plan.dry_run:
         inputs = describe_codes(opened) | {"prior": prior}
         batch, whole = code_batch(states.prior.config.length), states.with_probe(stage)
         return dry_run(stage, batch, training, out, plan, model=shape, inputs=inputs, counted_as=whole)
-    return stages.run_stage(
-        stage,
-        states.data(opened, training),
-        training,
-        out,
-        where,
-        evaluate=evaluate,
-        picture=None,
-        save=lambda trained: save(trained, out, lineage={"prior": states.identity}, classes=opened.classes),
-        title="linear probe",
-    )
+    data = states.data(opened, training)
+
+    def keep(trained: Probe) -> None:
+        save(trained, out, lineage={"prior": states.identity}, classes=opened.classes)
+
+    return stages.run_stage(stage, data, training, out, where, evaluate, None, keep, "linear probe")
+
+
+def train_recipe(name: str, *, codes: str | Path, out: str | Path, **changes: Any) -> dict[str, Any]:
+    """Run a recipe with changes to any of its settings: what `digit train STAGE --recipe NAME` does.
+
+    Args:
+        name: base, base_cond, large, renderer_ar, ...: one of digit.run.recipes.RECIPES.
+        codes: folder of `digit tokenize`.
+        out: the run's folder; the same call resumes a stopped run.
+        changes: fields of TrainConfig (steps=10), of its OptimizerConfig (lr=1e-3), or arguments of the
+            function that trains the stage (width=64, held_out, device, prior, ...).
+
+    Raises:
+        DigitError: no such recipe or setting, a conditional recipe on codes without labels, and whatever the
+            training itself refuses.
+    """
+    if name not in RECIPES:
+        raise DigitError(f"there is no recipe {name!r}: choose from {', '.join(RECIPES)}")
+    recipe = RECIPES[name]
+    train = {"prior": train_prior, "renderer": train_renderer, "probe": train_probe}[recipe.stage]
+
+    def taken(kind: type) -> dict[str, Any]:
+        return {field.name: changes.pop(field.name) for field in fields(kind) if field.name in changes}
+
+    training = replace(changes.pop("training", recipe.training), **taken(TrainConfig))
+    training = replace(training, optimizer=replace(training.optimizer, **taken(OptimizerConfig)))
+    signature = inspect.signature(train).parameters
+    known = [*signature, *(field.name for field in fields(TrainConfig))]
+    for change in changes:
+        if change not in known or change in IDENTITY:
+            close = difflib.get_close_matches(change, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(known)}"
+            raise DigitError(f"recipe {name} has no setting {change}: {hint}")
+    for option, parameter in signature.items():
+        if parameter.default is parameter.empty and option not in {*changes, "codes", "out"}:
+            raise DigitError(f"recipe {name} needs {option}: give {option}=...")
+        if isinstance(changes.get(option), str) and "Path" in str(parameter.annotation):
+            changes[option] = Path(changes[option])
+    return train(codes=Path(codes), out=Path(out), recipe=name, training=training, **changes)

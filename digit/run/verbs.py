@@ -70,6 +70,29 @@ GROUPS = {
 }
 VERBS = {name: verb for verbs in GROUPS.values() for name, verb in verbs.items()}
 
+# Verbs and options that were renamed or went: what is said where parsing fails.
+OLD_VERBS = {f"train {name}": f"train {recipe.stage} --recipe {name}" for name, recipe in RECIPES.items()}
+# (verb, old option) -> what to say after "--old": "is now --new" or why it went. The verb "" stands for any.
+OLD_OPTIONS = {
+    ("", "--limit"): "is now --num",
+    ("", "--board"): "is now --gpu",
+    ("", "--boards"): "is now --gpus",
+    ("", "--mfu"): "is gone: hours rest on measured rates",
+    ("", "--kernels"): "is gone: training takes its kernels where they run, --no-compile switches them off",
+    ("", "--learning-rates"): "is now --lr-factors",
+    ("sample", "--steps"): "is now --passes",
+    ("evaluate sweep", "--steps"): "is now --passes",
+    ("evaluate sweep", "--model"): "is now the first argument, without a name: digit evaluate sweep MODEL",
+    ("evaluate reconstruction", "--model"): (
+        "is now the first argument, without a name: digit evaluate reconstruction MODEL"
+    ),
+    ("evaluate prefix", "--models"): (
+        "are now the first arguments, without a name: digit evaluate prefix MODEL ..."
+    ),
+    ("fit", "--precision"): "is gone: distances are always exact",
+    ("tokenize", "--precision"): "is gone: distances are always exact",
+}
+
 LAST = """\
 Every verb takes --help, and --json: the full result on standard output, all
 else on standard error. Verbs marked * take --processes N, one for each GPU.
@@ -103,6 +126,12 @@ def group_page(group: str) -> str:
     return "\n".join((*lines, "", f"digit help {members(group)[0]} tells its options, with an example."))
 
 
+def renamed(verb: str, option: str) -> str | None:
+    """A sentence about an option that `verb` took once, or None."""
+    said = OLD_OPTIONS.get((verb, option)) or OLD_OPTIONS.get(("", option))
+    return None if said is None else f"{option} {said}"
+
+
 def nearest(word: str, words: list[str]) -> str:
     """`; did you mean ...?` where a word is near, else nothing."""
     bare = {name.lstrip("-"): name for name in words}
@@ -120,7 +149,7 @@ def _recipes() -> list[str]:
     lines += ["--out RUN. Hours are of one H200; figures are as published (ImageNet, 256).", ""]
     lines.append(f"  {'verb':<9}{'--recipe':<16}{'parameters':>10}{'GPU-hours':>11}  published")
     for name, recipe in RECIPES.items():
-        hours = recipe.hours[0] or recipe.hours[1]
+        hours = recipe.hours[0] or f"{recipe.hours[1]}*"
         row = f"  {recipe.stage:<9}{name:<16}{recipe.parameters:>10}{hours:>11}  "
         lines += textwrap.wrap(recipe.published, 80, initial_indent=row, subsequent_indent=" " * len(row))
-    return lines
+    return [*lines, "", "Hours are of compiled updates; * not compiled, others were not measured."]

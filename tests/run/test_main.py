@@ -37,6 +37,7 @@ def test_the_page_of_training_lists_recipes_with_cost_and_figure(run):
     _, out, _ = run("train", "--help")
     (row,) = [line for line in out.splitlines() if " large " in line]
     assert row.split()[:4] == ["prior", "large", "731M", "164"] and "FID 4.59, IS 141.29" in row
+    assert " 188*  FID 3.39" in out and "* not compiled" in out  # the one that was not measured compiled
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -63,6 +64,7 @@ TYPOS = [
     ("sample --temprature 1", "there is no option --temprature; did you mean --temperature?"),
     ("train prior --codes c --out o --learning-rate 1", "there is no option --learning-rate"),
     ("train probe --learning-rates 1", "--learning-rates is now --lr-factors"),
+    ("sample --steps 8", "sample: --steps is now --passes"),
     ("sample --num", "sample: --num: expected one argument (`digit sample --help` explains)"),
     ("sample --num many", "sample: --num: 'many' is not a whole number"),
     ("sample --top-p much", "--top-p: 'much' is not a number"),
@@ -104,6 +106,15 @@ def test_values_reach_the_verb():
     assert call["recipe"] == "base" and (training.steps, training.clip) == (125_000, None)
     optimizer = training.optimizer
     assert (optimizer.lr, optimizer.betas, optimizer.decay_all) == (1e-3, (0.5, 0.9), False)
+
+
+def test_a_switch_is_shown_as_what_changes_it_and_taken_both_ways(run):
+    _, out, _ = run("train", "probe", "--help")
+    assert " --no-last-block " in out and " --last-block" not in out
+    assert " --sharded " in out and "--no-sharded" not in out
+    line = "train probe --prior p --codes c --out o --last-block --no-sharded --no-compile"
+    call = understand(line.split()).call.__closure__[0].cell_contents
+    assert call["last_block"] and not call["training"].sharded and not call["training"].compile
 
 
 def modules_after(*arguments: str) -> set[str]:

@@ -19,7 +19,7 @@ from PIL import Image
 
 from digit.data.codes import Codes
 from digit.files import TEMPORARY
-from digit.run.ending import LAUNCHER
+from digit.run.processes import LAUNCHER
 from digit.training import checkpoint
 from digit.training.log import read_status
 from digit.weights.artifact import load
@@ -323,7 +323,7 @@ def test_a_launcher_that_has_gone_before_it_is_looked_for(deaf, number):
         pass
     told = {LAUNCHER: str(gone.pid), "TORCHELASTIC_RUN_ID": "x", "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "0"}
     ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN); " * deaf
-    program = f"import signal; from digit.run.ending import with_launcher; {ignore}with_launcher(); input()"
+    program = f"from digit.run.processes import signal, with_launcher; {ignore}with_launcher(); input()"
     command = [sys.executable, "-c", program]
     with subprocess.Popen(command, env=ENVIRONMENT | told, stdin=subprocess.PIPE) as process:
         assert process.wait(120) == -number

@@ -43,7 +43,7 @@ def test_a_seed_fixes_the_picture_whatever_the_batch(chain, run, tmp_path):
     "options",
     [
         ("--unconditional",),
-        ("--renderer", "masked", "--steps", "2", "--noise", "1.5"),
+        ("--renderer", "masked", "--passes", "2", "--noise", "1.5"),
         ("--guidance", "2", "--guidance-schedule", "linear"),
         ("--temperature", "0"),
         ("--top-k", "3", "--top-p", "0.9"),

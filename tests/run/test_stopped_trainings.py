@@ -15,7 +15,7 @@ import pytest
 from digit import files
 from digit.errors import Terminated
 from digit.run import main
-from digit.run.ending import SENTENCE
+from digit.run.processes import SENTENCE
 from digit.training import checkpoint, log
 from digit.weights.artifact import load
 
@@ -94,7 +94,7 @@ def test_a_signal_while_a_process_waits_for_the_others(number):
         port = free.getsockname()[1]
     told = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
     told |= {"PYTHONPATH": str(Path(__file__).parents[2]), "CUDA_VISIBLE_DEVICES": ""}
-    program = "from digit.distributed import joined\nfrom digit.run.ending import by_exception\n"
+    program = "from digit.distributed import joined\nfrom digit.run.processes import by_exception\n"
     program += "by_exception()\nwith joined(): pass"
     with subprocess.Popen([sys.executable, "-c", program], env=os.environ | told) as process:
         while not answers(port):  # a store, in which the others would meet it

@@ -22,7 +22,7 @@ def evaluate_sweep(
     renderer_temperature: tuple[float, ...] = (),
     renderer_top_k: tuple[int, ...] = (),
     renderer_top_p: tuple[float, ...] = (),
-    steps: tuple[int, ...] = (),
+    passes: tuple[int, ...] = (),
     noise: tuple[float, ...] = (),
     unconditional: bool = False,
     features: tuple[Network, ...] = ("inception",),
@@ -53,7 +53,7 @@ def evaluate_sweep(
         renderer_temperature: of the renderer.
         renderer_top_k: of the autoregressive renderer; 0 keeps all.
         renderer_top_p: of the autoregressive renderer, in (0, 1].
-        steps: passes of the masked renderer.
+        passes: of the masked renderer over all positions.
         noise: of the masked renderer: weight of the Gumbel noise on its confidence.
         unconditional: draw without a class; else all classes in turn.
         features: networks: inception, dinov2-l, timm:NAME, classifier:FOLDER, squeezenet:FILE.
@@ -83,7 +83,7 @@ def evaluate_sweep(
     pipeline = DigitPipeline.from_pretrained(model, device=where)
     axes = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
     axes |= {"renderer_temperature": renderer_temperature, "renderer_top_k": renderer_top_k}
-    axes |= {"renderer_top_p": renderer_top_p, "steps": steps, "noise": noise}
+    axes |= {"renderer_top_p": renderer_top_p, "steps": passes, "noise": noise}
     plan = grid_of(pipeline, axes, renderer=renderer, unconditional=unconditional)
     networks = measurement.open_networks(features, inception_weights, where)
     side = pipeline.vqgan.config.image_size

@@ -72,7 +72,7 @@ class Grid:
         words += ["--renderer", self.renderer] if self.renderer else []
         for axis, number in setting.items():
             if axis != "guidance" or self.classes:
-                words += ["--" + axis.replace("_", "-"), str(number)]
+                words += [_option(axis), str(number)]
         return shlex.join([*words, "--out", out])
 
 
@@ -91,7 +91,7 @@ def grid_of(
     for axis, numbers in axes.items():
         if numbers and axis not in PRIOR + _RENDERER[chosen]:
             of = f"the {chosen} renderer" if chosen else "a model without a renderer"
-            raise DigitError(f"--{axis.replace('_', '-')} is no setting of {of}: leave it out")
+            raise DigitError(f"{_option(axis)} is no setting of {of}: leave it out")
     classes = 0 if unconditional else pipeline.prior.config.classes
     base = own.prior if classes else own.prior_unconditional
     defaults: dict[str, Number] = {axis: getattr(base, axis) for axis in PRIOR}
@@ -125,9 +125,14 @@ def _check(pipeline: DigitPipeline, found: Grid) -> None:
     for setting in found.renderers:
         found.sampling({**found.priors[0], **setting}, pipeline.sampling)
         if not 1 <= setting.get("steps", 1) <= most:
-            raise DigitError(f"--steps {setting['steps']:g}: give 1 to {most}, the number of VQ codes")
+            raise DigitError(f"--passes {setting['steps']:g}: give 1 to {most}, the number of VQ codes")
         if not 0 <= setting.get("noise", 0) < float("inf"):
             raise DigitError(f"--noise {setting['noise']}: give a number from 0 up")
+
+
+def _option(axis: str) -> str:
+    """As it is typed."""
+    return "--passes" if axis == "steps" else "--" + axis.replace("_", "-")
 
 
 class Cells:

@@ -95,7 +95,7 @@ def test_a_cell_is_what_sample_and_evaluate_images_say(sweep, run, tmp_path):
 
 
 def test_sampling_for_compose(sweep, chain, run, tmp_path):
-    options = ("--renderer", "masked", "--steps", 2, 3, "--noise", 1.5, "--temperature", 0.7)
+    options = ("--renderer", "masked", "--passes", 2, 3, "--noise", 1.5, "--temperature", 0.7)
     code, _, err = sweep(*options, "--out", tmp_path / "r")
     assert code == 0, err
     path = tmp_path / "r" / "sweep-sampling.json"
@@ -115,8 +115,8 @@ def test_sampling_for_compose(sweep, chain, run, tmp_path):
         (("--top-p", 0.5, 1.5), "top-p is 1.5"),
         (("--top-k", -1), "top-k is -1"),
         (("--unconditional", "--guidance", 2), "--guidance 2 needs classes"),
-        (("--steps", 2), "--steps is no setting of the autoregressive renderer"),
-        (("--renderer", "masked", "--steps", 99), "--steps 99: give 1 to 16"),
+        (("--passes", 2), "--passes is no setting of the autoregressive renderer"),
+        (("--renderer", "masked", "--passes", 99), "--passes 99: give 1 to 16"),
         (("--renderer", "masked", "--renderer-top-p", 0.5), "--renderer-top-p is no setting of the masked"),
         (("--num", 1), "at least two pictures"),
     ],
