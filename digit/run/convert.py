@@ -1,4 +1,4 @@
-"""`digit convert` and `digit convert official`: published files -> an artifact, a published model -> a whole one."""
+"""`digit convert`: published files -> an artifact; `digit convert official`: a published model -> one folder."""
 
 from pathlib import Path
 from typing import Any, Literal
