@@ -1,4 +1,4 @@
-"""`digit convert`: published files -> an artifact; `digit convert official`: a published model -> one folder."""
+"""`digit convert`: a published file -> an artifact; `convert official`: a whole published model."""
 
 from pathlib import Path
 from typing import Any, Literal
