@@ -65,7 +65,7 @@ GROUPS = {
     "files": {
         "info": Verb("info:info", "what a file or folder of digit's holds"),
         "convert": Verb("convert:convert", "a published file of weights -> artifact"),
-        "convert official": Verb("convert_official:convert_official", "fetch and convert a whole model"),
+        "convert official": Verb("convert:convert_official", "fetch and convert a whole model"),
     },
 }
 VERBS = {name: verb for verbs in GROUPS.values() for name, verb in verbs.items()}
