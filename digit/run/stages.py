@@ -226,14 +226,16 @@ def held_out_loss(
     opened = open_codes(path)
     check_lineage("this stage", lineage, f"{path}", opened.lineage())
     parts = [_first_views(opened, name) for name in arrays]
-    parts.insert(1, torch.from_numpy(opened.labels) if opened.labels is not None else torch.empty(0))
+    labels = None if opened.labels is None else torch.from_numpy(opened.labels)
     size = training.micro_batch or training.batch
 
     def evaluate(stage: Prior | Renderer | MaskedRenderer, step: int) -> Iterator[tuple[str, float]]:
         total = 0.0
         for start in range(0, len(opened), size):
-            batch = [part[start : start + size].to(where) if len(part) else None for part in parts]
-            total += float(stage.loss(CodeBatch(*batch))) * len(parts[0][start : start + size])
+            rows = slice(start, start + size)
+            codes, *more = (part[rows].to(where) for part in parts)
+            batch = CodeBatch(codes, None if labels is None else labels[rows].to(where), *more)
+            total += float(stage.loss(batch)) * len(codes)
         yield "held_out_loss", total / len(opened)
 
     return evaluate

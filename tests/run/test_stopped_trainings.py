@@ -72,7 +72,7 @@ def test_what_ends_a_command_has_its_code(run, monkeypatch, raised, code):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_libraries_are_loaded(number):
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    command = [sys.executable, "-X", "importtime", "-m", "digit", "info", "--help"]
+    command = [sys.executable, "-X", "importtime", "-m", "digit", "info", "."]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment
     ) as process:

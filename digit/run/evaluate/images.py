@@ -71,11 +71,14 @@ def evaluate_images(
     settings = {"samples": samples, "reference": Path(reference).name, "size": chosen.size or size}
     told: dict[str, Any] = {"settings": {**settings, "precision": precision}, "protocol": chosen}
     value = images.report(values, networks, device=measurement.device_name(where), **told)
-    _print(value, Path(samples).name)
-    if paper:
-        _print_beside_paper(value["values"])
-    measurement.caution(min(n for n in value["counts"].values() if n))
-    measurement.keep(written, value)
+
+    def show() -> None:
+        _print(value, Path(samples).name)
+        if paper:
+            _print_beside_paper(value["values"])
+        measurement.caution(min(n for n in value["counts"].values() if n))
+
+    measurement.keep(written, value, show=show)
     if paper:
         conditions = {"source": protocols.SOURCE, "conditions": protocols.CONDITIONS}
         value["paper"] = {**conditions, "rows": protocols.generation_rows()}

@@ -172,19 +172,24 @@ def keep(
     *files: Path,
     plot: Callable[[Path], Any] | None = None,
     also: str = "",
+    show: Callable[[], None] | None = None,
 ) -> None:
     """Write a result and its plot beside it, and name them and `files`, which were written before.
 
+    `show` prints the tables when all is written: what was measured does not hang on who reads the output.
     Without a file say that nothing is kept; `also` names what else --out would have kept.
     """
+    if written is not None:
+        write_result(written, value)
+        if plot is not None:
+            files = (written.with_suffix(".png"), *files)
+            plot(files[0])
+    if show is not None:
+        show()
     if written is None:
         print(f"not kept: --out FOLDER keeps the full record as JSON{also}")
-        return
-    write_result(written, value)
-    if plot is not None:
-        files = (written.with_suffix(".png"), *files)
-        plot(files[0])
-    saved(written, *files)
+    else:
+        saved(written, *files)
 
 
 def caution(count: int) -> None:
