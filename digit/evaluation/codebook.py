@@ -56,7 +56,7 @@ class Patches(NamedTuple):
 @torch.no_grad()
 def nearest_patches(
     tokenizer: Tokenizer,
-    pixels: Iterable[Float[Tensor, "b 3 h w"]],
+    pixels: Iterable[Float[Tensor, "_ 3 h w"]],
     *,
     codes: Sequence[int] | None = None,
     rows: int = 16,

@@ -10,7 +10,7 @@ def test_a_prior_refuses_codes_of_another_tokenizer(chain, run, tmp_path):
     other, vqgan = ("--tokenizer", tmp_path / "other"), ("--vqgan", chain.root / "vqgan")
     code, _, err = run("tokenize", "--images", chain.images, "--out", chain.root / "codes", *other, *vqgan)
     assert code == 2
-    assert "another streams" in err
+    assert "made with another tokenizer or VQGAN" in err
     stages = ("--prior", chain.root / "prior", *vqgan, "--renderer", chain.root / "renderer", *other)
     code, _, err = run("compose", *stages, "--out", tmp_path / "m")
     assert code == 2
