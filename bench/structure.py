@@ -5,7 +5,7 @@
 A column per checkout, this one if none is given: `git worktree add ../before COMMIT` gives an older one to
 compare with. Lines are all lines of .py files in digit/. Imports count wherever they stand, also inside of
 functions. A module has a mirroring test if tests/ holds test_<module>.py in a folder of its name. Options
-are what the help of every verb lists, arguments without a name included.
+are what the help of every verb lists, arguments without a name included, without those that all verbs have.
 """
 
 import argparse
@@ -23,6 +23,7 @@ from digit.files import write_json_atomic
 
 HERE = Path(__file__).parents[1]
 LISTS = ("import_cycles", "long_files", "long_functions", "full_folders", "without_mirroring_test")
+EVERY = {"--help", "--json", "--processes"}  # what every verb has
 LONG_FILE, LONG_FUNCTION, FULL_FOLDER = 400, 80, 26
 VERBS = """
 import json
@@ -157,7 +158,7 @@ def _options(root: Path) -> dict[str, int]:
         named = re.findall(r"^[^\w-]*(--[\w-]+)", text, flags=re.MULTILINE)
         unnamed = re.findall(r"positional arguments ─+╮\n((?:│.*\n)+)", text)
         arguments = [line for part in unnamed for line in part.splitlines() if re.match(r"│ \S", line)]
-        counted[verb] = len(set(named)) + len(arguments)
+        counted[verb] = len(set(named) - EVERY) + len(arguments)
     return counted
 
 

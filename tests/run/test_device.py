@@ -1,0 +1,24 @@
+"""Which device a command takes; several processes are in tests/test_distributed.py."""
+
+import pytest
+import torch
+
+from digit.errors import DigitError
+from digit.run.device import autocast, choose_device
+
+
+def test_without_a_name_it_is_the_gpu_if_there_is_one():
+    assert choose_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert choose_device("cpu") == torch.device("cpu")
+
+
+def test_what_is_not_there_is_said(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for name, words in (("gpu", "unknown device"), ("cuda", "no such GPU"), ("cuda:7", "no such GPU")):
+        with pytest.raises(DigitError, match=f"--device {name}: .*{words}"):
+            choose_device(name)
+
+
+def test_a_cpu_computes_in_float32():
+    with autocast(torch.device("cpu")):
+        assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32

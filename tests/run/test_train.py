@@ -1,0 +1,47 @@
+"""`digit train ...`: a run's folder is the artifact, the same call goes on, recipes can be changed."""
+
+import pytest
+
+import digit
+from digit.errors import DigitError
+from digit.weights.artifact import describe
+
+
+def test_a_finished_training_is_not_trained_again(chain, tmp_path):
+    first = digit.train_prior(chain.root / "codes", tmp_path / "prior", **chain.small)
+    assert first["finished"] and describe(tmp_path / "prior")["kind"] == "prior"
+    weights = (tmp_path / "prior" / "model.safetensors").read_bytes()
+    again = digit.train_prior(chain.root / "codes", tmp_path / "prior", **chain.small)
+    assert again["step"] == first["step"]
+    assert (tmp_path / "prior" / "model.safetensors").read_bytes() == weights
+
+
+def test_a_recipe_with_changes_trains(chain, tmp_path):
+    changes = {
+        "width": 16,
+        "layers": 1,
+        "heads": 2,
+        "steps": 2,
+        "batch": 8,
+        "micro_batch": None,
+        "device": "cpu",
+    }
+    found = digit.train_recipe("base_cond", codes=chain.root / "codes", out=tmp_path / "run", **changes)
+    assert found["step"] == 2
+    config = describe(tmp_path / "run")["config"]
+    assert (config["width"], config["classes"], config["norm"]) == (16, 3, "post")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("bass", {}, "there is no recipe 'bass'"),
+        ("base", {"widht": 8}, "did you mean width"),
+        ("vq_only", {"over": "codes"}, "has no setting over"),
+        ("linear_probe", {}, "needs prior"),
+    ],
+)
+def test_what_a_recipe_has_not_is_refused(chain, tmp_path, name, changes, words):
+    with pytest.raises(DigitError, match=words):
+        digit.train_recipe(name, codes=chain.root / "codes", out=tmp_path / "run", **changes)
+    assert not (tmp_path / "run").exists()
