@@ -135,7 +135,7 @@ def renamed(verb: str, option: str) -> str | None:
 def nearest(word: str, words: list[str]) -> str:
     """`; did you mean ...?` where a word is near, else nothing."""
     bare = {name.lstrip("-"): name for name in words}
-    close = [bare[name] for name in difflib.get_close_matches(word.lstrip("-"), bare, n=1)]
+    close = [bare[name] for name in difflib.get_close_matches(word.lstrip("-"), bare, n=1, cutoff=0.65)]
     return f"; did you mean {close[0]}?" if close else ""
 
 
