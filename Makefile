@@ -26,7 +26,7 @@ lint: $(VENV)/installed-test
 	$(RUN)/ruff format --check .
 	$(RUN)/ruff check .
 	$(RUN)/pyright
-	$(RUN)/pylint --disable=all --enable=duplicate-code --min-similarity-lines=8 --ignore-imports=y --ignore-docstrings=y --ignore-signatures=y digit experiments bench
+	$(RUN)/pylint --disable=all --enable=duplicate-code --min-similarity-lines=8 --ignore-imports=y --ignore-docstrings=y --ignore-signatures=y --ignore-patterns=".*\.pyi" digit experiments bench
 
 bench: $(VENV)/installed-test
 	for script in bench/*.py; do $(RUN)/python $$script --smoke || exit 1; done
