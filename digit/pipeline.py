@@ -133,6 +133,7 @@ class DigitPipeline:
         """Class names or numbers as numbers; DigitError for an unknown name or a number out of range."""
         return label_ids(labels, names=self.classes, classes=self.prior.config.classes)
 
+    # Long by its signature and docstring, which are the settings of drawing.
     @torch.inference_mode()
     def __call__(
         self,

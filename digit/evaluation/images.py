@@ -26,6 +26,7 @@ from digit.evaluation.scores import (
 )
 
 
+# Long by its signature and docstring.
 def picture_metrics(
     samples: Source,
     reference: Source | Sequence[Measured],
