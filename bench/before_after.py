@@ -315,12 +315,13 @@ def main() -> None:
     parser.add_argument("--before", type=Path, default=HERE, help="checkout to compare with")
     parser.add_argument("--before-commit", help="its commit, where the checkout has no .git")
     parser.add_argument("--after-commit", help="this one's, likewise")
-    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument("--parts", nargs="+", choices=PARTS, help="all, or with --smoke the first two")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--out", type=Path)
     parser.add_argument("--smoke", action="store_true", help="tiny shapes on the CPU")
     parser.add_argument("--worker", choices=PARTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    options.parts = options.parts or (PARTS[:2] if options.smoke else PARTS)
     if options.smoke:
         options.device = "cpu"
     if options.worker:

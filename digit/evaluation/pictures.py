@@ -223,7 +223,7 @@ def _npz_batches(path: Path, batch_size: int) -> Iterator[UInt8[Tensor, "b 3 h w
             count = min(batch_size, n - start)
             try:
                 data = file.read(count * height * width * 3)
-            except Exception as error:
+            except Exception as error:  # NumPy, as above
                 raise DigitError(f"{path} is damaged ({error}): make or copy it again") from None
             if len(data) != count * height * width * 3:
                 raise DigitError(f"{path} ends after {start} of {n} pictures: make or copy it again")

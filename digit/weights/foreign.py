@@ -144,7 +144,7 @@ def _check_zip(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
-    except Exception as error:
+    except Exception as error:  # a header that lies may raise anything
         raise _damaged(path, "PyTorch", error) from None
     names = [entry.filename.rpartition("/")[2] for entry in entries]
     if "constants.pkl" in names:
@@ -186,7 +186,7 @@ def _read_numpy(path: Path) -> Tensor:
         # Mapping checks the announced size against the file before any memory is taken.
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
-    except Exception as error:
+    except Exception as error:  # NumPy, on what is no table of its own
         raise _damaged(path, "NumPy", error) from None
 
 
