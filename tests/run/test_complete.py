@@ -2,37 +2,12 @@
 
 import io
 import json
-import zipfile
 
 import numpy as np
-import pytest
 import torch
 from PIL import Image
 
-from digit.nn.classifier import Classifier, ClassifierConfig
 from digit.pipeline import DigitPipeline
-from digit.weights.artifact import save
-
-
-@pytest.fixture(scope="module")
-def places(chain, tmp_path_factory):
-    """A network, a folder of pictures, one picture alone, a VQ-only model, one without a tokenizer."""
-    from digit.run.compose import compose
-
-    root = tmp_path_factory.mktemp("prefix")
-    torch.manual_seed(0)
-    save(
-        Classifier(ClassifierConfig(classes=3, width=4, image_size=16)),
-        root / "net",
-        classes=["blue", "green", "red"],
-    )
-    with zipfile.ZipFile(chain.images) as archive:
-        archive.extractall(root / "pictures", archive.namelist()[:5])
-        (root / "one.png").write_bytes(archive.read(archive.namelist()[0]))
-    compose(chain.root / "prior_vq", chain.root / "vqgan", root / "vq")
-    stages = (chain.root / "prior", chain.root / "vqgan")
-    compose(*stages, root / "blind", renderer=chain.root / "renderer")
-    return root
 
 
 def pixels_of(path):
