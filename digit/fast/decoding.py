@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -13,14 +12,13 @@ from digit.errors import DigitError
 from digit.fast.graphs import capture
 from digit.fast.kernels.attention import attend
 from digit.fast.kernels.draw import Filters, draw
-from digit.fast.kernels.linear import few_rows
+from digit.fast.kernels.linear import FEW, linear
 from digit.fast.packed import PackedTransformer
 from digit.fast.weights import state_of
 from digit.nn.decoding import CacheBits, CodeTables, inference
 from digit.nn.sampling import SamplerConfig
 from digit.nn.transformer import KeyValueCache, Transformer, TransformerConfig
 
-FEW = 4  # rows up to which decoding is bound by reading the weights: each product is a kernel of its own
 STRIDE = 8  # positions of one graph
 AHEAD = 4  # graphs that may wait on the device: more would only make progress jump
 
@@ -99,23 +97,21 @@ class FastDecoder:
         """Packs the weights, allocates and captures."""
         device = tables.codes.device
         self.shape, self.device, self.config = shape, device, transformer.config
-        self.packed = PackedTransformer(transformer, shape.dtype, fused_gelu=shape.dtype == torch.bfloat16)
+        self.packed = PackedTransformer(transformer, shape.dtype, outputs=len(tables.head))
         self.specials, self.count = tables.specials, len(tables.codes)
         self.tables = (tables.codes.detach().float(), tables.positions.detach().float(), tables.scale)
-        self.head = _aligned(tables.head.detach().to(shape.dtype))
+        self.head = tables.head.detach().to(shape.dtype).contiguous()
         self.cache = ScaledCache(transformer.config, shape, device=device)
-        width, few = transformer.config.width, shape.streams <= FEW
-        self.embedded = torch.zeros(
-            shape.streams, width, device=device, dtype=torch.float32 if few else shape.dtype
-        )
+        width = transformer.config.width
+        self.embedded = torch.zeros(shape.streams, width, device=device, dtype=shape.dtype)
         self.uniforms = torch.zeros(shape.rows, shape.length, device=device, dtype=torch.float64)
         self.codes = torch.zeros(shape.rows, shape.length, device=device, dtype=torch.int64)
         self.settings = torch.ones(3, device=device, dtype=torch.float64)
         self.guidance = torch.ones(shape.length, device=device)
         self.filled = torch.zeros((), device=device, dtype=torch.int32)
         self.drawn = torch.zeros((), device=device, dtype=torch.int32)
-        self.chained = few and device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
-        self.few = few
+        hopper = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
+        self.chained = shape.streams <= FEW and hopper
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
         if device.type == "cuda":
             self._capture()
@@ -201,13 +197,9 @@ class FastDecoder:
             attend(qkv, keys, values, mixed, self.filled, offset=offset, scales=scales, chained=self.chained)
             return mixed
 
-        if self.few:
-            hidden, norm = self.packed.few(self.embedded, mix, chained=self.chained)
-            return few_rows(hidden, self.head, None, norm=norm, chained=self.chained)
-        hidden = self.packed(self.embedded, mix)
-        if self.device.type == "cuda" and self.head.dtype != torch.float32:
-            return torch.mm(hidden, self.head.T, out_dtype=torch.float32)
-        return F.linear(hidden, self.head)
+        hidden = self.packed(self.embedded, mix, chained=self.chained)
+        how = {"parts": True, "arrived": self.packed.arrived, "chained": self.chained}
+        return linear(hidden, self.head, dtype=torch.float32, **how)
 
     def _capture(self) -> None:
         """Graphs of one position and of `STRIDE`."""
@@ -317,8 +309,3 @@ def _free(device: torch.device) -> float:
     """Bytes that may be filled: all but a gigabyte and a tenth."""
     unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return 0.9 * (torch.cuda.mem_get_info(device)[0] + unused - 2**30)
-
-
-def _aligned(matrix: Tensor) -> Tensor:
-    """With rows of zeros up to a multiple of 64: products of odd sizes take a slower path."""
-    return F.pad(matrix, (0, 0, 0, -len(matrix) % 64)).contiguous()

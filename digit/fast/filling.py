@@ -5,13 +5,13 @@ from collections.abc import Callable, Hashable
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from digit.fast.graphs import Captured
 from digit.fast.kernels.draw import Filters, draw
 from digit.fast.kernels.filling import embed, settle
+from digit.fast.kernels.linear import linear
 from digit.fast.packed import PackedTransformer
 from digit.fast.weights import state_of
 from digit.nn.decoding import products_dtype
@@ -29,9 +29,9 @@ class FastFiller:
         self, transformer: Transformer, head: Float[Tensor, "v d"], *, specials: int, dtype: torch.dtype
     ) -> None:
         """Packs the weights."""
-        self.packed = PackedTransformer(transformer, dtype, fused_gelu=dtype == torch.bfloat16)
+        self.packed = PackedTransformer(transformer, dtype)
         self.specials, self.count = specials, len(head) - specials
-        self.head = F.pad(head.detach().to(dtype), (0, 0, 0, -len(head) % 64)).contiguous()
+        self.head = head.detach().to(dtype).contiguous()
         self.settings = torch.ones(3, device=head.device, dtype=torch.float64)
         self.zero = torch.zeros((), device=head.device, dtype=torch.int32)
         self._graphs: dict[Hashable, Captured] = {}
@@ -41,10 +41,7 @@ class FastFiller:
     ) -> tuple[Int[Tensor, "b m"], Float[Tensor, "b m"]]:
         """A code per position, and its log-probability before filters and temperature."""
         rows = hidden.reshape(-1, hidden.shape[-1])
-        if rows.is_cuda and rows.dtype != torch.float32:
-            logits = torch.mm(rows, self.head.T, out_dtype=torch.float32)
-        else:
-            logits = F.linear(rows, self.head)
+        logits = linear(rows, self.head, dtype=torch.float32)
         codes = torch.empty(len(rows), 1, device=rows.device, dtype=torch.int64)
         confidence = torch.empty(len(rows), 1, device=rows.device)
         top_p = config.top_p < 1

@@ -19,8 +19,9 @@ def small_tiles(monkeypatch):
         return
     from digit.fast.kernels import attention, linear, nearest
 
-    monkeypatch.setattr(attention, "tile", lambda programs, scaled: (4, 1))
-    monkeypatch.setattr(linear, "tile", lambda inputs: (4, 1))
+    monkeypatch.setattr(attention, "tile", lambda scaled: (4, 1))
+    monkeypatch.setattr(linear, "tile", lambda *shape: (4, 4, 16, 1, 1))
+    monkeypatch.setattr(linear, "few_tile", lambda *shape: (4, 1))
     monkeypatch.setattr(nearest, "scan", partial(nearest.scan, tiles=nearest.Tiles(16, 16, 16)))
 
 

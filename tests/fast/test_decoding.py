@@ -5,6 +5,7 @@ import torch
 
 from digit.fast import decoding as fast_decoding
 from digit.fast.decoding import ScaledCache, Shape
+from digit.fast.kernels import linear
 from digit.fast.kernels.draw import Filters
 from digit.nn.decoding import decode
 from digit.nn.sampling import SamplerConfig, uniforms
@@ -29,7 +30,7 @@ def prior(norm, specials=0, layers=2):
 
 @pytest.fixture(params=[0, 99], ids=["many rows", "few rows"])
 def few(request, monkeypatch):
-    monkeypatch.setattr(fast_decoding, "FEW", request.param)
+    monkeypatch.setattr(linear, "FEW", request.param)
 
 
 @pytest.fixture

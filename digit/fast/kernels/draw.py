@@ -10,7 +10,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from digit.fast.kernels.norm import add_pairs
+
+@triton.jit
+@no_type_check
+def _add_pairs(first, second, other_first, other_second):
+    """The sums of the firsts and of the seconds, for a reduction of a pair of tensors."""
+    return first + other_first, second + other_second
 
 
 @triton.jit
@@ -28,7 +33,7 @@ def _threshold(scores, mass, goal, top):
     middle = low + 0.5 * (high - low)
     while (held - beyond > 1) & (middle > low) & (middle < high):
         inside = scores >= middle
-        total, count = tl.reduce((tl.where(inside, mass, 0.0), inside.to(tl.int32)), 0, add_pairs)
+        total, count = tl.reduce((tl.where(inside, mass, 0.0), inside.to(tl.int32)), 0, _add_pairs)
         if total >= goal:
             low = middle
             held = count

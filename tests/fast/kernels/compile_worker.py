@@ -22,7 +22,7 @@ from triton.runtime.jit import JITFunction
 
 from digit.fast.blocks import blocks
 from digit.fast.decoding import FastDecoder, Shape
-from digit.fast.kernels import nearest
+from digit.fast.kernels import linear, nearest
 from digit.fast.kernels.draw import Filters, draw
 from digit.fast.kernels.filling import embed, settle
 from digit.prior import Prior, PriorConfig
@@ -58,13 +58,13 @@ def no_autocast(*_: Any, **__: Any) -> contextlib.AbstractContextManager[None]:
 
 
 def decoding(config: PriorConfig) -> None:
-    """Few rows and many, caches of 16 and 8 bits, kernels that wait for one another and those that do not."""
+    """Few rows, more and many; caches of 16 and 8 bits; kernels in a chain and by themselves."""
     prior, length = Prior(config).eval(), config.length
     tables, plain = prior.tables(), Filters(*[False] * 5)
-    for rows, bits in itertools.product((1, 64), (16, 8)):
+    for rows, bits in itertools.product((1, 64, 1024), (16, 8)):
         shape = Shape(rows, False, length, length, torch.bfloat16, bits, plain)
         decoder = FastDecoder(prior.transformer, tables, shape)
-        decoder.chained = decoder.few
+        decoder.chained = rows == 1
         decoder.scores()
     given = {"settings": torch.ones(3, dtype=torch.float64), "counter": torch.zeros((), dtype=torch.int32)}
     codes, uniforms = torch.zeros(2, length, dtype=torch.int64), torch.zeros(2, length, dtype=torch.float64)
@@ -113,6 +113,7 @@ def main() -> None:
     driver.set_active(Hopper())
     JITFunction.run = compile_only
     torch.autocast = no_autocast
+    linear._described = lambda x: True
     torch.set_default_device("meta")
     config = PriorConfig(codes=8192, length=256, classes=1000, width=1024, layers=2, heads=16)
     decoding(config)

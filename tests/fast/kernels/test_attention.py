@@ -2,6 +2,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from digit.fast.kernels import attention
 from digit.fast.kernels.attention import attend
 
 
@@ -9,7 +10,8 @@ from digit.fast.kernels.attention import attend
 @pytest.mark.parametrize(
     ("filled", "tile"), [(0, (4, 1)), (1, (4, 1)), (5, (4, 1)), (11, (4, 1)), (5, (64, 1))]
 )
-def test_attends_to_the_filled_part_and_writes_behind_it(channels, filled, tile):
+def test_attends_to_the_filled_part_and_writes_behind_it(monkeypatch, channels, filled, tile):
+    monkeypatch.setattr(attention, "tile", lambda scaled: tile)
     torch.manual_seed(filled)
     rows, heads, room = 2, 3, 12
     keys, values = torch.randn(2, rows, heads, room, channels).unbind(0)
@@ -21,7 +23,7 @@ def test_attends_to_the_filled_part_and_writes_behind_it(channels, filled, tile)
     wanted = F.scaled_dot_product_attention(query[:, :, None], *seen).reshape(rows, -1)
     mixed = torch.full((rows, heads * channels), float("nan"))
     counter = torch.tensor(filled - 1, dtype=torch.int32)
-    attend(qkv, keys, values, mixed, counter, offset=1, block=tile[0], warps=tile[1])
+    attend(qkv, keys, values, mixed, counter, offset=1)
     torch.testing.assert_close(mixed, wanted, atol=1e-6, rtol=1e-5)
     assert torch.equal(keys, whole[0]) and torch.equal(values, whole[1])  # nothing else was touched
 
@@ -37,7 +39,7 @@ def test_eight_bits_are_read_with_their_scales():
     seen = [torch.cat((each[:, :, :filled], own[:, :, None]), 2) for each, own in zip(seen, new, strict=True)]
     wanted = F.scaled_dot_product_attention(query[:, :, None], *seen).reshape(rows, -1)
     mixed, counter = torch.empty(rows, heads * channels), torch.tensor(filled, dtype=torch.int32)
-    attend(qkv, *eight, mixed, counter, scales=scales, block=4, warps=1)
+    attend(qkv, *eight, mixed, counter, scales=scales)
     torch.testing.assert_close(mixed, wanted, atol=1e-5, rtol=1e-4)
     # Written vectors are not compared: the interpreter rounds 31.9 to 16 in this format, GPUs do not.
     largest = new[0].abs().amax(-1) / 448
