@@ -1,4 +1,8 @@
-"""A tiny chain, trained once a test session by what is behind the command line; a quicker interpreter."""
+"""A tiny chain, trained once a test session by what is behind the command line; a quicker interpreter.
+
+The suite means the same on every machine: it sees no GPU, nor do the processes that it starts, and Triton's
+interpreter runs the kernels. What only a GPU can show is in tests_gpu.
+"""
 
 import functools
 import importlib.util
@@ -8,15 +12,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+os.environ |= {"CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": "1"}  # read when these are imported
+
 import pytest
 import torch
 from safetensors.torch import save_file
 from tests_support import make_pictures
 
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Triton's own functions choose the interpreter as they are imported, so this comes before any test's import.
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
