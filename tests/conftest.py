@@ -37,6 +37,14 @@ def quick_interpreter():
 
     whole, of_number = interpreter._get_np_dtype, functools.cache(interpreter._get_np_dtype)
     interpreter._get_np_dtype = lambda kind: whole(kind) if kind.scalar.is_ptr() else of_number(kind.scalar)
+    patch = interpreter._patch_lang_tensor
+
+    def with_index(tensor: Any, scope: Any) -> None:
+        """Before Triton 3.7 it converts arrays of one number in a way that NumPy gave up."""
+        patch(tensor, scope)
+        tensor.__index__ = lambda self: self.handle.data.item()
+
+    interpreter._patch_lang_tensor = with_index
     variables = " = ".join(f"v{number}" for number in range(20_000))
     made: dict[str, Any] = {}
     exec(f"def roomy(*a, **k):\n    if a is None: {variables} = 0\n    return launch(*a, **k)", made)
