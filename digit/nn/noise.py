@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -70,7 +69,7 @@ def gumbels(
     out = np.empty((len(row_places), count), np.float32)
     words = np.empty((max(1, AT_ONCE // max(1, count)), (count + 1) // 2), "<u8")
     generator = np.random.Philox(0)  # its state is set for each row: to make one takes longer
-    state: dict[str, Any] = generator.state
+    state = generator.state
     counter, key = state["state"]["counter"], state["state"]["key"]
     for start in range(0, len(out), len(words)):
         stop = min(start + len(words), len(out))

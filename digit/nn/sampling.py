@@ -105,8 +105,9 @@ def draw(
     """
     keys, places = keys.expand(*logits.shape[:-1], 2), places.expand(logits.shape[:-1])
     if logits.numel() > PART and len(logits) > 1:
-        halves = zip(*(each.tensor_split(2) for each in (logits, keys, places)), strict=True)
-        return torch.cat([draw(*half, config, step=step, specials=specials) for half in halves])
+        halves = zip(logits.tensor_split(2), keys.tensor_split(2), places.tensor_split(2), strict=True)
+        how = {"step": step, "specials": specials}
+        return torch.cat([draw(half, its, at, config, **how) for half, its, at in halves])
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if config.temperature == 0:
         return logits[..., specials:].argmax(-1)
