@@ -53,7 +53,8 @@ def resolve(
     of_prior = _with(own.prior_unconditional if labels is None else own.prior, prior)
     if labels is None and of_prior.guidance != 1.0:
         raise DigitError(
-            "guidance needs classes: leave out --unconditional (in Python unconditional=True), or --guidance"
+            "guidance needs classes: leave out --guidance, or --unconditional where it is given (in Python"
+            " guidance, or unconditional=True)"
         )
     of_renderer = _with(own.renderer, rendering)
     if renderer == "masked":  # it has no top-k and no top-p

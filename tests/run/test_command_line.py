@@ -88,7 +88,7 @@ def test_evaluate_the_samples_and_compare_with_themselves(chain, run, tmp_path):
         ("sample {root}/model --top-p 1.5", "top-p is 1.5"),
         (
             "sample {root}/model --unconditional --guidance 2",
-            "guidance needs classes: leave out --unconditional",
+            "guidance needs classes: leave out --guidance, or --unconditional",
         ),
         ("sample {root}/prior", "not a pipeline"),
         (
