@@ -15,7 +15,8 @@ from digit.nn.batch import CodeBatch, Specials, with_end
 from digit.nn.checks import check_labels, check_prefix
 from digit.nn.decoding import CacheBits, CodeTables, decode
 from digit.nn.losses import cross_entropy
-from digit.nn.sampling import SamplerConfig, uniforms
+from digit.nn.noise import keys
+from digit.nn.sampling import SamplerConfig
 from digit.nn.transformer import Transformer, TransformerConfig, embedding, projection, stream
 
 
@@ -153,7 +154,7 @@ class Prior(nn.Module):
     ) -> Int[Tensor, "b n"]:
         """Draw one image's codes per seed, on the prior's device; row i is a function of seed and label i.
 
-        With a `prefix` the first p codes of each image are given and the others drawn, each with the number
+        With a `prefix` the first p codes of each image are given and the others drawn, each with the noise
         that its position always has: the first codes of a sample as prefix give that sample again. A prefix
         of all codes costs nothing. `progress` hears how many codes each step drew. Raises DigitError for
         labels the prior does not know, for guidance or missing labels where it never saw an image without
@@ -179,7 +180,8 @@ class Prior(nn.Module):
                 decode(
                     self.transformer,
                     read,
-                    uniforms=uniforms(seeds[rows], own.length, stream="prior"),
+                    keys=keys(seeds[rows], stage="prior"),
+                    length=own.length,
                     config=config,
                     tables=self.tables(),
                     null_prefix=null_read,

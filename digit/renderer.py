@@ -14,7 +14,8 @@ from digit.nn.batch import CodeBatch, Specials, with_end
 from digit.nn.checks import check_codes
 from digit.nn.decoding import CacheBits, CodeTables, decode
 from digit.nn.losses import cross_entropy
-from digit.nn.sampling import SamplerConfig, uniforms
+from digit.nn.noise import keys
+from digit.nn.sampling import SamplerConfig
 from digit.nn.transformer import Transformer, TransformerConfig, embedding, projection, stream
 
 
@@ -151,7 +152,8 @@ class Renderer(nn.Module):
                 decode(
                     self.transformer,
                     prefix,
-                    uniforms=uniforms(seeds[rows], own.vq_length, stream="renderer"),
+                    keys=keys(seeds[rows], stage="renderer"),
+                    length=own.vq_length,
                     config=config,
                     tables=self.tables(),
                     progress=progress,

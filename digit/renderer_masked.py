@@ -14,7 +14,8 @@ from digit.nn.checks import check_codes
 from digit.nn.decoding import inference
 from digit.nn.forms import replaceable
 from digit.nn.losses import cross_entropy
-from digit.nn.sampling import SamplerConfig, draw, uniforms
+from digit.nn.noise import gumbels, keys
+from digit.nn.sampling import SamplerConfig, draw
 from digit.nn.transformer import Transformer, TransformerConfig, embedding, projection, stream
 from digit.renderer import RendererConfig
 
@@ -145,10 +146,11 @@ class MaskedRenderer(nn.Module):
         batches = []
         for start in range(0, len(seeds), batch_size):
             rows = slice(start, start + batch_size)
-            drawn = uniforms(seeds[rows], steps * 2 * m, stream="renderer_masked")
-            numbers = drawn.view(-1, steps, 2, m).to(device)
+            own_keys = keys(seeds[rows], stage="renderer_masked")
+            of_confidence = keys(seeds[rows], stage="renderer_masked confidence").unsqueeze(1)
+            gumbel = gumbels(of_confidence, torch.arange(steps), m).to(device)
             how = {"noise": noise, "progress": progress, "autocast": autocast}
-            batches.append(fill(self, codes[rows].to(device), numbers, config, **how))
+            batches.append(fill(self, codes[rows].to(device), own_keys, gumbel, config, **how))
         return torch.cat(batches)
 
 
@@ -156,7 +158,8 @@ class MaskedRenderer(nn.Module):
 def fill(
     renderer: MaskedRenderer,
     codes: Int[Tensor, "b n"],
-    numbers: Float[Tensor, "b t 2 m"],
+    keys: Int[Tensor, "b 2"],
+    gumbel: Float[Tensor, "b t m"],
     config: SamplerConfig,
     *,
     noise: float,
@@ -165,20 +168,19 @@ def fill(
 ) -> Int[Tensor, "b m"]:
     """Draw all VQ codes of images in t steps; after each, those that are least sure are masked again.
 
-    `numbers` in (0, 1): of each step, one per VQ code that draws it, and one for the Gumbel noise on its
-    confidence, whose weight falls from `noise` to 0.
+    A VQ code is drawn with the noise of its image's key, its position and the step; `gumbel` is that on its
+    confidence at each step, whose weight falls from `noise` to 0.
     """
-    b, steps, _, m = numbers.shape
-    gumbel = -torch.log(-torch.log(numbers[:, :, 1]))
-    vq_codes = torch.full((b, m), renderer.mask, device=numbers.device)
-    masked = torch.arange(m, device=numbers.device).repeat(b, 1)  # positions, equally many per image
+    b, steps, m = gumbel.shape
+    vq_codes = torch.full((b, m), renderer.mask, device=gumbel.device)
+    masked = torch.arange(m, device=gumbel.device).repeat(b, 1)  # positions, equally many per image
     with inference(renderer.transformer, autocast=autocast):
         for step, left in enumerate(masked_after(m, steps)):
             hidden = renderer.hidden(codes, vq_codes)[:, 1:]
             hidden = hidden.gather(1, masked.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
             logits = renderer.projection(hidden)[..., renderer.config.specials :]
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            drawn = draw(logits, numbers[:, step, 0].gather(1, masked), config)
+            drawn = draw(logits, keys.unsqueeze(1), masked, config, step=step)
             if progress is not None:
                 progress(b * (masked.shape[1] - left))
             masked = settle(

@@ -1,4 +1,8 @@
-"""A tiny chain, trained once a test session by what is behind the command line; a quicker interpreter."""
+"""A tiny chain, trained once a test session by what is behind the command line; a quicker interpreter.
+
+The suite means the same on every machine: it sees no GPU, nor do the processes that it starts, and Triton's
+interpreter runs the kernels. What only a GPU can show is in tests_gpu.
+"""
 
 import functools
 import importlib.util
@@ -8,15 +12,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+os.environ |= {"CUDA_VISIBLE_DEVICES": "", "TRITON_INTERPRET": "1"}  # read when these are imported
+
 import pytest
 import torch
 from safetensors.torch import save_file
 from tests_support import make_pictures
 
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Triton's own functions choose the interpreter as they are imported, so this comes before any test's import.
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"
 torch.set_num_threads(1 if "PYTEST_XDIST_WORKER" in os.environ else 2)
 
 
@@ -34,6 +37,14 @@ def quick_interpreter():
 
     whole, of_number = interpreter._get_np_dtype, functools.cache(interpreter._get_np_dtype)
     interpreter._get_np_dtype = lambda kind: whole(kind) if kind.scalar.is_ptr() else of_number(kind.scalar)
+    patch = interpreter._patch_lang_tensor
+
+    def with_index(tensor: Any, scope: Any) -> None:
+        """Before Triton 3.7 it converts arrays of one number in a way that NumPy gave up."""
+        patch(tensor, scope)
+        tensor.__index__ = lambda self: self.handle.data.item()
+
+    interpreter._patch_lang_tensor = with_index
     variables = " = ".join(f"v{number}" for number in range(20_000))
     made: dict[str, Any] = {}
     exec(f"def roomy(*a, **k):\n    if a is None: {variables} = 0\n    return launch(*a, **k)", made)

@@ -17,6 +17,7 @@ from tests_support import FIXTURES
 from digit.evaluation.probe import pooled_states
 from digit.kmeans import assign
 from digit.nn.batch import CodeBatch
+from digit.nn.noise import keys
 from digit.nn.sampling import SamplerConfig, draw, filter_logits
 from digit.prior import Prior
 from digit.renderer_masked import masked_after
@@ -259,7 +260,7 @@ def test_draws_never_give_a_special():
     logits = torch.zeros(64, 8)
     logits[:, :5] = 50.0
     config = SamplerConfig(top_p=0.5, top_p_of="vocabulary")
-    drawn = draw(logits, torch.linspace(0, 0.999, 64), config, specials=5)
+    drawn = draw(logits, keys(range(64), stage="test"), torch.tensor(0), config, specials=5)
     assert drawn.unique().tolist() == [0, 1, 2]  # all three codes are kept: they never reach one half
 
 
@@ -292,18 +293,16 @@ def test_mask_counts(steps):
 
 
 def test_masked_decoding_replays_the_reference(monkeypatch):
-    """Its drawn codes take the place of our numbers, its Gumbel noise that of ours; the rest is our loop."""
+    """Its drawn codes and its Gumbel noise take the place of ours; the rest is our loop."""
     g, passes = golden("nar_decode"), []
 
-    def draw(logits, numbers, config):
-        passes.append(numbers.shape[1])
-        return numbers.long()
+    def draw(logits, keys, masked, config, *, step):
+        passes.append(masked.shape[1])
+        return (g["sampled_T8"][step, :, 1:] - 5).gather(1, masked)
 
-    numbers = torch.full((2, 8, 2, 256), 0.5, dtype=torch.float64)
-    numbers[:, :, 0] = (g["sampled_T8"][:, :, 1:] - 5).transpose(0, 1)
-    numbers[:, :7, 1] = torch.exp(-torch.exp(-g["gumbel_T8"][:, :, 1:].double())).transpose(0, 1)
+    gumbel = F.pad(g["gumbel_T8"][:, :, 1:].transpose(0, 1), (0, 0, 0, 1))  # none at the last step
     monkeypatch.setattr("digit.renderer_masked.draw", draw)
-    monkeypatch.setattr("digit.renderer_masked.uniforms", lambda *_, **__: numbers.flatten(1))
+    monkeypatch.setattr("digit.renderer_masked.gumbels", lambda *_, **__: gumbel)
     vq_codes = model("stage2_nar").sample(g["disc_codes"], [0, 1], steps=8, noise=4.5)
     assert torch.equal(vq_codes + 5, g["tokens_T8"][8, :, 1:])
     assert passes == [256, 251, 236, 212, 181, 142, 97, 49]

@@ -8,7 +8,8 @@ from tests_support import drawn_at_once
 
 from digit.errors import DigitError
 from digit.nn.batch import CodeBatch
-from digit.nn.sampling import SamplerConfig, uniforms
+from digit.nn.noise import keys
+from digit.nn.sampling import SamplerConfig
 from digit.prior import Prior, PriorConfig
 
 TINY = PriorConfig(codes=13, length=6, classes=3, width=16, layers=2, heads=2, label_dropout=0.2)
@@ -105,8 +106,8 @@ def test_cached_and_uncached_sampling_agree(config):
     labels = torch.tensor([0, 1, 2, -1] * 5)
     for sampler in (None, SamplerConfig(top_k=5, guidance=2.5, guidance_schedule="linear")):
         cached = prior.sample(range(20), labels, sampler)
-        numbers, logits = uniforms(range(20), 6, stream="prior"), prior.logits(cached, labels)
-        assert torch.equal(cached, drawn_at_once(logits, numbers, sampler, null=prior.logits(cached)))
+        own, logits = keys(range(20), stage="prior"), prior.logits(cached, labels)
+        assert torch.equal(cached, drawn_at_once(logits, own, sampler, null=prior.logits(cached)))
         assert cached.dtype == torch.int64 and cached.min() >= 0 and cached.max() < 13
 
 

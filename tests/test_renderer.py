@@ -7,7 +7,8 @@ from tests_support import drawn_at_once
 
 from digit.errors import DigitError
 from digit.nn.batch import CodeBatch
-from digit.nn.sampling import SamplerConfig, uniforms
+from digit.nn.noise import keys
+from digit.nn.sampling import SamplerConfig
 from digit.renderer import Renderer, RendererConfig
 
 TINY = RendererConfig(codes=11, length=4, vq_codes=13, vq_length=6, width=16, layers=2, heads=2)
@@ -69,8 +70,8 @@ def test_cached_and_uncached_sampling_agree(norm):
     codes, _ = codes_of(20)
     for sampler in (None, SamplerConfig(top_p=0.8)):
         cached = renderer.sample(codes, range(20), sampler)
-        numbers = uniforms(range(20), 6, stream="renderer")
-        assert torch.equal(cached, drawn_at_once(renderer.logits(codes, cached), numbers, sampler))
+        own = keys(range(20), stage="renderer")
+        assert torch.equal(cached, drawn_at_once(renderer.logits(codes, cached), own, sampler))
         assert cached.shape == (20, 6) and cached.min() >= 0 and cached.max() < 13
 
 

@@ -51,7 +51,7 @@ def note_calls(verbs: dict) -> tuple[dict, list]:
 
 
 def drawn_at_once(
-    logits: Tensor, numbers: Tensor, config: SamplerConfig | None, *, null: Tensor | None = None
+    logits: Tensor, keys: Tensor, config: SamplerConfig | None, *, null: Tensor | None = None
 ) -> Tensor:
     """Codes drawn from the logits of all positions: those of decoding, where it read the same codes."""
     config = config or SamplerConfig()
@@ -59,4 +59,4 @@ def drawn_at_once(
         length = logits.shape[1]
         scale = torch.tensor([[config.guidance_at(place, length)] for place in range(length)])
         logits = null + scale * (logits - null)
-    return draw(logits, numbers, config)
+    return draw(logits, keys.unsqueeze(1), torch.arange(logits.shape[1]), config)

@@ -20,7 +20,7 @@ def usable(device: torch.device) -> bool:
 def decode(transformer: Any, prefix: Tensor, **how: Any) -> Any:
     """`nn.decoding.decode` by captured graphs and packed weights, at most 4 bytes per number."""
     given, guided = how.get("given"), how["config"].guidance != 1
-    nothing = given is not None and given.shape[1] == how["uniforms"].shape[1]
+    nothing = given is not None and given.shape[1] == how["length"]
     unguided = guided and how.get("null_prefix") is None
     if not usable(prefix.device) or prefix.dtype == torch.float64 or nothing or unguided:
         return NotImplemented

@@ -46,7 +46,8 @@ def decode(
     transformer: Transformer,
     prefix: Float[Tensor, "b p d"],
     *,
-    uniforms: Float[Tensor, "b n"],
+    keys: Int[Tensor, "b 2"],
+    length: int,
     config: SamplerConfig,
     tables: CodeTables,
     null_prefix: Float[Tensor, "b p d"] | None = None,
@@ -58,8 +59,7 @@ def decode(
     """What `nn.decoding.decode` draws, where not all codes are given. Rows without memory wait for others."""
     guided, first = config.guidance != 1, 0 if given is None else given.shape[1]
     prefixes = (prefix, null_prefix) if guided and null_prefix is not None else (prefix,)
-    (images, length), read = uniforms.shape, prefix.shape[1]
-    room, uniforms = read + length - first - 1, uniforms.to(prefix.device)
+    images, room = len(keys), prefix.shape[1] + length - first - 1
     codes, begin = [], 0
     with (
         inference(transformer, autocast=autocast) as dtype,
@@ -71,7 +71,7 @@ def decode(
             decoder = decoder_for(transformer, tables, wanted)
             part = slice(begin, begin + min(wanted.rows, decoder.shape.rows))
             chosen = torch.cat([prefix[part] for prefix in prefixes])
-            codes.append(decoder.run(chosen, uniforms[part], config=config, first=first, progress=progress))
+            codes.append(decoder.run(chosen, keys[part], config=config, first=first, progress=progress))
             begin = part.stop
         whole = torch.cat(codes)
         if given is not None:
@@ -104,7 +104,7 @@ class FastDecoder:
         self.cache = ScaledCache(transformer.config, shape, device=device)
         width = transformer.config.width
         self.embedded = torch.zeros(shape.streams, width, device=device, dtype=shape.dtype)
-        self.uniforms = torch.zeros(shape.rows, shape.length, device=device, dtype=torch.float64)
+        self.keys = torch.zeros(shape.rows, 2, device=device, dtype=torch.int64)
         self.codes = torch.zeros(shape.rows, shape.length, device=device, dtype=torch.int64)
         self.settings = torch.ones(3, device=device, dtype=torch.float64)
         self.guidance = torch.ones(shape.length, device=device)
@@ -119,19 +119,18 @@ class FastDecoder:
     def run(
         self,
         prefix: Float[Tensor, "s p d"],
-        uniforms: Float[Tensor, "b n"],
+        keys: Int[Tensor, "b 2"],
         *,
         config: SamplerConfig,
         first: int,
         progress: Callable[[int], None] | None,
     ) -> Int[Tensor, "b n"]:
         """Codes of the positions from `first` on, after embedded prefixes; earlier ones are not written."""
-        images, length = uniforms.shape
-        rows = self.shape.rows
+        images, rows, length = len(keys), self.shape.rows, self.shape.length
         numbers = [config.temperature, config.top_p, config.top_k]
         self.settings.copy_(torch.tensor(numbers, dtype=torch.float64))
         self.guidance.copy_(torch.tensor([config.guidance_at(p, length) for p in range(length)]))
-        self.uniforms[:images].copy_(uniforms)
+        self.keys[:images].copy_(keys)
         self.cache.length = 0
         places = [slice(0, images)] + ([slice(rows, rows + images)] if self.shape.guided else [])
         for place, part in zip(places, prefix.split(images), strict=True):
@@ -173,7 +172,7 @@ class FastDecoder:
         """Read the embedded codes of one position, draw those of the next and embed them."""
         draw(
             self.scores(offset),
-            self.uniforms,
+            self.keys,
             self.codes,
             self.shape.filters,
             settings=self.settings,

@@ -37,7 +37,13 @@ class FastFiller:
         self._graphs: dict[Hashable, Captured] = {}
 
     def choose(
-        self, hidden: Float[Tensor, "b m d"], uniforms: Float[Tensor, "b m"], config: SamplerConfig
+        self,
+        hidden: Float[Tensor, "b m d"],
+        keys: Int[Tensor, "b 2"],
+        places: Int[Tensor, "b m"],
+        config: SamplerConfig,
+        *,
+        step: int,
     ) -> tuple[Int[Tensor, "b m"], Float[Tensor, "b m"]]:
         """A code per position, and its log-probability before filters and temperature."""
         rows = hidden.reshape(-1, hidden.shape[-1])
@@ -54,7 +60,7 @@ class FastFiller:
         )
         draw(
             logits,
-            uniforms.reshape(-1, 1).contiguous(),
+            keys,
             codes,
             filters,
             settings=self.settings,
@@ -62,8 +68,10 @@ class FastFiller:
             count=self.count,
             specials=self.specials,
             confidence=confidence,
+            places=places.flatten(),
+            step=step,
         )
-        return codes.view(uniforms.shape), confidence.view(uniforms.shape)
+        return codes.view(places.shape), confidence.view(places.shape)
 
     def set(self, config: SamplerConfig) -> "FastFiller":
         """The numbers of the filters, for the draws to come."""
@@ -85,7 +93,8 @@ class FastFiller:
 def fill(
     renderer: MaskedRenderer,
     codes: Int[Tensor, "b n"],
-    numbers: Float[Tensor, "b t 2 m"],
+    keys: Int[Tensor, "b 2"],
+    gumbel: Float[Tensor, "b t m"],
     config: SamplerConfig,
     *,
     noise: float,
@@ -94,27 +103,27 @@ def fill(
 ) -> Int[Tensor, "b m"]:
     """What `renderer_masked.fill` draws, by packed weights and one kernel per draw."""
     transformer, specials = renderer.transformer, renderer.config.specials
-    dtype = products_dtype(transformer, autocast)
+    dtype, given = products_dtype(transformer, autocast), (codes, keys.to(codes.device), gumbel)
 
-    def work(filler: FastFiller, codes: Tensor, numbers: Tensor) -> Tensor:
-        return _passes(renderer, filler, codes, numbers, config, noise=noise)
+    def work(filler: FastFiller, codes: Tensor, keys: Tensor, gumbel: Tensor) -> Tensor:
+        return _passes(renderer, filler, codes, keys, gumbel, config, noise=noise)
 
     def current() -> FastFiller:
         return filler_for(transformer, renderer.projection.weight, specials=specials, dtype=dtype)
 
     def filled() -> Tensor:
         if not replays(codes):
-            return work(current().set(config), codes, numbers)
+            return work(current().set(config), *given)
         # A graph reads these where they are; the transformer's weights it has copied.
         tables = [part.weight.data_ptr() for part in renderer.children() if isinstance(part, nn.Embedding)]
-        key = (len(codes), numbers.shape[1], config, noise, dtype, *tables)
+        key = (len(codes), gumbel.shape[1], config, noise, dtype, *tables)
         # To see whether a weight has changed takes long: the GPU begins with what there is meanwhile.
         last = last_filler(transformer)
-        early = None if last is None else last.set(config).replay(key, codes, numbers)
+        early = None if last is None else last.set(config).replay(key, *given)
         filler = current()
         if early is not None and filler is last:
             return early
-        return filler.set(config).capture(key, work, codes, numbers)
+        return filler.set(config).capture(key, work, *given)
 
     with torch.inference_mode(), torch.autocast(codes.device.type, enabled=False):
         vq_codes = filled()
@@ -127,22 +136,22 @@ def _passes(
     renderer: MaskedRenderer,
     filler: FastFiller,
     codes: Int[Tensor, "b n"],
-    numbers: Float[Tensor, "b t 2 m"],
+    keys: Int[Tensor, "b 2"],
+    gumbel: Float[Tensor, "b t m"],
     config: SamplerConfig,
     *,
     noise: float,
 ) -> Int[Tensor, "b m"]:
     """The loop: embed, read, draw, settle, each a kernel or few."""
-    b, steps, _, m = numbers.shape
+    b, steps, m = gumbel.shape
     table = renderer.vq_embedding.weight * renderer.scale
     prefix, positions = renderer.embed_codes(codes), renderer.vq_position_embedding.weight[1:]
-    gumbel = -torch.log(-torch.log(numbers[:, :, 1]))
-    vq_codes = torch.full((b, m), renderer.mask, device=numbers.device)
-    masked = torch.arange(m, device=numbers.device).repeat(b, 1)
+    vq_codes = torch.full((b, m), renderer.mask, device=gumbel.device)
+    masked = torch.arange(m, device=gumbel.device).repeat(b, 1)
     for step, left in enumerate(masked_after(m, steps)):
         embedded = embed(prefix, table, positions, vq_codes, filler.packed.dtype)
         hidden = filler.packed.read(embedded, wanted=masked + prefix.shape[1])
-        drawn, confidence = filler.choose(hidden, numbers[:, step, 0].gather(1, masked), config)
+        drawn, confidence = filler.choose(hidden, keys, masked, config, step=step)
         how = {"gumbel": gumbel[:, step], "noise": noise * (1 - (step + 1) / steps), "left": left}
         masked = settle(vq_codes, masked, drawn, confidence=confidence, mask=renderer.mask, **how)
     return vq_codes

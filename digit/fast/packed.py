@@ -1,7 +1,7 @@
-"""A transformer in the form that inference on a GPU reads: one number format, LayerNorms and biases in float32.
+"""A transformer in the form that inference on a GPU reads: one number format, norms and biases in float32.
 
-Each row's hidden states have the same bits whatever rows stand beside it: products, norms and attention keep one
-order of sums for any number of rows (see `kernels.linear`, `kernels.norm`, `kernels.attention`).
+Each row's hidden states have the same bits whatever rows stand beside it: products, norms and attention keep
+one order of sums for any number of rows (see `kernels.linear`, `kernels.norm`, `kernels.attention`).
 """
 
 from collections.abc import Callable
@@ -19,7 +19,7 @@ from digit.fast.kernels.norm import norm
 from digit.nn.transformer import KeyValueCache, Transformer
 
 # cuDNN's attention takes 0.72 of flash attention's time over 513 positions on an H200, and computes each row in
-# one order; flash attention cuts a single row along its keys where there are few.
+# one order; flash attention cuts the keys of a single row.
 _CUDNN_FIRST = [
     *(SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION),
     *(SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH),
@@ -49,7 +49,7 @@ class PackedTransformer:
     """
 
     def __init__(self, transformer: Transformer, dtype: torch.dtype, *, outputs: int = 0) -> None:
-        """Copies the weights, whose later changes are not seen; `outputs` are those of a head that is read too."""
+        """Copies the weights as they are now; `outputs` are those of a head that is read too."""
         self.config, self.dtype = transformer.config, dtype
         self.pre = self.config.norm == "pre"
         self.gelu: Gelu = "tanh" if dtype == torch.bfloat16 else "exact"

@@ -70,7 +70,8 @@ def decode(
     transformer: Transformer,
     prefix: Float[Tensor, "b p d"],
     *,
-    uniforms: Float[Tensor, "b n"],
+    keys: Int[Tensor, "b 2"],
+    length: int,
     config: SamplerConfig,
     tables: CodeTables,
     null_prefix: Float[Tensor, "b p d"] | None = None,
@@ -84,12 +85,13 @@ def decode(
     Args:
         transformer: reads each position once; keys and values of those before it are cached.
         prefix: what stands before the first drawn code, as the transformer reads it.
-        uniforms: one number in [0, 1) per code.
+        keys: of the noise, by `nn.noise.keys`; its places are the positions.
+        length: codes per row, n.
         config: how a code is drawn from its logits.
         tables: how codes are read, and how hidden states become logits.
         null_prefix: the prefix without its condition, for guidance; its rows ride in the same batch.
         given: the codes of the first g positions, with which the prefixes already end. They stand first in
-            the result, and each later position keeps its own number.
+            the result, and each later position keeps its own noise.
         progress: called with the number of codes that each step drew.
         autocast: bfloat16; by default on CUDA only.
         cache_bits: 8 halves what is read of keys and values, which only the form for GPUs can.
@@ -102,13 +104,12 @@ def decode(
     guided = config.guidance != 1
     if guided and null_prefix is None:
         raise DigitError(f"guidance {config.guidance} needs an unconditional prefix: sample with guidance 1")
-    (rows, length), first = uniforms.shape, 0 if given is None else given.shape[1]
+    rows, first = len(keys), 0 if given is None else given.shape[1]
     codes = torch.empty(rows, length, dtype=torch.int64, device=prefix.device)
     if given is not None:
         codes[:, :first] = given
     if first == length:
         return codes
-    uniforms = uniforms.to(prefix.device)
     with inference(transformer, autocast=autocast) as dtype:
         x = prefix if null_prefix is None or not guided else torch.cat((prefix, null_prefix))
         cache = transformer.cache(len(x), x.shape[1] + length - first - 1, dtype=dtype)
@@ -117,7 +118,7 @@ def decode(
             if guided:
                 conditional, null = logits.float().chunk(2)
                 logits = null + config.guidance_at(position, length) * (conditional - null)
-            drawn = draw(logits, uniforms[:, position], config, specials=tables.specials)
+            drawn = draw(logits, keys, torch.tensor(position), config, specials=tables.specials)
             codes[:, position] = drawn
             if progress is not None:
                 progress(rows)

@@ -1,7 +1,5 @@
-"""logits -> codes: top-k and top-p, and one uniform number per code."""
+"""logits -> codes: top-k and top-p, and the largest sum of logit and noise."""
 
-import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,8 +8,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from digit.errors import DigitError
+from digit.nn.noise import gumbels
 
-PART = 2**24  # logits of one draw; more are drawn in parts, which bounds the float64 copies of them
+DRAW = "gumbel-philox"  # the rule of `draw` and its noise: under another a seed gives another picture
+PART = 2**24  # logits of one draw; more are drawn in parts, which bounds their noise and float64 copies
 
 
 @dataclass(frozen=True)
@@ -88,45 +88,31 @@ def filter_logits(
 
 
 def draw(
-    logits: Float[Tensor, "*b v"], uniform: Float[Tensor, "*b"], config: SamplerConfig, *, specials: int = 0
+    logits: Float[Tensor, "*b v"],
+    keys: Int[Tensor, "*#b 2"],
+    places: Int[Tensor, "*#b"],
+    config: SamplerConfig,
+    *,
+    step: int = 0,
+    specials: int = 0,
 ) -> Int[Tensor, "*b"]:
-    """One code per row: where the cumulative probability of the kept codes passes the row's number in [0, 1).
+    """One code per row: the largest sum of logit / temperature and Gumbel noise, the lowest of equal ones.
 
-    Cumulated in order of code and not of probability: there, rounding that swaps two near ties would change
-    the code for all numbers between them, and images would depend on the batch size. The first `specials`
-    logits are of symbols that are not drawn; codes count from the next.
+    So codes follow the softmax of what the filters keep, and a rounding of the logits changes a code only
+    where two sums are as near. The noise is that of `nn.noise.gumbels` at keys, places and step. Temperature
+    0 takes the largest logit. The first `specials` logits are of symbols that are not drawn; codes count from
+    the next.
     """
+    keys, places = keys.expand(*logits.shape[:-1], 2), places.expand(logits.shape[:-1])
     if logits.numel() > PART and len(logits) > 1:
-        halves = zip(logits.tensor_split(2), uniform.tensor_split(2), strict=True)
-        return torch.cat([draw(half, numbers, config, specials=specials) for half, numbers in halves])
+        halves = zip(logits.tensor_split(2), keys.tensor_split(2), places.tensor_split(2), strict=True)
+        how = {"step": step, "specials": specials}
+        return torch.cat([draw(half, its, at, config, **how) for half, its, at in halves])
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     if config.temperature == 0:
         return logits[..., specials:].argmax(-1)
-    if config.temperature != 1:
-        logits = logits / config.temperature
+    # Divided by a tensor: by a number, a GPU multiplies with its inverse.
+    logits = logits / logits.new_tensor(config.temperature)
     others = logits[..., :specials] if specials else None
-    mass = (
-        filter_logits(logits[..., specials:], config, specials=others)
-        .softmax(-1)
-        .to(torch.float64)
-        .cumsum_(-1)
-    )
-    total = mass[..., -1:]
-    # Strictly below the total, so that rounding never reaches a code of no probability at the end.
-    below = total.nextafter(torch.zeros_like(total))
-    target = torch.minimum(uniform.to(torch.float64).unsqueeze(-1) * total, below)
-    return torch.searchsorted(mass, target, right=True).squeeze(-1)
-
-
-def uniforms(seeds: Sequence[int] | Int[Tensor, " b"], length: int, *, stream: str) -> Float[Tensor, "b n"]:
-    """`length` numbers in [0, 1) per seed, float64 on the CPU; row i depends on seed i and the stream alone.
-
-    The stream names the stage that draws, so that stages given one seed do not share numbers.
-    """
-    rows = torch.empty(len(seeds), length, dtype=torch.float64)
-    generator = torch.Generator()
-    for row, seed in zip(rows, seeds, strict=True):
-        digest = hashlib.sha256(f"{stream}:{int(seed)}".encode()).digest()
-        generator.manual_seed(int.from_bytes(digest[:8], "little"))
-        torch.rand(length, generator=generator, dtype=torch.float64, out=row)
-    return rows
+    kept = filter_logits(logits[..., specials:], config, specials=others)
+    return (kept + gumbels(keys, places, kept.shape[-1], step=step).to(kept.device)).argmax(-1)

@@ -12,10 +12,9 @@ from digit.fast.kernels import nearest as kernels
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy of the interpreter
 
 
-@pytest.fixture
-def device():
+@pytest.fixture(autouse=True)
+def seeded():
     torch.manual_seed(0)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def squares(centroids: torch.Tensor) -> torch.Tensor:
@@ -31,12 +30,12 @@ def assert_nearest(codes, vectors, centroids):
     assert ((chosen - best) / size).max() < 2 * torch.finfo(torch.float32).eps
 
 
-def test_codes_are_exact_where_float16_errs(device):
+def test_codes_are_exact_where_float16_errs():
     """Pairs of centroids much closer together than float16 resolves, and vectors near the middle of each."""
     width = 64
-    ones = torch.randn(20, width, device=device)
-    centroids = torch.cat([ones, ones + 1e-2 * torch.randn(20, width, device=device)])
-    vectors = (ones + centroids[20:]).repeat(6, 1) / 2 + 5e-3 * torch.randn(120, width, device=device)
+    ones = torch.randn(20, width)
+    centroids = torch.cat([ones, ones + 1e-2 * torch.randn(20, width)])
+    vectors = (ones + centroids[20:]).repeat(6, 1) / 2 + 5e-3 * torch.randn(120, width)
     expected = torch.cdist(vectors.double(), centroids.double()).argmin(1)
     rounded = kernels.scan(vectors.half(), centroids.half(), squares(centroids) / 2)[0]
     assert (rounded != expected).float().mean() > 0.02
@@ -47,9 +46,9 @@ def test_codes_are_exact_where_float16_errs(device):
     assert_nearest(codes, vectors, centroids)
 
 
-def test_the_bound_holds_and_few_vectors_are_searched_again(device, monkeypatch):
+def test_the_bound_holds_and_few_vectors_are_searched_again(monkeypatch):
     """Never is a code taken as sure that float64 does not find, and most are taken as sure."""
-    vectors, centroids = torch.randn(200, 64, device=device) * 3, torch.randn(150, 64, device=device) * 3
+    vectors, centroids = torch.randn(200, 64) * 3, torch.randn(150, 64) * 3
     halves, rounded = (Halves(*kernels.halve(each)) for each in (vectors, centroids))
     lengths = squares(centroids)
     codes, best, second = kernels.scan(halves.values, rounded.values, lengths / 2)
@@ -68,8 +67,8 @@ def test_the_bound_holds_and_few_vectors_are_searched_again(device, monkeypatch)
     assert torch.equal(torch.cat(again), vectors[~sure])
 
 
-def test_ties_go_to_the_lowest_index_and_overflow_is_searched_again(device):
-    centroids = torch.randn(12, 16, device=device)
+def test_ties_go_to_the_lowest_index_and_overflow_is_searched_again():
+    centroids = torch.randn(12, 16)
     centroids[7] = centroids[2]
     vectors = torch.cat([centroids[[7, 2, 5]], 1e6 * centroids[[3, 4]]])
     expected = torch.cdist(vectors.double(), centroids.double()).argmin(1)
@@ -80,24 +79,24 @@ def test_ties_go_to_the_lowest_index_and_overflow_is_searched_again(device):
     assert torch.equal(nearest(vectors, centroids, squares(centroids)), expected)
 
 
-def test_pieces_and_memory_formats_change_nothing(device, monkeypatch):
-    vectors, centroids = torch.randn(50, 24, device=device), torch.randn(9, 24, device=device)
+def test_pieces_and_memory_formats_change_nothing(monkeypatch):
+    vectors, centroids = torch.randn(50, 24), torch.randn(9, 24)
     whole = nearest(vectors, centroids, squares(centroids))
     assert torch.equal(nearest(vectors.T.contiguous().T, centroids, squares(centroids)), whole)
     monkeypatch.setattr(assigning, "AT_ONCE", 17)
     assert torch.equal(nearest(vectors, centroids, squares(centroids)), whole)
 
 
-def test_what_the_kernel_cannot_take_is_left_to_the_plain_search(device, monkeypatch):
+def test_what_the_kernel_cannot_take_is_left_to_the_plain_search(monkeypatch):
     monkeypatch.setattr(digit.fast, "usable", lambda device: True)
     for width, count in ((12, 5), (16, 0)):
-        vectors, centroids = torch.randn(count, width, device=device), torch.randn(3, width, device=device)
+        vectors, centroids = torch.randn(count, width), torch.randn(3, width)
         assert digit.fast.nearest(vectors, centroids, squares(centroids)) is NotImplemented
         assert kmeans.assign(vectors, centroids).shape == (count,)
 
 
-def test_a_fit_is_that_of_the_plain_path(device, of_both, monkeypatch):
-    vectors = torch.randn(200, 16, device=device) * torch.linspace(0.3, 2, 16, device=device)
+def test_a_fit_is_that_of_the_plain_path(of_both, monkeypatch):
+    vectors = torch.randn(200, 16) * torch.linspace(0.3, 2, 16)
     taken = []
     form = digit.fast.nearest
     monkeypatch.setattr(digit.fast, "nearest", lambda *given: taken.append(form(*given)) or taken[-1])
@@ -108,9 +107,9 @@ def test_a_fit_is_that_of_the_plain_path(device, of_both, monkeypatch):
     assert fused.inertia == pytest.approx(plain.inertia, rel=1e-6)
 
 
-def test_a_fit_that_settles_or_splits_is_that_of_the_plain_path(device, of_both):
-    groups = 4 * torch.randn(5, 16, device=device)
-    vectors = groups.repeat(12, 1) + 0.1 * torch.randn(60, 16, device=device)
+def test_a_fit_that_settles_or_splits_is_that_of_the_plain_path(of_both):
+    groups = 4 * torch.randn(5, 16)
+    vectors = groups.repeat(12, 1) + 0.1 * torch.randn(60, 16)
     start = torch.cat([groups[:3], groups[:3] + 50])  # three of six are nearest to nothing
     plain, fused = of_both(lambda: kmeans.fit(vectors, 6, start=start, iterations=9))
     assert fused.iterations == plain.iterations < 9

@@ -8,7 +8,8 @@ from digit.fast.decoding import ScaledCache, Shape
 from digit.fast.kernels import linear
 from digit.fast.kernels.draw import Filters
 from digit.nn.decoding import decode
-from digit.nn.sampling import SamplerConfig, uniforms
+from digit.nn.noise import keys
+from digit.nn.sampling import SamplerConfig
 from digit.nn.transformer import TransformerConfig
 from digit.prior import Prior, PriorConfig
 from digit.renderer import Renderer, RendererConfig
@@ -41,7 +42,8 @@ def both(of_both):
         labels = None if label is None else torch.full((len(seeds),), label)
         given = torch.empty(len(seeds), 0, dtype=torch.int64) if prefix is None else prefix
         arguments = {
-            "uniforms": uniforms(seeds, model.config.length, stream="test"),
+            "keys": keys(seeds, stage="test"),
+            "length": model.config.length,
             "config": config,
             "tables": model.tables(),
             "given": given,
@@ -86,10 +88,10 @@ def test_a_decoder_serves_again_until_a_weight_changes(both):
 def test_a_renderer(of_both):
     codes = torch.randint(20, (2, 4))
     renderer = jolt(Renderer(RendererConfig(20, 4, 9, 4, width=12, layers=2, heads=3)))
-    numbers = uniforms(range(2), 4, stream="test")
     with torch.no_grad():
         prefix = renderer.embed(codes)
-    arguments = {"uniforms": numbers, "config": SamplerConfig(top_p=0.8), "tables": renderer.tables()}
+    arguments = {"keys": keys(range(2), stage="test"), "length": 4, "config": SamplerConfig(top_p=0.8)}
+    arguments["tables"] = renderer.tables()
     plain, fast = of_both(lambda: decode(renderer.transformer, prefix, **arguments))
     assert torch.equal(plain, fast)
 

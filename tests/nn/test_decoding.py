@@ -4,7 +4,8 @@ from tests_support import drawn_at_once
 
 from digit.errors import DigitError
 from digit.nn.decoding import CodeTables, decode, inference
-from digit.nn.sampling import SamplerConfig, uniforms
+from digit.nn.noise import keys
+from digit.nn.sampling import SamplerConfig
 from digit.nn.transformer import Transformer, TransformerConfig
 
 
@@ -38,7 +39,8 @@ class Toy:
         return decode(
             self.transformer,
             prefix.expand(len(seeds), -1, -1),
-            uniforms=uniforms(seeds, 9, stream="toy"),
+            keys=keys(seeds, stage="toy"),
+            length=9,
             tables=self.tables(),
             **{"config": SamplerConfig(), **arguments},
         )
@@ -48,8 +50,8 @@ def test_cached_and_uncached_decoding_agree():
     toy = Toy()
     for config in (SamplerConfig(), SamplerConfig(top_k=4, top_p=0.9, temperature=1.3)):
         cached = toy.decode(range(20), config=config)
-        numbers = uniforms(range(20), 9, stream="toy")
-        assert torch.equal(cached, drawn_at_once(toy.logits(cached, toy.start()), numbers, config))
+        logits = toy.logits(cached, toy.start())
+        assert torch.equal(cached, drawn_at_once(logits, keys(range(20), stage="toy"), config))
         assert len(cached.unique(dim=0)) > 10
 
 
@@ -62,7 +64,7 @@ def test_decoding_leaves_the_model_as_it_was():
     assert toy.transformer.training and torch.is_grad_enabled()
 
 
-def test_temperature_0_takes_the_likeliest_and_needs_no_numbers():
+def test_temperature_0_takes_the_likeliest_and_needs_no_noise():
     codes = Toy().decode(range(5), config=SamplerConfig(temperature=0.0))
     assert len(codes.unique(dim=0)) == 1
 
@@ -81,13 +83,13 @@ def test_guidance():
     guided = toy.decode(range(12), **rows, config=strong)
     assert not torch.equal(guided, plain)
     logits, nulls = (toy.logits(guided, start) for start in (prefix, null))
-    numbers = uniforms(range(12), 9, stream="toy")
-    assert torch.equal(guided, drawn_at_once(logits, numbers, strong, null=nulls))
+    own = keys(range(12), stage="toy")
+    assert torch.equal(guided, drawn_at_once(logits, own, strong, null=nulls))
     with pytest.raises(DigitError, match="unconditional prefix"):
         toy.decode(range(12), config=strong)
 
 
-def test_given_codes_stand_first_and_later_positions_keep_their_numbers():
+def test_given_codes_stand_first_and_later_positions_keep_their_noise():
     toy = Toy()
     whole = toy.decode(range(6))
     start = toy.start().expand(6, -1, -1)

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from digit.errors import DigitError
-from digit.nn.sampling import SamplerConfig, draw, filter_logits, uniforms
+from digit.nn.noise import keys
+from digit.nn.sampling import SamplerConfig, draw, filter_logits
 
 
 def oracle(row, top_k, top_p):
@@ -46,45 +47,81 @@ def test_a_sum_equal_to_p_counts_as_reached():
     assert filter_logits(logits, SamplerConfig(top_p=0.5)).isfinite().tolist() == [[True, False, False]]
 
 
+def own(seeds):
+    return keys(seeds, stage="test")
+
+
+PLACE = torch.tensor(3)
+
+
 def test_codes_ruled_out_stay_out():
     logits = torch.full((1, 6), float("-inf"))
     logits[0, 2] = 0.0
     for config in (SamplerConfig(top_k=3), SamplerConfig(top_p=0.9), SamplerConfig(temperature=0.0)):
-        assert draw(logits, torch.tensor([0.999]), config).tolist() == [2]
+        assert draw(logits.expand(99, 6), own(range(99)), PLACE, config).unique().tolist() == [2]
 
 
-def test_draws_follow_the_probabilities():
-    logits = torch.tensor([0.5, 0.25, 0.125, 0.125, 0.0]).log()
-    grid = (torch.arange(8000, dtype=torch.float64) + 0.5) / 8000
-    codes = draw(logits.expand(8000, 5), grid, SamplerConfig())
-    assert codes.bincount(minlength=5).tolist() == [4000, 2000, 1000, 1000, 0]
-    codes = draw(logits.expand(8000, 5), grid, SamplerConfig(temperature=0.5, top_k=2))
-    assert codes.bincount(minlength=5).tolist() == [6400, 1600, 0, 0, 0]
+@pytest.mark.parametrize(
+    "config",
+    [
+        SamplerConfig(),
+        SamplerConfig(temperature=0.5),
+        SamplerConfig(top_k=4, temperature=1.5),
+        SamplerConfig(top_p=0.8),
+        SamplerConfig(top_k=7, top_p=0.7, temperature=0.8),
+    ],
+    ids=str,
+)
+def test_draws_follow_the_probabilities(config):
+    """Chi-square: of 20,000 draws, as many of each code as the softmax of what is kept says."""
+    torch.manual_seed(0)
+    logits = torch.randn(12, dtype=torch.float64)
+    shares = filter_logits(logits / config.temperature, config).softmax(-1)
+    for dtype in (torch.float32, torch.float64):
+        codes = draw(
+            logits.to(dtype).expand(100, 200, 12), own(range(100))[:, None], torch.arange(200), config
+        )
+        counts, wanted = codes.flatten().bincount(minlength=12), shares * codes.numel()
+        assert (counts[wanted == 0] == 0).all()
+        squares = ((counts - wanted).square() / wanted)[wanted > 0]
+        assert squares.sum() < len(squares) + 4 * (2 * len(squares)) ** 0.5
 
 
-def test_extreme_numbers_give_codes_of_some_probability():
-    logits = torch.tensor([[float("-inf"), 0.0, 1.0, float("-inf")]])
-    assert draw(logits, torch.tensor([0.0]), SamplerConfig()).tolist() == [1]
-    assert draw(logits, torch.tensor([1.0]), SamplerConfig()).tolist() == [2]  # a rounded up number
-    assert draw(logits.bfloat16(), torch.tensor([0.9]), SamplerConfig()).tolist() == [2]
+def test_equal_sums_give_the_lowest_code(monkeypatch):
+    monkeypatch.setattr(
+        "digit.nn.sampling.gumbels", lambda keys, places, count, *, step: torch.zeros(2, count)
+    )
+    assert draw(
+        torch.tensor([[0.0, 2, 1, 2], [1, 1, 1, 1]]), own([1, 2]), PLACE, SamplerConfig()
+    ).tolist() == [1, 0]
 
 
-def test_large_draws_go_in_parts(monkeypatch):
-    logits, numbers = torch.randn(5, 3, 20), torch.rand(5, 3)
-    whole = draw(logits, numbers, SamplerConfig(top_k=9))
+def test_a_row_is_drawn_alike_beside_any_others(monkeypatch):
+    """In any order, alone, and in parts."""
+    logits, places = torch.randn(5, 3, 20), torch.tensor([4, 0, 9])
+    whole = draw(logits, own(range(5))[:, None], places, SamplerConfig(top_k=9))
+    order = [3, 0, 4]
+    assert torch.equal(draw(logits[order], own(order)[:, None], places, SamplerConfig(top_k=9)), whole[order])
+    assert torch.equal(draw(logits[2, 1:2], own([2]), places[1:2], SamplerConfig(top_k=9)), whole[2, 1:2])
     monkeypatch.setattr("digit.nn.sampling.PART", 70)
-    assert torch.equal(draw(logits, numbers, SamplerConfig(top_k=9)), whole)
+    assert torch.equal(draw(logits, own(range(5))[:, None], places, SamplerConfig(top_k=9)), whole)
 
 
-def test_numbers_belong_to_their_seed_and_stream():
-    together = uniforms([3, 0, 12345678901234567890], 5, stream="prior")
-    assert together.dtype == torch.float64 and ((together >= 0) & (together < 1)).all()
-    assert torch.equal(uniforms([0], 5, stream="prior"), together[1:2])
-    assert torch.equal(uniforms(torch.tensor([3, 0]), 5, stream="prior"), together[:2])
-    assert torch.equal(uniforms([3], 3, stream="prior"), together[:1, :3])
-    assert not torch.equal(uniforms([3], 5, stream="renderer"), together[:1])
-    many = uniforms(range(500), 16, stream="prior")
-    assert abs(many.mean() - 0.5) < 0.01 and len(many.unique()) == 8000
+def by_inverse(logits, numbers, config):
+    """The rival: where the cumulated probability passes a number in [0, 1)."""
+    mass = filter_logits(logits, config).softmax(-1).double().cumsum(-1)
+    return (mass <= numbers.unsqueeze(-1) * mass[..., -1:]).sum(-1)
+
+
+@pytest.mark.parametrize("config", [SamplerConfig(), SamplerConfig(top_k=200)], ids=str)
+def test_rounding_changes_a_quarter_of_the_codes_that_an_inverse_changes(config):
+    torch.manual_seed(0)
+    logits = torch.randn(4000, 1024) * 2
+    rounded, numbers = logits.bfloat16(), torch.rand(4000, dtype=torch.float64)
+    inverse = by_inverse(logits, numbers, config) != by_inverse(rounded.float(), numbers, config)
+    seeds = own(range(4000))
+    changed = draw(logits, seeds, PLACE, config) != draw(rounded, seeds, PLACE, config)
+    assert 0 < 4 * changed.sum() < inverse.sum()
 
 
 def test_guidance_schedules():

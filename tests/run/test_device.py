@@ -1,5 +1,7 @@
 """Which device a command takes; several processes are in tests/test_distributed.py."""
 
+import os
+
 import pytest
 import torch
 
@@ -7,8 +9,15 @@ from digit.errors import DigitError
 from digit.run.device import autocast, choose_device
 
 
-def test_without_a_name_it_is_the_gpu_if_there_is_one():
-    assert choose_device(None).type == ("cuda" if torch.cuda.is_available() else "cpu")
+def test_the_suite_sees_no_gpu():
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "" and not torch.cuda.is_available()
+
+
+def test_without_a_name_it_is_the_gpu_if_there_is_one(monkeypatch):
+    assert choose_device(None).type == "cpu"
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert choose_device(None).type == "cuda"
     assert choose_device("cpu") == torch.device("cpu")
 
 

@@ -103,7 +103,7 @@ def _attend(
 
 
 def tile(scaled: bool) -> tuple[int, int]:
-    """Positions at once and warps; one choice for any number of rows, since the order of sums follows from it.
+    """Positions at once and warps; one choice for any number of rows, as the order of sums follows from it.
 
     Of several that were measured on an H200 the fastest for many rows that is also fast for one.
     """

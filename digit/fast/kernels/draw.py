@@ -10,6 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
+from digit.fast.kernels.noise import gumbels
+
 
 @triton.jit
 @no_type_check
@@ -54,11 +56,13 @@ def _kept(scores, threshold, room):
 
 
 # Longer than a function should be: in one kernel the logits are read once, which is all that it saves.
-@triton.jit
+@triton.jit(do_not_specialize=["step"])
 @no_type_check
 def _draw(
     logits,
-    uniforms,
+    keys,
+    places,
+    step,
     settings,
     guidance,
     counter,
@@ -70,6 +74,7 @@ def _draw(
     confidence,
     rows,
     stride,
+    rows_of_key,
     length,
     count,
     specials,
@@ -84,17 +89,21 @@ def _draw(
     top_k: tl.constexpr,
     top_p: tl.constexpr,
     of_vocabulary: tl.constexpr,
+    placed: tl.constexpr,
     embed: tl.constexpr,
     confident: tl.constexpr,
     chained: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64)
+    position = tl.load(counter) + offset  # written before the kernels that this one is chained to
+    if not greedy:
+        place = tl.load(places + row) if placed else position
+        noise = gumbels(keys + 2 * (row // rows_of_key), place, step, block)
     if chained:
         # In this order: what follows begins only when all before has ended, so that within a position the
         # caches of the positions before it may be read at any time.
         gdc_wait()
         gdc_launch_dependents()
-    position = tl.load(counter) + offset
     v = tl.arange(0, block)
     there = v < count
     low = float("-inf")
@@ -104,24 +113,18 @@ def _draw(
         strength = tl.load(guidance + position)
         scores = tl.where(there, null + strength * (scores - null), low)
     logged = scores
-    if greedy:
-        best = tl.max(scores, 0)
-        code = tl.min(tl.where(scores == best, v, block), 0)
-    else:
+    if not greedy:
         temperature = tl.load(settings).to(tl.float32)
-        scores = scores / temperature
+        scores = tl.div_rn(scores, temperature)
         best = tl.max(scores, 0)
-        weight = tl.where(there, tl.exp(scores - best), 0.0)
         if top_k:
             wanted = tl.load(settings + 2).to(tl.int32)
             one = tl.where(there, 1.0, 0.0)
             threshold = _threshold(scores, one, wanted.to(tl.float32), best)
             room = wanted - tl.sum((scores > threshold).to(tl.int32), 0)
-            stays = _kept(scores, threshold, room)
-            weight = tl.where(stays, weight, 0.0)
-            scores = tl.where(stays, scores, low)
+            scores = tl.where(_kept(scores, threshold, room), scores, low)
         if top_p:
-            mass = weight.to(tl.float64)
+            mass = tl.exp(scores - best).to(tl.float64)
             goal = tl.load(settings + 1) * tl.sum(mass, 0)
             if of_vocabulary:  # the codes' share of all the probability there is
                 s = tl.arange(0, block_s)
@@ -131,7 +134,7 @@ def _draw(
                     null_others = tl.load(logits + (row + rows) * stride + s, mask=known, other=0.0)
                     null_others = null_others.to(tl.float32)
                     others = tl.where(known, null_others + strength * (others - null_others), low)
-                others = tl.where(known, tl.exp(others / temperature - best), 0.0).to(tl.float64)
+                others = tl.where(known, tl.exp(tl.div_rn(others, temperature) - best), 0.0).to(tl.float64)
                 goal = tl.load(settings + 1) * (tl.sum(mass, 0) + tl.sum(others, 0))
             threshold = _threshold(scores, mass, goal, best)
             above = tl.sum(tl.where(scores > threshold, mass, 0.0), 0)
@@ -139,12 +142,10 @@ def _draw(
             room = tl.ceil((goal - above) / tl.maximum(each, 1e-300))
             # More than there are where even all have too little between them.
             room = tl.minimum(tl.maximum(room, 1.0), 1e6).to(tl.int32)
-            weight = tl.where(_kept(scores, threshold, room), weight, 0.0)
-        mass = tl.cumsum(weight.to(tl.float64), 0)
-        total = tl.max(mass, 0)
-        goal = tl.load(uniforms + row * length + position) * total
-        # Strictly below the total, so that rounding never reaches a code of no probability at the end.
-        code = tl.sum(((mass <= goal) & (mass < total)).to(tl.int32), 0)
+            scores = tl.where(_kept(scores, threshold, room), scores, low)
+        scores += noise
+    best = tl.max(scores, 0)
+    code = tl.min(tl.where(scores == best, v, block), 0)
     tl.store(codes + row * length + position, code.to(tl.int64))
     if confident:
         top = tl.max(logged, 0)
@@ -176,7 +177,7 @@ class Filters:
 
 def draw(
     logits: Float[Tensor, "r v"],
-    uniforms: Float[Tensor, "b n"],
+    keys: Int[Tensor, "k 2"],
     codes: Int[Tensor, "b n"],
     filters: Filters,
     *,
@@ -189,16 +190,19 @@ def draw(
     tables: tuple[Tensor, Tensor, float] | None = None,
     embedded: Float[Tensor, "r d"] | None = None,
     confidence: Float[Tensor, "b n"] | None = None,
+    places: Int[Tensor, " b"] | None = None,
+    step: int = 0,
     chained: bool = False,
 ) -> None:
     """Write the codes of position `counter + offset`, and the input that embeds them.
 
-    Means the same as digit.nn.sampling.draw: masses are float64, ties go to the lowest code.
+    Means the same as digit.nn.sampling.draw and rounds as it does, but for the masses of top-p: they are sums
+    of float64 in another order.
 
     Args:
         logits: b rows, or with guidance 2 b: conditional ones, then those without a label. Columns beyond
             specials + count are not read.
-        uniforms: a float64 number in [0, 1) for each code.
+        keys: as digit.nn.noise.keys gives them, on the device; each serves b / k rows, one after another.
         codes: int64, written at the position.
         filters: what is done.
         settings: float64: temperature, top-p, top-k.
@@ -210,15 +214,19 @@ def draw(
         tables: embeddings of the codes, of the positions, and the factor of the former.
         embedded: takes table[code] * factor + positions[position + 1], in both halves when guided.
         confidence: takes the log-probability of each code at temperature 1, before filters.
+        places: of each row's noise; the position if left out.
+        step: of the noise.
         chained: as in `linear.few_rows`.
     """
     rows, length = codes.shape
     table, positions, factor = tables if tables is not None else (codes, codes, 1.0)
     width = table.shape[1] if tables is not None else 1
-    block = triton.next_power_of_2(count)
+    block = max(8, triton.next_power_of_2(count))
     _draw[(rows,)](
         logits,
-        uniforms,
+        keys,
+        codes if places is None else places,
+        step,
         settings,
         codes if guidance is None else guidance,
         counter,
@@ -230,6 +238,7 @@ def draw(
         codes if confidence is None else confidence,
         rows,
         logits.stride(0),
+        rows // len(keys),
         length,
         count,
         specials,
@@ -244,9 +253,11 @@ def draw(
         top_k=filters.top_k,
         top_p=filters.top_p,
         of_vocabulary=filters.of_vocabulary,
+        placed=places is not None,
         embed=tables is not None,
         confident=confidence is not None,
         chained=chained,
         **{"num_warps": 8 if block >= 4096 else 4 if block >= 512 else 1},
+        **{"enable_fp_fusion": False},  # for the noise
         **({"launch_pdl": True} if chained and torch.version.cuda else {}),
     )

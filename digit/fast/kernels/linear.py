@@ -1,9 +1,9 @@
 """A matrix by rows, with what follows it in a transformer: bias, GELU and residual sum.
 
 A row's result has the same bits whatever rows stand beside it: each sum runs over the inputs in order, in
-whatever tile and kernel. Where rows can be few, long sums are cut into parts of PART inputs, which are added up
-in order: several programs share them, for few rows wait for one product after another. No multiplication is
-fused with an addition, since compilers choose which in each kernel anew.
+whatever tile and kernel. Where rows can be few, long sums are cut into parts of PART inputs, which are added
+up in order: several programs share them, for few rows wait for one product after another. No multiplication
+is fused with an addition, since compilers choose which in each kernel anew.
 """
 
 from typing import Any, Literal, no_type_check
@@ -249,8 +249,8 @@ def linear(
         parts: whether long sums come in parts; calls for the same rows must agree on it.
         arrived: `counters`, needed with `parts`; a call leaves zeros.
         dtype: of the result; the rows' if left out.
-        chained: the launch begins, and reads its weights, while the kernel before it still runs; with `parts`,
-            for up to FEW rows.
+        chained: the launch begins, and reads its weights, while the kernel before it still runs; with
+            `parts`, for up to FEW rows.
     """
     (rows, inputs), outputs = x.shape, len(matrix)
     if x.is_cuda and x.dtype == torch.float32:

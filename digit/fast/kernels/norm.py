@@ -1,7 +1,7 @@
 """LayerNorm of rows, with the same bits for a row whatever rows, tile and warps it comes with.
 
-Its statistics are summed in float64: of numbers in bfloat16 these sums are nearly always exact, and where they are
-not, orders of summation differ by 2^-53, which is lost when mean and deviation are rounded to float32.
+Its statistics are summed in float64: of numbers in bfloat16 these sums are nearly always exact, and where they
+are not, orders of summation differ by 2^-53, which is lost as mean and deviation are rounded to float32.
 """
 
 from typing import no_type_check
@@ -67,7 +67,7 @@ def norm(
     eps: float = 1e-5,
     chained: bool = False,
 ) -> Float[Tensor, "r d"]:
-    """LayerNorm(x), computed in float32; `weight` and `bias` are float32. `chained`: as in `linear.linear`."""
+    """LayerNorm(x) in float32, as `weight` and `bias` are. `chained`: as in `linear.linear`."""
     count, width = x.shape
     rows, warps = tile(count, width)
     out = torch.empty_like(x)

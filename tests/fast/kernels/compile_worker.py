@@ -67,7 +67,7 @@ def decoding(config: PriorConfig) -> None:
         decoder.chained = rows == 1
         decoder.scores()
     given = {"settings": torch.ones(3, dtype=torch.float64), "counter": torch.zeros((), dtype=torch.int32)}
-    codes, uniforms = torch.zeros(2, length, dtype=torch.int64), torch.zeros(2, length, dtype=torch.float64)
+    codes, keys = torch.zeros(2, length, dtype=torch.int64), torch.zeros(2, 2, dtype=torch.int64)
     for guided, greedy, top_k, top_p in ((0, 1, 0, 0), (1, 0, 1, 0), (0, 0, 0, 1), (1, 0, 1, 1)):
         filters = Filters(*map(bool, (greedy, top_k, top_p, top_p and not guided, guided)))
         logits, embedded = torch.zeros(4 if guided else 2, config.codes + 4), torch.zeros(4, config.width)
@@ -78,8 +78,9 @@ def decoding(config: PriorConfig) -> None:
             "specials": 4,
             "chained": bool(greedy),
         }
-        draw(logits, uniforms, codes, filters, count=config.codes, **given, **more)
-    draw(logits, uniforms, codes, plain, count=config.codes, confidence=torch.zeros(2, length), **given)
+        draw(logits, keys, codes, filters, count=config.codes, **given, **more)
+    placed = {"places": torch.zeros(2, dtype=torch.int64), "confidence": torch.zeros(2, length)}
+    draw(logits, keys[:1], codes, plain, count=config.codes, **placed, **given)
 
 
 def features(dtype: torch.dtype) -> None:

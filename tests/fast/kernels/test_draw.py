@@ -5,26 +5,28 @@ import torch
 
 from digit.fast.kernels.draw import Filters, draw
 from digit.nn import sampling
+from digit.nn.noise import keys
 from digit.nn.sampling import SamplerConfig
 
-COUNT = 21
+COUNT, PLACE = 21, torch.tensor(1)
 
 
-def kernel(logits, uniforms, config, specials, **more):
+def kernel(logits, keys, config, specials, **more):
     """Codes of position 1 of 3."""
-    codes = torch.full((len(uniforms), 3), -1)
+    rows = len(keys) * (len(more["places"]) // len(keys) if "places" in more else 1)
+    codes = torch.full((rows, 3), -1)
     filters = Filters(
         greedy=config.temperature == 0,
         top_k=config.top_k > 0,
         top_p=config.top_p < 1,
         of_vocabulary=config.top_p_of == "vocabulary",
-        guided=len(logits) > len(uniforms),
+        guided=len(logits) > rows,
     )
     numbers = torch.tensor([config.temperature, config.top_p, config.top_k], dtype=torch.float64)
     counter = torch.tensor(0, dtype=torch.int32)
     how = {"settings": numbers, "counter": counter, "offset": 1, "count": COUNT, "specials": specials}
-    draw(logits, uniforms, codes, filters, **how, **more)
-    assert torch.equal(codes[:, [0, 2]], torch.full((len(uniforms), 2), -1))
+    draw(logits, keys, codes, filters, **how, **more)
+    assert torch.equal(codes[:, [0, 2]], torch.full((rows, 2), -1))
     return codes[:, 1]
 
 
@@ -41,9 +43,9 @@ def test_draws_what_the_plain_function_draws(config, rounded):
     rows = 5 if rounded else 8  # among equal scores a threshold takes many rounds
     logits = torch.randn(rows, 5 + COUNT) * 2
     logits = logits.round() if rounded else logits
-    uniforms = torch.rand(rows, 3, dtype=torch.float64)
-    wanted = sampling.draw(logits, uniforms[:, 1], config, specials=5)
-    assert torch.equal(kernel(logits, uniforms, config, 5), wanted)
+    own = keys(range(rows), stage="test")
+    wanted = sampling.draw(logits, own, PLACE, config, specials=5)
+    assert torch.equal(kernel(logits, own, config, 5), wanted)
 
 
 @pytest.mark.parametrize("level", [-4.0, 0.0, 9.0])
@@ -52,31 +54,33 @@ def test_top_p_of_the_vocabulary(level):
     config = SamplerConfig(top_p=0.8, top_p_of="vocabulary")
     logits = torch.randn(8, 5 + COUNT) * 2
     logits[:, :5] += level  # at 9 the codes have less than 0.8 between them: all stay
-    uniforms = torch.rand(8, 3, dtype=torch.float64)
-    wanted = sampling.draw(logits, uniforms[:, 1], config, specials=5)
-    assert torch.equal(kernel(logits, uniforms, config, 5), wanted)
+    own = keys(range(8), stage="test")
+    wanted = sampling.draw(logits, own, PLACE, config, specials=5)
+    assert torch.equal(kernel(logits, own, config, 5), wanted)
 
 
-def test_the_ends_of_the_unit_interval():
-    logits = torch.full((2, COUNT), -60.0)
-    logits[:, 3], logits[:, 20] = 1.0, 1.0
-    uniforms = torch.tensor([[0.0] * 3, [1 - 2**-53] * 3], dtype=torch.float64)
-    config = SamplerConfig(top_k=2)
-    assert kernel(logits, uniforms, config, 0).tolist() == [3, 20]
+def test_places_of_their_own_and_steps():
+    torch.manual_seed(3)
+    logits, own, places = torch.randn(6, COUNT), keys([8, 9], stage="test"), torch.tensor([0, 7, 2, 5, 5, 1])
+    drawn = kernel(logits, own, SamplerConfig(), 0, places=places, step=3)
+    wanted = sampling.draw(
+        logits.view(2, 3, -1), own.unsqueeze(1), places.view(2, 3), SamplerConfig(), step=3
+    )
+    assert torch.equal(drawn, wanted.flatten())
 
 
 def test_guidance_embedding_and_confidence():
     torch.manual_seed(2)
-    logits, uniforms = torch.randn(8, COUNT), torch.rand(4, 3, dtype=torch.float64)
+    logits, own = torch.randn(8, COUNT), keys(range(4), stage="test")
     strength = torch.tensor([1.0, 2.5, 1.0])
     table, positions = torch.randn(COUNT, 6), torch.randn(3, 6)
     embedded, confidence = torch.empty(8, 6), torch.zeros(4, 3)
     more = {"tables": (table, positions, 2.0), "embedded": embedded, "confidence": confidence}
     config = SamplerConfig(temperature=0.5)
-    codes = kernel(logits, uniforms, config, 0, guidance=strength, **more)
+    codes = kernel(logits, own, config, 0, guidance=strength, **more)
     conditional, null = logits.chunk(2)
     guided = null + 2.5 * (conditional - null)
-    assert torch.equal(codes, sampling.draw(guided, uniforms[:, 1], config))
+    assert torch.equal(codes, sampling.draw(guided, own, PLACE, config))
     torch.testing.assert_close(embedded, (table[codes] * 2 + positions[2]).repeat(2, 1))
     spread = guided.log_softmax(-1).gather(1, codes[:, None])[:, 0]  # at temperature 1
     torch.testing.assert_close(confidence[:, 1], spread, atol=1e-5, rtol=1e-5)

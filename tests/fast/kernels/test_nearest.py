@@ -17,15 +17,14 @@ SIZES = [
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy of the interpreter
 
 
-@pytest.fixture
-def device():
+@pytest.fixture(autouse=True)
+def seeded():
     torch.manual_seed(0)
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 @pytest.mark.parametrize(("count", "k", "width", "tiles"), SIZES)
-def test_best_two(device, count, k, width, tiles):
-    vectors, centroids = (torch.randn(n, width, device=device).half() for n in (count, k))
+def test_best_two(count, k, width, tiles):
+    vectors, centroids = (torch.randn(n, width).half() for n in (count, k))
     squares = centroids.float().square().sum(1)
     codes, best, second = scan(vectors, centroids, squares / 2, tiles=tiles)
     gains = vectors.float() @ centroids.float().T - squares / 2
@@ -36,8 +35,8 @@ def test_best_two(device, count, k, width, tiles):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
-def test_halves(device, dtype):
-    vectors = torch.randn(37, 40, device=device).to(dtype)
+def test_halves(dtype):
+    vectors = torch.randn(37, 40).to(dtype)
     values, lengths, losses = halve(vectors)
     assert torch.equal(values, vectors.half())
     torch.testing.assert_close(lengths, vectors.float().norm(dim=1))
