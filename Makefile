@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test lint bench torture clean
+.PHONY: demo test test-gpu lint bench torture clean
 
 # The package and what the demo needs; rebuilt only when the list of dependencies changes.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -21,6 +21,10 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed-test
 	$(RUN)/python -m pytest -n 2 --dist loadfile
+
+# What only a GPU can show; fails where there is none. The result goes into bench/results/test-gpu.json.
+test-gpu: $(VENV)/installed-test
+	$(RUN)/python -m pytest tests_gpu -q
 
 lint: $(VENV)/installed-test
 	$(RUN)/ruff format --check .

@@ -141,6 +141,7 @@ class DigitPipeline:
         *,
         num_images: int | None = None,
         seeds: Sequence[int] | None = None,
+        unconditional: bool = False,
         renderer: RendererName | None = None,
         temperature: float | None = None,
         top_k: int | None = None,
@@ -161,9 +162,11 @@ class DigitPipeline:
         """Draw pictures. Picture i is a function of seed i and label i, whatever the batch.
 
         Args:
-            labels: one class for all, or one per picture (names or numbers); nothing draws without a class.
+            labels: names or numbers of classes; label i is of seed i, a shorter list is repeated. Left out,
+                the class of picture i is seeds[i] modulo the number of classes.
             num_images: how many; seeds count from 0. Needless when `seeds` or a list of labels is given.
             seeds: one per picture.
+            unconditional: draw without a class. A model that knows no classes always does.
             renderer: "autoregressive" or "masked"; the pipeline's first one if left out.
             temperature: of the prior; 0 takes the likeliest code. None, here and below: the pipeline's own.
             top_k: keep the k likeliest codes of the prior; 0 keeps all.
@@ -184,11 +187,16 @@ class DigitPipeline:
             progress: called with the number of finished code positions times pictures; see `work`.
 
         Raises:
-            DigitError: an unknown label, an option out of range, or a renderer that the model lacks,
-                or a prefix that is not of its prior.
+            DigitError: an unknown label, more labels than pictures, labels or guidance with `unconditional`,
+                an option out of range, a renderer that the model lacks, or a prefix that is not of its prior.
         """
         rows = seeds_and_labels(
-            labels, num_images, seeds, names=self.classes, classes=self.prior.config.classes
+            labels,
+            num_images,
+            seeds,
+            unconditional=unconditional,
+            names=self.classes,
+            classes=self.prior.config.classes,
         )
         request = resolve(
             self.sampling,

@@ -48,11 +48,14 @@ def resolve(
 ) -> Request:
     """The request of a call: settings that are None become `own`, those of the model.
 
-    DigitError: a setting out of range, or guidance without labels.
+    DigitError: a setting out of range, or guidance without classes.
     """
     of_prior = _with(own.prior_unconditional if labels is None else own.prior, prior)
     if labels is None and of_prior.guidance != 1.0:
-        raise DigitError("guidance needs labels: pass --labels, or leave --guidance out")
+        raise DigitError(
+            "guidance needs classes: leave out --guidance, or --unconditional where it is given (in Python"
+            " guidance, or unconditional=True)"
+        )
     of_renderer = _with(own.renderer, rendering)
     if renderer == "masked":  # it has no top-k and no top-p
         of_renderer = _with(own.masked, {"temperature": rendering.get("temperature")})
@@ -68,27 +71,41 @@ def seeds_and_labels(
     num_images: int | None,
     seeds: Sequence[int] | None,
     *,
+    unconditional: bool = False,
     names: Sequence[str],
     classes: int,
 ) -> tuple[list[int], list[int] | None]:
-    """A seed and a label per picture; a shorter list of labels is repeated over the pictures in turn.
+    """A seed and a label per picture: label i is of seed i, and a shorter list of labels is repeated in turn.
 
-    `names` are those of the `classes` classes that the model knows.
+    Without labels a picture's class follows from its seed, seed modulo classes, so that it is the same beside
+    any others; labels are None if `unconditional`, or where the model knows no classes. `names` are those of
+    the `classes` classes that it knows.
 
     Raises:
-        DigitError: numbers that contradict each other, or see `label_ids`.
+        DigitError: options that contradict each other, more labels than pictures, or see `label_ids`.
     """
+    if unconditional and labels is not None:
+        raise DigitError("labels and unconditional=True exclude each other: give one of them")
     if isinstance(labels, int | str):
         labels = [labels]
     ids = None if labels is None else label_ids(labels, names=names, classes=classes)
-    if ids is not None and not ids:
-        raise DigitError("--labels is empty: name at least one class, or leave it out")
     count = len(seeds) if seeds is not None else num_images or (len(ids) if ids else 1)
     if count < 1 or (num_images is not None and num_images != count):
         raise DigitError(f"--num {num_images} does not fit {count} seeds: give one of them, at least 1")
+    chosen = list(seeds) if seeds is not None else list(range(count))
     if ids is not None:
-        ids = [ids[i % len(ids)] for i in range(count)]
-    return list(seeds) if seeds is not None else list(range(count)), ids
+        return chosen, in_turn(ids, count)
+    return chosen, [int(seed) % classes for seed in chosen] if classes and not unconditional else None
+
+
+def in_turn(labels: Sequence[int], count: int) -> list[int]:
+    """A label for each of `count` pictures, the list repeated; DigitError for no or too many labels."""
+    if not labels:
+        raise DigitError("--labels is empty: name at least one class, or leave it out")
+    if len(labels) > count:
+        pictures = f"{count} picture{'s' * (count != 1)}"
+        raise DigitError(f"--labels names {len(labels)} classes for {pictures}: give at most one per picture")
+    return [labels[i % len(labels)] for i in range(count)]
 
 
 def label_ids(labels: Sequence[int | str], *, names: Sequence[str], classes: int) -> list[int]:

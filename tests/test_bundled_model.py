@@ -39,7 +39,7 @@ def test_draws_with_and_without_labels_by_both_renderers():
     masked = pipeline("cat", seeds=[5, 6], renderer="masked")
     assert torch.equal(masked.codes, first.codes)  # one prior, one seed
     assert not torch.equal(masked.vq_codes, first.vq_codes)
-    without = pipeline(num_images=2)
+    without = pipeline(num_images=2, unconditional=True)
     assert without.labels is None
     assert first.pixels.shape == without.pixels.shape == (2, 3, 32, 32)
 

@@ -18,7 +18,7 @@ FILE = Path(__file__).parent / "fixtures" / "golden_draws.safetensors"
 SEEDS = list(range(16))
 WAYS = {
     "by_class": {"labels": [seed % 10 for seed in SEEDS]},
-    "no_class": {},
+    "no_class": {"unconditional": True},
     "masked": {"labels": [seed % 10 for seed in SEEDS], "renderer": "masked"},
 }
 ELSEWHERE = 2  # pictures of a way that may differ on another kind of processor

@@ -47,3 +47,50 @@ def test_a_cache_of_8_bits_is_asked_of_the_sampler():
     pipeline = DigitPipeline(Prior(PriorConfig(12, vqgan.length, width=8, layers=1, heads=2)), vqgan)
     with pytest.raises(DigitError, match="needs a GPU"):
         pipeline(cache_bits=8)
+
+
+@pytest.fixture(scope="module")
+def classed(chain):
+    """The tiny model, which knows three classes, and what it draws for the seeds 0 to 11."""
+    pipeline = DigitPipeline.from_pretrained(chain.root / "model")
+    return pipeline, pipeline(seeds=range(12))
+
+
+@pytest.mark.parametrize("seeds", [[3, 4, 5, 6], [11, 0, 7], [2], [8, 5, 2, 11, 0, 1]])
+@pytest.mark.parametrize("renderer", ["autoregressive", "masked"])
+def test_a_seed_is_its_class_and_its_picture_in_any_company(classed, seeds, renderer):
+    pipeline, _ = classed
+    whole = pipeline(seeds=range(12), renderer=renderer)
+    for batch in (None, 1, 2):
+        drawn = pipeline(seeds=seeds, batch_size=batch, renderer=renderer)
+        assert drawn.labels == [seed % 3 for seed in seeds]
+        assert torch.equal(drawn.codes, whole.codes[seeds])
+        assert torch.equal(drawn.vq_codes, whole.vq_codes[seeds])
+    named = pipeline([seed % 3 for seed in seeds], seeds=seeds, renderer=renderer)
+    assert torch.equal(named.pixels, pipeline(seeds=seeds, renderer=renderer).pixels)
+
+
+def test_a_prefix_leaves_a_seed_its_class(classed):
+    pipeline, whole = classed
+    for known in (0, 5):
+        drawn = pipeline(seeds=[7, 2], prefix=whole.codes[[7, 2], :known])
+        assert drawn.labels == [1, 2] and torch.equal(drawn.codes, whole.codes[[7, 2]])
+
+
+def test_guidance_works_without_labels_and_not_without_classes(classed):
+    pipeline, whole = classed
+    guided = pipeline(seeds=range(12), guidance=3.0)
+    assert guided.labels == whole.labels and guided.settings["prior"]["guidance"] == 3.0
+    with pytest.raises(DigitError, match="guidance needs classes"):
+        pipeline(seeds=[0], guidance=3.0, unconditional=True)
+    with pytest.raises(DigitError, match="exclude each other"):
+        pipeline("red", unconditional=True)
+    free = pipeline(seeds=range(12), unconditional=True)
+    assert free.labels is None and not torch.equal(free.codes, whole.codes)
+
+
+def test_unconditional_changes_nothing_where_no_class_is_known():
+    vqgan = VQGAN(VQGANConfig(image_size=8, width=8, multipliers=(1, 2), blocks=1, codes=12, code_dim=4))
+    pipeline = DigitPipeline(Prior(PriorConfig(12, vqgan.length, width=8, layers=1, heads=2)), vqgan)
+    drawn, again = pipeline(num_images=2), pipeline(num_images=2, unconditional=True)
+    assert drawn.labels is None and again.labels is None and torch.equal(drawn.pixels, again.pixels)

@@ -1,5 +1,6 @@
 """digit.request: seeds, labels and settings of a call, resolved."""
 
+import random
 from types import SimpleNamespace
 
 import pytest
@@ -20,16 +21,29 @@ OWN = PipelineSampling(
 NAMES = ("cat", "dog", "ship")
 
 
-def rows(labels=None, num=None, seeds=None):
-    return seeds_and_labels(labels, num, seeds, names=NAMES, classes=3)
+def rows(labels=None, num=None, seeds=None, unconditional=False, classes=3):
+    how = {"unconditional": unconditional, "names": NAMES[:classes], "classes": classes}
+    return seeds_and_labels(labels, num, seeds, **how)
 
 
 def test_seeds_count_from_0_and_labels_repeat_in_turn():
-    assert rows() == ([0], None)
-    assert rows(num=3) == ([0, 1, 2], None)
+    assert rows() == ([0], [0])
+    assert rows(num=4) == ([0, 1, 2, 3], [0, 1, 2, 0])
     assert rows(["cat", 2], num=5) == ([0, 1, 2, 3, 4], [0, 2, 0, 2, 0])
     assert rows("ship", seeds=range(7, 9)) == ([7, 8], [2, 2])
     assert rows(["1", "dog"]) == ([0, 1], [1, 1])
+
+
+def test_a_class_follows_from_its_seed_whatever_the_others():
+    draw = random.Random(0)
+    for _ in range(100):
+        seeds = draw.sample(range(-50, 50), draw.randint(1, 20))
+        assert rows(seeds=seeds) == (seeds, [seed % 3 for seed in seeds])
+        assert rows(seeds=seeds, unconditional=True) == (seeds, None)
+        assert (
+            rows(seeds=seeds, classes=0) == rows(seeds=seeds, classes=0, unconditional=True) == (seeds, None)
+        )
+    assert rows(seeds=[-1]) == ([-1], [2])  # never below 0
 
 
 @pytest.mark.parametrize(
@@ -38,6 +52,9 @@ def test_seeds_count_from_0_and_labels_repeat_in_turn():
         ({"num": 2, "seeds": [1]}, "does not fit 1 seeds"),
         ({"seeds": []}, "does not fit 0 seeds"),
         ({"labels": []}, "empty"),
+        ({"labels": [0, 1, 2], "seeds": [5, 6]}, "3 classes for 2 pictures: give at most one per picture"),
+        ({"labels": ["cat", "dog"], "num": 1}, "2 classes for 1 picture: give"),
+        ({"labels": "cat", "unconditional": True}, "exclude each other"),
         ({"labels": [3]}, "choose 0 to 2"),
         ({"labels": "-1"}, "out of range"),
         ({"labels": "cats"}, "choose from cat, dog, ship"),
@@ -71,7 +88,7 @@ def test_what_a_call_leaves_out_is_the_models_own():
 
 
 def test_settings_that_mean_nothing_are_refused():
-    with pytest.raises(DigitError, match="guidance needs labels"):
+    with pytest.raises(DigitError, match=r"guidance needs classes: .*--unconditional .*unconditional=True"):
         resolve(OWN, [0], None, renderer=None, prior={"guidance": 2.0}, rendering={})
     for noise in (-1.0, float("inf"), float("nan")):
         with pytest.raises(DigitError, match="noise"):

@@ -14,6 +14,7 @@ from digit.distributed import gather, gather_rows, is_main, rank, world_size
 from digit.errors import DigitError
 from digit.pipeline import DigitPipeline
 from digit.progress import progress, say
+from digit.request import in_turn
 from digit.run.draw import GRID, begin, listed, write_picture
 from digit.run.grid import grid
 
@@ -36,7 +37,7 @@ def complete(
     known: int,
     seeds: Sequence[int],
     labels: Sequence[int] | None,
-    by_folder: bool,
+    unconditional: bool,
     settings: dict[str, Any],
     codes: bool,
     batch: int,
@@ -52,8 +53,9 @@ def complete(
         out: the folder, which exists.
         known: how many codes of each picture are kept.
         seeds: one per completion, the same for every picture.
-        labels: classes of the pictures, in turn.
-        by_folder: without labels, use the folders' names where the model knows them as classes.
+        labels: classes of the pictures, in turn; if None those of their folders, where the model knows them,
+            and else those of the seeds.
+        unconditional: complete without classes.
         settings: of the pipeline's call.
         codes: also list the codes.
         batch: pictures at once.
@@ -65,8 +67,11 @@ def complete(
     if not 0 <= known <= length:
         raise DigitError(f"--prefix {known}: pictures of this model have {length} codes, give 0 to {length}")
     source = open_images(pictures)
-    if labels is None and by_folder:
-        labels = folder_labels(pipeline, source)
+    if labels is not None:
+        labels = in_turn(labels, len(source))
+    elif not unconditional:
+        by_seed = "each completion takes its seed's class; give --labels, or --unconditional to draw without"
+        labels = folder_labels(pipeline, source, otherwise=by_seed)
     side = pipeline.vqgan.config.image_size
     above = ["original", "all codes", *(f"seed {seed}" for seed in seeds[:STRIP])]  # the strip's columns
     shown = [torch.zeros(0, len(above), 3, side, side, dtype=torch.uint8)]
@@ -77,9 +82,9 @@ def complete(
     units = pipeline.work(len(seeds), prefix=known) + pipeline.work(1, prefix=length)
     with progress("sample, codes", units * sum(map(len, blocks))) as advance:
         told = {"known": known, "seeds": seeds, "codes": codes}
-        told["how"] = {"batch_size": batch, "progress": advance, **settings}
+        told["how"] = {"batch_size": batch, "progress": advance, "unconditional": unconditional, **settings}
         for numbers, views in stream(source, side, batch_size=at_once, blocks=blocks, strict=True):
-            own = None if labels is None else [labels[i % len(labels)] for i in numbers.tolist()]
+            own = None if labels is None else [labels[i] for i in numbers.tolist()]
             names = [source.names[i] for i in numbers.tolist()]
             done = _complete(pipeline, views[:, 0], numbers, names, own, out, **told)
             used, strips = done.settings, []
@@ -142,15 +147,21 @@ def _complete(
     return _Completed(rows, torch.cat(tiles, 1), used)
 
 
-def folder_labels(pipeline: DigitPipeline, source: ImageSource) -> list[int] | None:
-    """The class of each picture for the pipeline's prior; None where prior or folders know none."""
+def folder_labels(pipeline: DigitPipeline, source: ImageSource, *, otherwise: str) -> list[int] | None:
+    """The class of each picture for the pipeline's prior; None where prior or folders know none.
+
+    If only the folders know none, a line says so, and what is done `otherwise`.
+    """
     count = pipeline.prior.config.classes
-    if not count or source.labels is None:
+    if not count:
         return None
     names = pipeline.classes or [str(i) for i in range(count)]
     unknown = next((name for name in source.classes if name not in names), None)
+    if source.labels is None:
+        say(f"{source.path} has no folders of classes: {otherwise}")
+        return None
     if unknown is not None:
-        say(f"{unknown}, a folder of {source.path}, is no class of the model: completing without classes")
+        say(f"{unknown}, a folder of {source.path}, is no class of the model: {otherwise}")
         return None
     places = [names.index(name) for name in source.classes]
     return [places[label] for label in source.labels.tolist()]

@@ -32,7 +32,7 @@ from digit.weights.model_folder import locate, read_config
 
 LISTS = ".drawn"  # the folder of the batches' lists, in that of the pictures
 GRID = 256  # pictures that grid.png shows at most
-COLUMNS = 16  # classes, taken in turn, that each get a column of it
+COLUMNS = 16  # classes that each get a column of it, at most
 
 
 def open_model(
@@ -60,6 +60,7 @@ def draw(
     codes: bool,
     batch: int,
     made_with: dict[str, Any],
+    turn: int = 0,
     npz: Path | None = None,
 ) -> dict[str, Any]:
     """Draw a picture per seed into `out`, and grid.png of the first; the settings used and a row per picture.
@@ -70,11 +71,12 @@ def draw(
         pipeline: the model.
         seeds: of the pictures.
         out: the folder, which exists and is this command's.
-        labels: classes, taken in turn.
+        labels: their classes, one per seed; None draws without.
         settings: of the pipeline's call.
         codes: also list the codes.
         batch: pictures at once.
         made_with: what identifies the model.
+        turn: after how many pictures the classes should begin again, each in its own column of grid.png.
         npz: a file for all pictures as well, as ADM's evaluation reads it.
     """
     tasks = _tasks(pipeline, seeds, labels, batch, [made_with, settings], codes)
@@ -97,7 +99,8 @@ def draw(
                 whole.add(_listed(out, name))
                 continue
             part, own = tasks[name]
-            drawn = pipeline(own, seeds=part, batch_size=len(part), progress=advance, **settings)
+            how = {"unconditional": own is None, "batch_size": len(part), "progress": advance}
+            drawn = pipeline(own, seeds=part, **how, **settings)
             listed = _write(drawn, out, name, pipeline.classes, codes)
             if alone:
                 whole.add(listed, drawn.pixels)
@@ -108,8 +111,7 @@ def draw(
     if not is_main():
         return {}
     with atomic_path(out / "grid.png") as temporary:
-        in_turn = whole.rows[: len(labels)] if labels and len(labels) <= COLUMNS else []
-        above = [str(row.get("class") or row["label"]) for row in in_turn]
+        above = _columns(whole.rows[:GRID], turn)
         grid(torch.cat(whole.shown), columns=len(above) or None, above=above).save(temporary, "png")
     return {"settings": whole.settings, "samples": whole.rows}
 
@@ -172,6 +174,13 @@ class _Whole:
         self.settings = part["settings"]
 
 
+def _columns(rows: Sequence[dict[str, Any]], turn: int) -> list[str]:
+    """The classes over `turn` columns; none where there are too many, or a column would mix classes."""
+    if not 0 < turn <= COLUMNS or any(row["label"] != rows[i % turn]["label"] for i, row in enumerate(rows)):
+        return []
+    return [str(row.get("class") or row["label"]) for row in rows[:turn] if row["label"] is not None]
+
+
 def _tasks(
     pipeline: DigitPipeline,
     seeds: Sequence[int],
@@ -186,7 +195,7 @@ def _tasks(
     tasks = {}
     for number, start in enumerate(range(0, len(seeds), batch)):
         part = list(seeds[start : start + batch])
-        own = labels and [labels[(start + i) % len(labels)] for i in range(len(part))]
+        own = None if labels is None else list(labels[start : start + batch])
         key = json.dumps([*made_of, part, own, codes, where, DRAW, version(), torch.__version__])
         tasks[f"{number:06d}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"] = (part, own)
     return tasks

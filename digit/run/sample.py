@@ -39,8 +39,9 @@ def sample(
     """Draw pictures: one 000000.png per seed, grid.png (of the first 256) and samples.json.
 
     On one kind of device a seed gives the same picture for one --batch, however many processes draw, and on a
-    CPU for any --batch. Memory holds one batch. An interrupted command keeps what it drew when repeated.
-    Settings left out are the model's own, as `digit info MODEL` lists them.
+    CPU for any --batch; without --labels its class is the seed modulo the number of classes. Memory holds one
+    batch. An interrupted command keeps what it drew when repeated. Settings left out are the model's own, as
+    `digit info MODEL` lists them.
     With --prefix-from, the prior completes pictures of yours: it is given the first --prefix codes of each
     and draws the rest, once per seed; a strip per picture shows the original, the picture from all of its
     codes, and the completions.
@@ -53,10 +54,10 @@ def sample(
         num: how many pictures; seeds count from 0. 16 if neither this nor --seeds is given, and 8 of each
             picture to complete.
         seeds: which ones, as 0-63 or 1,5,9-12.
-        labels: class names or numbers, taken in turn; all classes in turn if left out.
+        labels: class names or numbers, one per seed; fewer are repeated in turn. Without, a seed has its own.
         unconditional: draw without a class.
         prefix_from: a picture, or a folder, zip or tar of them, to complete; their class is that of
-            --labels, or of their folder where the model knows it.
+            --labels (one per picture), or their folder where the model knows it, else each seed's.
         prefix: how many codes of each picture to keep, in raster order.
         out: folder for the pictures.
         npz: a file for all of them as well (arr_0 uint8 n h w 3, labels arr_1), as ADM's evaluation reads it.
@@ -81,19 +82,22 @@ def sample(
     _check(labels, unconditional, prefix_from, prefix, npz, batch)
     from digit.distributed import by_main, is_main
     from digit.files import locked, make_folder
-    from digit.request import at_once
+    from digit.request import at_once, seeds_and_labels
     from digit.run.complete import complete
     from digit.run.draw import draw, finish_drawing, open_model
 
     pipeline, config = open_model(model, renderer=renderer, encodes=prefix_from is not None, device=device)
     batch = batch or at_once(pipeline.device, len(wanted) // 8)  # eight processes have work then
+    classes = pipeline.prior.config.classes
+    if prefix_from is None:
+        wanted, chosen = seeds_and_labels(
+            labels, None, wanted, unconditional=unconditional, names=pipeline.classes, classes=classes
+        )
+    else:
+        chosen = None if labels is None else pipeline.label_ids(labels)
     out, npz = Path(out), npz and Path(npz)
     for folder in (out, *([] if npz is None else [npz.parent])):
         make_folder(folder)
-    all_in_turn = not (labels or unconditional or prefix_from)
-    chosen = pipeline.label_ids(labels) if labels else None
-    if all_in_turn and pipeline.prior.config.classes:
-        chosen = list(range(pipeline.prior.config.classes))
     settings: dict[str, Any] = {
         "renderer": renderer,
         "temperature": temperature,
@@ -111,10 +115,10 @@ def sample(
     how: dict[str, Any] = {"labels": chosen, "settings": settings, "codes": codes, "batch": batch}
     with by_main(locked(out, f"another process is drawing pictures into {out}: wait, or choose --out")):
         if prefix_from is not None and prefix is not None:
-            how["by_folder"] = not unconditional
+            how["unconditional"] = unconditional
             content = complete(pipeline, prefix_from, out, known=prefix, seeds=wanted, **how)
         else:
-            how["npz"] = npz
+            how |= {"npz": npz, "turn": len(labels or ()) or classes}
             content = draw(pipeline, wanted, out, made_with=config, **how)
         if not is_main():
             return {}

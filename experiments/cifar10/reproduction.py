@@ -175,13 +175,13 @@ class Bench:
     def draw(
         self, pipeline: DigitPipeline, setting: dict[str, float], conditional: bool, guidance: float
     ) -> Any:
-        """`samples` pictures with one setting for every stage, classes in turn."""
+        """`samples` pictures with one setting for every stage, by the class of each seed or without."""
         config = SamplerConfig(**setting)
         pipeline.sampling = type(pipeline.sampling)(
             SamplerConfig(**setting, guidance=guidance), config, config, config, 8, 4.5
         )
-        labels = list(range(pipeline.prior.config.classes)) if conditional else None
-        return pipeline(labels, num_images=self.options.samples, batch_size=self.options.batch, autocast=True)
+        how: Any = {"batch_size": self.options.batch, "autocast": True}
+        return pipeline(num_images=self.options.samples, unconditional=not conditional, **how)
 
     def best(self, name: str, pipeline: DigitPipeline, conditional: bool) -> dict[str, Any]:
         """Try the grid on the first network's distance; measure the winner on everything."""

@@ -52,7 +52,6 @@ def draw_winners(
     real = measure(reference, networks, device=device, keep=True)
     seeds = range(scale.first_seed, scale.first_seed + scale.winner)
     classes = swept["settings"]["classes"]
-    labels = torch.arange(len(seeds)) % classes if classes else None
     rows: list[dict[str, Any]] = []
     for by, setting in chosen(swept, networks):
         same = next((row["values"] for row in rows if row["setting"] == setting), None)
@@ -60,9 +59,8 @@ def draw_winners(
             options: dict[str, Any] = dict(setting)
             if pipeline.renderers:
                 options["renderer"] = "masked" if masked else "autoregressive"
-            drawn = pipeline(
-                None if labels is None else labels.tolist(), seeds=seeds, batch_size=scale.draw, **options
-            )
+            drawn = pipeline(seeds=seeds, unconditional=not classes, batch_size=scale.draw, **options)
+            labels = None if drawn.labels is None else torch.tensor(drawn.labels)
             pictures = open_pictures(drawn.pixels, batch_size=1000)
             found = measure(pictures, networks, device=device, keep=True)
             same = {}

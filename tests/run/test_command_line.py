@@ -86,7 +86,10 @@ def test_evaluate_the_samples_and_compare_with_themselves(chain, run, tmp_path):
         ("sample {root}/model --num 2 --seeds 1", "--num and --seeds"),
         ("sample {root}/model --seeds 4-2", "rising ranges"),
         ("sample {root}/model --top-p 1.5", "top-p is 1.5"),
-        ("sample {root}/model --unconditional --guidance 2", "guidance needs labels"),
+        (
+            "sample {root}/model --unconditional --guidance 2",
+            "guidance needs classes: leave out --guidance, or --unconditional",
+        ),
         ("sample {root}/prior", "not a pipeline"),
         (
             "fit --images {root}/nothing --out {tmp}/t --encoder vit_tiny_patch16_224 "

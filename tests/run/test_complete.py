@@ -68,11 +68,29 @@ def test_a_prefix_of_nothing_is_plain_sampling(chain, places, run, tmp_path):
         assert completed == (tmp_path / "s" / f"{seed:06d}.png").read_bytes()
 
 
-def test_one_picture_without_a_class_and_a_vq_only_model(chain, places, run, tmp_path):
-    for model in (chain.root / "model", places / "vq"):
+def test_without_a_class_of_its_own_a_completion_takes_its_seeds(chain, places, run, tmp_path):
+    model = ("sample", chain.root / "model", "--seeds", "7,2,4", "--codes")
+    code, _, err = run(
+        *model, "--prefix-from", places / "one.png", "--prefix", 0, "--batch", 2, "--out", tmp_path / "p"
+    )
+    assert code == 0
+    assert err.count("one.png has no folders of classes: each completion takes its seed's class;") == 1
+    assert "give --labels, or --unconditional to draw without" in err
+    run(*model, "--out", tmp_path / "s")
+    completed, drawn = (samples_of(tmp_path / name)["samples"] for name in ("p", "s"))
+    assert [row["label"] for row in completed] == [1, 2, 1]
+    assert [row["codes"] for row in completed] == [row["codes"] for row in drawn]
+    one = ("--prefix-from", places / "one.png", "--prefix", 8, "--guidance", 2, "--out", tmp_path / "g")
+    assert run(*model, *one)[0] == 0
+
+
+def test_pictures_without_a_class_and_a_vq_only_model(chain, places, run, tmp_path):
+    for model, more in ((chain.root / "model", ["--unconditional"]), (places / "vq", [])):
         out = tmp_path / model.name
-        code, _, err = run("sample", model, "--prefix-from", places / "one.png", "--prefix", 8, "--out", out)
+        call = ("--prefix-from", places / "one.png", "--prefix", 8, *more, "--out", out)
+        code, _, err = run("sample", model, *call)
         assert code == 0, err
+        assert "class" not in err
         assert len(samples_of(out)["samples"]) == 8
         assert samples_of(out)["samples"][0]["label"] is None
 
@@ -85,8 +103,11 @@ def test_folders_that_are_no_classes_of_the_model(chain, places, run, tmp_path):
     call = ("--prefix-from", tmp_path / "x", "--prefix", 8, "--num", 1, "--out", tmp_path / "s")
     code, _, err = run("sample", chain.root / "model", *call)
     assert code == 0
-    assert "holiday" in err and "without classes" in err
-    assert samples_of(tmp_path / "s")["samples"][0]["label"] is None
+    assert "holiday" in err and "is no class of the model: each completion takes its seed's class" in err
+    assert [row["label"] for row in samples_of(tmp_path / "s")["samples"]] == [0, 0]
+    code, _, err = run("sample", chain.root / "model", *call[:-1], tmp_path / "free", "--unconditional")
+    assert code == 0 and "holiday" not in err
+    assert [row["label"] for row in samples_of(tmp_path / "free")["samples"]] == [None, None]
 
 
 def test_what_completing_refuses(chain, places, run, tmp_path):
@@ -101,7 +122,8 @@ def test_what_completing_refuses(chain, places, run, tmp_path):
         ((*model, "--prefix-from", tmp_path / "broken.png", "--prefix", 3), "broken.png"),
         ((*model, "--prefix-from", tmp_path / "none.png", "--prefix", 3), "none.png does not exist"),
         (("sample", places / "blind", *one, "--prefix", 3), "no tokenizer"),
-        ((*model, *one, "--prefix", 3, "--guidance", 2), "guidance needs labels"),
+        ((*model, *one, "--prefix", 3, "--guidance", 2, "--unconditional"), "guidance needs classes"),
+        ((*model, *one, "--prefix", 3, "--labels", 0, 1), "--labels names 2 classes for 1 picture: give"),
     ):
         code, out, err = run(*call, "--out", tmp_path / "s")
         assert code == 2 and words in err, (call, err)

@@ -14,7 +14,13 @@ from digit.run.draw import draw, finish_drawing
 @pytest.fixture
 def how(chain):
     """Options of `draw` for the tiny model."""
-    return {"labels": [0, 1, 2], "settings": {}, "codes": False, "batch": 2, "made_with": {"id": "tiny"}}
+    return {
+        "labels": [0, 1, 2, 0, 1],
+        "settings": {},
+        "codes": False,
+        "batch": 2,
+        "made_with": {"id": "tiny"},
+    }
 
 
 @pytest.fixture
@@ -69,7 +75,7 @@ def test_other_settings_and_another_rule_draw_anew(pipeline, how, tmp_path, caps
 
 def test_an_older_list_goes_with_the_first_picture_and_the_new_one_ends_it(pipeline, how, tmp_path):
     (tmp_path / "samples.json").write_text("{}")
-    content = draw(pipeline, [7], tmp_path, **how)
+    content = draw(pipeline, [7], tmp_path, **{**how, "labels": [1]})
     assert not (tmp_path / "samples.json").exists() and (tmp_path / module.LISTS).is_dir()
     finish_drawing(tmp_path, {"model": "tiny", **content})
     assert json.loads((tmp_path / "samples.json").read_text())["samples"] == content["samples"]
@@ -77,8 +83,35 @@ def test_an_older_list_goes_with_the_first_picture_and_the_new_one_ends_it(pipel
 
 
 def test_an_npz_holds_the_pictures_and_their_classes(pipeline, how, tmp_path):
-    draw(pipeline, range(3), tmp_path, npz=tmp_path / "all.npz", **how)
+    draw(pipeline, range(3), tmp_path, npz=tmp_path / "all.npz", **{**how, "labels": [0, 1, 2]})
     drawn = pipeline([0, 1, 2], seeds=[0, 1, 2])
     with np.load(tmp_path / "all.npz") as file:
         assert file["arr_1"].tolist() == [0, 1, 2]
         assert torch.equal(torch.from_numpy(file["arr_0"]).permute(0, 3, 1, 2), drawn.pixels)
+
+
+@pytest.mark.parametrize(
+    ("labels", "turn", "above"),
+    [
+        ([0, 1, 2, 0, 1], 3, ["blue", "green", "red"]),
+        ([2, 0, 1, 2], 3, ["red", "blue", "green"]),  # any seeds in a row begin anywhere
+        ([1, 2], 3, ["green", "red"]),
+        ([2, 2, 2], 1, ["red"]),
+        ([0, 1, 1, 2], 3, []),  # a column would hold two classes
+        (None, 3, []),
+        ([0] * 4, 17, []),  # too many columns
+    ],
+)
+def test_columns_have_titles_where_classes_run_in_turn(
+    pipeline, how, tmp_path, monkeypatch, labels, turn, above
+):
+    seen = {}
+
+    def noted(pixels, **given):
+        seen.update(given)
+        return module_grid(pixels, **given)
+
+    module_grid = module.grid
+    monkeypatch.setattr(module, "grid", noted)
+    draw(pipeline, range(len(labels or "1234")), tmp_path, **{**how, "labels": labels}, turn=turn)
+    assert seen == {"above": above, "columns": len(above) or None}

@@ -42,10 +42,13 @@ def together(chain, tmp_path_factory) -> SimpleNamespace:
     """What each process of each entry said, by the entry's name, and the folder that all wrote into."""
     root = tmp_path_factory.mktemp("together")
     images = with_broken(chain.images, root / "broken.zip")
-    few = root / "few.zip"
+    few, flat = root / "few.zip", root / "flat.zip"
     with zipfile.ZipFile(chain.images) as whole, zipfile.ZipFile(few, "w") as archive:
         for name in sorted(whole.namelist())[::7]:
             archive.writestr(name, whole.read(name))
+        with zipfile.ZipFile(flat, "w") as without:
+            for name in sorted(whole.namelist())[:3]:
+                without.writestr(name.replace("/", "-"), whole.read(name))
     entries: dict[str, dict] = {}
 
     def add(name: str, processes: int, *arguments: object, **more: object) -> None:
@@ -72,6 +75,10 @@ def together(chain, tmp_path_factory) -> SimpleNamespace:
         call += ("--metrics", "fd", "sfd", "is", "kd", "precision_recall", "class_accuracy")
         add(f"evaluate-{count}", count, "evaluate", "images", "--samples", root / "sample-4", *call)
         add(f"npz-{count}", count, "evaluate", "images", "--samples", root / "sample-4.npz", *call)
+    call = ("--seeds", "3-6,9", "--batch", 2, "--codes", "--out", root / "some")
+    add("some seeds", 2, *model, *call)
+    call = ("--seeds", "3-4,8", "--batch", 4, "--codes", "--out", root / "from-nothing")
+    add("from nothing", 2, *model, "--prefix-from", flat, "--prefix", 0, *call)
     codes("lost", 2, kill=[1, 1])
     codes("lost again", 4, flip=str(root / "lost" / "parts" / "0000000000.npz"))
     (root / "held").mkdir()
@@ -154,6 +161,20 @@ def test_samples_are_the_same_bytes(together, count):
             with Image.open(together.root / f"sample-{count}" / f"{seed:06d}.png") as image:
                 np.testing.assert_array_equal(np.asarray(image), pixels)
         assert arrays["arr_1"].tolist() == [seed % 3 for seed in range(11)]
+
+
+def test_a_seed_is_its_class_and_picture_in_any_list_of_two_processes(together):
+    check_well(together.said["some seeds"])
+    found, expected = files(together.root / "some"), files(together.root / "sample-1")
+    pictures = {f"{seed:06d}.png" for seed in (3, 4, 5, 6, 9)}
+    assert {name: found[name] for name in pictures} == {name: expected[name] for name in pictures}
+    whole = json.loads(expected["samples.json"])["samples"]
+    assert json.loads(found["samples.json"])["samples"] == [whole[seed] for seed in (3, 4, 5, 6, 9)]
+    check_well(together.said["from nothing"])
+    rows = json.loads((together.root / "from-nothing" / "samples.json").read_text())["samples"]
+    assert len(rows) == 9
+    for row in rows:  # nothing is given of three pictures without classes: the seed decides
+        assert (row["label"], row["codes"]) == (row["seed"] % 3, whole[row["seed"]]["codes"])
 
 
 @pytest.mark.parametrize("count", COUNTS)

@@ -39,6 +39,30 @@ def test_a_seed_fixes_the_picture_whatever_the_batch(chain, run, tmp_path):
         assert files[0] == files[1]
 
 
+def test_a_seed_is_the_same_picture_in_every_list(chain, run, tmp_path):
+    """Without --labels the class follows from the seed, not from its place."""
+    model = ("sample", chain.root / "model", "--device", "cpu")
+    assert run(*model, "--seeds", "0-31", "--out", tmp_path / "all")[0] == 0
+    for seeds, batch in (("3-6", 64), ("3-6", 3), ("30,4,17", 1)):
+        assert run(*model, "--seeds", seeds, "--batch", batch, "--out", tmp_path / f"{seeds}-{batch}")[0] == 0
+        rows = json.loads((tmp_path / f"{seeds}-{batch}" / "samples.json").read_text())["samples"]
+        assert [row["seed"] for row in rows] == parse_seeds(seeds)
+        for row in rows:
+            assert row["label"] == row["seed"] % 3
+            drawn = (tmp_path / f"{seeds}-{batch}" / row["file"]).read_bytes()
+            assert drawn == (tmp_path / "all" / row["file"]).read_bytes()
+
+
+def test_labels_are_of_the_seeds_in_order_and_none_is_dropped(chain, run, tmp_path):
+    call = ("sample", chain.root / "model", "--labels", "red", "green", "--out", tmp_path / "s")
+    assert run(*call, "--seeds", "9,4,7")[0] == 0
+    rows = json.loads((tmp_path / "s" / "samples.json").read_text())["samples"]
+    assert [(row["seed"], row["class"]) for row in rows] == [(9, "red"), (4, "green"), (7, "red")]
+    code, _, err = run(*call[:-1], tmp_path / "none", "--seeds", "9")
+    assert code == 2 and "--labels names 2 classes for 1 picture: give at most one per picture" in err
+    assert not (tmp_path / "none").exists()
+
+
 @pytest.mark.parametrize(
     "options",
     [

@@ -255,7 +255,9 @@ class Curve:
 
         def complete(prefix: Tensor, numbers: Sequence[int]) -> Tensor:
             classes = None if labels is None else [labels[i] for i in numbers]
-            drawn = pipeline(classes, seeds=list(numbers), prefix=prefix.long(), **own)
+            # Never the seed's class: one that is not the picture's would count against the model.
+            how = {**own, "unconditional": classes is None}
+            drawn = pipeline(classes, seeds=list(numbers), prefix=prefix.long(), **how)
             used = {setting: value for setting, value in drawn.settings.items() if setting != "prefix"}
             self.of_models["drawn"][name] = {**used, "classes": classes is not None}
             return drawn.pixels

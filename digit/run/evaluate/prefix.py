@@ -32,8 +32,8 @@ def evaluate_prefix(
     """Give each prior the first codes of real pictures, and measure what it makes of them: figure 4b.
 
     A prior that needs a shorter prefix for the same distance models its codes better. Classes are those of
-    the pictures' folders, where a prior knows them. Settings left out are each model's own. Repeated with the
-    same --out, points that are done stay, and other prefixes or models add theirs.
+    the pictures' folders where a prior knows them, else none. Settings left out are each model's own.
+    Repeated with the same --out, points that are done stay, and other prefixes or models add theirs.
 
     Example: digit evaluate prefix runs/model runs/model_vq --images photos/ --prefix 0 64 256 --out figure
 
@@ -70,7 +70,8 @@ def evaluate_prefix(
     check_number(images, len(source), OWN, few=few)
     pipelines = completions.open_models(models, where)
     check_prefixes(prefix, [pipeline.prior.config.length for pipeline in pipelines.values()])
-    labels = {n: None if unconditional else folder_labels(p, source) for n, p in pipelines.items()}
+    how = {"otherwise": "completing without classes"}
+    labels = {n: None if unconditional else folder_labels(p, source, **how) for n, p in pipelines.items()}
     given = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     settings = completions.settings_of(guidance, any(labels.values()), **given)
     settings |= {"guidance": guidance, "renderer": renderer}

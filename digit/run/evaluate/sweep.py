@@ -55,7 +55,7 @@ def evaluate_sweep(
         renderer_top_p: of the autoregressive renderer, in (0, 1].
         passes: of the masked renderer over all positions.
         noise: of the masked renderer: weight of the Gumbel noise on its confidence.
-        unconditional: draw without a class; else all classes in turn.
+        unconditional: draw without a class; else each picture's is its seed modulo the number of classes.
         features: networks: inception, dinov2-l, timm:NAME, classifier:FOLDER, squeezenet:FILE.
         inception_weights: file of FID's InceptionV3; fetched if left out.
         recall: also precision and recall, for the Pareto plot where the network knows no classes.

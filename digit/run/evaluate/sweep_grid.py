@@ -37,7 +37,7 @@ class Grid:
     priors: list[Setting]
     renderers: list[Setting]
     renderer: str | None  # which; None without one
-    classes: int  # drawn in turn; 0 without
+    classes: int  # seed modulo these is a picture's; 0 draws without
     base: SamplerConfig  # of the prior: what the axes do not say
 
     def left(self, done: Collection[Key]) -> list[int]:
@@ -197,9 +197,9 @@ class Cells:
             def pictures(codes: Tensor, setting: Setting) -> Iterator[Tensor]:
                 for start in range(0, num, batch):
                     part = range(start, min(start + batch, num))
-                    own = None if labels is None else labels[start : part.stop].tolist()
                     given = codes[start : part.stop]  # all codes of each: the prior draws none
-                    yield pipeline(own, seeds=part, prefix=given, **plan.options(setting), **drawing).pixels
+                    how = {"unconditional": not plan.classes, **plan.options(setting), **drawing}
+                    yield pipeline(seeds=part, prefix=given, **how).pixels
 
             def score(codes: Tensor, setting: Setting) -> Iterator[tuple[str, float]]:
                 found = measure(Pictures("a cell", pictures(codes, setting), num), self.networks, **how)
