@@ -13,6 +13,7 @@ import os
 import shlex
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ import torch
 from torch import Tensor
 
 from digit.files import write_json_atomic
+from digit.nn.sampling import SamplerConfig
 
 HERE = Path(__file__).parent
 RESULT = HERE.parent / "bench" / "results" / "test-gpu.json"
@@ -34,6 +36,15 @@ def pytest_configure(config: pytest.Config) -> None:
     if not torch.cuda.is_available():
         raise pytest.UsageError("no GPU is here: run `make test-gpu` on a machine with one (torch sees none)")
     config.pluginmanager.register(Record(config))
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """A setting of drawing by what it changes."""
+    if not isinstance(val, SamplerConfig):
+        return None
+    plain = asdict(SamplerConfig())
+    changes = [f"{name} {value}" for name, value in asdict(val).items() if value != plain[name]]
+    return ", ".join(changes) or "plain"
 
 
 class Record:
