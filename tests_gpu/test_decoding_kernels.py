@@ -3,13 +3,14 @@
 import pytest
 import torch
 
+from digit.fast.kernels.attention import attend
 from digit.fast.kernels.draw import Filters, draw
 from digit.fast.kernels.filling import embed, settle
 from digit.nn import noise, sampling
 from digit.nn.sampling import SamplerConfig
 from digit.renderer_masked import settle as plain_settle
 
-ROWS, CODES, WIDTH, LENGTH, VQ_CODES = 64, 8192, 1024, 256, 1024
+ROWS, CODES, WIDTH, HEADS, LENGTH, VQ_CODES = 64, 8192, 1024, 16, 256, 1024
 DTYPES = pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 EXACT = [  # where nothing is rounded otherwise than on a CPU
     SamplerConfig(),
@@ -23,6 +24,46 @@ CUT = [  # masses are sums of exponentials, which a GPU rounds otherwise
     SamplerConfig(temperature=0.7, top_k=200, top_p=0.9),
     SamplerConfig(top_p=0.8, top_p_of="vocabulary"),
 ]
+
+
+@DTYPES
+@pytest.mark.parametrize("chained", [False, True], ids=["", "chained"])
+@pytest.mark.parametrize("filled", [0, 1, 255, 512])
+@pytest.mark.parametrize("bits", [16, 8])
+@pytest.mark.parametrize("rows", [1, ROWS])
+def test_attention(rows, bits, filled, chained, dtype, device, near):
+    """To the filled part of 513 positions; nothing but the new position is written."""
+    if chained and torch.cuda.get_device_capability(device) < (9, 0):
+        pytest.skip("launches are chained from compute capability 9.0 on")
+    each = WIDTH // HEADS
+    qkv = torch.randn(rows, 3 * WIDTH, device=device).to(dtype)
+    caches, scales = torch.randn(2, rows, HEADS, 513, each, device=device), None
+    query, *new = qkv.double().view(rows, 3, HEADS, each).unbind(1)
+    keys, values = caches.to(dtype if bits == 16 else torch.float8_e4m3fn).unbind(0)
+    if bits == 8:
+        scales = tuple((torch.rand(2, rows, HEADS, 513, device=device) + 0.5).half().unbind(0))
+    before, seen = [keys.clone(), values.clone()], []
+    for place, (cache, own) in enumerate(zip(before, new, strict=True)):
+        known = cache[:, :, :filled].double()
+        known = known if scales is None else known * scales[place][:, :, :filled].double().unsqueeze(-1)
+        seen.append(torch.cat((known, own[:, :, None]), 2))
+    scores = (seen[0] @ query[..., None]).squeeze(-1) * each**-0.5
+    sizes = (seen[0].abs() @ query.abs()[..., None]).squeeze(-1) * each**-0.5
+    weights = scores.softmax(-1)[:, :, None]
+    wanted, size = (weights @ seen[1]).flatten(1), (weights @ seen[1].abs()).squeeze(2)
+    size = size * (1 + sizes.amax(-1, keepdim=True))  # an error of a score is one of its weight
+    mixed, counter = torch.empty_like(qkv[:, :WIDTH]), torch.tensor(filled, dtype=torch.int32, device=device)
+    attend(qkv, keys, values, mixed, counter, scales=scales, chained=chained)
+    near("values", mixed, wanted, size.flatten(1))
+    for place, (cache, known, own) in enumerate(zip((keys, values), before, new, strict=True)):
+        others = torch.arange(513, device=device) != filled
+        assert torch.equal(cache[:, :, others].float(), known[:, :, others].float())
+        written = cache[:, :, filled].double()
+        if scales is None:
+            assert torch.equal(written, own)
+        else:  # half a step of three bits of significand
+            error = (written * scales[place][:, :, filled].double().unsqueeze(-1) - own).abs()
+            assert (error < own.abs().amax(-1, keepdim=True) / 24).all()
 
 
 def drawn(logits, keys, config, *, count, specials=0, **more):
