@@ -137,7 +137,7 @@ def clean():
 
 @pytest.fixture
 def record(record_property):
-    """Note a figure of a test: `record(name, value)`; one that is no number, which JSON lacks, by its name."""
+    """Note a figure of a test: `record(name, value)`; NaN and infinity as words."""
     return lambda name, value: record_property(name, value if math.isfinite(value) else str(value))
 
 

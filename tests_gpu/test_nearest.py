@@ -18,7 +18,7 @@ FLOAT32 = 2.0**-23
 
 @pytest.fixture(scope="module")
 def features(device):
-    """Vectors that lean towards centroids, of which a twentieth lie between two as far as float16 can tell."""
+    """Vectors that lean towards centroids, a twentieth of them too near to two for float16."""
     torch.manual_seed(1)
     centroids = torch.randn(CENTROIDS, WIDTH, device=device)
     own = torch.randint(CENTROIDS, (VECTORS,), device=device)
