@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from digit.errors import DigitError
-from digit.nn.sampling import SamplerConfig
+from digit.nn.sampling import DRAW, SamplerConfig
 from digit.weights.model_folder import PipelineSampling
 
 
@@ -27,7 +27,7 @@ class Request:
     @property
     def settings(self) -> dict[str, Any]:
         """What decides the pictures beside seeds and labels, as JSON has it."""
-        told: dict[str, Any] = {"prior": asdict(self.prior), "renderer": self.renderer}
+        told: dict[str, Any] = {"draw": DRAW, "prior": asdict(self.prior), "renderer": self.renderer}
         if self.renderer:
             told[self.renderer] = asdict(self.rendering)
         if self.renderer == "masked":

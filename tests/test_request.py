@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from digit.errors import DigitError
-from digit.nn.sampling import SamplerConfig
+from digit.nn.sampling import DRAW, SamplerConfig
 from digit.request import at_once, label_ids, resolve, seeds_and_labels
 from digit.weights.model_folder import PipelineSampling
 
@@ -78,12 +78,13 @@ def test_what_a_call_leaves_out_is_the_models_own():
     labelled = resolve(OWN, [0], [1], renderer="autoregressive", prior=given, rendering=given)
     assert labelled.prior == SamplerConfig(top_p=0.9, guidance=2.0, top_k=3)
     assert labelled.rendering == SamplerConfig(temperature=0.8, top_k=3)
-    assert list(labelled.settings) == ["prior", "renderer", "autoregressive"]
+    assert list(labelled.settings) == ["draw", "prior", "renderer", "autoregressive"]
+    assert labelled.settings["draw"] == DRAW
     free = resolve(OWN, [0], None, renderer="masked", prior={}, rendering=given, noise=0.0)
     assert free.prior == SamplerConfig(top_k=7) and free.rendering == SamplerConfig(temperature=0.6)
     assert free.settings["masked"]["steps"] == 5 and free.settings["masked"]["noise"] == 0.0
     alone = resolve(OWN, [0], None, renderer=None, prior={}, rendering={})
-    assert alone.settings["renderer"] is None and list(alone.settings) == ["prior", "renderer"]
+    assert alone.settings["renderer"] is None and list(alone.settings) == ["draw", "prior", "renderer"]
 
 
 def test_settings_that_mean_nothing_are_refused():

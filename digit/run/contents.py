@@ -20,6 +20,7 @@ from digit.training.log import read_status
 from digit.weights.artifact import describe
 from digit.weights.model_folder import locate, read_config
 
+UNKNOWN = "unknown: the model is older than this entry"
 NAMES = 12  # class names that are written out at most
 SAMPLERS = {
     "prior": "prior, with classes",
@@ -155,12 +156,13 @@ def _model(folder: Path) -> Contents:
         for name, value in sampling.items()
         if not isinstance(value, dict)
     }
+    drawn_by = sampling.get("draw") or UNKNOWN
     return Contents(
         record,
         [
             Table(f"model in {folder}", rows, ("weights", "MB", "stored as", "id")),
             Table("how it draws if nothing else is said", drawn, [name.replace("_", "-") for name in names]),
-            Table("besides", _column({"classes": _classes(config["classes"]), **others})),
+            Table("besides", _column({"classes": _classes(config["classes"]), **others, "draw": drawn_by})),
         ],
     )
 

@@ -22,6 +22,7 @@ from digit.distributed import gather, is_main, main_first, on_main, rank, wait, 
 from digit.errors import DigitError
 from digit.evaluation.pictures import npz_writer
 from digit.files import atomic_path, clean_up, read_json, sha256_file, write_json_atomic
+from digit.nn.sampling import DRAW
 from digit.pipeline import RENDERERS, DigitPipeline, Pictures, RendererName
 from digit.progress import progress, say
 from digit.run.device import choose_device
@@ -195,7 +196,7 @@ def _tasks(
     for number, start in enumerate(range(0, len(seeds), batch)):
         part = list(seeds[start : start + batch])
         own = None if labels is None else list(labels[start : start + batch])
-        key = json.dumps([*made_of, part, own, codes, where, version(), torch.__version__])
+        key = json.dumps([*made_of, part, own, codes, where, DRAW, version(), torch.__version__])
         tasks[f"{number:06d}-{hashlib.sha256(key.encode()).hexdigest()[:16]}"] = (part, own)
     return tasks
 

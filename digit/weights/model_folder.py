@@ -11,7 +11,7 @@ from torch import nn
 
 from digit.errors import DigitError, LineageError, check_lineage
 from digit.files import read_json, write_json_atomic
-from digit.nn.sampling import SamplerConfig
+from digit.nn.sampling import DRAW, SamplerConfig
 from digit.weights.artifact import artifact_of, describe, load, save, verify
 from digit.weights.storage import StoredAs, from_dict
 
@@ -30,6 +30,7 @@ class PipelineSampling:
     masked: SamplerConfig = field(default_factory=SamplerConfig)  # the masked renderer
     masked_steps: int = 8  # its passes
     masked_noise: float = 4.5  # weight of its Gumbel noise on confidence
+    draw: str | None = DRAW  # the rule that these settings were made for; None: older than this field
 
 
 class Model(NamedTuple):
@@ -104,7 +105,8 @@ def open_model(
         LineageError: a part is not the one the model was saved with, or the parts do not belong together.
     """
     config = read_config(folder)
-    sampling = from_dict(PipelineSampling, config["sampling"], where=f"{folder / 'config.json'}: sampling")
+    own = {"draw": None, **config["sampling"]}
+    sampling = from_dict(PipelineSampling, own, where=f"{folder / 'config.json'}: sampling")
     if unknown := set(parts or ()) - set(PARTS):
         raise DigitError(f"no parts {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
     modules: dict[str, Any] = {}

@@ -1,10 +1,12 @@
 """What a folder of digit's holds: each kind is recognised and told in full."""
 
 import json
+import shutil
 
 import pytest
 
 from digit.errors import DigitError
+from digit.nn.sampling import DRAW
 from digit.run.contents import contents
 from digit.weights.model_folder import locate
 
@@ -49,6 +51,15 @@ def test_codes_and_a_model(chain):
     rows = told(contents(str(chain.root / "model")))
     assert {"prior", "renderer", "renderer_masked", "vqgan", "tokenizer"} <= set(rows)
     assert rows["classes"] == ["3 classes: blue, green, red"]
+
+
+def test_a_model_says_its_draw_or_that_it_does_not(chain, tmp_path):
+    shutil.copytree(chain.root / "model", tmp_path / "m")
+    assert told(contents(str(tmp_path / "m")))["draw"] == [DRAW]
+    config = json.loads((tmp_path / "m" / "config.json").read_text())
+    del config["checksum"], config["sampling"]["draw"]
+    (tmp_path / "m" / "config.json").write_text(json.dumps(config))
+    assert "older than this entry" in told(contents(str(tmp_path / "m")))["draw"][0]
 
 
 def test_a_result_shows_its_values(tmp_path):

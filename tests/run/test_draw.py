@@ -62,11 +62,14 @@ def test_pictures_of_before_are_kept_and_only_they_are_read(pipeline, how, tmp_p
         assert path.read_bytes() == (tmp_path / "part" / path.name).read_bytes()
 
 
-def test_other_settings_draw_anew(pipeline, how, tmp_path, capsys):
+def test_other_settings_and_another_rule_draw_anew(pipeline, how, tmp_path, capsys, monkeypatch):
     draw(pipeline, range(2), tmp_path, **how)
     draw(pipeline, range(2), tmp_path, **how)
     assert "2 pictures are kept" in capsys.readouterr().err
     draw(pipeline, range(2), tmp_path, **{**how, "settings": {"temperature": 0.0}})
+    assert "kept" not in capsys.readouterr().err
+    monkeypatch.setattr(module, "DRAW", "another")
+    draw(pipeline, range(2), tmp_path, **how)
     assert "kept" not in capsys.readouterr().err
 
 

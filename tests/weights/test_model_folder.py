@@ -2,13 +2,14 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from digit.errors import DigitError, LineageError
-from digit.nn.sampling import SamplerConfig
+from digit.nn.sampling import DRAW, SamplerConfig
 from digit.prior import Prior, PriorConfig
 from digit.vqgan import VQGAN
 from digit.vqgan_config import VQGANConfig
@@ -55,6 +56,17 @@ def test_a_model_comes_back_with_the_ids_of_its_parts(parts, tmp_path, stored_as
         assert all(torch.allclose(value, there[key], atol=0.02) for key, value in part.state_dict().items())
     save_model(tmp_path / "again", model.parts, classes=model.classes, sampling=model.sampling)
     assert (tmp_path / "again" / "config.json").read_bytes() == (tmp_path / "m" / "config.json").read_bytes()
+
+
+def test_a_model_that_does_not_say_its_draw_opens_and_still_does_not(folder, tmp_path):
+    assert read_config(folder)["sampling"]["draw"] == DRAW
+    config = json.loads((folder / "config.json").read_text())
+    del config["checksum"], config["sampling"]["draw"]
+    (folder / "config.json").write_text(json.dumps(config))
+    model = open_model(folder)
+    assert model.sampling == replace(SAMPLING, draw=None)
+    save_model(tmp_path / "again", model.parts, classes=model.classes, sampling=model.sampling)
+    assert read_config(tmp_path / "again")["sampling"]["draw"] is None
 
 
 def test_a_part_of_another_model_is_refused(parts, folder, tmp_path):

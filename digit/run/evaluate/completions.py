@@ -22,7 +22,7 @@ from digit.evaluation.protocols import OWN, check_number
 from digit.evaluation.result import write_result
 from digit.evaluation.scores import Moments, frechet_distance, inception_score
 from digit.files import atomic_path
-from digit.nn.sampling import SamplerConfig
+from digit.nn.sampling import DRAW, SamplerConfig
 from digit.pipeline import DigitPipeline, to_uint8
 from digit.progress import progress, say
 from digit.run.evaluate.measurement import earlier, ids_of, of_networks, record, unlike_names
@@ -156,7 +156,7 @@ class Curve:
         """Takes up the points of an earlier call in `written`; DigitError if they are of something else."""
         self.models, self.source, self.networks = models, source, networks
         self.device, self.written = device, written
-        self.asked = {**asked, "fingerprint": source.fingerprint}
+        self.asked = {**asked, "draw": DRAW, "fingerprint": source.fingerprint}
         self.counts = {"samples": len(source), "reference": len(source)}
         self.points: list[Point] = []
         # By model: its stages, its own settings, and those it drew with.

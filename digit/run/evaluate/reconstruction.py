@@ -43,6 +43,7 @@ def evaluate_reconstruction(
     """
     from digit.data.images import open_images
     from digit.evaluation.protocols import OWN, check_number
+    from digit.nn.sampling import DRAW
     from digit.pipeline import DigitPipeline
     from digit.progress import say
     from digit.run.device import choose_device
@@ -69,7 +70,13 @@ def evaluate_reconstruction(
         counts={"pictures": len(seen)},
         features=measurement.of_networks(networks),
         seed=0,
-        settings={"model": Path(model).name, "images": Path(images).name, "renderer": settings, "size": size},
+        settings={
+            "model": Path(model).name,
+            "images": Path(images).name,
+            "draw": DRAW,
+            "renderer": settings,
+            "size": size,
+        },
     )
     title = f"{len(seen)} pictures of {Path(images).name} at {size} px and back by {Path(model).name}"
     _print(rows, networks, title)

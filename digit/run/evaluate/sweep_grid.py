@@ -16,7 +16,7 @@ from digit.evaluation.networks import Network
 from digit.evaluation.pictures import Pictures
 from digit.evaluation.result import write_result
 from digit.evaluation.sweep import PAPER, PROTOCOL, Key, Number, Setting, combinations, key, named, sweep
-from digit.nn.sampling import SamplerConfig
+from digit.nn.sampling import DRAW, SamplerConfig
 from digit.pipeline import DigitPipeline
 from digit.progress import progress, say
 from digit.run.evaluate.measurement import earlier, ids_of, of_networks, picture_count, record
@@ -56,7 +56,8 @@ class Grid:
 
     def sampling(self, setting: Setting, sampling: PipelineSampling) -> PipelineSampling:
         """A cell as the model's own settings; those it does not concern stay as they are in `sampling`."""
-        changed: dict[str, Any] = {"prior" if self.classes else "prior_unconditional": self.prior(setting)}
+        which = "prior" if self.classes else "prior_unconditional"
+        changed: dict[str, Any] = {which: self.prior(setting), "draw": DRAW}
         if self.renderer == "autoregressive":
             own: Any = {axis.removeprefix("renderer_"): setting[axis] for axis in _RENDERER[self.renderer]}
             changed["renderer"] = replace(sampling.renderer, **own)
@@ -159,7 +160,7 @@ class Cells:
         self.metrics: Any = ["fd", "is", "precision_recall"] if recall else ["fd", "is"]
         settings = {"model": ids_of(pipeline), "reference": called, "metrics": self.metrics}
         rest = {name: number for name, number in asdict(plan.base).items() if name not in PRIOR}  # no axes
-        settings |= {"renderer": plan.renderer, "classes": plan.classes, "prior": rest}
+        settings |= {"draw": DRAW, "renderer": plan.renderer, "classes": plan.classes, "prior": rest}
         self._told: dict[str, Any] = {
             "counts": {"samples": num, "reference": reference.n or 0},
             "features": of_networks(networks),
