@@ -1,6 +1,6 @@
 """labels, seeds -> pixels: prior, renderer and VQGAN composed; the tokenizer travels along."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,7 @@ from digit.weights.model_folder import (
 
 RendererName = Literal["autoregressive", "masked"]
 RENDERERS: dict[RendererName, str] = {"autoregressive": "renderer", "masked": "renderer_masked"}
-DECODED = 64  # pictures that the VQGAN decodes at once: their activations take far more room than their codes
+LARGE = 64  # side in pixels above which decoding 16 pictures keeps a GPU busy; 64 smaller ones do not
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ class DigitPipeline:
             raise DigitError(f"{count} seeds came with {len(prefix)} rows of a prefix: give one row per seed")
         classes = None if request.labels is None else torch.tensor(request.labels, device=self.device)
         decode = self.vqgan.decode if autocast is False else decoding(self.vqgan)
-        size = batch_size or at_once(self.device, count)
+        size, side = batch_size or at_once(self.device, count), self.vqgan.config.image_size
         how: dict[str, Any] = {"batch_size": size, "autocast": autocast, "progress": progress}
         all_codes, all_vq, all_pixels = [], [], []
         for start in range(0, count, size):
@@ -233,7 +233,7 @@ class DigitPipeline:
             vq_codes = self._render(codes, seeds, request, cache_bits, **how)
             all_codes.append(codes.cpu())
             all_vq.append(vq_codes.cpu())
-            all_pixels += [to_uint8(_decoded(decode, few)).cpu() for few in vq_codes.split(DECODED)]
+            all_pixels += [to_uint8(few).cpu() for few in _decoded(decode, vq_codes, side)]
         settings = request.settings if prefix is None else request.settings | {"prefix": prefix.shape[1]}
         pixels, codes, vq_codes = (torch.cat(parts) for parts in (all_pixels, all_codes, all_vq))
         return Pictures(pixels, codes, vq_codes, request.seeds, request.labels, settings)
@@ -296,8 +296,15 @@ def to_uint8(pixels: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
     return levels.to(torch.uint8, memory_format=torch.channels_last)
 
 
-def _decoded(decode: Callable[[Tensor], Tensor], codes: Int[Tensor, "b m"]) -> Float[Tensor, "b 3 h w"]:
-    """Pixels of VQ codes. CPU convolutions round a batch of one differently: it is decoded as two."""
-    if len(codes) > 1 or codes.device.type != "cpu":
-        return decode(codes)
-    return decode(codes.expand(2, -1))[:1]
+def _decoded(
+    decode: Callable[[Tensor], Tensor], codes: Int[Tensor, "b m"], side: int
+) -> Iterator[Float[Tensor, "c 3 h w"]]:
+    """Pixels of VQ codes, in parts whose size is not the batch's: activations take far more room than codes.
+
+    A GPU's convolutions round by how many pictures they get: always the same number, the last part filled up.
+    Those of a CPU round a single one differently: it is decoded as two.
+    """
+    on_gpu, size = codes.is_cuda, 16 if side > LARGE else 64
+    for part in codes.split(size):
+        whole = size if on_gpu else max(2, len(part))
+        yield decode(torch.cat((part, part[:1].expand(whole - len(part), -1))))[: len(part)]

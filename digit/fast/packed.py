@@ -18,8 +18,8 @@ from digit.fast.kernels.linear import Gelu, counters, linear
 from digit.fast.kernels.norm import norm
 from digit.nn.transformer import KeyValueCache, Transformer
 
-# cuDNN's attention takes 0.72 of flash attention's time over 513 positions on an H200, and computes each row in
-# one order; flash attention cuts the keys of a single row.
+# cuDNN's attention takes 0.72 of flash attention's time over 513 positions on an H200, and computes each row
+# in one order; flash attention cuts the keys of a single row.
 _CUDNN_FIRST = [
     *(SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION),
     *(SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH),
@@ -43,8 +43,8 @@ class PackedBlock:
 class PackedTransformer:
     """Reads whole sequences, or one position per row; gives what the Transformer gives in eval mode.
 
-    In float32 the two agree to rounding. In bfloat16 the residual stream is bfloat16 too, where autocast keeps
-    it in float32, and GELU has its tanh form: both are of the size of bfloat16's own rounding
+    In float32 the two agree to rounding. In bfloat16 the residual stream is bfloat16 too, where autocast
+    keeps it in float32, and GELU has its tanh form: both are of the size of bfloat16's own rounding
     (docs/performance.md has the measured agreement).
     """
 
@@ -57,9 +57,16 @@ class PackedTransformer:
         block: Any
         for block in transformer.blocks:
             attention, up, down = block.attention, block.mlp[0], block.mlp[2]
-            matrices = (attention.qkv, attention.out, up, down)
-            norms = (_norm_of(block.attention_norm), _norm_of(block.mlp_norm))
-            self.blocks.append(PackedBlock(*(_packed(each, dtype) for each in matrices), *norms))
+            self.blocks.append(
+                PackedBlock(
+                    qkv=_packed(attention.qkv, dtype),
+                    out=_packed(attention.out, dtype),
+                    up=_packed(up, dtype),
+                    down=_packed(down, dtype),
+                    attention_norm=_norm_of(block.attention_norm),
+                    mlp_norm=_norm_of(block.mlp_norm),
+                )
+            )
         self.norm = _norm_of(transformer.norm) if self.pre else None
         widest = max(outputs, max(self.config.mlp, 3) * self.config.width)
         self.arrived = counters(widest, self.blocks[0].qkv[0].device)

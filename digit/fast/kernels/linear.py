@@ -263,13 +263,13 @@ def linear(
     few, shared = parts and rows <= FEW, _shared(x.device)
     count = triton.cdiv(inputs, PART) if parts and rows <= SPREAD else 1
     nothing = x  # a pointer that is never read
-    given = (
+    given: list[Any] = [
         nothing if bias is None else bias,
         nothing if residual is None else residual,
         out,
         x.new_empty(count, rows, outputs, dtype=torch.float32) if count > 1 else nothing,
         nothing if arrived is None else arrived,
-    )
+    ]
     how: dict[str, Any] = {
         "outputs": outputs,
         "inputs": inputs,
@@ -284,18 +284,18 @@ def linear(
         block_n, warps = few_tile(outputs, shared)
         block_k, padded = max(16, min(PART, triton.next_power_of_2(inputs))), 8 if rows <= 8 else 16
         how |= {"rows": rows, "padded": padded, "block_n": block_n, "block_k": block_k, "chained": chained}
-        how |= {"launch_pdl": True} if chained and torch.version.cuda else {}
-        _few_rows[(triton.cdiv(outputs, block_n), count)](x, matrix, *given, num_warps=warps, **how)
+        how |= {"num_warps": warps, **({"launch_pdl": True} if chained and torch.version.cuda else {})}
+        _few_rows[(triton.cdiv(outputs, block_n), count)](x, matrix, *given, **how)
         return out
     block_m, block_n, block_k, warps, stages = tile(rows, outputs, inputs, shared)
     described = _described(x)
-    sources = (x, matrix)
+    sources: list[Any] = [x, matrix]
     if described:
         blocks = [block_m, block_k], [block_n, block_k]
-        sources = tuple(
+        sources = [
             TensorDescriptor(source, list(source.shape), list(source.stride()), block)
             for source, block in zip(sources, blocks, strict=True)
-        )
+        ]
     how |= {"block_m": block_m, "block_n": block_n, "block_k": block_k, "described": described}
     how |= {"num_warps": warps, "num_stages": stages}
     _many_rows[(triton.cdiv(rows, block_m) * triton.cdiv(outputs, block_n), count)](
@@ -306,7 +306,7 @@ def linear(
 
 def counters(outputs: int, device: torch.device) -> Int[Tensor, " p"]:
     """Zeros, one for each tile whose parts several programs share, of products of so many outputs at most."""
-    tiles = triton.cdiv(SPREAD, LEAST) * triton.cdiv(outputs, LEAST)
+    tiles = -(-SPREAD // LEAST) * -(-outputs // LEAST)
     return torch.zeros(tiles, device=device, dtype=torch.int32)
 
 

@@ -1,7 +1,7 @@
 """LayerNorm of rows, with the same bits for a row whatever rows, tile and warps it comes with.
 
-Its statistics are summed in float64: of numbers in bfloat16 these sums are nearly always exact, and where they
-are not, orders of summation differ by 2^-53, which is lost as mean and deviation are rounded to float32.
+Its statistics are summed in float64: of numbers in bfloat16 these sums are nearly always exact, and where
+they are not, orders of summation differ by 2^-53, which is lost as mean and deviation become float32.
 """
 
 from typing import no_type_check
