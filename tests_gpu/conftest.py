@@ -9,6 +9,7 @@ are checked, as they are in this one.
 import collections
 import datetime
 import gc
+import math
 import os
 import shlex
 import subprocess
@@ -136,8 +137,8 @@ def clean():
 
 @pytest.fixture
 def record(record_property):
-    """Note a figure of a test: `record(name, value)`."""
-    return record_property
+    """Note a figure of a test: `record(name, value)`; NaN and infinity as words."""
+    return lambda name, value: record_property(name, value if math.isfinite(value) else str(value))
 
 
 @pytest.fixture

@@ -41,7 +41,8 @@ def test_attention(rows, bits, filled, chained, dtype, device, near):
     query, *new = qkv.double().view(rows, 3, HEADS, each).unbind(1)
     keys, values = caches.to(dtype if bits == 16 else torch.float8_e4m3fn).unbind(0)
     if bits == 8:
-        scales = tuple((torch.rand(2, rows, HEADS, 513, device=device) + 0.5).half().unbind(0))
+        numbers = (torch.rand(2, rows, HEADS, 513, device=device) + 0.5).half()
+        scales = (numbers[0], numbers[1])
     before, seen = [keys.clone(), values.clone()], []
     for place, (cache, own) in enumerate(zip(before, new, strict=True)):
         known = cache[:, :, :filled].double()

@@ -122,7 +122,7 @@ def test_prefixes(prior, images, codes, known, config, alike):
 
 
 def test_a_samples_own_beginning_gives_it_again(prior, images):
-    """Nothing can round here: both are the path of GPUs, at the same numbers."""
+    """Its codes are read together, and were drawn one by one, which rounds otherwise."""
     labels, config = torch.arange(images) % CLASSES, SamplerConfig(temperature=0.7)
     whole = prior.sample(range(images), labels, config, autocast=False)
     again = prior.sample(range(images), labels, config, prefix=whole[:, : LENGTH // 2].cpu(), autocast=False)
