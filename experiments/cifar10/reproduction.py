@@ -26,7 +26,7 @@ from digit.evaluation.networks import Network, open_network
 from digit.evaluation.pictures import open_pictures
 from digit.evaluation.protocols import Metric
 from digit.files import read_json, write_json_atomic
-from digit.nn.sampling import SamplerConfig
+from digit.nn.sampling import DRAW, SamplerConfig
 from digit.pipeline import DigitPipeline, to_uint8
 from digit.run.grid import grid
 from digit.weights.artifact import load
@@ -162,6 +162,7 @@ class Bench:
             "machine": machine,
             "torch": torch.__version__,
             "samples": self.options.samples,
+            "draw": DRAW,
             "seeds": f"0-{self.options.samples - 1}",
             "reference": "CIFAR-10 test set, 10,000 pictures",
             "features": [{"name": n.name, "sha256": n.sha256} for n in self.networks],

@@ -14,6 +14,7 @@ from digit.evaluation.pictures import Pictures, open_pictures
 from digit.evaluation.protocols import Metric
 from digit.evaluation.result import read_result, result, write_result
 from digit.evaluation.sweep import best
+from digit.nn.sampling import DRAW
 from digit.pipeline import DigitPipeline
 
 METRICS: tuple[Metric, ...] = ("fd", "is", "precision_recall", "class_accuracy")
@@ -76,7 +77,7 @@ def draw_winners(
         counts={"samples": len(seeds), "reference": swept["counts"]["reference"]},
         features=[{"name": network.name, "sha256": network.sha256} for network in networks],
         seed=seeds[0],
-        settings={"model": swept["settings"]["model"], "cells": len(swept["rows"])},
+        settings={"model": swept["settings"]["model"], "cells": len(swept["rows"]), "draw": DRAW},
         device=torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
     )
     write_result(out, {**told, "rows": rows})

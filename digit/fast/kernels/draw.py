@@ -145,7 +145,7 @@ def _draw(
             scores = tl.where(_kept(scores, threshold, room), scores, low)
         scores += noise
     best = tl.max(scores, 0)
-    code = tl.min(tl.where(scores == best, v, block), 0)
+    code = tl.min(tl.where(scores == best, v, count - 1), 0)  # of logits that are no numbers none equals it
     tl.store(codes + row * length + position, code.to(tl.int64))
     if confident:
         top = tl.max(logged, 0)

@@ -59,6 +59,11 @@ def test_top_p_of_the_vocabulary(level):
     assert torch.equal(kernel(logits, own, config, 5), wanted)
 
 
+def test_logits_that_are_no_numbers_give_some_code():
+    drawn = kernel(torch.full((2, COUNT), float("nan")), keys([1, 2], stage="test"), SamplerConfig(), 0)
+    assert ((drawn >= 0) & (drawn < COUNT)).all()
+
+
 def test_places_of_their_own_and_steps():
     torch.manual_seed(3)
     logits, own, places = torch.randn(6, COUNT), keys([8, 9], stage="test"), torch.tensor([0, 7, 2, 5, 5, 1])

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from digit.evaluation.result import read_result
+from digit.nn.sampling import DRAW
 from digit.pipeline import DigitPipeline
 
 
@@ -30,6 +31,7 @@ def test_evaluate_prefix(chain, places, run, saved_in, tmp_path):
     ]
     assert value["settings"]["drawn"]["model"]["classes"] and not value["settings"]["drawn"]["vq"]["classes"]
     assert len(value["settings"]["models"]["vq"]) == 2
+    assert value["settings"]["draw"] == value["settings"]["drawn"]["vq"]["draw"] == DRAW
     written = read_result(tmp_path / "r" / "prefix.json")
     assert written["values"] == value["values"]
     assert pixels_of(tmp_path / "r" / "prefix.png").shape[1] > 500

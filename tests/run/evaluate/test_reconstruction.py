@@ -8,6 +8,7 @@ from digit.data.images import open_images
 from digit.data.loader import load_pixels
 from digit.evaluation.result import read_result
 from digit.nn.classifier import Classifier, ClassifierConfig
+from digit.nn.sampling import DRAW
 from digit.pipeline import to_uint8
 from digit.weights.artifact import load, save
 
@@ -41,6 +42,7 @@ def test_both_rows_and_the_psnr_is_that_of_the_pictures(chain, run, json_of, sav
     result = read_result(out)
     assert result["counts"] == {"pictures": 48}
     assert result["settings"]["renderer"]["name"] == "autoregressive"
+    assert result["settings"]["draw"] == DRAW
     with Image.open(tmp_path / "back.png") as image:
         assert image.size[0] > image.size[1]  # 16 columns, three rows
     assert saved_in(spoken) == ["back.json", "back.png"]

@@ -8,6 +8,7 @@ import torch
 
 from digit.evaluation.result import read_result
 from digit.nn.classifier import Classifier, ClassifierConfig
+from digit.nn.sampling import DRAW
 from digit.pipeline import DigitPipeline
 from digit.weights.artifact import save
 from digit.weights.model_folder import PipelineSampling
@@ -101,6 +102,9 @@ def test_sampling_for_compose(sweep, chain, run, tmp_path):
     path = tmp_path / "r" / "sweep-sampling.json"
     settings = from_dict(PipelineSampling, json.loads(path.read_text()), where=str(path))
     assert settings.masked_noise == 1.5 and settings.masked_steps in (2, 3)
+    assert (
+        settings.draw == DRAW == json.loads((tmp_path / "r" / "sweep.json").read_text())["settings"]["draw"]
+    )
     assert settings.prior.temperature == 0.7 and settings.prior_unconditional.temperature == 1.0
     stages = ("--prior", chain.root / "prior", "--vqgan", chain.root / "vqgan")
     stages += ("--renderer-masked", chain.root / "masked", "--sampling", path)
