@@ -299,14 +299,14 @@ def linear(
     how |= {"block_m": block_m, "block_n": block_n, "block_k": block_k, "described": described}
     how |= {"num_warps": warps, "num_stages": stages}
     _many_rows[(triton.cdiv(rows, block_m) * triton.cdiv(outputs, block_n), count)](
-        *sources, *given, rows, **how
+        *[*sources, *given, rows], **how
     )
     return out
 
 
 def counters(outputs: int, device: torch.device) -> Int[Tensor, " p"]:
     """Zeros, one for each tile whose parts several programs share, of products of so many outputs at most."""
-    tiles = -(-SPREAD // LEAST) * -(-outputs // LEAST)
+    tiles: int = (SPREAD + LEAST - 1) // LEAST * ((outputs + LEAST - 1) // LEAST)
     return torch.zeros(tiles, device=device, dtype=torch.int32)
 
 
