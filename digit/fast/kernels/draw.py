@@ -216,7 +216,7 @@ def draw(
         confidence: takes the log-probability of each code at temperature 1, before filters.
         places: of each row's noise; the position if left out.
         step: of the noise.
-        chained: as in `linear.few_rows`.
+        chained: as in `linear.linear`.
     """
     rows, length = codes.shape
     table, positions, factor = tables if tables is not None else (codes, codes, 1.0)

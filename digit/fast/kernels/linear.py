@@ -261,7 +261,7 @@ def linear(
     if not rows:
         return out
     few, shared = parts and rows <= FEW, _shared(x.device)
-    count = triton.cdiv(inputs, PART) if parts and rows <= SPREAD else 1
+    count = -(-inputs // PART) if parts and rows <= SPREAD else 1
     nothing = x  # a pointer that is never read
     given: list[Any] = [
         nothing if bias is None else bias,
