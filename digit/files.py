@@ -80,8 +80,8 @@ def locked(folder: str | Path, refusal: str) -> Iterator[None]:
         if error.errno not in _NO_LOCKS:
             raise
         say(
-            f"digit: {folder} is on a file system without locks ({error.strerror}): what another machine does "
-            "there is not seen in time, let one command at a time write there"
+            f"digit: {folder} is on a file system without locks ({error.strerror}): what another machine "
+            "does there is not seen in time, let one command at a time write there"
         )
         with contextlib.suppress(OSError):
             path.unlink()  # what the attempt left
