@@ -76,7 +76,7 @@ def sample(
         batch: pictures at once; 64 if left out, on a GPU an eighth of all, up to 1024 as its memory allows.
         cache_bits: of the keys and values that attention keeps; 8 draws faster on a GPU with Triton, and
             changes pictures a little.
-        device: cpu, cuda or cuda:N; a GPU if there is one.
+        device: cpu, cuda, cuda:N or mps; an NVIDIA GPU if there is one.
     """
     wanted = _wanted(num, seeds, default=16 if prefix_from is None else 8)
     _check(labels, unconditional, prefix_from, prefix, npz, batch)
