@@ -1,8 +1,8 @@
 """Image generation on discriminative tokens (DiGIT, arXiv:2410.12490).
 
 The surface: `load` any artifact, `DigitPipeline` for whole models, and a function for every verb of the
-command line. Pixels are floats in [0, 1], codes are whole numbers from 0. Names are imported when they are
-first used; __init__.pyi lists them.
+command line. Pixels are uint8 or floats in [0, 1], codes whole numbers from 0. Names are imported when they
+are first used; __init__.pyi lists them.
 """
 
 import ast

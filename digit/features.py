@@ -126,9 +126,10 @@ class Encoder(nn.Module):
         """Stays in evaluation mode: the encoder is frozen."""
         return super().train(False)
 
-    def forward(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+    def forward(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         """The features of square pictures of any size, without the ViT's class and register tokens.
 
+        Pixels are uint8, or floats of which 0 is black and 1 white.
         Pictures of another size are resized after standardising by torch's bicubic rule without antialiasing,
         as the published code does from 256 to 224; make much larger ones smaller beforehand.
 
@@ -140,7 +141,7 @@ class Encoder(nn.Module):
             raise DigitError(
                 f"the encoder takes square pictures, these have {height} x {width} pixels: crop them first"
             )
-        pixels = self.standardize(pixels)
+        pixels = self.standardize(as_floats(pixels))
         size = self.config.image_size
         if pixels.shape[-1] != size:
             pixels = F.interpolate(pixels.float(), size=(size, size), mode="bicubic", align_corners=False)
@@ -158,7 +159,7 @@ def reading(encoder: Encoder) -> Callable[[Shaped[Tensor, "b 3 h w"]], Float[Ten
     def read(pixels: Tensor) -> Tensor:
         if pixels.is_cuda:
             return in_pieces(lambda part: in_half(encoder, part), pixels, most=512)
-        return encoder(as_floats(pixels))
+        return encoder(pixels)
 
     return read
 
@@ -167,7 +168,7 @@ def in_half(encoder: Encoder, pixels: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor
     """Features under float16 autocast, eight times as precise as bfloat16, which takes what overflows it."""
     for dtype in (torch.float16, torch.bfloat16):
         with torch.autocast(pixels.device.type, dtype):
-            features = encoder(as_floats(pixels))
+            features = encoder(pixels)
         if features.isfinite().all():
             break
     return features

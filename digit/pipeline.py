@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
@@ -134,7 +134,7 @@ class DigitPipeline:
         return label_ids(labels, names=self.classes, classes=self.prior.config.classes)
 
     # Long by its signature and docstring, which are the settings of drawing.
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(
         self,
         labels: Sequence[int | str] | int | str | None = None,
@@ -253,11 +253,12 @@ class DigitPipeline:
         return codes
 
     @torch.no_grad()
-    def encode(self, pixels: Float[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
-        """The codes that the prior models of pixels in [0, 1], square, of the VQGAN's side; on the CPU.
+    def encode(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
+        """The codes that the prior models of square pictures of the VQGAN's side; on the CPU.
 
-        The tokenizer's, or the VQGAN's own where there is no renderer. As in `digit tokenize`, networks run
-        in bfloat16 on a GPU. DigitError where the model has no tokenizer.
+        Pixels are uint8, as a call gives them, or floats in [0, 1]. The codes are the tokenizer's, or the
+        VQGAN's own where there is no renderer. As in `digit tokenize`, networks run in bfloat16 on a GPU.
+        DigitError where the model has no tokenizer, or for other pixels.
         """
         if self.renderers and self.tokenizer is None:
             raise DigitError(
@@ -267,6 +268,15 @@ class DigitPipeline:
         reader.eval()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             return reader.encode(pixels.to(self.device)).cpu()
+
+    def decode(
+        self, codes: Int[Tensor, "b n"], *, seeds: Sequence[int] | None = None, **how: Any
+    ) -> UInt8[Tensor, "b 3 h w"]:
+        """The pixels of codes as `encode` and a call give them: a call whose prefix is all of each picture.
+
+        `seeds` are the renderer's, 0 and on if left out; `how` are settings of a call.
+        """
+        return self(seeds=range(len(codes)) if seeds is None else seeds, prefix=codes, **how).pixels
 
     @property
     def renderers(self) -> list[str]:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from digit.errors import DigitError
 from digit.features import Encoder, EncoderConfig, reading
 from digit.kmeans import assign
+from digit.nn.backbone import in_range
 
 
 @dataclass(frozen=True)
@@ -76,14 +77,17 @@ class Tokenizer(nn.Module):
         return self.encoder.tokens
 
     @torch.no_grad()
-    def features(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
-        """What the codes are the nearest centroids of; pixels in [0, 1], square, any size."""
+    def features(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
+        """What the codes are the nearest centroids of; pixels as `Encoder.forward` takes them."""
         return self.encoder(pixels)
 
     @torch.no_grad()
-    def encode(self, pixels: Float[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
-        """The codes of square pictures of any size in [0, 1]: the nearest centroid, by `config.distance`."""
-        return self.nearest(self.encoder(pixels))
+    def encode(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
+        """The codes of square pictures of any size: the nearest centroid, by `config.distance`.
+
+        Pixels are uint8, or floats in [0, 1]. DigitError for others, and for pictures that are not square.
+        """
+        return self.nearest(self.encoder(in_range(pixels)))
 
     @torch.no_grad()
     def nearest(self, features: Float[Tensor, "b n d"]) -> Int[Tensor, "b n"]:

@@ -14,7 +14,7 @@ from torch.func import functional_call
 
 from digit.errors import DigitError
 from digit.nn.autoencoder import BlockStyle, Decoder, Encoder
-from digit.nn.backbone import as_floats
+from digit.nn.backbone import as_floats, in_range
 from digit.nn.batch import in_pieces
 from digit.vqgan_config import VQGANConfig
 
@@ -55,9 +55,12 @@ class VQGAN(nn.Module):
         """VQ codes of a picture."""
         return self.grid**2
 
-    def encode(self, pixels: Float[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
-        """VQ codes of pixels in [0, 1], in raster order. Sides may be any multiple of the downsampling."""
-        return self.quantize(self.latents(pixels))[0]
+    def encode(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
+        """VQ codes in raster order of pixels, uint8 or floats in [0, 1]; DigitError for others.
+
+        Sides may be any multiple of the downsampling.
+        """
+        return self.quantize(self.latents(in_range(pixels)))[0]
 
     def decode(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b 3 h w"]:
         """Pixels in [0, 1] of `length` VQ codes in raster order."""
@@ -69,10 +72,10 @@ class VQGAN(nn.Module):
             raise DigitError(f"this VQGAN decodes {self.length} VQ codes per picture, not {codes.shape[1]}")
         return self.quantize.vectors(codes).transpose(1, 2).unflatten(2, (self.grid, self.grid))
 
-    def latents(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b d gh gw"]:
-        """What is quantised of pixels in [0, 1], float32."""
+    def latents(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b d gh gw"]:
+        """What is quantised of pixels, uint8 or floats of which 0 is black and 1 white; float32."""
         self.check_sides(pixels)
-        return self.project(self.encoder(self.scaled(pixels)))
+        return self.project(self.encoder(self.scaled(as_floats(pixels))))
 
     def scaled(self, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
         """Pixels in [0, 1] from what the convolutions call black to what they call white."""
@@ -109,7 +112,7 @@ def vq_encoding(vqgan: VQGAN) -> Callable[[Shaped[Tensor, "b 3 h w"]], Int[Tenso
     if vqgan.quantize.embedding.weight.is_cuda:
         encode = encoding_in_half(vqgan)
         return lambda pixels: in_pieces(encode, pixels, most=128)
-    return torch.no_grad()(lambda pixels: vqgan.encode(as_floats(pixels)))
+    return torch.no_grad()(vqgan.encode)
 
 
 def decoding(vqgan: VQGAN) -> Callable[[Int[Tensor, "b n"]], Float[Tensor, "b 3 h w"]]:

@@ -94,3 +94,32 @@ def test_unconditional_changes_nothing_where_no_class_is_known():
     pipeline = DigitPipeline(Prior(PriorConfig(12, vqgan.length, width=8, layers=1, heads=2)), vqgan)
     drawn, again = pipeline(num_images=2), pipeline(num_images=2, unconditional=True)
     assert drawn.labels is None and again.labels is None and torch.equal(drawn.pixels, again.pixels)
+
+
+def test_what_a_call_returns_goes_back_into_encode_and_decode(classed):
+    pipeline, whole = classed
+    assert torch.equal(pipeline.encode(whole.pixels), pipeline.encode(whole.pixels.float() / 255))
+    assert torch.equal(pipeline.decode(whole.codes, seeds=whole.seeds), whole.pixels)
+    assert pipeline.decode(pipeline.encode(whole.pixels)).shape == whole.pixels.shape
+    again = pipeline.vqgan.decode(whole.vq_codes)  # with gradients, as in training
+    again.sum().backward()
+    assert torch.equal(to_uint8(again.detach()), whole.pixels)
+    pipeline.vqgan.zero_grad()
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda pixels: pixels.float(), "pixels go from 0 to 2.*: give uint8, or floats in"),
+        (lambda pixels: pixels.float() / 127.5 - 1, "pixels go from -1 to"),
+        (lambda pixels: pixels.float() / 0, "pixels go from nan"),
+        (lambda pixels: pixels.long(), "pixels are int64"),
+    ],
+)
+def test_other_pixels_are_refused_by_all_that_encodes(classed, change, sentence):
+    pipeline, whole = classed
+    pixels = whole.pixels.clone()
+    pixels[0, 0, 0, 0], pixels[0, 0, 0, 1] = 0, 255
+    for encode in (pipeline.encode, pipeline.tokenizer.encode, pipeline.vqgan.encode):
+        with pytest.raises(DigitError, match=sentence):
+            encode(change(pixels))

@@ -5,6 +5,7 @@ ADM's files hold `arr_0` uint8 n h w 3 and labels `arr_1`; they are written and 
 
 import contextlib
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
@@ -25,6 +26,9 @@ from digit.distributed import rank, world_size
 from digit.errors import DigitError
 from digit.evaluation.scores import Gaussian
 from digit.files import atomic_path
+from digit.progress import say
+
+LOOKED_AT = 256  # files whose sizes decide at which a set is measured
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +51,9 @@ Source = str | Path | Tensor | Iterable[Tensor] | Pictures  # uint8 tensors are 
 def open_pictures(
     source: Source, *, size: int | None = None, batch_size: int = 256, bilinear: bool = False
 ) -> Pictures:
-    """A set as batches of uint8 pixels; files are rendered at `size` px, or the first's short side.
+    """A set as batches of uint8 pixels; files are rendered at `size` px, or at their commonest short side.
 
+    Where files have several sizes or are no squares, a line on standard error says what is measured of them.
     `bilinear` renders as torchvision's Resize and CenterCrop do, otherwise bicubic. DigitError if there are
     no pictures; one that cannot be read raises DigitError when its batch is due.
     """
@@ -73,17 +78,42 @@ def of_images(
     images: ImageSource, *, size: int | None = None, batch_size: int = 256, bilinear: bool = False
 ) -> Pictures:
     """Files that were opened already, as `open_pictures` renders them."""
-    if size is None:
-        try:
-            size = min(decode(images.read(0)).size)
-        except BrokenImage as error:
-            raise DigitError(
-                f"{images.names[0]} in {images.path} cannot be read ({error}): repair or remove it"
-            ) from None
+    seen = _sizes(images)
+    sides = Counter(min(each) for each in seen)
+    size = size or max(sides, key=lambda side: (sides[side], side))
     square = bilinear_square if bilinear else None
     batches = _Batches(images, size, in_blocks(len(images), batch_size), square)
     labels = None if images.labels is None else torch.from_numpy(images.labels)
+    if told := _told(images, seen, size):
+        say(told)
     return Pictures(str(images.path), batches, len(images), labels, tuple(images.classes), size)
+
+
+def _sizes(images: ImageSource) -> list[tuple[int, int]]:
+    """Width and height of all pictures, or of LOOKED_AT that are spread evenly over many."""
+    places = np.unique(np.linspace(0, len(images) - 1, min(len(images), LOOKED_AT)).round().astype(int))
+    found = []
+    for place in places.tolist():
+        try:
+            found.append(decode(images.read(place)).size)
+        except BrokenImage as error:
+            raise DigitError(
+                f"{images.names[place]} in {images.path} cannot be read ({error}): repair or remove it"
+            ) from None
+    return found
+
+
+def _told(images: ImageSource, seen: Sequence[tuple[int, int]], size: int) -> str:
+    """What is measured of pictures that are not all alike squares, in a sentence."""
+    counts = Counter(seen).most_common()
+    if len(counts) == 1 and counts[0][0][0] == counts[0][0][1]:
+        return ""
+    named = ", ".join(f"{count:,} of {wide}x{high}" for (wide, high), count in counts[:3])
+    named += ", and others" if len(counts) > 3 else ""
+    looked = "" if len(seen) == len(images) else f" of {len(seen):,} looked at"
+    what = f"their middle squares at {size} px" if any(w != h for w, h in seen) else f"all at {size} px"
+    kinds = "are of several sizes" if len(counts) > 1 else "are no squares"
+    return f"the pictures of {images.path} {kinds} ({named}{looked}): measured are {what} (--size)"
 
 
 @dataclass(frozen=True)

@@ -66,8 +66,27 @@ class Standardize(nn.Module):
 
 
 def as_floats(pixels: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
-    """Pixels in [0, 1] of uint8 ones; of such as are in [0, 1] already themselves."""
+    """Pixels in [0, 1] of uint8 ones; floats as they are, also where they were disturbed beyond that."""
     return pixels / 255 if pixels.dtype == torch.uint8 else pixels
+
+
+def in_range(pixels: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    """Pixels in [0, 1] of uint8 ones, or of floats that are in this range, but for rounding.
+
+    Raises:
+        DigitError: another shape or kind of numbers, or floats outside: codes of such would mean nothing.
+    """
+    if pixels.ndim != 4 or pixels.shape[1] != 3:
+        raise DigitError(f"pixels have the shape {tuple(pixels.shape)}: give (pictures, 3, height, width)")
+    if pixels.dtype != torch.uint8:
+        kind = str(pixels.dtype).removeprefix("torch.")
+        if not pixels.is_floating_point():
+            raise DigitError(f"pixels are {kind}: give uint8, or floats in [0, 1]")
+        if len(pixels):
+            low, high = (float(each) for each in pixels.aminmax())
+            if not (low >= -1e-3 and high <= 1.001):
+                raise DigitError(f"pixels go from {low:.4g} to {high:.4g}: give uint8, or floats in [0, 1]")
+    return as_floats(pixels)
 
 
 def create(

@@ -159,3 +159,32 @@ def test_a_file_cut_short_is_named(tmp_path):
     (tmp_path / "cut.npz").write_bytes(data[:500])
     with pytest.raises(DigitError, match=r"cut\.npz cannot be read"):
         open_npz(tmp_path / "cut.npz")
+
+
+def pictures_of(folder, *sizes):
+    folder.mkdir()
+    for i, (wide, high) in enumerate(sizes):
+        Image.new("RGB", (wide, high), (i, 2 * i, 3 * i)).save(folder / f"{i:03d}.png")
+    return folder
+
+
+def test_one_small_picture_does_not_decide_for_all(tmp_path, capsys):
+    opened = open_pictures(pictures_of(tmp_path / "set", (8, 8), *[(32, 32)] * 9))
+    assert opened.size == 32
+    told = capsys.readouterr().err
+    assert "several sizes (9 of 32x32, 1 of 8x8): measured are all at 32 px (--size)" in told
+    assert open_pictures(tmp_path / "set", size=16).size == 16
+    assert "all at 16 px" in capsys.readouterr().err
+
+
+def test_pictures_that_are_no_squares_are_told_and_alike_squares_are_not(tmp_path, capsys):
+    assert open_pictures(pictures_of(tmp_path / "wide", *[(40, 30)] * 3)).size == 30
+    assert "no squares (3 of 40x30): measured are their middle squares at 30 px" in capsys.readouterr().err
+    open_pictures(pictures_of(tmp_path / "squares", *[(16, 16)] * 3))
+    assert capsys.readouterr().err == ""
+
+
+def test_of_many_some_are_looked_at(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(module, "LOOKED_AT", 4)
+    assert open_pictures(pictures_of(tmp_path / "set", *[(16, 16)] * 9, (8, 8))).size == 16
+    assert "(3 of 16x16, 1 of 8x8 of 4 looked at)" in capsys.readouterr().err

@@ -53,14 +53,17 @@ def evaluate_images(
     """
     from digit.distributed import is_main, main_first
     from digit.evaluation import images, protocols
+    from digit.evaluation.pictures import open_pictures
     from digit.run.device import choose_device
     from digit.run.evaluate import measurement
 
     where, chosen = choose_device(device, float64=True), protocols.PROTOCOLS[protocol]
     with main_first():  # it may have to fetch weights
         networks = measurement.open_networks(features, inception_weights, where)
-    written = measurement.result_file(out, "images")
-    drawn = measurement.generated(samples, size=None if chosen.size else size, batch=batch)
+    written, wanted = measurement.result_file(out, "images"), None if chosen.size else size
+    drawn = open_pictures(
+        measurement.generated(samples, size=wanted, batch=batch), size=wanted, batch_size=batch
+    )
     real = measurement.generated(reference, size=chosen.size or size, batch=batch)
     options: dict[str, Any] = {"metrics": metrics, "size": size, "few": few, "precision": precision}
     options |= {"protocol": chosen, "batch_size": batch, "device": where}
@@ -68,7 +71,11 @@ def evaluate_images(
         values = list(images.picture_metrics(drawn, real, networks, progress=tell, **options))
     if not is_main():
         return {}
-    settings = {"samples": samples, "reference": Path(reference).name, "size": chosen.size or size}
+    settings = {
+        "samples": samples,
+        "reference": Path(reference).name,
+        "size": chosen.size or size or drawn.size,
+    }
     told: dict[str, Any] = {"settings": {**settings, "precision": precision}, "protocol": chosen}
     value = images.report(values, networks, device=measurement.device_name(where), **told)
 
