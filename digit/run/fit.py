@@ -75,7 +75,7 @@ def fit(
     from digit.run.fitting import Plan, cluster, dry_run_of, open_encoder, write_tokenizer
     from digit.run.pictures import open_told
 
-    out, where = Path(out), choose_device(device)
+    out, where = Path(out), choose_device(device, float64=True)
     source = open_told(images, under=under, num=num, strict=strict)
     given = {"image_size": encoder_size, "mean": encoder_mean, "std": encoder_std}
     given["arguments"] = dict(encoder_arguments) or None

@@ -65,7 +65,7 @@ def evaluate_prefix(
     from digit.run.evaluate import completions, measurement
     from digit.run.pictures import open_told
 
-    where = choose_device(device)
+    where = choose_device(device, float64=True)
     source = open_told(images, under=under, num=num)
     check_number(images, len(source), OWN, few=few)
     pipelines = completions.open_models(models, where)

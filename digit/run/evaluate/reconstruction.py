@@ -49,7 +49,7 @@ def evaluate_reconstruction(
     from digit.run.evaluate import completions, measurement
     from digit.run.pictures import open_told
 
-    where = choose_device(device)
+    where = choose_device(device, float64=True)
     pipeline = DigitPipeline.from_pretrained(model, device=where)
     source = open_told(images, under=under, num=num)
     check_number(images, len(source), OWN, few=few)
