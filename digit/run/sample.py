@@ -39,9 +39,9 @@ def sample(
 ) -> dict[str, Any]:
     """Draw pictures: one 000000.png per seed, grid.png (of the first 256) and samples.json.
 
-    On one kind of device a seed gives the same picture for one --batch, however many processes draw, and on a
-    CPU for any --batch; without --labels its class is the seed modulo the number of classes. Memory holds one
-    batch. An interrupted command keeps what it drew when repeated. Settings left out are the model's own, as
+    On one kind of device a seed gives the same picture, whatever the --batch and however many processes draw;
+    without --labels its class is the seed modulo the number of classes. Memory holds one batch. What an
+    interrupted command drew is kept when it is repeated. Settings left out are the model's own, as
     `digit info MODEL` lists them.
     With --prefix-from, the prior completes pictures of yours: it is given the first --prefix codes of each
     and draws the rest, once per seed; a strip per picture shows the original, the picture from all of its
