@@ -108,7 +108,7 @@ def parser_of(
     """
     options = options_of(verb, defaults)
     needed = [_usage(option) for option in options if option.positional or option.required]
-    width = min(shutil.get_terminal_size().columns, 100)
+    width = min(max(shutil.get_terminal_size().columns, 40), 100)
 
     parser = _Parser(
         prog=f"digit {name}",
@@ -287,7 +287,7 @@ def _reader(kind: Any, bounds: Bounds | None = None, *, optional: bool = False) 
         if text.startswith("~/") and kind in (str, Path):  # shells leave it in --out=~/x
             text = str(Path(text).expanduser())
         try:
-            value = kind(text)
+            value: Any = kind(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not {MEANT[kind]}") from None
         if bounds is not None and (refusal := bounds.refusal(value)):
