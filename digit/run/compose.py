@@ -36,8 +36,10 @@ def compose(
     out = Path(out)
     if (out / "config.json").exists():
         raise DigitError(f"{out} already holds a model: choose another --out or delete it")
+    from digit.data.classes import different
     from digit.files import read_json
     from digit.pipeline import DigitPipeline
+    from digit.progress import say
     from digit.weights.artifact import artifact_of, load
     from digit.weights.model_folder import PipelineSampling
     from digit.weights.official_model import imagenet_ids, imagenet_names
@@ -51,6 +53,11 @@ def compose(
     parts: dict[str, Any] = {name: load(path, kind=name) for name, path in given.items() if path is not None}
     second: Any = load(vqgan, kind="vqgan")
     classes = artifact_of(first).get("classes") or []
+    for name, part in parts.items():
+        theirs = artifact_of(part).get("classes") or []
+        others = [name for name in theirs if name not in classes]
+        if classes and others:
+            say(f"the {name} also saw pictures of {different(others)}, which the prior does not know")
     if classes == imagenet_ids():  # folder names: people would rather say the class's own
         classes = imagenet_names()
     pipeline = DigitPipeline(first, second, **parts, classes=classes, sampling=settings)

@@ -67,17 +67,17 @@ def fit(
         batch: pictures at once.
         threads: that decode pictures; if left out one per processor, or processes if there are many.
         device: cpu, cuda or cuda:N; a GPU if there is one.
-        strict: stop at the first broken picture instead of leaving it out.
+        strict: stop at the first picture that is broken or lacks a class, instead of leaving it out.
         dry_run: only open everything, say what would be done and what it takes, and stop.
     """
-    from digit.data.images import open_images
     from digit.distributed import by_main, is_main, main_first, wait
     from digit.files import locked, make_folder
     from digit.run.device import choose_device
     from digit.run.fitting import Plan, cluster, dry_run_of, open_encoder, write_tokenizer
+    from digit.run.pictures import open_told
 
     out, where = Path(out), choose_device(device, float64=True)
-    source = open_images(images, under=under).spread(num)
+    source = open_told(images, under=under, num=num, strict=strict)
     given = {"image_size": encoder_size, "mean": encoder_mean, "std": encoder_std}
     given["arguments"] = dict(encoder_arguments) or None
     with main_first():  # it may have to fetch the weights

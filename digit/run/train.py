@@ -72,29 +72,29 @@ def train_vqgan(
         crop: train on random crops of slightly enlarged pictures, for sets with room around the object.
         threads: that decode pictures.
         device: cpu, cuda, cuda:N or mps; an NVIDIA GPU if there is one.
-        strict: stop at the first broken picture instead of leaving it out.
+        strict: stop at the first picture that is broken or lacks a class, instead of leaving it out.
         plan: what --dry-run estimates.
     """
     import torch
 
-    from digit.data.images import open_images
     from digit.nn.batch import PixelBatch
     from digit.run import stages
     from digit.run.device import choose_device
     from digit.run.dry_run import dry_run
+    from digit.run.pictures import open_told
     from digit.vqgan import VQGAN
     from digit.vqgan_loss import VQGANLoss
     from digit.weights.artifact import save
 
     where = choose_device(device)
-    source = open_images(images, under=under)
-    unseen = open_images(held_out, under=held_out_under) if held_out else source
+    source = open_told(images, under=under, strict=strict)
+    unseen = open_told(held_out, under=held_out_under) if held_out else source
     network, size = stages.perceptual(losses, perceptual_weights, plan), model.image_size
     stage = stages.build(lambda: VQGANLoss(VQGAN(model), losses, network), training, plan)
     if plan.dry_run:
         stage.assume(losses.adversarial_start + losses.adversarial_ramp)  # the discriminators teach
         inputs = {"path": images, "pictures": len(source), "held_out_pictures": len(unseen)}
-        inputs["classes"] = len(source.classes)
+        inputs |= {"classes": len(source.classes), "read_as": source.read_as}
         batch = PixelBatch(torch.empty(2, 3, size, size, device="meta"), None)
         how = {"model": model, "inputs": inputs, "speed_is_known": False}
         return dry_run(stage, batch, training, out, plan, **how)
@@ -103,12 +103,13 @@ def train_vqgan(
     )
     pixels = stages.held_out_pixels(unseen, size, threads)
     evaluate, picture = stages.reconstruction_error(pixels, where), stages.reconstructions(pixels, where)
-    more = {"source": source.fingerprint, "losses": losses.__dict__}
+    more = {"source": source.fingerprint, "read_as": source.read_as, "losses": losses.__dict__}
 
     def keep(trained: VQGANLoss) -> None:
         save(trained.vqgan, out, lineage={}, extra=more)
 
-    return stages.run_stage(stage, data, training, out, where, evaluate, picture, keep, "vqgan")
+    done = stages.run_stage(stage, data, training, out, where, evaluate, picture, keep, "vqgan")
+    return {**done, "inputs": source.counts()}
 
 
 @by_recipe("prior")
@@ -162,6 +163,7 @@ def train_prior(
     from digit.data.codes import CodeData, open_codes
     from digit.prior import Prior, PriorConfig
     from digit.run import stages
+    from digit.run.class_names import check_classes
     from digit.run.device import choose_device
     from digit.run.dry_run import code_batch, describe_codes, dry_run
     from digit.weights.artifact import save
@@ -184,7 +186,9 @@ def train_prior(
     stage = stages.build(lambda: Prior(config), training, plan)
     lineage = opened.lineage(over)
     picture = stages.prior_pictures(config, over, renderer, vqgan, lineage, where)
-    evaluate = stages.held_out_loss(held_out, (over,), lineage, where, training)
+    known: dict[str, Any] = {"classes": classes, "unlabelled": config.label_dropout > 0}
+    evaluate = stages.held_out_loss(held_out, (over,), lineage, where, training, **known)
+    check_classes(out, "prior", classes)
     if plan.dry_run:
         batch = code_batch(config.length)
         return dry_run(stage, batch, training, out, plan, model=config, inputs=describe_codes(opened))
@@ -310,6 +314,7 @@ def train_probe(
     from digit.data.codes import open_codes
     from digit.nn.linear_probe import Probe, ProbeConfig
     from digit.run import stages
+    from digit.run.class_names import check_classes
     from digit.run.device import choose_device
     from digit.run.dry_run import code_batch, describe_codes, dry_run
     from digit.weights.artifact import save
@@ -322,6 +327,7 @@ def train_probe(
     )
     stage = stages.build(lambda: Probe(shape), training, plan)
     evaluate = stages.top_1(held_out, opened, states)
+    check_classes(out, "probe", opened.classes)
     if plan.dry_run:
         inputs = describe_codes(opened) | {"prior": prior}
         batch, whole = code_batch(states.prior.config.length), states.with_probe(stage)

@@ -58,16 +58,16 @@ def evaluate_prefix(
         batch: pictures at once.
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """
-    from digit.data.images import open_images
     from digit.evaluation.plots import draw_prefix
     from digit.evaluation.prefix import check_prefixes
     from digit.evaluation.protocols import OWN, check_number
     from digit.run.complete import folder_labels
     from digit.run.device import choose_device
     from digit.run.evaluate import completions, measurement
+    from digit.run.pictures import open_told
 
     where = choose_device(device, float64=True)
-    source = open_images(images, under=under).spread(num)
+    source = open_told(images, under=under, num=num)
     check_number(images, len(source), OWN, few=few)
     pipelines = completions.open_models(models, where)
     check_prefixes(prefix, [pipeline.prior.config.length for pipeline in pipelines.values()])
@@ -87,6 +87,7 @@ def evaluate_prefix(
     curve = completions.Curve(pipelines, source, networks, where, asked, written)
     curve.measure(prefix, labels, {**settings, "batch_size": batch}, reference=reference, few=few)
     value = curve.value()
+    value["settings"] |= {"read_as": source.read_as}
     title = f"{len(source)} pictures of {asked['images']} completed from their first codes"
     _print(curve.points, title)
     measurement.caution(len(source))

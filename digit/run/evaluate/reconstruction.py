@@ -42,17 +42,17 @@ def evaluate_reconstruction(
         batch: pictures at once.
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """
-    from digit.data.images import open_images
     from digit.evaluation.protocols import OWN, check_number
     from digit.nn.sampling import DRAW
     from digit.pipeline import DigitPipeline
     from digit.progress import say
     from digit.run.device import choose_device
     from digit.run.evaluate import completions, measurement
+    from digit.run.pictures import open_told
 
     where = choose_device(device, float64=True)
     pipeline = DigitPipeline.from_pretrained(model, device=where)
-    source = open_images(images, under=under).spread(num)
+    source = open_told(images, under=under, num=num)
     check_number(images, len(source), OWN, few=few)
     if pipeline.tokenizer is None and pipeline.renderers:
         say(f"{model} holds no tokenizer: no row {completions.DIGIT}; compose it with --tokenizer")
@@ -74,6 +74,7 @@ def evaluate_reconstruction(
         settings={
             "model": Path(model).name,
             "images": Path(images).name,
+            "read_as": source.read_as,
             "draw": DRAW,
             "renderer": settings,
             "size": size,

@@ -85,7 +85,9 @@ def evaluate_sweep(
     plan = grid_of(pipeline, axes, renderer=renderer, unconditional=unconditional)
     networks = measurement.open_networks(features, inception_weights, where)
     side = pipeline.vqgan.config.image_size
-    pictures = without_statistics(open_pictures(reference, size=side, batch_size=batch))
+    pictures = without_statistics(
+        open_pictures(measurement.generated(reference), size=side, batch_size=batch)
+    )
     check_number(reference, pictures.n or 0, OWN, few=few, reference=True)
     written = measurement.result_file(out, "sweep")
     how: dict[str, Any] = {"called": Path(reference).name, "recall": recall, "num": num, "written": written}
