@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from digit.bounds import Batch, Count, Depth, Seed
 from digit.errors import DigitError
 from digit.run.options import Device, Folder, Name, Pictures, Pixels
 from digit.run.table import print_table, saved
@@ -20,12 +21,12 @@ def tokenize(
     tokenizer: Folder | None = None,
     vqgan: Folder | None = None,
     under: Name | None = None,
-    num: int | None = None,
+    num: Count | None = None,
     size: Pixels | None = None,
-    views: int = 2,
-    seed: int = 0,
-    batch: int | None = None,
-    threads: int | None = None,
+    views: Depth = 2,
+    seed: Seed = 0,
+    batch: Batch | None = None,
+    threads: Depth | None = None,
     device: Device | None = None,
     strict: bool = False,
     dry_run: bool = False,

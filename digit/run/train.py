@@ -9,6 +9,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from digit.bounds import Decay, Depth, Positive, Size, Weight
 from digit.errors import DigitError
 from digit.run.dry_run import DryRun
 from digit.run.options import Codes, Device, File, Folder, Hidden, Pictures
@@ -49,7 +50,7 @@ def train_vqgan(
     held_out: Pictures | None = None,
     held_out_under: str | None = None,
     crop: bool = False,
-    threads: int | None = None,
+    threads: Depth | None = None,
     device: Device | None = None,
     strict: bool = False,
     plan: DryRun = DryRun(),  # noqa: B008
@@ -119,13 +120,13 @@ def train_prior(
     recipe: PriorRecipe | None = None,
     over: Literal["codes", "vq_codes"] = "codes",
     conditional: bool = True,
-    width: int = 1024,
-    layers: int = 16,
-    heads: int | None = None,
+    width: Size = 1024,
+    layers: Depth = 16,
+    heads: Size | None = None,
     norm: Literal["post", "pre"] = "post",
-    dropout: float = 0.1,
-    label_dropout: float = 0.0,
-    label_smoothing: float = 0.1,
+    dropout: Decay = 0.1,
+    label_dropout: Decay = 0.0,
+    label_smoothing: Decay = 0.1,
     tied: bool = False,
     training: Training = PRIOR,
     held_out: Codes | None = None,
@@ -206,12 +207,12 @@ def train_renderer(
     *,
     recipe: RendererRecipe | None = None,
     masked: bool = False,
-    width: int = 1024,
-    layers: int = 16,
-    heads: int | None = None,
+    width: Size = 1024,
+    layers: Depth = 16,
+    heads: Size | None = None,
     norm: Literal["post", "pre"] = "pre",
-    dropout: float = 0.1,
-    label_smoothing: float = 0.1,
+    dropout: Decay = 0.1,
+    label_smoothing: Decay = 0.1,
     training: Training = RENDERER,
     held_out: Codes | None = None,
     vqgan: Folder | None = None,
@@ -284,8 +285,8 @@ def train_probe(
     recipe: Literal["linear_probe"] | None = None,
     held_out: Codes | None = None,
     last_block: bool = True,
-    lr_factors: tuple[float, ...] = (1.0,),
-    start: float = 0.01,
+    lr_factors: tuple[Positive, ...] = (1.0,),
+    start: Weight = 0.01,
     training: Training = PROBE,
     device: Device | None = None,
     plan: DryRun = DryRun(),  # noqa: B008

@@ -117,7 +117,7 @@ def test_what_completing_refuses(chain, places, run, tmp_path):
     one = ("--prefix-from", places / "one.png")
     for call, words in (
         ((*model, *one, "--prefix", 17), "--prefix 17: pictures of this model have 16 codes, give 0 to 16"),
-        ((*model, *one, "--prefix", -1), "give 0 to 16"),
+        ((*model, *one, "--prefix", -1), "--prefix: -1 is out of bounds"),
         ((*model, *one), "--prefix-from and --prefix go together"),
         ((*model, "--prefix", 3), "--prefix-from and --prefix go together"),
         ((*model, "--prefix-from", tmp_path / "broken.png", "--prefix", 3), "broken.png"),

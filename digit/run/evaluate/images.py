@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from digit.bounds import Batch
 from digit.run.options import Device, File, Network, Pictures, Pixels
 from digit.run.table import print_table
 
@@ -21,7 +22,7 @@ def evaluate_images(
     few: bool = False,
     paper: bool = False,
     out: Path | None = None,
-    batch: int = 256,
+    batch: Batch = 256,
     precision: Literal["fp32", "tf32"] = "tf32",
     device: Device | None = None,
 ) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from digit.bounds import Batch, Guidance, Several, Temperature, TopP, Whole
 from digit.run.options import Device, File, Model, Network, Pictures, Positional
 from digit.run.table import print_table
 
@@ -11,22 +12,22 @@ from digit.run.table import print_table
 def evaluate_prefix(
     models: Positional[tuple[Model, ...]],
     images: Pictures,
-    prefix: tuple[int, ...],
+    prefix: tuple[Whole, ...],
     *,
     features: tuple[Network, ...] = ("inception",),
     inception_weights: File | None = None,
     reference: Pictures | None = None,
     under: str | None = None,
-    num: int | None = None,
+    num: Several | None = None,
     few: bool = False,
     unconditional: bool = False,
     renderer: Literal["autoregressive", "masked"] | None = None,
-    temperature: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    guidance: float | None = None,
+    temperature: Temperature | None = None,
+    top_k: Whole | None = None,
+    top_p: TopP | None = None,
+    guidance: Guidance | None = None,
     out: Path | None = None,
-    batch: int = 64,
+    batch: Batch = 64,
     device: Device | None = None,
 ) -> dict[str, Any]:
     """Give each prior the first codes of real pictures, and measure what it makes of them: figure 4b.

@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from digit.bounds import Batch, Several
 from digit.run.options import Device, File, Model, Network, Pictures, Positional
 from digit.run.table import print_table
 
@@ -16,10 +17,10 @@ def evaluate_reconstruction(
     inception_weights: File | None = None,
     renderer: Literal["autoregressive", "masked"] | None = None,
     under: str | None = None,
-    num: int | None = None,
+    num: Several | None = None,
     few: bool = False,
     out: Path | None = None,
-    batch: int = 64,
+    batch: Batch = 64,
     device: Device | None = None,
 ) -> dict[str, Any]:
     """Distance and PSNR of real pictures that went through the model's tokenizers and back: its floor.

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from digit.bounds import Batch, Count, Seed
 from digit.errors import DigitError
 from digit.run.options import Device, Folder, Pictures, Pixels
 from digit.run.table import print_table
@@ -17,10 +18,10 @@ def evaluate_stability(
     out: Path | None = None,
     size: Pixels | None = None,
     under: str | None = None,
-    num: int | None = 1000,
+    num: Count | None = 1000,
     noise_only: bool = False,
-    seed: int = 0,
-    batch: int = 32,
+    seed: Seed = 0,
+    batch: Batch = 32,
     device: Device | None = None,
 ) -> dict[str, Any]:
     """Disturb pictures, and count which codes change: table 1 of the paper, for any number of tokenizers.
