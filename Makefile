@@ -1,5 +1,8 @@
 # make demo: 64 pictures from the bundled model. make test: the whole suite. Both set everything up by themselves.
-PYTHON ?= python3.11
+PYTHONS := python3.11 python3.12 python3.13 python3.14 python3
+# The first that runs and is new enough; asked only when an environment is made. PYTHON=... names another.
+PYTHON ?= $(shell for python in $(PYTHONS); do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
 VENV := .venv
 RUN := $(VENV)/bin
 
@@ -8,6 +11,8 @@ RUN := $(VENV)/bin
 
 # The package and what the demo needs; rebuilt only when the list of dependencies changes.
 $(VENV)/installed: pyproject.toml constraints.txt
+	@test -x $(RUN)/python || test -n "$(PYTHON)" || \
+		{ echo "no Python from 3.11 on is here (looked for $(PYTHONS)): install one, or name it, as make PYTHON=/path/to/python" >&2; exit 2; }
 	test -x $(RUN)/python || $(PYTHON) -m venv $(VENV)
 	$(RUN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .
 	touch $@

@@ -7,11 +7,13 @@ Each part runs in processes of its own, first with the code of the other checkou
 in one run on one device. draw: the published prior and renderers and the whole chain to pictures in memory,
 with random weights. codes: DINOv2-B features to codes of pictures on the device, and an iteration of K-means.
 tokenize and fit: the commands, from JPEG files on the disk to what they write. train: the loop on the 219M
-prior, by its default settings and by those that were fastest before.
+prior, by its default settings and by those that were fastest before. seeds: how many of 64 seeds of the
+bundled model have other codes in another batch, in another number format, or on a CPU.
 """
 
 import argparse
 import dataclasses
+import inspect
 import io
 import json
 import os
@@ -30,10 +32,10 @@ import torch
 from PIL import Image
 
 HERE = Path(__file__).parents[1]
-PARTS = ("draw", "codes", "tokenize", "fit", "train")
+PARTS = ("draw", "codes", "tokenize", "fit", "train", "seeds")
 ENCODER = "vit_base_patch14_reg4_dinov2"
-BATCHES = {"prior": (2048, 1), "renderer": (512,), "masked": (128, 1)}
-CHAIN = 1024  # pictures
+BATCHES = {"prior": (1, 2, 8, 64, 256, 512, 1024, 2048), "renderer": (1, 512), "masked": (1, 128)}
+CHAINS = (1, 1024)  # pictures
 PICTURES = {"tokenize": 20_000, "fit": 20_000}
 MICRO = 512  # images per update
 K, WIDTH, VECTORS = 8192, 768, 2_097_152
@@ -74,7 +76,7 @@ def draw(device: torch.device, smoke: bool) -> Iterator[dict[str, Any]]:
         stage.to(device).eval()
 
     def row(name: str, images: int, work: Callable[[], object]) -> dict[str, Any]:
-        seconds = timed(work, device, 1 if smoke else 5)
+        seconds = timed(work, device, 1 if smoke else 3)
         return {"name": name, "unit": "img/s", "values": [images / each for each in seconds]}
 
     batches = dict.fromkeys(BATCHES, (2,)) if smoke else BATCHES
@@ -91,9 +93,9 @@ def draw(device: torch.device, smoke: bool) -> Iterator[dict[str, Any]]:
 
             yield row(f"{name}, 214M, batch {batch}", batch, render)
     pipeline = DigitPipeline(prior, vqgan, renderer=renderer)
-    count = 2 if smoke else CHAIN
-    work = lambda: pipeline(seeds=range(count), top_k=min(k, 200), batch_size=count)  # noqa: E731
-    yield row(f"whole chain, batch {count}", count, work)
+    for count in (2,) if smoke else CHAINS:
+        work = lambda c=count: pipeline(seeds=range(c), top_k=min(k, 200), batch_size=c)  # noqa: E731
+        yield row(f"whole chain, batch {count}", count, work)
 
 
 def codes(device: torch.device, smoke: bool) -> Iterator[dict[str, Any]]:
@@ -258,6 +260,39 @@ def train(device: torch.device, smoke: bool) -> Iterator[dict[str, Any]]:
                 "unit": "TFLOP/s",
                 "values": rates,
             }
+
+
+def seeds(device: torch.device, smoke: bool) -> Iterator[dict[str, Any]]:
+    """Of seeds drawn 64 at once, those whose codes are others when drawn otherwise."""
+    from digit.pipeline import DigitPipeline
+
+    pipeline, count = DigitPipeline.from_pretrained(device=device), 4 if smoke else 64
+    classes = {"labels": [seed % 10 for seed in range(count)]}
+    known = inspect.signature(DigitPipeline.__call__).parameters  # of an older checkout
+    ways: dict[str, dict[str, Any]] = {
+        "by class": classes,
+        "no class": {"unconditional": True} if "unconditional" in known else {},
+        "masked renderer": {**classes, "renderer": "masked"},
+    }
+    for way, how in ways.items():
+
+        def drawn(how: dict[str, Any] = how, **more: Any) -> torch.Tensor:
+            pictures = pipeline(seeds=range(count), **{"batch_size": count, **how, **more})
+            return torch.cat((pictures.codes, pictures.vq_codes), 1)
+
+        pipeline.to(device)
+        whole = drawn()
+        others = {f"batch {size}": drawn(batch_size=size) for size in (8, 4, 2, 1) if size < count}
+        others["float32"] = exact = drawn(autocast=False)
+        pipeline.to("cpu")
+        on_cpu = drawn()
+        for name, codes, beside in (
+            *((name, codes, whole) for name, codes in others.items()),
+            ("a CPU", on_cpu, whole),
+            ("a CPU, beside float32", on_cpu, exact),
+        ):
+            values = [int((codes != beside).any(1).sum())]
+            yield {"name": f"{way}, {name}", "unit": f"of {count} images differ", "values": values}
 
 
 def smooth(count: int, size: int) -> torch.Tensor:

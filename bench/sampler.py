@@ -20,8 +20,10 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
@@ -39,8 +41,14 @@ from digit.vqgan import VQGAN
 from digit.vqgan_config import VQGANConfig
 
 TOP_K, TOP_P = SamplerConfig(top_k=200), SamplerConfig(top_p=0.8)  # the published settings of the two stages
-FEW_ROWS = ((2048, 1), (4096, 2), (8192, 4), (8192, 8), (16384, 8), (16384, 16))  # elements and warps
-PARTS = ("agreement", "prior", "renderer", "masked", "chain", "rival", "length", "one_image", "kernels")
+# To choose between: positions or outputs and warps; rows, outputs, inputs, warps and stages.
+ATTENTION_TILES = ((16, 1), (16, 2), (16, 4), (32, 2), (32, 8), (64, 1), (128, 4))
+FEW_TILES = ((16, 2), (32, 2), (32, 4), (64, 4))
+TILES = (
+    *((64, 32, 128, 4, 4), (64, 64, 64, 4, 6), (64, 128, 64, 4, 3), (64, 256, 64, 4, 4)),
+    *((128, 128, 64, 8, 3), (128, 128, 64, 8, 4), (128, 256, 64, 8, 3)),
+)
+PARTS = ("agreement", "prior", "renderer", "masked", "chain", "rival", "length", "kernels")
 
 
 @dataclass(frozen=True)
@@ -351,99 +359,72 @@ class Bench:
             self.row(f"total variation to float32, fast, {name}, {what}", rows, **spread(truth[:rows], made))
 
     def kernels(self) -> None:
-        """Forms of the attention kernel and of SDPA, to choose between."""
-        from digit.fast.kernels.attention import attend
-
+        """Tiles of the kernels of decoding, to choose between, and attention of whole sequences."""
         if self.device.type != "cuda":
             return
-        batch, heads, room, channels = 512, 16, 257, 64
-        keys, values = (
-            torch.randn(batch, heads, room, channels, device=self.device, dtype=torch.bfloat16)
-            for _ in range(2)
-        )
-        qkv = torch.randn(batch, 3 * heads * channels, device=self.device, dtype=torch.bfloat16)
-        mixed = torch.empty(batch, heads * channels, device=self.device, dtype=torch.bfloat16)
-        eights = [each.to(torch.float8_e4m3fn) for each in (keys, values)]
-        scales = tuple(torch.rand(batch, heads, room, device=self.device).half() for _ in range(2))
-        for block, warps in ((16, 1), (32, 1), (64, 1), (64, 2), (128, 2)):
-            for bits, (k, v), s in ((16, (keys, values), None), (8, eights, scales)):
-                row = {}
-                for filled in (32, 128, 255):
-                    at = torch.tensor(filled, device=self.device, dtype=torch.int32)
-                    seconds = repeated(
-                        lambda at=at, k=k, v=v, s=s, block=block, warps=warps: attend(
-                            qkv, k, v, mixed, at, scales=s, block=block, warps=warps
-                        )
-                    )
-                    row[f"tb_per_s at {filled}"] = (
-                        2 * batch * heads * filled * channels * bits / 8 / seconds / 1e12
-                    )
-                self.row(f"attention, {bits} bits, block {block}, {warps} warps", batch, **row)
-        del keys, values, eights
+        for rows, bits in itertools.product((1, 64, 2048), (16, 8)):
+            self.attention_tiles(rows, bits)
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
         for n, causal, size in ((513, False, 64), (256, True, 256)):
-            q = torch.randn(size, n, 3, heads, channels, device=self.device, dtype=torch.bfloat16)
-            split = q.permute(2, 0, 3, 1, 4).unbind(0)
-            for backend in (
-                SDPBackend.FLASH_ATTENTION,
-                SDPBackend.CUDNN_ATTENTION,
-                SDPBackend.EFFICIENT_ATTENTION,
-            ):
+            q = torch.randn(size, n, 3, 16, 64, device=self.device, dtype=torch.bfloat16)
+            queries, keys, values = q.permute(2, 0, 3, 1, 4).unbind(0)
+            whole = partial(F.scaled_dot_product_attention, queries, keys, values, is_causal=causal)
+            for backend in (SDPBackend.FLASH_ATTENTION, SDPBackend.CUDNN_ATTENTION):
                 with sdpa_kernel(backend):
-                    seconds = repeated(
-                        lambda split=split, causal=causal: F.scaled_dot_product_attention(
-                            *split, is_causal=causal
-                        )
+                    seconds = repeated(whole)
+                self.row(f"SDPA n={n} causal={causal} {backend.name}", size, milliseconds=1e3 * seconds)
+        shapes = ((1024, 3072), (1024, 1024), (1024, 4096), (4096, 1024), (1024, 8192))
+        for shape, rows in itertools.product(shapes, (1, 16, 64, 256, 1024, 4096, 65664)):
+            self.product_tiles(*shape, rows)
+
+    def attention_tiles(self, rows: int, bits: int) -> None:
+        """The mean over filled caches from 4 to 228 positions."""
+        from digit.fast.kernels import attention
+
+        heads, room, channels = 16, 257, 64
+        where: dict[str, Any] = {"device": self.device, "dtype": torch.bfloat16}
+        qkv = torch.randn(rows, 3 * heads * channels, **where)
+        mixed = torch.empty(rows, heads * channels, **where)
+        caches = [torch.randn(rows, heads, room, channels, **where) for _ in range(2)]
+        scales = None
+        if bits == 8:
+            caches = [each.to(torch.float8_e4m3fn) for each in caches]
+            each = torch.rand(rows, heads, room, device=self.device).half()
+            scales = (each, each)
+        for tile in ATTENTION_TILES:
+            seconds = []
+            with mock.patch.object(attention, "tile", return_value=tile):
+                for filled in range(4, 256, 32):
+                    at = torch.tensor(filled, device=self.device, dtype=torch.int32)
+                    seconds.append(
+                        repeated(partial(attention.attend, qkv, *caches, mixed, at, scales=scales))
                     )
-                self.row(
-                    f"SDPA n={n} causal={causal} {backend.name}",
-                    size,
-                    milliseconds=1e3 * seconds,
-                    tflops=4 * size * n * n * 1024 / seconds / 1e12,
-                )
-        from unittest import mock
+            mean = 1e6 * sum(seconds) / len(seconds)
+            self.row(f"attention, {bits} bits, {tile}", rows, microseconds=mean)
 
+    def product_tiles(self, inputs: int, outputs: int, rows: int) -> None:
+        """Of matrices that together are larger than the cache between chip and memory."""
         from digit.fast.kernels import linear
 
-        for inputs, outputs in ((1024, 3072), (1024, 1024), (1024, 4096), (4096, 1024), (1024, 8192)):
-            matrices = [
-                torch.randn(outputs, inputs, device=self.device, dtype=torch.bfloat16) for _ in range(16)
-            ]
-            x = torch.randn(1, inputs, device=self.device)
-            for elements, warps in FEW_ROWS:
+        copies = max(4, int(120e6 / (2 * inputs * outputs)))
+        where: dict[str, Any] = {"device": self.device, "dtype": torch.bfloat16}
+        matrices = [torch.randn(outputs, inputs, **where) for _ in range(copies)]
+        x, bias = torch.randn(rows, inputs, **where), torch.randn(outputs, device=self.device)
+        arrived, name = linear.counters(outputs, self.device), f"product {outputs}x{inputs}"
 
-                def all_of(matrices: Any = matrices, x: Any = x) -> None:
-                    for matrix in matrices:
-                        linear.few_rows(x, matrix, None, chained=True)
+        def each(product: Callable[[torch.Tensor], object]) -> float:
+            return 1e6 * repeated(lambda: [product(matrix) for matrix in matrices]) / copies
 
-                with mock.patch.object(linear, "tile", lambda k, e=elements, w=warps: (max(1, e // k), w)):
-                    seconds = repeated(all_of) / 16
-                self.row(
-                    f"few rows {outputs}x{inputs}, {elements} elements, {warps} warps",
-                    1,
-                    microseconds=1e6 * seconds,
-                    tb_per_s=2 * inputs * outputs / seconds / 1e12,
-                )
-
-    def one_image(self) -> None:
-        """Forms of the kernels for few rows, to choose between."""
-        if self.device.type != "cuda":
-            return
-        from unittest import mock
-
-        from digit.fast import decoding as fast_decoding
-        from digit.fast.kernels import linear
-
-        prior = self.model(Prior, self.scale.prior)
-        for short, long in itertools.product(FEW_ROWS, repeat=2):  # of the width, and of the hidden layer's
-            fast_decoding.forget()
-            tiles = {1024: short, 4096: long}
-            with mock.patch.object(linear, "tile", lambda k, t=tiles: (max(1, t[k][0] // k), t[k][1])):
-                prior.sample([0], config=TOP_K)
-                seconds = median_seconds(lambda: prior.sample([0], config=TOP_K), self.device)
-            self.row(f"one image, {short} and {long} elements and warps", 1, milliseconds=1e3 * seconds)
-        fast_decoding.forget()
+        half = bias.to(x.dtype)
+        self.row(f"{name}, library", rows, microseconds=each(lambda m: torch.addmm(half, x, m.T)))
+        few = rows <= linear.FEW
+        for parts, tile in itertools.product((True,) if few else (True, False), FEW_TILES if few else TILES):
+            ours = partial(linear.linear, x, bias=bias, parts=parts, arrived=arrived)
+            with mock.patch.object(linear, "few_tile" if few else "tile", return_value=tile):
+                microseconds = each(ours)
+            what = f"{name}, {'parts' if parts else 'whole'}, {tile}"
+            self.row(what, rows, microseconds=microseconds)
 
     def rival(self) -> None:
         """The plain path of this package, and LlamaGen's code where its folder is given."""

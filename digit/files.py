@@ -5,7 +5,7 @@ disk is found when they are read.
 """
 
 import contextlib
-import fcntl
+import errno
 import hashlib
 import json
 import os
@@ -19,14 +19,18 @@ from typing import Any
 
 import safetensors
 import safetensors.torch
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from torch import Tensor
 
 from digit.errors import DigitError
+from digit.progress import say
 
 TEMPORARY = ".tmp-"  # temporary names are ".tmp-<random>-<name>", beside the file they become
 CHECKSUM = "checksum"  # key of the sha256 of a JSON file's own text
 _SHA256 = "sha256:"  # how its value starts, which no other value does: so a damaged key is noticed too
 _SEAL = re.compile(rb'\{\n  "checksum": "sha256:([0-9a-f]{64})",\n')  # how sealed JSON begins
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
 
 
 @contextlib.contextmanager
@@ -61,26 +65,55 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def locked(folder: str | Path, refusal: str) -> Iterator[None]:
-    """Keep `folder` for this process; DigitError with the sentence `refusal` when another one has it."""
+    """Keep `folder` for this process; DigitError with the sentence `refusal` when another one has it.
+
+    A file system without locks (Lustre, some NFS and FUSE) gets a warning and a file with the number of this
+    process, which keeps out others of this machine, and of others while the file is there.
+    """
     path = Path(folder) / ".lock"
-    while True:
-        lock = path.open("w")
+    lock: BaseFileLock = _lock(path)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise DigitError(refusal) from None
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        say(
+            f"digit: {folder} is on a file system without locks ({error.strerror}): what another machine "
+            "does there is not seen in time, let one command at a time write there"
+        )
+        with contextlib.suppress(OSError):
+            path.unlink()  # what the attempt left
+        path = path.with_name(".lock-process")
+        lock = SoftFileLock(path, timeout=0)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            lock.close()
-            if isinstance(error, BlockingIOError):
-                raise DigitError(refusal) from None
-            raise DigitError(f"{path} cannot be locked ({error}): choose a folder on another disk") from error
-        with contextlib.suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(lock.fileno()), path.stat()):
-                break
-        lock.close()  # its last owner took the file away in between
+            lock.acquire()
+        except Timeout:
+            raise DigitError(f"{refusal} (or delete {path} if none is)") from None
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
-        lock.close()
+        with contextlib.suppress(OSError):  # Windows keeps a file that is open
+            path.unlink()
+        lock.release()
+
+
+def refuse_locked(folder: str | Path, refusal: str) -> None:
+    """DigitError with the sentence `refusal` when another process keeps `folder`; nothing is written."""
+    path = Path(folder) / ".lock"
+    with contextlib.suppress(OSError):
+        if path.is_file():
+            try:
+                with _lock(path).acquire():
+                    pass
+            except Timeout:
+                raise DigitError(refusal) from None
+
+
+def _lock(path: Path) -> FileLock:
+    """A lock that is not waited for; what it falls back to is `locked`'s business."""
+    return FileLock(path, timeout=0, fallback_to_soft=False)
 
 
 def make_folder(path: str | Path) -> None:
@@ -253,6 +286,8 @@ def sha256_file(path: str | Path) -> str:
 
 def _flush(path: Path) -> None:
     """Force a file or a folder's entries to the disk."""
+    if os.name == "nt" and path.is_dir():  # Windows opens no folders
+        return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,9 @@
 import errno
+import fcntl
+import os
+import socket
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -106,9 +111,48 @@ def test_a_locked_folder_is_one_commands_and_left_clean(tmp_path, monkeypatch):
     with files.locked(tmp_path, "taken"):
         pass
 
-    def without_locks(*arguments: object) -> None:
-        raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(files.fcntl, "flock", without_locks)
-    with pytest.raises(DigitError, match="cannot be locked"), files.locked(tmp_path, "taken"):
+def test_another_process_is_kept_out(tmp_path):
+    """Also by the file that takes the lock's place; one that was killed keeps nobody out."""
+    hold = (
+        "import sys, time; from digit.files import locked\n"
+        "with locked(sys.argv[1], 'taken'): print('held', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", hold, tmp_path], stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None and other.stdout.readline() == "held\n"
+        with pytest.raises(DigitError, match="taken"), files.locked(tmp_path, "taken"):
+            pass
+        with pytest.raises(DigitError, match="taken"):
+            files.refuse_locked(tmp_path, "taken")
+        other.kill()
+    before = sorted(tmp_path.iterdir())
+    files.refuse_locked(tmp_path, "taken")
+    assert sorted(tmp_path.iterdir()) == before == [tmp_path / ".lock"], "nothing is written"
+    with files.locked(tmp_path, "taken"):
         pass
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_gets_a_warning(tmp_path, monkeypatch, capsys, number):
+    def without_locks(*arguments: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", without_locks)
+    with files.locked(tmp_path, "taken"):
+        warned = capsys.readouterr().err
+        assert "without locks" in warned and str(tmp_path) in warned and len(warned.splitlines()) == 1
+        assert [path.name for path in tmp_path.iterdir()] == [".lock-process"]
+        with pytest.raises(DigitError, match="taken"), files.locked(tmp_path, "taken"):
+            pass
+    assert not list(tmp_path.iterdir())
+    (tmp_path / ".lock-process").write_text(f"{2**22 + 1}\n{socket.gethostname()}\n")  # who is gone
+    with files.locked(tmp_path, "taken"):
+        pass
+
+
+def test_a_platform_without_flock_starts():
+    """As Windows is: nothing of ours imports fcntl."""
+    code = "import sys; sys.modules['fcntl'] = None; import digit.run.main, digit.pipeline, digit.run.dry_run"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

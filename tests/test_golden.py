@@ -1,27 +1,30 @@
-"""The bundled model draws what it drew: codes and pixels of 16 seeds, on a CPU in float32.
+"""The bundled model draws what it drew: codes and pixels of 16 seeds, and the README's sheet of a hundred.
 
-`python tests/test_golden.py` writes the fixture anew, which is right only after a change that means to change
-pictures. On a processor with other vector instructions a product may round otherwise, and a draw that falls
-next to a boundary then takes the neighbouring code: a few pictures may differ there.
+On a CPU in float32. `python tests/test_golden.py` writes the fixture and the sheet anew, which is right only
+after a change that means to change pictures. On a processor with other vector instructions a product may
+round otherwise, and a draw of two codes that are nearly level fall the other way: a few pictures may differ.
 """
 
+import shutil
+import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from digit.pipeline import DigitPipeline
+from digit.run.sample import sample
 
 FILE = Path(__file__).parent / "fixtures" / "golden_draws.safetensors"
 SEEDS = list(range(16))
-WAYS = {
-    "by_class": {"labels": [seed % 10 for seed in SEEDS]},
-    "no_class": {"unconditional": True},
-    "masked": {"labels": [seed % 10 for seed in SEEDS], "renderer": "masked"},
-}
+WAYS = {"by_class": {}, "no_class": {"unconditional": True}, "masked": {"renderer": "masked"}}
 ELSEWHERE = 2  # pictures of a way that may differ on another kind of processor
+SHEET = Path(__file__).parents[1] / "docs" / "images" / "samples.png"
+SHEET_ELSEWHERE = 5  # of its 100
 
 
 def draws() -> dict[str, torch.Tensor]:
@@ -53,5 +56,30 @@ def test_draws_are_those_of_before(found, name):
     assert len(differ) <= ELSEWHERE, f"{name}: other pictures for the seeds {differ}"
 
 
+def draw_sheet(out: Path) -> Image.Image:
+    """The command that the README names below the picture."""
+    sample(seeds="0-99", out=out, device="cpu")
+    with Image.open(out / "grid.png") as image:
+        return image.convert("RGB")
+
+
+def processor() -> str:
+    with safe_open(FILE, "pt") as file:
+        return file.metadata()["processor"]
+
+
+def test_the_sheet_of_the_readme_is_what_its_command_draws(tmp_path):
+    found, shown = np.asarray(draw_sheet(tmp_path)), np.asarray(Image.open(SHEET).convert("RGB"))
+    assert found.shape == shown.shape
+    differ = (found != shown).any(-1)
+    across, down = differ.shape[1] // 10, differ.shape[0] // 10
+    pictures = {(row // down, column // across) for row, column in zip(*differ.nonzero(), strict=True)}
+    here = processor() == torch.backends.cpu.get_cpu_capability()
+    assert len(pictures) <= (0 if here else SHEET_ELSEWHERE), sorted(pictures)
+
+
 if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        draw_sheet(Path(folder))
+        shutil.copy(Path(folder) / "grid.png", SHEET)
     save_file(draws(), FILE, metadata={"processor": torch.backends.cpu.get_cpu_capability()})

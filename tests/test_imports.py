@@ -12,7 +12,7 @@ FLOW = ["features", "kmeans", "tokenizer", "vqgan", "vqgan_loss", "prior", "rend
 LEAVES = {"errors", "files", "distributed", "figure", "progress", "vqgan_config"}
 ALLOWED = {
     "errors": set(),
-    "files": {"errors"},
+    "files": {"errors", "progress"},
     "distributed": {"errors"},
     "figure": {"errors", "files"},
     "vqgan_config": set(),

@@ -103,6 +103,9 @@ def draw(
     0 takes the largest logit. The first `specials` logits are of symbols that are not drawn; codes count from
     the next.
     """
+    if logits.device.type == "mps":  # which has no float64
+        how = {"step": step, "specials": specials}
+        return draw(logits.cpu(), keys, places, config, **how).to(logits.device)
     keys, places = keys.expand(*logits.shape[:-1], 2), places.expand(logits.shape[:-1])
     if logits.numel() > PART and len(logits) > 1:
         halves = zip(logits.tensor_split(2), keys.tensor_split(2), places.tensor_split(2), strict=True)

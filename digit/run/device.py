@@ -1,16 +1,20 @@
 """Which device a command uses."""
 
+import re
+
 import torch
 
 from digit.distributed import local_rank, world_size
 from digit.errors import DigitError
 
 
-def choose_device(name: str | None) -> torch.device:
+def choose_device(name: str | None, *, float64: bool = False) -> torch.device:
     """The device called `name`; nothing takes the GPU if there is one, of several processes each its own.
 
+    A Mac's GPU, mps, is taken only by name: nothing was tested on one. It has no `float64`.
+
     Raises:
-        DigitError: no such device here, or of several processes one that is not its own.
+        DigitError: no such device here, or of several processes one that is not its own, or no float64 on it.
     """
     if name is None:
         name = "cuda" if torch.cuda.is_available() else "cpu"
@@ -19,10 +23,14 @@ def choose_device(name: str | None) -> torch.device:
         own = torch.device("cuda", local_rank() % torch.cuda.device_count())
     if name == "cuda" and own is not None:
         return own
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise DigitError(f"--device {name}: unknown device; choose cpu, cuda or cuda:N") from None
+    if not re.fullmatch(r"(cpu|mps)(:0)?|cuda(:\d\d?)?", name):  # torch takes cuda:255 for cuda
+        raise DigitError(f"--device {name}: unknown device; choose cpu, cuda, cuda:N or mps")
+    device = torch.device(name)
+    if device.type == "mps" and (float64 or world_size() > 1):
+        why = "this command adds in float64, which it has not" if float64 else "it serves one process"
+        raise DigitError(f"--device {name}: {why}; choose cpu")
+    if device.type == "mps" and not torch.backends.mps.is_available():
+        raise DigitError(f"--device {name}: there is no such GPU here; choose cpu")
     if device.type == "cuda" and not (
         torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
     ):

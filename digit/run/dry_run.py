@@ -4,7 +4,6 @@ Inputs are opened and checked as the run does it. Nothing is written.
 """
 
 import contextlib
-import fcntl
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -234,22 +233,14 @@ def _disk(stage: "nn.Module", training: TrainConfig, out: Path) -> dict[str, Any
 
 def _check_folder(out: Path, stage: "nn.Module", training: TrainConfig) -> str:
     """What the run would do with what lies in `out`; DigitError where it would refuse."""
-    from digit.files import check_writable
+    from digit.files import check_writable, refuse_locked
     from digit.progress import say
     from digit.training.checkpoint import load_newest
     from digit.training.log import read_status
     from digit.training.shards import shape_of
 
     check_writable(out)
-    lock = out / "state" / ".lock"
-    if lock.is_file():
-        with lock.open("rb") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except OSError:
-                raise DigitError(
-                    f"another process is training in {out}: wait for it or choose --out"
-                ) from None
+    refuse_locked(out / "state", f"another process is training in {out}: wait for it or choose --out")
     found = load_newest(out / "state", warn=say)
     if found is None:
         return "starts anew"

@@ -77,7 +77,7 @@ def fit(
     from digit.run.device import choose_device
     from digit.run.fitting import Plan, cluster, dry_run_of, made_of, open_encoder, write_tokenizer
 
-    out, where = Path(out), choose_device(device)
+    out, where = Path(out), choose_device(device, float64=True)
     source = open_images(images, under=under).spread(num)
     given = {"image_size": encoder_size, "mean": encoder_mean, "std": encoder_std}
     given["arguments"] = dict(encoder_arguments) or None

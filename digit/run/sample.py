@@ -38,9 +38,9 @@ def sample(
 ) -> dict[str, Any]:
     """Draw pictures: one 000000.png per seed, grid.png (of the first 256) and samples.json.
 
-    On one kind of device a seed gives the same picture for one --batch, however many processes draw, and on a
-    CPU for any --batch; without --labels its class is the seed modulo the number of classes. Memory holds one
-    batch. An interrupted command keeps what it drew when repeated. Settings left out are the model's own, as
+    On one kind of device a seed gives the same picture, whatever the --batch and however many processes draw;
+    without --labels its class is the seed modulo the number of classes. Memory holds one batch. What an
+    interrupted command drew is kept when it is repeated. Settings left out are the model's own, as
     `digit info MODEL` lists them.
     With --prefix-from, the prior completes pictures of yours: it is given the first --prefix codes of each
     and draws the rest, once per seed; a strip per picture shows the original, the picture from all of its
@@ -76,7 +76,7 @@ def sample(
         batch: pictures at once; 64 if left out, on a GPU an eighth of all, up to 1024 as its memory allows.
         cache_bits: of the keys and values that attention keeps; 8 draws faster on a GPU with Triton, and
             changes pictures a little.
-        device: cpu, cuda or cuda:N; a GPU if there is one.
+        device: cpu, cuda, cuda:N or mps; an NVIDIA GPU if there is one.
     """
     wanted = _wanted(num, seeds, default=16 if prefix_from is None else 8)
     _check(labels, unconditional, prefix_from, prefix, npz, batch)

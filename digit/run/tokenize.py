@@ -49,7 +49,7 @@ def tokenize(
         seed: of the random crops.
         batch: pictures at once; 64 on a CPU and 256 on a GPU if left out.
         threads: that decode pictures; if left out one per processor, or processes if there are many.
-        device: cpu, cuda or cuda:N; a GPU if there is one.
+        device: cpu, cuda, cuda:N or mps; an NVIDIA GPU if there is one.
         strict: stop at the first broken picture instead of leaving it out.
         dry_run: only open everything, say what would be written, and stop.
     """

@@ -71,7 +71,7 @@ def train_vqgan(
         held_out_under: only pictures below this folder of `held_out`.
         crop: train on random crops of slightly enlarged pictures, for sets with room around the object.
         threads: that decode pictures.
-        device: cpu, cuda or cuda:N; a GPU if there is one.
+        device: cpu, cuda, cuda:N or mps; an NVIDIA GPU if there is one.
         strict: stop at the first broken picture instead of leaving it out.
         plan: what --dry-run estimates.
     """
@@ -166,7 +166,7 @@ def train_prior(
         held_out: codes of unseen pictures, for the held-out loss.
         renderer: artifact, for sample pictures while training; else samples/ shows the codes as colours.
         vqgan: artifact, likewise.
-        device: cpu, cuda or cuda:N; a GPU if there is one.
+        device: cpu, cuda, cuda:N or mps; an NVIDIA GPU if there is one.
         plan: what --dry-run estimates.
     """
     from digit.data.codes import CodeData, open_codes
@@ -249,7 +249,7 @@ def train_renderer(
         training: steps, batch, learning rate and the rest of the loop.
         held_out: codes of unseen pictures, for the held-out loss.
         vqgan: artifact, for sample pictures while training (its reconstructions above, renderings below).
-        device: cpu, cuda or cuda:N; a GPU if there is one.
+        device: cpu, cuda, cuda:N or mps; an NVIDIA GPU if there is one.
         plan: what --dry-run estimates.
     """
     from digit.data.codes import CodeData, open_codes
@@ -326,7 +326,7 @@ def train_probe(
         lr_factors: a head for each, with this multiple of the learning rate; the best is reported.
         start: standard deviation of the heads' weights before training.
         training: steps, batch, learning rate and the rest of the loop.
-        device: cpu, cuda or cuda:N; a GPU if there is one.
+        device: cpu, cuda, cuda:N or mps; an NVIDIA GPU if there is one.
         plan: what --dry-run estimates.
     """
     from digit.data.codes import open_codes

@@ -1,12 +1,12 @@
 """--dry-run: what the run would use and take; nothing is written, and what the run refuses it refuses."""
 
-import fcntl
 import json
 import os
 from typing import get_args
 
 import pytest
 
+from digit.files import locked
 from digit.run.dry_run import GPU
 from digit.training.estimate import MEMORY
 from digit.training.flops import PEAKS
@@ -129,8 +129,7 @@ def test_what_the_run_would_refuse_is_refused(chain, run, tmp_path):
 
 def test_a_folder_in_which_another_process_trains(chain, run, tmp_path):
     (tmp_path / "run" / "state").mkdir(parents=True)
-    with (tmp_path / "run" / "state" / ".lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(tmp_path / "run" / "state", "taken"):
         code, _, err = run(
             *("train", "prior", "--codes", chain.root / "codes", "--out", tmp_path / "run", "--dry-run")
         )

@@ -12,14 +12,59 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 @triton.jit
 @no_type_check
-def _cached(keys, values, first, t, before, channels: tl.constexpr, block_c: tl.constexpr):
-    """Keys and values of the positions t, those of `before` or later left out."""
+def _cached(
+    keys,
+    values,
+    key_scales,
+    value_scales,
+    first,
+    start,
+    before,
+    channels: tl.constexpr,
+    block_c: tl.constexpr,
+    block: tl.constexpr,
+    ahead: tl.constexpr,
+    scaled: tl.constexpr,
+):
+    """Of `ahead` blocks of positions from `start` on: keys, values, scales, and which are before `before`."""
     c = tl.arange(0, block_c)
-    at = (first + t)[:, None] * channels + c[None, :]
-    known = (t < before)[:, None] & (c < channels)[None, :]
-    kt = tl.load(keys + at, mask=known, other=0.0, eviction_policy="evict_first")
-    vt = tl.load(values + at, mask=known, other=0.0, eviction_policy="evict_first")
-    return kt.to(tl.float32), vt.to(tl.float32)
+    tiles = ()
+    for number in tl.static_range(ahead):
+        t = start + number * block + tl.arange(0, block)
+        at, there = (first + t)[:, None] * channels + c[None, :], t < before
+        known = there[:, None] & (c < channels)[None, :]
+        key = tl.load(keys + at, mask=known, other=0.0, eviction_policy="evict_first")
+        value = tl.load(values + at, mask=known, other=0.0, eviction_policy="evict_first")
+        key_scale, value_scale = 1.0, 1.0
+        if scaled:
+            key_scale = tl.load(key_scales + first + t, mask=there, other=0.0)
+            value_scale = tl.load(value_scales + first + t, mask=there, other=0.0)
+        tiles += ((key, value, key_scale, value_scale, there),)
+    return tiles
+
+
+@triton.jit
+@no_type_check
+def _seen(q, tiles, top, total, sums, ahead: tl.constexpr, scaled: tl.constexpr):
+    """The slots' softmax after blocks of positions: their largest scores, sums of weights and of values.
+
+    A position that is not there changes nothing, to the bit.
+    """
+    for number in tl.static_range(ahead):
+        key, value, key_scale, value_scale, there = tiles[number]
+        score = tl.sum(q[None, :] * key.to(tl.float32), 1)
+        if scaled:
+            score *= key_scale.to(tl.float32)
+        score = tl.where(there, score, float("-inf"))
+        now = tl.maximum(top, score)
+        safe = tl.where(now == float("-inf"), 0.0, now)
+        fade, weight = tl.exp2(top - safe), tl.exp2(score - safe)
+        total = total * fade + weight
+        if scaled:
+            weight *= value_scale.to(tl.float32)
+        sums = sums * fade[:, None] + weight[:, None] * value.to(tl.float32)
+        top = now
+    return top, total, sums
 
 
 @triton.jit
@@ -38,6 +83,7 @@ def _attend(
     channels: tl.constexpr,
     block_c: tl.constexpr,
     block: tl.constexpr,
+    ahead: tl.constexpr,
     scale: tl.constexpr,
     scaled: tl.constexpr,
     chained: tl.constexpr,
@@ -50,10 +96,12 @@ def _attend(
     slot = tl.arange(0, block)
     real = c < channels  # always true where channels are a power of two
     first = (row * heads + head).to(tl.int64) * length
+    # In a chain the first positions are on their way before the kernel before this one has ended: they were
+    # written before the last draw, and that lets nothing begin while it waits.
+    tiles = _cached(
+        keys, values, key_scales, value_scales, first, 0, before, channels, block_c, block, ahead, scaled
+    )
     if chained:
-        # The first positions are on their way before the kernel before this one has finished: they were
-        # written before the last draw, and that lets nothing begin while it waits.
-        kt, vt = _cached(keys, values, first, slot, before, channels, block_c)
         gdc_wait()
     new = qkv + row * 3 * heads * channels + head * channels + c
     q = tl.load(new, mask=real, other=0.0).to(tl.float32) * scale
@@ -76,30 +124,31 @@ def _attend(
     top = tl.where(slot == 0, own, float("-inf"))
     total = tl.where(slot == 0, 1.0, 0.0)
     sums = tl.where(slot[:, None] == 0, v[None, :], 0.0)
-    for start in range(0, before, block):
-        t = start + slot
-        there = t < before
-        if not chained:
-            kt, vt = _cached(keys, values, first, t, before, channels, block_c)
-        score = tl.sum(q[None, :] * kt, 1)
-        if scaled:
-            score *= tl.load(key_scales + first + t, mask=there, other=0.0).to(tl.float32)
-        score = tl.where(there, score, float("-inf"))
-        now = tl.maximum(top, score)
-        safe = tl.where(now == float("-inf"), 0.0, now)
-        fade, weight = tl.exp2(top - safe), tl.exp2(score - safe)
-        total = total * fade + weight
-        if scaled:
-            weight *= tl.load(value_scales + first + t, mask=there, other=0.0).to(tl.float32)
-        sums = sums * fade[:, None] + weight[:, None] * vt
-        top = now
-        if chained:
-            kt, vt = _cached(keys, values, first, t + block, before, channels, block_c)
+    top, total, sums = _seen(q, tiles, top, total, sums, ahead, scaled)
+    for start in range(ahead * block, before, ahead * block):
+        tiles = _cached(
+            keys,
+            values,
+            key_scales,
+            value_scales,
+            first,
+            start,
+            before,
+            channels,
+            block_c,
+            block,
+            ahead,
+            scaled,
+        )
+        top, total, sums = _seen(q, tiles, top, total, sums, ahead, scaled)
     peak = tl.max(top, 0)
     share = tl.exp2(top - peak)
     result = tl.sum(sums * share[:, None], 0) / tl.sum(total * share, 0)
     place = row * heads * channels + head * channels + c
     tl.store(mixed + place, result.to(mixed.dtype.element_ty), mask=real)
+
+
+AHEAD = 8  # blocks of positions that are read at once where programs are too few to wait for one another
 
 
 def tile(scaled: bool) -> tuple[int, int]:
@@ -143,6 +192,7 @@ def attend(
         channels=channels,
         block_c=triton.next_power_of_2(channels),
         block=block,
+        ahead=AHEAD if rows * heads < 512 else 1,
         scale=1.4426950408889634 * channels**-0.5,
         scaled=scales is not None,
         chained=chained,

@@ -49,7 +49,7 @@ def selftest(*, device: Device | None = None) -> dict[str, Any]:
     from digit.run.device import choose_device
     from digit.run.evaluate import measurement
 
-    where = choose_device(device)
+    where = choose_device(device, float64=True)
     found = list(checks(where))
     made = {check.name: check.error for check in found if check.error is not None}
     words = ["left out" if each.error is None else "ok" if each.passed else "FAILED" for each in found]

@@ -56,7 +56,7 @@ def evaluate_images(
     from digit.run.device import choose_device
     from digit.run.evaluate import measurement
 
-    where, chosen = choose_device(device), protocols.PROTOCOLS[protocol]
+    where, chosen = choose_device(device, float64=True), protocols.PROTOCOLS[protocol]
     with main_first():  # it may have to fetch weights
         networks = measurement.open_networks(features, inception_weights, where)
     written = measurement.result_file(out, "images")

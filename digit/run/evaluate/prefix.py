@@ -65,7 +65,7 @@ def evaluate_prefix(
     from digit.run.device import choose_device
     from digit.run.evaluate import completions, measurement
 
-    where = choose_device(device)
+    where = choose_device(device, float64=True)
     source = open_images(images, under=under).spread(num)
     check_number(images, len(source), OWN, few=few)
     pipelines = completions.open_models(models, where)

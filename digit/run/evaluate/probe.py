@@ -70,7 +70,7 @@ def evaluate_probe(
     from digit.run.device import choose_device
     from digit.run.evaluate import measurement, probe_states
 
-    where = choose_device(device)
+    where = choose_device(device, float64=True)
     if not prior and not encoder_of:
         raise DigitError("nothing to probe: give --prior with --codes, or --encoder-of with --images")
     if encoder_of and images is None:

@@ -54,7 +54,7 @@ def evaluate_projection(
         raise DigitError("--images and --tokenizer belong together: give both, or neither for the toy alone")
     if not 0 <= shrinkage <= 1:
         raise DigitError(f"--shrinkage {shrinkage:g} is not in [0, 1]: 0.1 suits a few hundred pictures")
-    where = choose_device(device)
+    where = choose_device(device, float64=True)
     written = measurement.result_file(out, "projection")
     of_toy = dict(toy_values(seed=seed))
     values = {f"toy: {name}": number for name, number in of_toy.items()}

@@ -49,7 +49,7 @@ def evaluate_reconstruction(
     from digit.run.device import choose_device
     from digit.run.evaluate import completions, measurement
 
-    where = choose_device(device)
+    where = choose_device(device, float64=True)
     pipeline = DigitPipeline.from_pretrained(model, device=where)
     source = open_images(images, under=under).spread(num)
     check_number(images, len(source), OWN, few=few)

@@ -49,7 +49,7 @@ def evaluate_stability(
     from digit.run.device import choose_device
     from digit.run.evaluate import measurement
 
-    where = choose_device(device)
+    where = choose_device(device, float64=True)
     if not tokenizers:
         raise DigitError("--tokenizers: give at least one folder of a tokenizer or VQGAN")
     names = measurement.unlike_names(tokenizers, "--tokenizers")

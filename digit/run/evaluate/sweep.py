@@ -79,7 +79,7 @@ def evaluate_sweep(
     if num < 2:
         raise DigitError(f"--num {num}: a distance takes at least two pictures a cell")
     check_number("a cell", num, OWN, few=few)
-    where = choose_device(device)
+    where = choose_device(device, float64=True)
     pipeline = DigitPipeline.from_pretrained(model, device=where)
     axes = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
     axes |= {"renderer_temperature": renderer_temperature, "renderer_top_k": renderer_top_k}
