@@ -33,8 +33,10 @@ def compose(
         stored_as: how matrices lie on disk; int8 keeps one scale per row and is a quarter of float32.
     """
     out = Path(out)
+    from digit.data.classes import different
     from digit.files import read_json
     from digit.pipeline import DigitPipeline
+    from digit.progress import say
     from digit.run.claim import claim, nothing_left
     from digit.weights.artifact import artifact_of, load
     from digit.weights.model_folder import PipelineSampling
@@ -49,6 +51,11 @@ def compose(
     parts: dict[str, Any] = {name: load(path, kind=name) for name, path in given.items() if path is not None}
     second: Any = load(vqgan, kind="vqgan")
     classes = artifact_of(first).get("classes") or []
+    for name, part in parts.items():
+        theirs = artifact_of(part).get("classes") or []
+        others = [name for name in theirs if name not in classes]
+        if classes and others:
+            say(f"the {name} also saw pictures of {different(others)}, which the prior does not know")
     if classes == imagenet_ids():  # folder names: people would rather say the class's own
         classes = imagenet_names()
     modules = {"prior": first, "vqgan": second, **parts}

@@ -1,8 +1,9 @@
 """`digit convert`: a published file -> an artifact; `convert official`: a whole published model."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
+from digit.bounds import Bounds, Size
 from digit.run.options import File, Folder, Pixels, Positional
 from digit.run.table import print_table, saved
 
@@ -17,8 +18,8 @@ def convert(
     encoder: Path | None = None,
     tokenizer: Folder | None = None,
     vqgan: Folder | None = None,
-    encoder_heads: int | None = None,
-    block: int = -3,
+    encoder_heads: Size | None = None,
+    block: Annotated[int, Bounds(-1024, 1023)] = -3,
     image_size: Pixels | None = None,
     position_rule: Literal["official", "reference"] | None = None,
     distance: Literal["exact", "stored", "half"] | None = None,

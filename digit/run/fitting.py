@@ -192,6 +192,7 @@ def write_tokenizer(
         "vectors": int(result.counts.sum()),
         "inertia": result.inertia[-1],
         "on_pictures": len(shown),
+        "inputs": plan.source.counts(),
         **codebook_report(seen.all_codes.numpy(), plan.clusters),
     }
     identity = save(

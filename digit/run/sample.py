@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
+from digit.bounds import Batch, Count, Draws, Guidance, Temperature, TopP, Weight, Whole
 from digit.errors import DigitError
 from digit.run.options import Device, File, Folder, Label, Model, Pictures, Positional, Seeds
 from digit.run.table import saved
@@ -12,27 +13,27 @@ from digit.run.table import saved
 def sample(
     model: Positional[Model | None] = None,
     *,
-    num: int | None = None,
+    num: Draws | None = None,
     seeds: Seeds | None = None,
     labels: tuple[Label, ...] | None = None,
     unconditional: bool = False,
     prefix_from: Pictures | None = None,
-    prefix: int | None = None,
+    prefix: Whole | None = None,
     out: Folder = Path("samples"),
     npz: File | None = None,
     renderer: Literal["autoregressive", "masked"] | None = None,
-    temperature: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    guidance: float | None = None,
+    temperature: Temperature | None = None,
+    top_k: Whole | None = None,
+    top_p: TopP | None = None,
+    guidance: Guidance | None = None,
     guidance_schedule: Literal["constant", "linear"] | None = None,
-    renderer_temperature: float | None = None,
-    renderer_top_k: int | None = None,
-    renderer_top_p: float | None = None,
-    passes: int | None = None,
-    noise: float | None = None,
+    renderer_temperature: Temperature | None = None,
+    renderer_top_k: Whole | None = None,
+    renderer_top_p: TopP | None = None,
+    passes: Count | None = None,
+    noise: Weight | None = None,
     codes: bool = False,
-    batch: int | None = None,
+    batch: Batch | None = None,
     cache_bits: Literal[16, 8] = 16,
     device: Device | None = None,
 ) -> dict[str, Any]:
@@ -162,9 +163,9 @@ def _check(
     labels: tuple[str, ...] | None,
     unconditional: bool,
     prefix_from: str | Path | None,
-    prefix: int | None,
+    prefix: Whole | None,
     npz: Path | None,
-    batch: int | None,
+    batch: Batch | None,
 ) -> None:
     """DigitError for options that exclude each other or mean nothing."""
     if (prefix_from is None) != (prefix is None):
@@ -208,7 +209,10 @@ def parse_seeds(text: str) -> list[int]:
         found = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if not found or (found[2] and int(found[2]) < int(found[1])):
             raise DigitError(f"--seeds {text}: write numbers and rising ranges, as 0-63 or 1,5,9-12")
-        seeds.extend(range(int(found[1]), int(found[2] or found[1]) + 1))
+        first, last = int(found[1]), int(found[2] or found[1])
+        if last >= 2**63 or len(seeds) + last - first >= 10**7:
+            raise DigitError(f"--seeds {part}: give seeds below 2^63, and 10,000,000 at most")
+        seeds.extend(range(first, last + 1))
     if len(set(seeds)) < len(seeds):
         raise DigitError(f"--seeds {text}: a seed stands there twice; each names one picture")
     return seeds

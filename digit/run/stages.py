@@ -27,6 +27,7 @@ from digit.progress import progress, say
 from digit.renderer import Renderer
 from digit.renderer_masked import MaskedRenderer
 from digit.run.claim import Claim, claim, differences
+from digit.run.class_names import labels_among
 from digit.run.dry_run import DryRun
 from digit.run.evaluate.probe_states import check_codes
 from digit.run.grid import grid
@@ -276,14 +277,25 @@ def held_out_loss(
     lineage: dict[str, str],
     where: torch.device,
     training: TrainConfig,
+    *,
+    classes: Sequence[str] = (),
+    unlabelled: bool = False,
 ) -> Evaluate | None:
-    """The mean loss over the first view of every unseen picture, or nothing to measure."""
+    """The mean loss over the first view of every unseen picture, or nothing to measure.
+
+    `classes` are the stage's own, by whose names the pictures' count; if it also draws without a class,
+    `unlabelled`, pictures may have none. DigitError for pictures without classes, or of others.
+    """
     if path is None:
         return None
     opened = open_codes(path)
     check_lineage("this stage", lineage, f"{path}", opened.lineage())
     parts = [_first_views(opened, name) for name in arrays]
-    labels = None if opened.labels is None else torch.from_numpy(opened.labels)
+    labels = None
+    if classes and unlabelled and opened.labels is None:
+        say(f"{path} has no labels: the held-out loss is that of pictures without a class")
+    elif classes:
+        labels = labels_among(opened, classes, known_to="this stage")
     size = training.micro_batch or training.batch
 
     def evaluate(stage: Prior | Renderer | MaskedRenderer, step: int) -> Iterator[tuple[str, float]]:
@@ -370,10 +382,8 @@ def top_1(path: Path | None, trained_on: Codes, states: FrozenStates) -> Evaluat
         return None
     codes = open_codes(path)
     states.check(codes)
-    if codes.classes != trained_on.classes:
-        raise DigitError(f"{path} has other classes than {trained_on.path}: give codes of the same classes")
-    tokens = _first_views(codes, states.over)
-    labels, where = torch.from_numpy(codes.labels), states.where
+    labels = labels_among(codes, trained_on.classes, known_to=trained_on.path)
+    tokens, where = _first_views(codes, states.over), states.where
 
     def evaluate(probe: Probe, step: int) -> Iterator[tuple[str, float]]:
         rates = probe.config.learning_rates

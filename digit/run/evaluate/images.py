@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from digit.bounds import Batch
 from digit.run.options import Device, File, Network, Pictures, Pixels
 from digit.run.table import print_table
 
@@ -21,7 +22,7 @@ def evaluate_images(
     few: bool = False,
     paper: bool = False,
     out: Path | None = None,
-    batch: int = 256,
+    batch: Batch = 256,
     precision: Literal["fp32", "tf32"] = "tf32",
     device: Device | None = None,
 ) -> dict[str, Any]:
@@ -60,8 +61,7 @@ def evaluate_images(
     with main_first():  # it may have to fetch weights
         networks = measurement.open_networks(features, inception_weights, where)
     written = measurement.result_file(out, "images")
-    drawn = measurement.generated(samples, size=None if chosen.size else size, batch=batch)
-    real = measurement.generated(reference, size=chosen.size or size, batch=batch)
+    drawn, real = measurement.generated(samples), measurement.generated(reference)
     options: dict[str, Any] = {"metrics": metrics, "size": size, "few": few, "precision": precision}
     options |= {"protocol": chosen, "batch_size": batch, "device": where}
     with measurement.picture_count("evaluate", None) as tell:
@@ -69,6 +69,7 @@ def evaluate_images(
     if not is_main():
         return {}
     settings = {"samples": samples, "reference": Path(reference).name, "size": chosen.size or size}
+    settings["read_as"] = [measurement.read_as(pictures) for pictures in (drawn, real)]
     told: dict[str, Any] = {"settings": {**settings, "precision": precision}, "protocol": chosen}
     value = images.report(values, networks, device=measurement.device_name(where), **told)
 
