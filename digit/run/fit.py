@@ -72,6 +72,7 @@ def fit(
     """
     from digit.distributed import by_main, is_main, main_first, wait
     from digit.files import locked, make_folder
+    from digit.progress import say
     from digit.run.device import choose_device
     from digit.run.fitting import Plan, cluster, dry_run_of, open_encoder, write_tokenizer
     from digit.run.pictures import open_told
@@ -102,6 +103,8 @@ def fit(
             f"--clusters {clusters} is more than the {plan.vectors} feature vectors of {images}: choose "
             "fewer clusters or more pictures"
         )
+    for warning in plan.warnings:
+        say(f"digit: {warning}")
     if dry_run:
         return _tell_plan(dry_run_of(plan, out, iterations=iterations))
     make_folder(out)
