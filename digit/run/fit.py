@@ -38,8 +38,8 @@ def fit(
     """Fit a discriminative tokenizer: K-means over a frozen encoder's features (section 3.2 of the paper).
 
     Memory holds one sample of clusters x per_cluster feature vectors and one batch, never all features. An
-    interrupted fit reads the pictures again. Several processes read a share of them each; sample and starting
-    centroids are those of one process.
+    interrupted fit reads the pictures again, a finished one is left as it is. Several processes read a share
+    of them each; sample and starting centroids are those of one process.
 
     Example: digit fit --images photos --clusters 1024 --out runs/tokenizer
 
@@ -70,11 +70,13 @@ def fit(
         strict: stop at the first picture that is broken or lacks a class, instead of leaving it out.
         dry_run: only open everything, say what would be done and what it takes, and stop.
     """
+    from digit.data.identity import of_images
     from digit.distributed import by_main, is_main, main_first, wait
     from digit.files import locked, make_folder
     from digit.progress import say
+    from digit.run.claim import claim, nothing_left
     from digit.run.device import choose_device
-    from digit.run.fitting import Plan, cluster, dry_run_of, open_encoder, write_tokenizer
+    from digit.run.fitting import Plan, cluster, dry_run_of, made_of, open_encoder, write_tokenizer
     from digit.run.pictures import open_told
 
     out, where = Path(out), choose_device(device, float64=True)
@@ -106,15 +108,22 @@ def fit(
     for warning in plan.warnings:
         say(f"digit: {warning}")
     if dry_run:
+        claim(out, "fit", {})
         return _tell_plan(dry_run_of(plan, out, iterations=iterations))
     make_folder(out)
     with by_main(locked(out, f"another process is fitting a tokenizer into {out}: wait, or choose --out")):
-        result, report = cluster(plan, iterations=iterations)
-        written = write_tokenizer(plan, result, report, out, encoder=encoder) if is_main() else {}
+        claimed = claim(out, "fit", made_of(plan, of_images(source), iterations=iterations))
+        if claimed.record is not None:
+            nothing_left(out)
+            return {**claimed.record, "tokenizer": out}
+        with claimed.begun():
+            result, report = cluster(plan, iterations=iterations)
+            written = write_tokenizer(plan, result, report, out, encoder=encoder) if is_main() else {}
+        files = ("report.json", "codebook.png", *(["skipped.json"] if report.skipped else []))
+        claimed.finish(written, ("config.json", "model.safetensors", *files))
         wait()
     if written:
         _tell(written)
-        files = ("report.json", "codebook.png", *(["skipped.json"] if report.skipped else []))
         saved(out, *(out / name for name in files))
     return written
 

@@ -21,7 +21,7 @@ from digit.files import atomic_path, check_writable, write_json_atomic
 from digit.progress import progress, say
 from digit.run.grid import grid
 from digit.tokenizer import Tokenizer, TokenizerConfig
-from digit.weights.artifact import load, save
+from digit.weights.artifact import identity, load, save
 from digit.weights.storage import to_dict
 
 BLOCK = 512  # pictures that one process reads in a row
@@ -92,6 +92,20 @@ def open_encoder(
                 f"the encoder {name} was made for {option} {its}, not {mine}: convert its file again"
             )
     return network, {"encoder": network.artifact["id"]}
+
+
+def made_of(plan: Plan, pictures: dict[str, Any], *, iterations: int) -> dict[str, Any]:
+    """All that decides the tokenizer, where `pictures` is the identity of the set."""
+    return {
+        "images": pictures,
+        "encoder": {**to_dict(plan.encoder.config), "weights": identity(plan.encoder)},
+        "size": plan.side,
+        "clusters": plan.clusters,
+        "per_cluster": plan.per_cluster,
+        "mirror": plan.mirror,
+        "seed": plan.seed,
+        "iterations": iterations,
+    }
 
 
 def dry_run_of(plan: Plan, out: Path, *, iterations: int) -> dict[str, Any]:

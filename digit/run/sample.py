@@ -84,11 +84,13 @@ def sample(
     """
     wanted = _wanted(num, seeds, default=16 if prefix_from is None else 8)
     _check(labels, unconditional, prefix_from, prefix, npz, batch)
+    from digit.data.identity import of_set
     from digit.distributed import by_main, is_main
     from digit.files import locked, make_folder
     from digit.request import at_once, seeds_and_labels
+    from digit.run.claim import claim, nothing_left
     from digit.run.complete import complete
-    from digit.run.draw import draw, finish_drawing, open_model
+    from digit.run.draw import draw, finish_drawing, made_of, open_model
 
     pipeline, config = open_model(model, renderer=renderer, encodes=prefix_from is not None, device=device)
     batch = batch or at_once(pipeline.device, len(wanted) // 8)  # eight processes have work then
@@ -118,25 +120,37 @@ def sample(
     }
     _say_unused(pipeline.renderer_called(renderer), settings | {"passes": passes})
     how: dict[str, Any] = {"labels": chosen, "settings": settings, "codes": codes, "batch": batch}
+    about: dict[str, Any] = {"seeds": wanted, "labels": chosen, "codes": codes}
+    about["settings"] = {**settings, "cache_bits": cache_bits}
+    about |= {"pictures": of_set(prefix_from), "known": prefix, "unconditional": unconditional}
     with by_main(locked(out, f"another process is drawing pictures into {out}: wait, or choose --out")):
-        if prefix_from is not None and prefix is not None:
-            how["unconditional"] = unconditional
-            content = complete(pipeline, prefix_from, out, known=prefix, seeds=wanted, **how)
-        else:
-            how |= {"npz": npz, "turn": len(labels or ()) or classes}
-            content = draw(pipeline, wanted, out, made_with=config, **how)
+        files = () if npz is None else (npz,)
+        claimed = claim(out, "sample", made_of(config, **about), files=files)
+        if claimed.record is not None:
+            nothing_left(out)
+            return {**claimed.record, "grid": out / "grid.png", "list": out / "samples.json"}
+        with claimed.begun(*files):
+            if prefix_from is not None and prefix is not None:
+                how["unconditional"] = unconditional
+                content = complete(pipeline, prefix_from, out, known=prefix, seeds=wanted, **how)
+            else:
+                how |= {"npz": npz, "turn": len(labels or ()) or classes}
+                content = draw(pipeline, wanted, out, made_with=config, **how)
         if not is_main():
             return {}
         finish_drawing(out, {"model": model or "bundled", **content})
+        record: dict[str, Any] = {
+            "pictures": len(content["samples"]),
+            **({"strips": len(content["strips"])} if "strips" in content else {}),
+            "grid": out / "grid.png",
+            "list": out / "samples.json",
+            "settings": content["settings"],
+        }
+        drawn = [row["file"] for row in (*content["samples"], *content.get("strips", ()))]
+        claimed.finish(record, [*drawn, "grid.png", "samples.json", *(file.absolute() for file in files)])
     _tell(content)
     saved(out / "grid.png", out / "samples.json", *([] if npz is None else [npz]))
-    return {
-        "pictures": len(content["samples"]),
-        **({"strips": len(content["strips"])} if "strips" in content else {}),
-        "grid": out / "grid.png",
-        "list": out / "samples.json",
-        "settings": content["settings"],
-    }
+    return record
 
 
 def _wanted(num: int | None, seeds: str | None, *, default: int) -> list[int]:

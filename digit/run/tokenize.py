@@ -60,18 +60,20 @@ def tokenize(
     from digit.distributed import is_main
     from digit.evaluation.codebook import codebook_report
     from digit.progress import progress, say
+    from digit.run.claim import claim, nothing_left
     from digit.run.device import choose_device
     from digit.run.pictures import open_told
 
     out, where = Path(out), choose_device(device)
     kinds, lengths, side = open_kinds(tokenizer, vqgan, size=size, device=where)
     source = open_told(images, under=under, num=num, strict=strict)
+    claimed = claim(out, "tokenize", {})  # what the codes are made of is their own plan's
     if dry_run:
         settings = {"tokenizer": tokenizer, "vqgan": vqgan, "size": side, "views": views, "seed": seed}
         plan = dry_run_of(source, out, lengths, views=views)
         _tell_plan(plan, out)
         return {"dry_run": True, "settings": settings, **plan}
-    with progress("tokenize", len(source)) as advance:
+    with claimed.begun(), progress("tokenize", len(source)) as advance:
         codes, report = write_codes(
             source,
             out,
@@ -85,6 +87,9 @@ def tokenize(
             strict=strict,
             progress=advance,
         )
+    if claimed.record is not None:
+        nothing_left(out)
+        return {**claimed.record, "out": out}
     if report.skipped:
         say(report.summary())
     if not is_main():
@@ -108,7 +113,9 @@ def tokenize(
     saved(out)
     counts = {"images": len(codes), "views": views, "skipped": len(report.skipped)}
     counts |= {"inputs": source.counts()}
-    return {"out": out, **counts, "classes": codes.classes, **use}
+    record = {"out": out, **counts, "classes": codes.classes, **use}
+    claimed.finish(record, ["meta.json"])
+    return record
 
 
 def open_kinds(
