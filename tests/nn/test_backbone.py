@@ -76,6 +76,7 @@ def test_standardize():
     assert not Standardize().state_dict()
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 @pytest.mark.parametrize("wrong", [{"patch_size": 0}, {"embed_dim": 0}, {"num_heads": 0}, {"img_size": 0}])
 def test_arguments_that_make_no_network_are_a_sentence(wrong):
     with pytest.raises(DigitError, match="does not take these arguments"):
