@@ -82,7 +82,7 @@ def evaluate_reconstruction(
     )
     title = f"{len(seen)} pictures of {Path(images).name} at {size} px and back by {Path(model).name}"
     _print(rows, networks, title)
-    measurement.caution(len(seen))
+    measurement.caution(value, len(seen))
     plot = partial(completions.save_rows, shown)
     measurement.keep(written, value, plot=plot, also=", and pictures beside their reconstructions")
     return value
