@@ -1,6 +1,8 @@
 """What a call of the pipeline asks for, resolved: a seed and a label per picture, and every setting."""
 
 import difflib
+import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -9,7 +11,10 @@ import torch
 
 from digit.errors import DigitError
 from digit.nn.sampling import DRAW, SamplerConfig
+from digit.progress import say
 from digit.weights.model_folder import PipelineSampling
+
+_NUMBER = re.compile(r"-?[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -109,19 +114,32 @@ def in_turn(labels: Sequence[int], count: int) -> list[int]:
 
 
 def label_ids(labels: Sequence[int | str], *, names: Sequence[str], classes: int) -> list[int]:
-    """Class names or numbers as numbers; DigitError for unknown ones, or a model without classes."""
+    """Class names or numbers as numbers; DigitError for unknown ones, or a model without classes.
+
+    A text is the name of a class if one is called so, however its accents are composed, and a number only
+    else; where names look like numbers, a line says which class is meant.
+    """
     if not classes:
         raise DigitError("this model knows no classes: leave --labels out")
-    ids = []
+    place = {unicodedata.normalize("NFC", name): i for i, name in enumerate(names)}
+    numbered, ids, told = any(map(_NUMBER.fullmatch, place)), list[int](), dict[str, str]()
     for label in labels:
-        if isinstance(label, str) and not label.lstrip("-").isdigit():
-            if label not in names:
-                raise DigitError(f"unknown label {label!r}: choose {_likely(label, names)}")
-            ids.append(names.index(label))
+        named = place.get(unicodedata.normalize("NFC", label)) if isinstance(label, str) else None
+        if named is not None:
+            ids.append(named)
+            if _NUMBER.fullmatch(str(label)) and int(label) != named:
+                told[str(label)] = f"label {label} is the class called so, number {named}"
+        elif isinstance(label, str) and not _NUMBER.fullmatch(label):
+            raise DigitError(f"unknown label {label!r}: choose {_likely(label, names)}")
         elif not 0 <= int(label) < classes:
-            raise DigitError(f"label {label} is out of range: choose 0 to {classes - 1}")
+            called = f", or the name of a class: {_likely(str(label), names)}" if numbered else ""
+            raise DigitError(f"label {label} is out of range: choose 0 to {classes - 1}{called}")
         else:
             ids.append(int(label))
+            if numbered and isinstance(label, str) and int(label) < len(names):
+                told[label] = f"no class is called {label}: it is number {label}, called {names[int(label)]}"
+    for line in told.values():
+        say(line)
     return ids
 
 

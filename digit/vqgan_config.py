@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from digit.bounds import Codebook, Count, Decay, Depth, Side, Size, Weight, Whole, check_bounds
+
 Family = Literal["maskgit", "taming"]
 Shortcut = Literal["branch", "input"]
 
@@ -11,20 +13,26 @@ Shortcut = Literal["branch", "input"]
 class VQGANConfig:
     """Shape of a VQGAN; the default is the official one."""
 
-    image_size: int = 256  # pixels per side
-    width: int = 128  # channels at full resolution
-    multipliers: tuple[int, ...] = (1, 1, 2, 2, 4)  # channels of a level, in widths; each halves the side
-    blocks: int = 2  # residual blocks per level
-    decoder_blocks: int | None = None  # residual blocks per level of the decoder; None: as the encoder
-    codes: int = 1024  # VQ codes in the codebook
-    code_dim: int = 256  # channels of a code's vector
+    image_size: Side = 256  # pixels per side
+    width: Size = 128  # channels at full resolution
+    multipliers: tuple[Depth, ...] = (1, 1, 2, 2, 4)  # channels of a level, in widths; each halves the side
+    blocks: Depth = 2  # residual blocks per level
+    decoder_blocks: Depth | None = None  # residual blocks per level of the decoder; None: as the encoder
+    codes: Codebook = 1024  # VQ codes in the codebook
+    code_dim: Size = 256  # channels of a code's vector
     attention: bool = False  # one attention layer at the lowest resolution
     shortcut: Shortcut = "branch"  # what a channel change projects: the block's branch (MaskGIT) or its input
     normalized_codes: bool = False  # code vectors and latents on the unit sphere: nearest by cosine
     codebook: Literal["ema", "gradient"] = "ema"  # how training moves the codebook
     family: Family = "maskgit"  # whose convolutions; taming: biases, strides, a projection around the codes
-    latent_channels: int | None = None  # taming: channels between convolutions and projection; None: code_dim
+    latent_channels: Size | None = (
+        None  # taming: channels between convolutions and projection; None: code_dim
+    )
     attention_levels: tuple[int, ...] = ()  # levels, 0 at full resolution, with attention after each block
+
+    def __post_init__(self) -> None:
+        """Refuse numbers without a meaning."""
+        check_bounds(self)
 
     @property
     def downsampling(self) -> int:
@@ -41,22 +49,28 @@ class VQGANConfig:
 class VQGANLossConfig:
     """Weights and times of the terms; a step is one call of `loss` in training."""
 
-    l1: float = 1.0  # weight of the mean absolute difference of pixels
-    l2: float = 0.0  # weight of the mean squared difference of pixels
+    l1: Weight = 1.0  # weight of the mean absolute difference of pixels
+    l2: Weight = 0.0  # weight of the mean squared difference of pixels
     perceptual: str | None = None  # timm name of the frozen network that compares pictures; None: pixels only
-    perceptual_size: int | None = None  # pixels per side at which it looks; None: as they are
+    perceptual_size: Side | None = None  # pixels per side at which it looks; None: as they are
     perceptual_maps: tuple[int, ...] | None = None  # which of its intermediate maps; None: all
-    perceptual_weight: float = 1.0  # of the perceptual distance
-    commitment: float = 0.25  # weight of the latents' distance to their codes
-    codebook_decay: float = 0.95  # of the codebook's moving averages, per step
-    dead_after: int = 20  # steps without use after which a code restarts at a latent
-    continuous_steps: int = 0  # first steps without quantisation; the codebook then starts on better latents
-    adversarial_weight: float = 0.5  # the discriminators' gradient at the last convolution, in the others'
-    adversarial_start: int = 0  # step at which the discriminators begin to teach
-    adversarial_ramp: int = 1  # steps over which their weight then grows
+    perceptual_weight: Weight = 1.0  # of the perceptual distance
+    commitment: Weight = 0.25  # weight of the latents' distance to their codes
+    codebook_decay: Decay = 0.95  # of the codebook's moving averages, per step
+    dead_after: Count = 20  # steps without use after which a code restarts at a latent
+    continuous_steps: Whole = (
+        0  # first steps without quantisation; the codebook then starts on better latents
+    )
+    adversarial_weight: Weight = 0.5  # the discriminators' gradient at the last convolution, in the others'
+    adversarial_start: Whole = 0  # step at which the discriminators begin to teach
+    adversarial_ramp: Count = 1  # steps over which their weight then grows
     discriminate_patches: bool = True  # a discriminator of pixels
     discriminate_maps: bool = False  # a discriminator of the perceptual network's maps
-    discriminator_width: int = 64  # its first channels
-    discriminator_layers: int = 2  # times the patch discriminator halves the side
-    discriminator_slope: float = 0.02  # weight of the squared slope of their logits; 0: none
-    discriminator_ahead: int = 200  # steps before adversarial_start at which they begin to learn
+    discriminator_width: Size = 64  # its first channels
+    discriminator_layers: Depth = 2  # times the patch discriminator halves the side
+    discriminator_slope: Weight = 0.02  # weight of the squared slope of their logits; 0: none
+    discriminator_ahead: Whole = 200  # steps before adversarial_start at which they begin to learn
+
+    def __post_init__(self) -> None:
+        """Refuse numbers without a meaning."""
+        check_bounds(self)

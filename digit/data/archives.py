@@ -5,22 +5,24 @@ import os
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 
+from digit.data.classes import plain, plainly_named
 from digit.data.decode import BrokenImage
 from digit.data.tar_headers import Damaged, Member, read_members
 from digit.errors import DigitError
 
 LARGEST = 2**30  # bytes of a picture file; what claims more is not read
-_JPEG = (".jpe", ".jpeg", ".jpg")
+_JPEG = (".jfif", ".jpe", ".jpeg", ".jpg")
 _OTHERS = (".bmp", ".gif", ".j2k", ".jp2", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
 SUFFIXES = frozenset(_JPEG + _OTHERS)  # of the formats that `decode` reads
-_ENCRYPTED = 1  # flag bit
+_ENCRYPTED, _UTF8 = 1, 1 << 11  # flag bits
 _INFLATED, _RATIO = 2**25, 100  # a member of more bytes that inflates more than this is a bomb
 _LARGEST_LABEL = 2**20  # bytes; a longer label file is an attack or damage
 
@@ -29,12 +31,13 @@ _LARGEST_LABEL = 2**20  # bytes; a longer label file is an attack or damage
 class Listing:
     """Members that are named like pictures, in sorted order, and how to read them."""
 
-    names: list[str]  # unique, sorted
-    places: list[str]  # paths within the data set; a name begins with its shard where there are several
+    names: list[str]  # unique, sorted, plain
+    places: list[str]  # plain paths within the data set; a name begins with its shard if there are several
     sizes: Callable[[], list[int]]  # bytes of each
     read: Callable[[int], bytes]  # the file of member i; raises BrokenImage
     ignored: list[tuple[str, str]]  # (member, reason), never read
-    label_names: list[str] | None = None  # where the archive states labels beside the pictures
+    label_names: list[str | None] | None = None  # where the archive states labels beside the pictures
+    notes: list[str] = field(default_factory=list)  # what the user should know of it
 
 
 def ignore_reason(name: str) -> str | None:
@@ -63,8 +66,8 @@ def list_zip(path: Path) -> Listing:
     ignored = []
     overlapping = _overlapping(entries)
     for entry in entries:
-        name = entry.filename
-        if name.endswith("/"):
+        name = _written(entry)
+        if name.endswith(("/", "\\")):
             continue
         reason = ignore_reason(name) or _unreadable(entry)
         if reason is None and id(entry) in overlapping:
@@ -75,18 +78,29 @@ def list_zip(path: Path) -> Listing:
             members[name] = entry
         else:
             ignored.append((name, reason))
-    names = sorted(members)
+    named = plainly_named(members)
+    names = [name for name, _ in named]
     # Numbers alone: zipfile's own entries are ten times as large, a gigabyte for ImageNet.
     fields = ("header_offset", "compress_size", "file_size", "CRC", "compress_type")
-    rows = [[getattr(members[name], field) for field in fields] for name in names]
+    rows = [[getattr(members[written], field) for field in fields] for _, written in named]
     spans = np.array(rows, dtype=np.int64).reshape(-1, len(fields))
     return Listing(
         names,
-        names,
+        [plain(name) for name in names],
         lambda: spans[:, 2].tolist(),
         lambda i: _read_zipped(path, names[i], spans[i].tolist()),
         ignored,
     )
+
+
+def _written(entry: zipfile.ZipInfo) -> str:
+    """The name of a member; many programs write UTF-8 without the flag that says so."""
+    if entry.flag_bits & _UTF8 or entry.filename.isascii():
+        return entry.filename
+    try:
+        return entry.filename.encode("cp437").decode()
+    except UnicodeError:
+        return entry.filename
 
 
 def _unreadable(entry: zipfile.ZipInfo) -> str | None:
@@ -136,37 +150,77 @@ def _read_zipped(path: Path, name: str, span: list[int]) -> bytes:
 def list_tars(paths: list[Path]) -> Listing:
     """The pictures of one or more uncompressed tar files, in the order of `paths`, then of names.
 
-    A sample is the members that share a path up to the first dot of the file's name; its label is the text of
-    its `.cls` member or "label" in its `.json` member. Links, devices, unsafe paths and everything else are
-    listed as ignored. Raises DigitError when a file is no tar, or compressed.
+    A picture's label is the text of the `.cls` member, or "label" in the `.json` member, of its name up to
+    the last dot, or to one before; of a sample `000.png`, `000.mask.png`, `000.cls` only the first is a
+    picture. Links, devices, unsafe paths and everything else are listed as ignored. Raises DigitError when a
+    file is no tar, or compressed.
     """
     found: list[tuple[str, str, Path, int, int]] = []  # name, place, shard, offset, bytes
     labels: list[str | None] = []
     ignored: list[tuple[str, str]] = []
+    several = 0
     for path in paths:
         pictures, stated = _list_tar(path, ignored)
-        for place in sorted(pictures):
-            name = place if len(paths) == 1 else f"{path.name}/{place}"
-            found.append((name, place, path, *pictures[place]))
-            labels.append(stated.get(_sample(place)))
-    complete = [label for label in labels if label is not None]
-    if complete:
-        bare = [row[0] for row, label in zip(found, labels, strict=True) if label is None]
-        ignored += [(name, "a picture without the label that others have") for name in bare]
+        of = _Samples(stated)
+        every = {plain(written) for written in pictures} if stated else set()
+        whole, keys = {key for place in every if (key := _stem(place)) == of.key(place)}, list[str | None]()
+        for name, written in plainly_named(pictures):
+            place = plain(name)
+            shown = name if len(paths) == 1 else f"{path.name}/{name}"
+            key = of.key(place) if stated else None
+            if key in whole and _stem(place) != key:
+                ignored.append((shown, "a further picture of a sample"))
+                continue
+            found.append((shown, place, path, *pictures[written]))
+            labels.append(None if key is None else stated[key])
+            keys.append(key)
+        several += sum(count > 1 for key, count in Counter(keys).items() if key is not None)
     return Listing(
         [row[0] for row in found],
         [row[1] for row in found],
         lambda: [row[4] for row in found],
         lambda i: _read_stored(*found[i][2:]),
         ignored,
-        complete if complete and len(complete) == len(labels) else None,
+        labels if any(label is not None for label in labels) else None,
+        [f"{several:,} samples hold several pictures, each of which counts"] if several else [],
     )
+
+
+class _Samples:
+    """Which of the stated labels is a picture's: the one of the longest name that begins the picture's."""
+
+    def __init__(self, stated: dict[str, str]) -> None:
+        self._stated, self._first = stated, dict[str, str | None]()
+        for stem, label in stated.items():  # `000.label.cls` beside `000.jpg`
+            first = _up_to_first_dot(stem)
+            known = self._first.setdefault(first, stem)
+            if known is not None and stated[known] != label:
+                self._first[first] = None  # several: names with dots, not samples
+
+    def key(self, place: str) -> str | None:
+        """The name, up to a dot, whose label is the picture's; None if there is none."""
+        stem = _stem(place)
+        while stem not in self._stated:
+            if "." not in stem.rpartition("/")[2]:
+                return self._first.get(_up_to_first_dot(place))
+            stem = _stem(stem)
+        return stem
+
+
+def _stem(place: str) -> str:
+    """A path without what follows its file's last dot."""
+    return place.rpartition(".")[0]
+
+
+def _up_to_first_dot(place: str) -> str:
+    folder, _, file = place.rpartition("/")
+    return f"{folder}/{file.split('.', 1)[0]}"
 
 
 def _list_tar(
     path: Path, ignored: list[tuple[str, str]]
 ) -> tuple[dict[str, tuple[int, int]], dict[str, str]]:
-    """Picture places with (offset, bytes), and the labels stated by key."""
+    """Pictures by name with (offset, bytes), and the labels stated, by plain name up to the last dot."""
     pictures: dict[str, tuple[int, int]] = {}
     labels: dict[str, str] = {}
     size = path.stat().st_size
@@ -177,7 +231,7 @@ def _list_tar(
         elif member.offset + member.size > size:
             reason = "the tar file ends within it"
         elif (label := _label(path, place, member)) is not None:
-            labels[_sample(place)] = label
+            labels[_stem(plain(place))] = label
             continue
         else:
             reason = ignore_reason(place)
@@ -213,16 +267,11 @@ def _label(path: Path, place: str, member: Member) -> str | None:
     if suffix not in (".cls", ".json") or member.size > _LARGEST_LABEL:
         return None
     try:
-        text = _read_at(path, member.offset, member.size).decode().strip()
+        text = _read_at(path, member.offset, member.size).decode("utf-8-sig").strip()
         value: Any = text if suffix == ".cls" else json.loads(text)["label"]
     except (ValueError, LookupError, TypeError, RecursionError):
         return None
     return str(value) if isinstance(value, str | int) and str(value) else None
-
-
-def _sample(place: str) -> str:
-    folder, _, file = place.rpartition("/")
-    return f"{folder}/{file.split('.', 1)[0]}"
 
 
 def _read_stored(path: Path, offset: int, size: int) -> bytes:

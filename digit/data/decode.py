@@ -50,10 +50,15 @@ _BLOCK, _FILL = 2**20, 1000  # bytes searched at once, and pairs of fill bytes a
 _SMALL, _MEGABYTES = "it consists of too many small parts", "it holds many megabytes that are no pixels"
 _MARKER = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]")  # in the stream of a JPEG, past restarts and fill bytes
 
+_PNG = b"\x89PNG\r\n\x1a\n"
+# What stands before compressed profiles and texts: name, keyword, and in iTXt language and translation.
+_COMPRESSED = re.compile(rb"(?:iCCP|zTXt)[^\x00]*\x00\x00|iTXt[^\x00]*\x00\x01\x00[^\x00]*\x00[^\x00]*\x00")
+_INFLATES, _INFLATED = 1000, 2**20  # bytes: of so many zlib can make a megabyte, which Pillow takes at most
+
 # Formats of parts: how the file begins, where the first part is, how length and name are written, how many
 # bytes the length leaves out, to what parts are filled up, and which parts are pixels.
 _PARTS = (
-    (b"\x89PNG\r\n\x1a\n", 8, ">I4s", 12, 1, (b"IDAT", b"fdAT")),
+    (_PNG, 8, ">I4s", 12, 1, (b"IDAT", b"fdAT")),
     (b"RIFF", 12, "<4sI", 8, 2, (b"VP8 ", b"VP8L", b"ALPH", b"ANMF")),
     (b"\0\0\0\x0cjP  ", 0, ">I4s", 0, 1, (b"jp2c",)),
 )
@@ -78,7 +83,7 @@ def decode(data: bytes, *, max_pixels: int = 64_000_000) -> Image.Image:
     with _quiet_pillow():
         try:
             check_parts(data)
-            file = BoundedReads(data)
+            file = BoundedReads(_without_profiles(data))
             image = Image.open(file, formats=_FORMATS)
             width, height = image.size
             if width < 1 or height < 1:
@@ -99,6 +104,38 @@ def decode(data: bytes, *, max_pixels: int = 64_000_000) -> Image.Image:
         except _FAILURES as error:
             text = " ".join(str(error).split())[:200]
             raise BrokenImage(f"{type(error).__name__}: {text}" if text else type(error).__name__) from error
+
+
+def _without_profiles(data: bytes) -> bytes:
+    """A PNG without profiles and texts that inflate to more than a megabyte, for which Pillow refuses it.
+
+    No pixel depends on them. TooMuch where they inflate beyond what a header may have.
+    """
+    if not data.startswith(_PNG):
+        return data
+    kept, place, inflated = [_PNG], len(_PNG), 0
+    while place < len(data):
+        end = place + 12 + int.from_bytes(data[place : place + 4], "big")
+        start = _COMPRESSED.match(data, place + 4, min(end, place + 400))
+        size = _inflated(data[start.end() : end - 4]) if start and end - place > _INFLATES else 0
+        if (inflated := inflated + size) > _HEADER:
+            raise TooMuch(_MEGABYTES)
+        if size <= _INFLATED:
+            kept.append(data[place:end])
+        place = end
+    return b"".join(kept) if inflated > _INFLATED else data
+
+
+def _inflated(data: bytes) -> int:
+    """Bytes that zlib makes of some, counted no further than a header may reach."""
+    stream, size = zlib.decompressobj(), 0
+    try:
+        while data and size <= _HEADER:
+            size += len(stream.decompress(data, 2**16))
+            data = stream.unconsumed_tail
+    except zlib.error:
+        pass
+    return size
 
 
 def _upright(image: Image.Image) -> Image.Image:

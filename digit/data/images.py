@@ -7,15 +7,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from digit.data.archives import LARGEST, SUFFIXES, Listing, ignore_reason, list_tars, list_zip
+from digit.data.classes import counted, find_classes, grouped, in_order, plain, plainly_named, relabel
 from digit.data.decode import BrokenImage
 from digit.errors import DigitError
-
-_SPLITS = frozenset(("train", "val", "valid", "validation", "test"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,12 +24,13 @@ class ImageSource:
 
     path: Path
     kind: str  # "folder", "zip", "tar shards" or "file", for messages
-    names: list[str]  # unique, sorted, with "/" between folders
+    names: list[str]  # unique, sorted, with "/" between folders and composed accents
     labels: Int[np.ndarray, " n"] | None  # int64, a place in `classes`
     classes: list[str]  # [] without labels
-    ignored: list[tuple[str, str]]  # (member, reason) that are no pictures
+    ignored: list[tuple[str, str]]  # (member, reason): no pictures, or left out
     sizes: Callable[[], list[int]] = field(repr=False)  # bytes of each
     read: Callable[[int], bytes] = field(repr=False)  # the file of picture i; raises BrokenImage
+    notes: list[str] = field(default_factory=list)  # what was taken for a split or class, why there are none
 
     def __len__(self) -> int:
         """Number of pictures."""
@@ -74,7 +75,20 @@ class ImageSource:
             return self
         return self.select(np.linspace(0, len(self) - 1, num).astype(np.int64))
 
-    def counts(self) -> dict[str, str | int]:
+    @property
+    def read_as(self) -> str:
+        """One line: how many pictures, of which classes or why of none, and what was left out and why."""
+        line = f"{self.path}: {len(self):,} picture{'s' * (len(self) != 1)}"
+        if self.labels is None:
+            line += f", no classes ({', '.join(self.notes) or 'it is one picture'})"
+        else:
+            there, known = len(np.unique(self.labels)), len(self.classes)
+            line += f" of {there:,} class{'es' * (there != 1)} ({counted(self.classes, self.labels)})"
+            line += f" out of {known:,}" * (there < known)
+            line += "".join(f"; {note}" for note in self.notes)
+        return line + (f"; left out: {grouped(self.ignored)}" if self.ignored else "")
+
+    def counts(self) -> dict[str, Any]:
         """What was found, for the record of a command."""
         return {
             "path": str(self.path),
@@ -82,57 +96,71 @@ class ImageSource:
             "pictures": len(self),
             "classes": len(self.classes),
             "ignored": len(self.ignored),
+            "read_as": self.read_as,
         }
 
 
 def open_images(
-    path: str | Path, *, under: str | None = None, classes: Sequence[str] | None = None
+    path: str | Path,
+    *,
+    under: str | None = None,
+    classes: Sequence[str] | None = None,
+    strict: bool = False,
 ) -> ImageSource:
     """One picture, or those of a folder (flat or of class folders), zip, .tar or `x-{000..127}.tar`.
 
-    The label of a picture is the folder it lies in, or what a shard states beside it. A split is chosen by
-    `under="train"` or by the path's end, `pictures.zip:train`. Given `classes`, labels are places in that
-    list, so that the splits of a set, or the pictures for an existing model, agree. Raises DigitError when
-    there is nothing to read or a class is not listed.
+    The class of a picture is the path of folders it lies in, or what a shard states beside it (`find_classes`
+    says what is none). A split is chosen by `under="train"` or by the path's end, `pictures.zip:train`. Given
+    `classes`, labels are places in that list, so that the splits of a set, or the pictures for an existing
+    model, agree. Raises DigitError when there is nothing to read, a class is not listed, or, if `strict`, a
+    picture has no class and others have.
     """
     path = Path(path)
     if not path.exists() and ":" in path.name and under is None:
         before, _, under = str(path).rpartition(":")
         path = Path(before)
     listing, kind = _list(path)
-    chosen = range(len(listing.names))
+    chosen, prefix = range(len(listing.names)), ""
     if under is not None:
-        prefix = under.strip("/") + "/"
+        prefix = plain(under).strip("/") + "/"
         # At the top, or below the one folder that many archives wrap around everything.
         chosen = [
             i for i, place in enumerate(listing.places)
             if place.startswith(prefix) or place.partition("/")[2].startswith(prefix)
         ]  # fmt: skip
+    places = [f"/{listing.places[i]}".partition(f"/{prefix}")[2] for i in chosen]
+    ignored = [each for each in listing.ignored if not prefix or f"/{prefix}" in f"/{each[0]}"]
     if not chosen:
         where = f"folder {under!r} of {path}" if under is not None else str(path)
-        hint = f" ({listing.ignored[0][0]} is {listing.ignored[0][1]})" if listing.ignored else ""
+        hint = f" ({grouped(listing.ignored)})" if listing.ignored else ""
         raise DigitError(f"no picture found in {where}{hint}: give a folder, zip or tar of pictures")
-    if listing.label_names is not None:
-        label_names = [listing.label_names[i] for i in chosen]
-    else:
-        label_names = _folder_names([listing.places[i] for i in chosen])
+    stated = listing.label_names and [listing.label_names[i] for i in chosen]
+    how: dict[str, Any] = {"known": classes or (), "split": prefix.split("/")[-2] if prefix else None}
+    found = find_classes(places, stated, **how)
+    found.notes += [f"below {prefix[:-1]}"] * bool(prefix) + listing.notes
+    gone = found.masks | found.left_out
+    ignored += [(listing.names[chosen[i]], gone[i]) for i in sorted(gone)]
+    if strict and found.left_out:
+        first = min(found.left_out)
+        name, reason = listing.names[chosen[first]], found.left_out[first]
+        raise DigitError(f"{name} in {path} has no class, which others have ({reason}): move or remove it")
+    kept = [i for i in range(len(chosen)) if i not in gone]
     labels = None
-    if label_names is not None:
-        if classes is None:
-            classes = _classes(label_names, stated=listing.label_names is not None)
-        number = {name: i for i, name in enumerate(classes)}
-        unknown = next((name for name in label_names if name not in number), None)
-        if unknown is not None:
-            raise DigitError(
-                f"class {unknown!r} of {path} is not among the {len(classes)} known ones: rename or remove it"
-            )
-        labels = np.array([number[name] for name in label_names], dtype=np.int64)
+    if found.names is not None:
+        names = [name for i in kept if (name := found.names[i]) is not None]
+        own = in_order(names, stated=stated is not None)
+        number = {name: i for i, name in enumerate(own)}
+        labels = np.array([number[name] for name in names], dtype=np.int64)
+        if classes is not None:
+            labels = relabel(labels, own, classes, of=str(path), known_to="the classes to be read")
+        classes = own if classes is None else classes
     elif classes is not None:
-        raise DigitError(f"the pictures of {path} have no labels: put them into class folders")
-    source = ImageSource(
-        path, kind, listing.names, None, list(classes or []), listing.ignored, listing.sizes, listing.read
-    )
-    return replace(source if under is None else source.select(chosen), labels=labels)
+        why = ", ".join(found.notes)
+        raise DigitError(f"the pictures of {path} have no labels ({why}): put them into class folders")
+    rest = listing.sizes, listing.read, found.notes
+    source = ImageSource(path, kind, listing.names, None, list(classes or []), ignored, *rest)
+    rows = [chosen[i] for i in kept]
+    return replace(source if len(rows) == len(listing.names) else source.select(rows), labels=labels)
 
 
 def _list(path: Path) -> tuple[Listing, str]:
@@ -172,8 +200,13 @@ def _expand(pattern: str) -> list[str]:
 def _list_folder(root: Path) -> Listing:
     names: list[str] = []
     ignored: list[tuple[str, str]] = []
+
+    def unreadable(error: OSError) -> None:
+        folder = Path(str(error.filename)).relative_to(root).as_posix()
+        ignored.append((f"{folder}/", f"cannot be read: {os.strerror(error.errno or 0)}"))
+
     seen: set[tuple[int, int]] = set()
-    for folder, below, files in os.walk(root, followlinks=True):
+    for folder, below, files in os.walk(root, followlinks=True, onerror=unreadable):
         status = Path(folder).stat()
         if (status.st_dev, status.st_ino) in seen:  # a link back up
             below.clear()
@@ -181,21 +214,24 @@ def _list_folder(root: Path) -> Listing:
         seen.add((status.st_dev, status.st_ino))
         below[:] = sorted(name for name in below if not name.startswith("."))
         prefix = Path(folder).relative_to(root).as_posix()
+        if not below and not files:
+            ignored.append((f"{prefix}/", "an empty folder"))
         for file in files:
             name = file if prefix == "." else f"{prefix}/{file}"
             if (reason := ignore_reason(name)) is None:
                 names.append(name)
             else:
                 ignored.append((name, reason))
-    return _files(root, sorted(names), sorted(ignored))
+    return _files(root, names, sorted(ignored))
 
 
 def _files(root: Path, names: list[str], ignored: list[tuple[str, str]]) -> Listing:
     """Files by their names below `root`, which are read when asked for."""
+    named = plainly_named(names)
 
     def read(i: int) -> bytes:
         try:
-            with (root / names[i]).open("rb") as file:
+            with (root / named[i][1]).open("rb") as file:
                 data = file.read(LARGEST + 1)
         except OSError as error:
             raise BrokenImage(f"cannot be read: {os.strerror(error.errno or 0)}") from error
@@ -209,22 +245,6 @@ def _files(root: Path, names: list[str], ignored: list[tuple[str, str]]) -> List
         except OSError:
             return -1  # a broken link, say: reported when it is read
 
-    return Listing(names, names, lambda: [size(name) for name in names], read, ignored)
-
-
-def _folder_names(places: list[str]) -> list[str] | None:
-    """The class folder of each place, or None where the folders say nothing about classes."""
-    folders = [place.split("/")[:-1] for place in places]
-    while all(folders) and len({parts[-1] for parts in folders}) == 1:
-        folders = [parts[:-1] for parts in folders]  # one name for all, such as train/cat/images
-    if not all(folders) or {parts[-1] for parts in folders} <= _SPLITS:
-        return None
-    return [parts[-1] for parts in folders]
-
-
-def _classes(names: list[str], *, stated: bool) -> list[str]:
-    """Class names in label order; stated integers keep their values, also where some are absent."""
-    known = sorted(set(names))
-    if stated and all(re.fullmatch(r"0|[1-9]\d{0,5}", name) for name in known):
-        return [str(i) for i in range(max(map(int, known)) + 1)]
-    return known
+    names = [name for name, _ in named]
+    places = [plain(name) for name in names]
+    return Listing(names, places, lambda: [size(written) for _, written in named], read, ignored)

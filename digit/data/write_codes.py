@@ -22,6 +22,7 @@ from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from digit.data.codes import FORMAT, Codes
+from digit.data.identity import of_images
 from digit.data.images import ImageSource
 from digit.data.loader import Report, in_blocks, stream
 from digit.distributed import by_main, from_main, gather, on_main, rank, wait, world_size
@@ -37,6 +38,7 @@ from digit.files import (
     write_bytes_atomic,
     write_json_atomic,
 )
+from digit.progress import say
 
 PART = 512  # images in one resumable part
 GIB = 2**30
@@ -90,10 +92,11 @@ def write_codes(
             writes there, or there is no readable picture.
     """
     plan = _plan(source, kinds, size=size, views=views, seed=seed)
+    device = torch.device(device)
     out.mkdir(parents=True, exist_ok=True)
     if from_main((out / "meta.json").exists()):
         return _opened(out, plan)
-    with by_main(_begun(out, plan)):
+    with by_main(_begun(out, plan, device.type)):
         if from_main((out / "meta.json").exists()):  # another command has written it since
             return _opened(out, plan)
         blocks = in_blocks(len(source), PART)
@@ -150,6 +153,7 @@ def _plan(
     return {
         "format": FORMAT,
         "source": source.fingerprint,
+        "content": of_images(source)["content"],
         "size": size,
         "views": views,
         "seed": seed,
@@ -161,7 +165,7 @@ def _plan(
 
 
 @contextlib.contextmanager
-def _begun(out: Path, plan: dict[str, Any]) -> Iterator[None]:
+def _begun(out: Path, plan: dict[str, Any], device: str) -> Iterator[None]:
     """Hold `out` for this command, with its parts cleaned up and of this plan."""
     with locked(out, f"another process is tokenizing into {out}: wait for it, or choose another --out"):
         if not (out / "meta.json").exists():
@@ -169,20 +173,23 @@ def _begun(out: Path, plan: dict[str, Any]) -> Iterator[None]:
             parts.mkdir(exist_ok=True)
             clean_up(parts)
             if (parts / "plan.json").exists():
-                _check_plan(read_json(parts / "plan.json"), plan, out)
-            write_json_atomic(parts / "plan.json", plan, checksum=True)
+                there = read_json(parts / "plan.json")
+                _check_plan(there, plan, out)
+                if there.get("device", device) != device:
+                    say(f"codes are made on {device} from here, they were on {there['device']}: a few differ")
+            write_json_atomic(parts / "plan.json", {**plan, "device": device}, checksum=True)
         yield
 
 
 def _check_plan(there: dict[str, Any], here: dict[str, Any], out: Path) -> None:
     """LineageError where codes in `out` were made otherwise."""
     for key, value in here.items():
-        if there.get(key) != value:
+        if key in there and there[key] != value:  # an older set does not know the pictures' content
             was, now = (
                 text if len(text) <= 60 else hashlib.sha256(text.encode()).hexdigest()[:12]
                 for text in (json.dumps(there.get(key)), json.dumps(value))
             )
-            what = "tokenizer or VQGAN" if key == "streams" else key
+            what = {"streams": "tokenizer or VQGAN", "content": "content of the pictures"}.get(key, key)
             raise LineageError(
                 f"{out} holds codes made with another {what} ({was}, not {now}): choose a new --out, or "
                 "delete the folder to start again"
@@ -295,6 +302,7 @@ def _assemble(source: ImageSource, out: Path, plan: dict[str, Any], blocks: Sequ
             "name": Path(source.path).name,
             "fingerprint": source.fingerprint,
             "pictures": len(source),
+            "read_as": source.read_as,
         },
         "skipped": report.skipped,
         "files": files,

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from digit.data.classes import relabel
 from digit.distributed import is_main
 from digit.errors import DigitError
 from digit.evaluation.measure import Measured, Precision, measure
@@ -24,6 +25,7 @@ from digit.evaluation.scores import (
     kernel_distance,
     precision_recall,
 )
+from digit.progress import say
 
 
 # Long by its signature and docstring.
@@ -213,11 +215,15 @@ def _labels(pictures: Pictures, given: Tensor | np.ndarray | None, network: Netw
         return torch.as_tensor(given)
     if network.name.split("-")[0] == INCEPTION:
         return None  # its 1,008 outputs are in an order of their own
-    if pictures.labels is None or not pictures.classes or not set(pictures.classes) <= set(network.classes):
-        # Numbers without names, such as those of an .npz, count as the network's own.
-        return None if pictures.classes else pictures.labels
-    numbers = torch.tensor([network.classes.index(name) for name in pictures.classes])
-    return numbers[pictures.labels]
+    if pictures.labels is None or not pictures.classes:
+        return pictures.labels  # numbers without names, such as those of an .npz, are the network's own
+    try:
+        named = pictures.labels.numpy(), pictures.classes, network.classes
+        return torch.from_numpy(relabel(*named, of=pictures.name, known_to=network.name))
+    except DigitError as error:
+        if network.classes:
+            say(f"no class accuracy: {error}")
+        return None
 
 
 def _spaced(features: Tensor, number: int) -> Tensor:

@@ -45,7 +45,7 @@ class Pictures:
     spatial: Gaussian | None = None  # and of sFID's
 
 
-Source = str | Path | Tensor | Iterable[Tensor] | Pictures  # uint8 tensors are n 3 h w
+Source = str | Path | ImageSource | Tensor | Iterable[Tensor] | Pictures  # uint8 tensors are n 3 h w
 
 
 def open_pictures(
@@ -62,6 +62,8 @@ def open_pictures(
     if isinstance(source, Tensor):
         side = source.shape[-1] if source.ndim == 4 else None
         return Pictures("the tensor of pictures", source.split(batch_size), len(source), size=side)
+    if isinstance(source, ImageSource):
+        return of_images(source, size=size, batch_size=batch_size, bilinear=bilinear)
     if not isinstance(source, str | Path):
         batches = iter(source)
         first = next(batches, None)  # read ahead: its size decides at which the reference is rendered
@@ -71,7 +73,7 @@ def open_pictures(
         return Pictures("the stream of pictures", chain([first], batches), size=side)
     if Path(source).suffix == ".npz":
         return open_npz(source, batch_size)
-    return of_images(open_images(source), size=size, batch_size=batch_size, bilinear=bilinear)
+    return open_pictures(open_images(source), size=size, batch_size=batch_size, bilinear=bilinear)
 
 
 def of_images(

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origin, get_type_hints
 
+from digit.bounds import Bounds, bounds_of
 from digit.errors import DigitError
 from digit.run.options import POSITIONAL, Hidden, Metavar
 
@@ -39,6 +40,7 @@ class Option:
     group: str  # the parameter that it is a part of; "" for those of the verb itself
     positional: bool = False
     optional: bool = False  # `none` can be typed, where the default is more
+    bounds: Bounds | None = None  # of each number
 
     @property
     def name(self) -> str:
@@ -106,7 +108,7 @@ def parser_of(
     """
     options = options_of(verb, defaults)
     needed = [_usage(option) for option in options if option.positional or option.required]
-    width = min(shutil.get_terminal_size().columns, 100)
+    width = min(max(shutil.get_terminal_size().columns, 40), 100)
 
     parser = _Parser(
         prog=f"digit {name}",
@@ -170,7 +172,8 @@ def _options(
         word = next((note.word for note in notes if isinstance(note, Metavar)), None) or _word(kind)
         if word.count("|") and len(word) > LONG:
             text, word = f"{text.removesuffix('.')}: {word.replace('|', ', ')}.", "NAME"
-        return [Option(path, kind, word, default, text, group, POSITIONAL in notes, None in notes)]
+        place = POSITIONAL in notes
+        return [Option(path, kind, word, default, text, group, place, None in notes, bounds_of(annotation))]
     hints, comments = get_type_hints(kind, include_extras=True), _comments(kind)  # pyright: ignore[reportArgumentType]
     hidden = next((note for note in notes if isinstance(note, Hidden)), hidden)
     return [
@@ -224,12 +227,17 @@ def _add(group: Any, option: Option) -> None:
         return
     if get_origin(option.kind) is tuple:
         members = get_args(option.kind)
-        more |= {"type": _reader(members[0]), "nargs": "+" if members[-1] is ... else len(members)}
+        more |= {
+            "type": _reader(members[0], option.bounds),
+            "nargs": "+" if members[-1] is ... else len(members),
+        }
         more["action"] = _Together
     elif get_origin(option.kind) is dict:
-        more |= {"nargs": "+", "action": _Pairs}
+        more |= {"nargs": "+", "action": functools.partial(_Pairs, bounds=option.bounds)}
     else:
-        more["type"] = _reader(option.kind, optional=option.optional and option.default is not None)
+        more["type"] = _reader(
+            option.kind, option.bounds, optional=option.optional and option.default is not None
+        )
     if option.positional:
         if not option.required:
             more["nargs"] = "*" if "nargs" in more else "?"
@@ -249,28 +257,42 @@ class _Together(argparse.Action):
 class _Pairs(argparse.Action):
     """Names and whole numbers in turn as a dict."""
 
+    def __init__(self, *names: Any, bounds: Bounds | None, **how: Any) -> None:
+        super().__init__(*names, **how)
+        self._bounds = bounds
+
     def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
         if len(values) % 2:
             raise argparse.ArgumentError(self, "give names and numbers in turn, as depth 4 heads 2")
-        numbers = [_reader(int)(value) for value in values[1::2]]
+        try:
+            numbers = [_reader(int, self._bounds)(value) for value in values[1::2]]
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from None
         setattr(namespace, self.dest, dict(zip(values[::2], numbers, strict=True)))
 
 
-def _reader(kind: Any, *, optional: bool = False) -> Callable[[str], Any]:
+def _reader(kind: Any, bounds: Bounds | None = None, *, optional: bool = False) -> Callable[[str], Any]:
     """From what is typed to a value; argparse shows the error's sentence behind the option's name."""
 
     def read(text: str) -> Any:
         if optional and text.lower() == "none":
             return None
+        if not text.strip():  # as of a shell's variable that is not set
+            raise argparse.ArgumentTypeError("the value is empty: give one, or leave the option out")
         if get_origin(kind) is Literal:
             choices = {str(choice): choice for choice in get_args(kind)}
             if text in choices:
                 return choices[text]
             raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(choices)}")
+        if text.startswith("~/") and kind in (str, Path):  # shells leave it in --out=~/x
+            text = str(Path(text).expanduser())
         try:
-            return kind(text)
+            value: Any = kind(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not {MEANT[kind]}") from None
+        if bounds is not None and (refusal := bounds.refusal(value)):
+            raise argparse.ArgumentTypeError(refusal)
+        return value
 
     return read
 
@@ -314,6 +336,7 @@ def _texts(docstring: str) -> dict[str, str]:
     return found
 
 
+@functools.cache
 def _comments(kind: type) -> dict[str, str]:
     """The comments beside a dataclass's fields by name, each in one line."""
     found: dict[str, str] = {}

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from digit.data.images import ImageSource, open_images
+from digit.data.classes import plain
+from digit.data.images import ImageSource
 from digit.data.loader import in_blocks, stream
 from digit.distributed import gather, gather_rows, is_main, rank, world_size
 from digit.errors import DigitError
@@ -17,6 +18,7 @@ from digit.progress import progress, say
 from digit.request import in_turn
 from digit.run.draw import GRID, begin, listed, write_picture
 from digit.run.grid import grid
+from digit.run.pictures import open_told
 
 STRIP = 14  # completions that a strip shows at most
 
@@ -66,7 +68,7 @@ def complete(
     length = pipeline.prior.config.length
     if not 0 <= known <= length:
         raise DigitError(f"--prefix {known}: pictures of this model have {length} codes, give 0 to {length}")
-    source = open_images(pictures)
+    source = open_told(pictures)
     if labels is not None:
         labels = in_turn(labels, len(source))
     elif not unconditional:
@@ -103,6 +105,7 @@ def complete(
     return {
         "settings": next(settings for settings in gather(used) if settings is not None),
         "pictures": str(pictures),
+        "read_as": source.read_as,
         "samples": [row for _, rows, _ in chunks for row in rows],
         "strips": [strip for _, _, strips in chunks for strip in strips],
     }
@@ -156,12 +159,13 @@ def folder_labels(pipeline: DigitPipeline, source: ImageSource, *, otherwise: st
     if not count:
         return None
     names = pipeline.classes or [str(i) for i in range(count)]
-    unknown = next((name for name in source.classes if name not in names), None)
+    names = [plain(name) for name in names]
+    unknown = next((name for name in source.classes if plain(name) not in names), None)
     if source.labels is None:
         say(f"{source.path} has no folders of classes: {otherwise}")
         return None
     if unknown is not None:
         say(f"{unknown}, a folder of {source.path}, is no class of the model: {otherwise}")
         return None
-    places = [names.index(name) for name in source.classes]
+    places = [names.index(plain(name)) for name in source.classes]
     return [places[label] for label in source.labels.tolist()]

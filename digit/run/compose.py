@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from digit.errors import DigitError
 from digit.run.options import File, Folder
 from digit.run.table import print_table, saved
 
@@ -34,14 +33,15 @@ def compose(
         stored_as: how matrices lie on disk; int8 keeps one scale per row and is a quarter of float32.
     """
     out = Path(out)
-    if (out / "config.json").exists():
-        raise DigitError(f"{out} already holds a model: choose another --out or delete it")
+    from digit.data.classes import different
     from digit.files import read_json
     from digit.pipeline import DigitPipeline
+    from digit.progress import say
+    from digit.run.claim import claim, nothing_left
     from digit.weights.artifact import artifact_of, load
     from digit.weights.model_folder import PipelineSampling
     from digit.weights.official_model import imagenet_ids, imagenet_names
-    from digit.weights.storage import from_dict
+    from digit.weights.storage import from_dict, to_dict
 
     settings = from_dict(
         PipelineSampling, {} if sampling is None else read_json(sampling), where=str(sampling)
@@ -51,12 +51,27 @@ def compose(
     parts: dict[str, Any] = {name: load(path, kind=name) for name, path in given.items() if path is not None}
     second: Any = load(vqgan, kind="vqgan")
     classes = artifact_of(first).get("classes") or []
+    for name, part in parts.items():
+        theirs = artifact_of(part).get("classes") or []
+        others = [name for name in theirs if name not in classes]
+        if classes and others:
+            say(f"the {name} also saw pictures of {different(others)}, which the prior does not know")
     if classes == imagenet_ids():  # folder names: people would rather say the class's own
         classes = imagenet_names()
-    pipeline = DigitPipeline(first, second, **parts, classes=classes, sampling=settings)
-    pipeline.save_pretrained(out, stored_as=stored_as)
-    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
     modules = {"prior": first, "vqgan": second, **parts}
+    made_of = {name: artifact_of(module)["id"] for name, module in modules.items()}
+    claimed = claim(
+        out,
+        "compose",
+        {**dict.fromkeys(given), **made_of, "sampling": to_dict(settings), "stored_as": stored_as},
+    )
+    if claimed.record is not None:
+        nothing_left(out)
+        return {**claimed.record, "model": out}
+    pipeline = DigitPipeline(first, second, **parts, classes=classes, sampling=settings)
+    with claimed.begun():
+        pipeline.save_pretrained(out, stored_as=stored_as)
+    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
     print_table(
         f"model of {size:.3g} MB, {len(classes)} classes; draw with it: digit sample {out}",
         ["weights", "id"],
@@ -66,4 +81,6 @@ def compose(
         },
     )
     saved(out)
-    return {"model": out, "megabytes": size, "classes": classes, "renderers": pipeline.renderers}
+    record = {"model": out, "megabytes": size, "classes": classes, "renderers": pipeline.renderers}
+    claimed.finish(record, ["config.json", *modules])
+    return record

@@ -1,9 +1,9 @@
 """`digit convert`: a published file -> an artifact; `convert official`: a whole published model."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from digit.errors import DigitError
+from digit.bounds import Bounds, Size
 from digit.run.options import File, Folder, Pixels, Positional
 from digit.run.table import print_table, saved
 
@@ -18,8 +18,8 @@ def convert(
     encoder: Path | None = None,
     tokenizer: Folder | None = None,
     vqgan: Folder | None = None,
-    encoder_heads: int | None = None,
-    block: int = -3,
+    encoder_heads: Size | None = None,
+    block: Annotated[int, Bounds(-1024, 1023)] = -3,
     image_size: Pixels | None = None,
     position_rule: Literal["official", "reference"] | None = None,
     distance: Literal["exact", "stored", "half"] | None = None,
@@ -54,16 +54,23 @@ def convert(
         stored_as: auto is float16 where no value changes by it, else float32.
     """
     file, out = Path(file), Path(out)
-    if (out / "config.json").exists():
-        raise DigitError(f"{out} already holds an artifact: choose another --out or delete it")
     from digit.files import sha256_file
     from digit.prior import Prior
+    from digit.run.claim import claim, identity_of, nothing_left
     from digit.tokenizer import Tokenizer
     from digit.weights.artifact import describe, kind_of, save
     from digit.weights.conversion import convert_file
     from digit.weights.official_model import imagenet_ids
     from digit.weights.storage import StoredAs, lossless
 
+    made_of: dict[str, Any] = {"file": identity_of(file), "part": part, "stored_as": stored_as}
+    made_of |= {"encoder": identity_of(encoder), "tokenizer": identity_of(tokenizer)}
+    made_of |= {"vqgan": identity_of(vqgan), "encoder_heads": encoder_heads, "block": block}
+    made_of |= {"image_size": image_size, "position_rule": position_rule, "distance": distance}
+    claimed = claim(out, "convert", made_of)
+    if claimed.record is not None:
+        nothing_left(out)
+        return {**claimed.record, "out": out}
     module, lineage = convert_file(
         file,
         part=part,
@@ -82,13 +89,14 @@ def convert(
         extra["size"] = PICTURES
     known = isinstance(module, Prior) and module.config.classes == 1000  # in the order of ImageNet's folders
     classes = imagenet_ids() if known else None
-    id = save(module, out, lineage=lineage, classes=classes, extra=extra, stored_as=stored)
+    with claimed.begun():
+        id = save(module, out, lineage=lineage, classes=classes, extra=extra, stored_as=stored)
     values = sum(tensor.numel() for tensor in module.state_dict().values())
     rows = {"id": [id[:12]], "weights": [values], "stored as": [stored]}
     rows |= {f"made with the {kind}": [other[:12]] for kind, other in lineage.items()}
     print_table(f"{kind_of(module)} of {file.name}", ["value"], rows)
     saved(out)
-    return {
+    record = {
         "out": out,
         "kind": kind_of(module),
         "id": id,
@@ -97,6 +105,8 @@ def convert(
         "stored_as": stored,
         "config": describe(out)["config"],
     }
+    claimed.finish(record, ["config.json", "model.safetensors"])
+    return record
 
 
 def convert_official(
@@ -130,11 +140,19 @@ def convert_official(
         endpoint: address of a mirror of the Hugging Face hub.
         stored_as: how weights lie on disk; auto takes float16 for parts that lose nothing by it.
     """
+    from digit.run.claim import claim, identity_of, nothing_left
     from digit.weights.official import OFFICIAL
     from digit.weights.official_model import convert_model
 
     options = {"encoder": encoder, "copies": copies, "files": files, "cache": cache, "endpoint": endpoint}
-    made = convert_model(OFFICIAL[name], Path(out), name=name, stored_as=stored_as, **options)
+    out = Path(out)
+    made_of = {"name": name, "encoder": identity_of(encoder), "copies": copies, "stored_as": stored_as}
+    claimed = claim(out, "convert official", made_of)
+    if claimed.record is not None:
+        nothing_left(out)
+        return {**claimed.record, "model": out}
+    made = convert_model(OFFICIAL[name], out, name=name, stored_as=stored_as, **options)
+    claimed.finish(made, ["config.json", *made["parts"]])
     print_table(
         f"{name}, {made['parameters']:,} parameters; published: FID {made['published']['FID']}, "
         f"IS {made['published']['IS']} ({made['published']['where']})",

@@ -1,11 +1,13 @@
 """Which device a command uses."""
 
+import os
 import re
 
 import torch
 
 from digit.distributed import local_rank, world_size
 from digit.errors import DigitError
+from digit.progress import say
 
 
 def choose_device(name: str | None, *, float64: bool = False) -> torch.device:
@@ -17,6 +19,9 @@ def choose_device(name: str | None, *, float64: bool = False) -> torch.device:
         DigitError: no such device here, or of several processes one that is not its own, or no float64 on it.
     """
     if name is None:
+        shown = os.environ.get("CUDA_VISIBLE_DEVICES", "").strip()
+        if shown not in ("", "-1") and not torch.cuda.is_available():
+            say(f"digit: CUDA_VISIBLE_DEVICES={shown} names no GPU of this machine: computing on the CPU")
         name = "cuda" if torch.cuda.is_available() else "cpu"
     own = None
     if world_size() > 1 and torch.cuda.is_available():

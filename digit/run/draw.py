@@ -50,6 +50,23 @@ def open_model(
     return DigitPipeline.from_pretrained(folder, device=choose_device(device), parts=wanted), config
 
 
+def made_of(
+    config: dict[str, Any], *, seeds: Sequence[int], labels: Sequence[int] | None, **more: Any
+) -> dict[str, Any]:
+    """All that decides pictures of the model with this config.json, whatever draws them."""
+    numbers = {"seeds": _in_short(seeds), "labels": labels and _in_short(labels)}
+    model = {name: config[name] for name in ("parts", "classes", "sampling")}
+    return {"model": model, **numbers, **more, "draw": DRAW}
+
+
+def _in_short(numbers: Sequence[int]) -> str:
+    """0-63 where numbers follow on one another, else all of them."""
+    first, last = numbers[0], numbers[-1]
+    if list(numbers) == list(range(first, last + 1)):
+        return f"{first}-{last}"
+    return ",".join(map(str, numbers))
+
+
 def draw(
     pipeline: DigitPipeline,
     seeds: Sequence[int],

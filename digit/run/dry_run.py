@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from digit.bounds import Size, Weight, check_bounds
 from digit.errors import DigitError
 from digit.run.table import print_table
 from digit.training.config import TrainConfig
@@ -29,13 +30,12 @@ class DryRun:
 
     dry_run: bool = False  # print settings, memory, time and cost of the run and stop; nothing is written
     gpu: GPU = "H100"  # of the dry run; A100 is the one of 80 GB
-    gpus: int | None = None  # of the dry run, a process each; as many as there are processes if left out
-    price_per_hour: float | None = None  # of one GPU, for the dry run's cost
+    gpus: Size | None = None  # of the dry run, a process each; as many as there are processes if left out
+    price_per_hour: Weight | None = None  # of one GPU, for the dry run's cost
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        if self.gpus is not None and self.gpus < 1:
-            raise DigitError(f"--gpus {self.gpus}: give a number from 1")
+        check_bounds(self)
 
     @contextlib.contextmanager
     def building(self) -> Iterator[None]:

@@ -1,8 +1,9 @@
 """`digit fit`: pictures -> features -> K-means centroids -> a tokenizer with a report of its codebook."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from digit.bounds import Batch, Bounds, Codebook, Count, Depth, Positive, Seed, Share, Whole
 from digit.errors import DigitError
 from digit.run.options import Device, File, Folder, Name, Pictures, Pixels
 from digit.run.table import print_table, saved
@@ -14,22 +15,22 @@ def fit(
     *,
     encoder: Name = "dinov2-b-reg",
     encoder_weights: File | None = None,
-    encoder_arguments: dict[str, int] = {},  # noqa: B006  (never written to)
+    encoder_arguments: dict[str, Annotated[int, Bounds(0, 2**16)]] = {},  # noqa: B006  (never written to)
     encoder_size: Pixels | None = None,
-    encoder_mean: tuple[float, float, float] | None = None,
-    encoder_std: tuple[float, float, float] | None = None,
-    block: int = -3,
+    encoder_mean: tuple[Share, Share, Share] | None = None,
+    encoder_std: tuple[Positive, Positive, Positive] | None = None,
+    block: Annotated[int, Bounds(-1024, 1023)] = -3,
     norm: bool = True,
     size: Pixels | None = None,
     under: Name | None = None,
-    num: int | None = None,
-    clusters: int = 8192,
-    per_cluster: int = 256,
-    iterations: int = 20,
+    num: Count | None = None,
+    clusters: Codebook = 8192,
+    per_cluster: Count = 256,
+    iterations: Whole = 20,
     mirror: bool = True,
-    seed: int = 0,
-    batch: int = 64,
-    threads: int | None = None,
+    seed: Seed = 0,
+    batch: Batch = 64,
+    threads: Depth | None = None,
     device: Device | None = None,
     strict: bool = False,
     dry_run: bool = False,
@@ -37,8 +38,8 @@ def fit(
     """Fit a discriminative tokenizer: K-means over a frozen encoder's features (section 3.2 of the paper).
 
     Memory holds one sample of clusters x per_cluster feature vectors and one batch, never all features. An
-    interrupted fit reads the pictures again. Several processes read a share of them each; sample and starting
-    centroids are those of one process.
+    interrupted fit reads the pictures again, a finished one is left as it is. Several processes read a share
+    of them each; sample and starting centroids are those of one process.
 
     Example: digit fit --images photos --clusters 1024 --out runs/tokenizer
 
@@ -66,17 +67,20 @@ def fit(
         batch: pictures at once.
         threads: that decode pictures; if left out one per processor, or processes if there are many.
         device: cpu, cuda or cuda:N; a GPU if there is one.
-        strict: stop at the first broken picture instead of leaving it out.
+        strict: stop at the first picture that is broken or lacks a class, instead of leaving it out.
         dry_run: only open everything, say what would be done and what it takes, and stop.
     """
-    from digit.data.images import open_images
+    from digit.data.identity import of_images
     from digit.distributed import by_main, is_main, main_first, wait
     from digit.files import locked, make_folder
+    from digit.progress import say
+    from digit.run.claim import claim, nothing_left
     from digit.run.device import choose_device
-    from digit.run.fitting import Plan, cluster, dry_run_of, open_encoder, write_tokenizer
+    from digit.run.fitting import Plan, cluster, dry_run_of, made_of, open_encoder, write_tokenizer
+    from digit.run.pictures import open_told
 
     out, where = Path(out), choose_device(device, float64=True)
-    source = open_images(images, under=under).spread(num)
+    source = open_told(images, under=under, num=num, strict=strict)
     given = {"image_size": encoder_size, "mean": encoder_mean, "std": encoder_std}
     given["arguments"] = dict(encoder_arguments) or None
     with main_first():  # it may have to fetch the weights
@@ -101,16 +105,25 @@ def fit(
             f"--clusters {clusters} is more than the {plan.vectors} feature vectors of {images}: choose "
             "fewer clusters or more pictures"
         )
+    for warning in plan.warnings:
+        say(f"digit: {warning}")
     if dry_run:
+        claim(out, "fit", {})
         return _tell_plan(dry_run_of(plan, out, iterations=iterations))
     make_folder(out)
     with by_main(locked(out, f"another process is fitting a tokenizer into {out}: wait, or choose --out")):
-        result, report = cluster(plan, iterations=iterations)
-        written = write_tokenizer(plan, result, report, out, encoder=encoder) if is_main() else {}
+        claimed = claim(out, "fit", made_of(plan, of_images(source), iterations=iterations))
+        if claimed.record is not None:
+            nothing_left(out)
+            return {**claimed.record, "tokenizer": out}
+        with claimed.begun():
+            result, report = cluster(plan, iterations=iterations)
+            written = write_tokenizer(plan, result, report, out, encoder=encoder) if is_main() else {}
+        files = ("report.json", "codebook.png", *(["skipped.json"] if report.skipped else []))
+        claimed.finish(written, ("config.json", "model.safetensors", *files))
         wait()
     if written:
         _tell(written)
-        files = ("report.json", "codebook.png", *(["skipped.json"] if report.skipped else []))
         saved(out, *(out / name for name in files))
     return written
 

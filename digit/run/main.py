@@ -21,6 +21,8 @@ from digit.errors import DigitError
 from digit.run.arguments import call_of, options_of, parser_of, typed
 from digit.run.processes import by_exception, interrupted, number, run_together, without_processes
 from digit.run.recipes import defaults_of, described
+from digit.run.surroundings import check_environment
+from digit.run.unused import unused
 from digit.run.verbs import OLD_VERBS, VERBS, group_page, members, nearest, overview, renamed
 
 ALIKE = 3.0  # grace period in seconds: another process stays silent so long that the main one's sentence wins
@@ -57,6 +59,7 @@ class Command:
     json: bool
     processes: int
     arguments: list[str]  # as they were typed
+    unused: list[str]  # sentences about options that change nothing
 
 
 def understand(arguments: list[str]) -> Command | str:
@@ -101,15 +104,24 @@ def carry_out(command: Command) -> int:
     if processes > 1 and not ("--dry-run" in arguments and command.verb.startswith("train ")):
         return run_together(without_processes(arguments), processes)
     from digit.distributed import is_main, joined
+    from digit.progress import say
 
     try:
         with joined(), contextlib.redirect_stdout(sys.stderr if command.json else sys.stdout):
+            for line in command.unused:
+                say(line)
             result = command.call()
             speaks = is_main()
     except DigitError as error:
         return _fail(str(error))
     except KeyboardInterrupt as stop:
         return interrupted(stop)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_of_memory(error):
+            raise
+        return _fail(
+            f"not enough memory ({str(error).splitlines()[0][:200]}): give a smaller --batch, or less at once"
+        )
     except OSError as error:
         if error.errno in _NO_ROOM:
             return _fail(
@@ -131,6 +143,7 @@ def main() -> None:
     """The console script."""
     code = 2
     try:
+        check_environment()
         command = understand(sys.argv[1:])
         if isinstance(command, str):
             print(command)
@@ -144,9 +157,10 @@ def main() -> None:
         sys.stdout.flush()
     except DigitError as error:
         code = _fail(str(error))
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
+    except OSError as error:
+        if not isinstance(error.filename, type(None)) or error.errno not in _NO_ROOM:
+            raise
+        code = _fail("standard output takes no more, as its disk is full: free some and repeat the command")
     except KeyboardInterrupt as stop:
         code = interrupted(stop)
     if code > 128 or int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -174,9 +188,10 @@ def _command(verb: str, arguments: list[str], whole: list[str]) -> Command | str
         if "--dry-run" in arguments and processes > 1:  # one process tells for all
             given = {"plan.gpus": processes} | given
         call = call_of(function, given, defaults)
+    lines = list(unused(verb, given, {".".join(option.path): option.default for option in options}))
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not VERBS[verb].together:
         raise DigitError(f"{verb} runs in one process: start it without torchrun")
-    return Command(verb, lambda: function(**call), as_json, processes, whole)
+    return Command(verb, lambda: function(**call), as_json, processes, whole, lines)
 
 
 @contextlib.contextmanager
@@ -229,6 +244,12 @@ def _fail(sentence: str) -> int:
         f"digit: {sentence}" if process == "0" else f"digit: (process {process}) {sentence}", file=sys.stderr
     )
     return 2
+
+
+def _is_of_memory(error: Exception) -> bool:
+    """Whether memory of the machine or of a GPU is used up, which torch says in several ways."""
+    says = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, MemoryError) or any(words in str(error) for words in says)
 
 
 def _plain(value: Any) -> Any:

@@ -1,13 +1,15 @@
 """Types of options as verbs write them into their signatures, each with the word that its help shows.
 
 Plain types need none of these: the help shows N for int, X for float, TEXT for str, PATH for Path, the
-choices of a Literal, and the same for `T | None` and `tuple[T, ...]`. `Positional[Model]` makes a positional
-argument.
+choices of a Literal, and the same for `T | None` and `tuple[T, ...]`. Every number has one of digit.bounds'
+types. `Positional[Model]` makes a positional argument.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, TypeVar
+
+from digit.bounds import Side
 
 T = TypeVar("T")
 
@@ -36,7 +38,4 @@ Network = Annotated[str, Metavar("NETWORK")]  # inception, dinov2-l, timm:NAME, 
 Folder = Annotated[Path, Metavar("FOLDER")]
 Codes = Annotated[Path, Metavar("CODES")]  # folder of `digit tokenize`
 File = Annotated[Path, Metavar("FILE")]
-Seconds = Annotated[float, Metavar("SECONDS")]
-Degrees = Annotated[float, Metavar("DEGREES")]
-Share = Annotated[float, Metavar("SHARE")]  # between 0 and 1
-Pixels = Annotated[int, Metavar("PIXELS")]
+Pixels = Annotated[Side, Metavar("PIXELS")]

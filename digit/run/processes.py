@@ -14,6 +14,7 @@ from types import FrameType
 from digit.errors import Terminated
 
 LAUNCHER = "DIGIT_LAUNCHER"  # by which `--processes` tells the processes that it starts its own number
+MOST = 1024  # processes of one command
 LOOK = 0.5  # seconds between looks after it
 SENTENCE = "digit: interrupted; what is written is whole, and the same command goes on or starts again"
 
@@ -75,8 +76,8 @@ def _raise(number: int, frame: FrameType | None) -> None:
 
 def number(text: str) -> int:
     """How many processes `--processes` asks for; argparse's error if that is no number from 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: give a number from 1, best one for each GPU")
+    if not text.isdecimal() or not 1 <= int(text[:20]) <= MOST:
+        raise argparse.ArgumentTypeError(f"{text!r}: give a number from 1 to {MOST}, best one for each GPU")
     return int(text)
 
 

@@ -238,7 +238,9 @@ def defaults_of(name: str | None, stage: str) -> dict[str, Any]:
     recipe = RECIPES.get(name)
     if recipe is None or recipe.stage != stage:
         known = [name for name, recipe in RECIPES.items() if recipe.stage == stage]
-        raise DigitError(f"there is no recipe {name!r} of a {stage}: choose from {', '.join(known)}")
+        raise DigitError(
+            f"--recipe: there is no recipe {name!r} of a {stage}: choose from {', '.join(known)}"
+        )
     return {"recipe": name, **recipe.options, "training": recipe.training}
 
 

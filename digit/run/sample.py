@@ -4,35 +4,39 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
+from digit.bounds import Batch, Count, Draws, Guidance, Temperature, TopP, Weight, Whole
 from digit.errors import DigitError
 from digit.run.options import Device, File, Folder, Label, Model, Pictures, Positional, Seeds
 from digit.run.table import saved
+from digit.run.unused import not_used
+
+RENDERERS = {"autoregressive": ("renderer_top_k", "renderer_top_p"), "masked": ("passes", "noise")}
 
 
 def sample(
     model: Positional[Model | None] = None,
     *,
-    num: int | None = None,
+    num: Draws | None = None,
     seeds: Seeds | None = None,
     labels: tuple[Label, ...] | None = None,
     unconditional: bool = False,
     prefix_from: Pictures | None = None,
-    prefix: int | None = None,
+    prefix: Whole | None = None,
     out: Folder = Path("samples"),
     npz: File | None = None,
     renderer: Literal["autoregressive", "masked"] | None = None,
-    temperature: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    guidance: float | None = None,
+    temperature: Temperature | None = None,
+    top_k: Whole | None = None,
+    top_p: TopP | None = None,
+    guidance: Guidance | None = None,
     guidance_schedule: Literal["constant", "linear"] | None = None,
-    renderer_temperature: float | None = None,
-    renderer_top_k: int | None = None,
-    renderer_top_p: float | None = None,
-    passes: int | None = None,
-    noise: float | None = None,
+    renderer_temperature: Temperature | None = None,
+    renderer_top_k: Whole | None = None,
+    renderer_top_p: TopP | None = None,
+    passes: Count | None = None,
+    noise: Weight | None = None,
     codes: bool = False,
-    batch: int | None = None,
+    batch: Batch | None = None,
     cache_bits: Literal[16, 8] = 16,
     device: Device | None = None,
 ) -> dict[str, Any]:
@@ -80,11 +84,13 @@ def sample(
     """
     wanted = _wanted(num, seeds, default=16 if prefix_from is None else 8)
     _check(labels, unconditional, prefix_from, prefix, npz, batch)
+    from digit.data.identity import of_set
     from digit.distributed import by_main, is_main
     from digit.files import locked, make_folder
     from digit.request import at_once, seeds_and_labels
+    from digit.run.claim import claim, nothing_left
     from digit.run.complete import complete
-    from digit.run.draw import draw, finish_drawing, open_model
+    from digit.run.draw import draw, finish_drawing, made_of, open_model
 
     pipeline, config = open_model(model, renderer=renderer, encodes=prefix_from is not None, device=device)
     batch = batch or at_once(pipeline.device, len(wanted) // 8)  # eight processes have work then
@@ -112,26 +118,39 @@ def sample(
         "noise": noise,
         **({} if cache_bits == 16 else {"cache_bits": cache_bits}),
     }
+    _say_unused(pipeline.renderer_called(renderer), settings | {"passes": passes})
     how: dict[str, Any] = {"labels": chosen, "settings": settings, "codes": codes, "batch": batch}
+    about: dict[str, Any] = {"seeds": wanted, "labels": chosen, "codes": codes}
+    about["settings"] = {**settings, "cache_bits": cache_bits}
+    about |= {"pictures": of_set(prefix_from), "known": prefix, "unconditional": unconditional}
     with by_main(locked(out, f"another process is drawing pictures into {out}: wait, or choose --out")):
-        if prefix_from is not None and prefix is not None:
-            how["unconditional"] = unconditional
-            content = complete(pipeline, prefix_from, out, known=prefix, seeds=wanted, **how)
-        else:
-            how |= {"npz": npz, "turn": len(labels or ()) or classes}
-            content = draw(pipeline, wanted, out, made_with=config, **how)
+        files = () if npz is None else (npz,)
+        claimed = claim(out, "sample", made_of(config, **about), files=files)
+        if claimed.record is not None:
+            nothing_left(out)
+            return {**claimed.record, "grid": out / "grid.png", "list": out / "samples.json"}
+        with claimed.begun(*files):
+            if prefix_from is not None and prefix is not None:
+                how["unconditional"] = unconditional
+                content = complete(pipeline, prefix_from, out, known=prefix, seeds=wanted, **how)
+            else:
+                how |= {"npz": npz, "turn": len(labels or ()) or classes}
+                content = draw(pipeline, wanted, out, made_with=config, **how)
         if not is_main():
             return {}
         finish_drawing(out, {"model": model or "bundled", **content})
+        record: dict[str, Any] = {
+            "pictures": len(content["samples"]),
+            **({"strips": len(content["strips"])} if "strips" in content else {}),
+            "grid": out / "grid.png",
+            "list": out / "samples.json",
+            "settings": content["settings"],
+        }
+        drawn = [row["file"] for row in (*content["samples"], *content.get("strips", ()))]
+        claimed.finish(record, [*drawn, "grid.png", "samples.json", *(file.absolute() for file in files)])
     _tell(content)
     saved(out / "grid.png", out / "samples.json", *([] if npz is None else [npz]))
-    return {
-        "pictures": len(content["samples"]),
-        **({"strips": len(content["strips"])} if "strips" in content else {}),
-        "grid": out / "grid.png",
-        "list": out / "samples.json",
-        "settings": content["settings"],
-    }
+    return record
 
 
 def _wanted(num: int | None, seeds: str | None, *, default: int) -> list[int]:
@@ -148,9 +167,9 @@ def _check(
     labels: tuple[str, ...] | None,
     unconditional: bool,
     prefix_from: str | Path | None,
-    prefix: int | None,
+    prefix: Whole | None,
     npz: Path | None,
-    batch: int | None,
+    batch: Batch | None,
 ) -> None:
     """DigitError for options that exclude each other or mean nothing."""
     if (prefix_from is None) != (prefix is None):
@@ -161,6 +180,19 @@ def _check(
         raise DigitError(f"--npz {npz}: name a file that ends in .npz, and give no --prefix-from")
     if batch is not None and batch < 1:
         raise DigitError(f"--batch {batch}: draw at least one picture at once")
+
+
+def _say_unused(renderer: str | None, settings: dict[str, Any]) -> None:
+    """A line for settings of a renderer that does not draw."""
+    from digit.progress import say
+
+    other = f"the {renderer} one draws" if renderer else "this model has none"
+    for name, options in RENDERERS.items():
+        typed = [option for option in options if settings[option] is not None]
+        if typed and name != renderer:
+            say(not_used(typed, f"of the {name} renderer, and {other}"))
+    if renderer is None and settings["renderer_temperature"] is not None:
+        say(not_used(["renderer_temperature"], "this model has no renderer"))
 
 
 def _tell(content: dict[str, Any]) -> None:
@@ -194,7 +226,10 @@ def parse_seeds(text: str) -> list[int]:
         found = re.fullmatch(r"\s*(\d+)(?:-(\d+))?\s*", part)
         if not found or (found[2] and int(found[2]) < int(found[1])):
             raise DigitError(f"--seeds {text}: write numbers and rising ranges, as 0-63 or 1,5,9-12")
-        seeds.extend(range(int(found[1]), int(found[2] or found[1]) + 1))
+        first, last = int(found[1]), int(found[2] or found[1])
+        if last >= 2**63 or len(seeds) + last - first >= 10**7:
+            raise DigitError(f"--seeds {part}: give seeds below 2^63, and 10,000,000 at most")
+        seeds.extend(range(first, last + 1))
     if len(set(seeds)) < len(seeds):
         raise DigitError(f"--seeds {text}: a seed stands there twice; each names one picture")
     return seeds

@@ -1,6 +1,6 @@
 """What the training verbs build, measure while training and show; everything here may import torch."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,9 +14,10 @@ from digit.data.codes import CodeData, Codes, open_codes
 from digit.data.images import ImageSource
 from digit.data.loader import Report, load_pixels
 from digit.data.pixels import PixelData
-from digit.distributed import is_main, main_first
+from digit.distributed import is_main, main_first, on_main
 from digit.errors import DigitError, check_lineage
 from digit.evaluation.probe import head_accuracies, pooled_states
+from digit.files import read_json
 from digit.nn.batch import CodeBatch
 from digit.nn.linear_probe import FeatureBatch, Probe
 from digit.nn.sampling import SamplerConfig
@@ -25,21 +26,29 @@ from digit.prior import Prior, PriorConfig
 from digit.progress import progress, say
 from digit.renderer import Renderer
 from digit.renderer_masked import MaskedRenderer
+from digit.run.claim import Claim, claim, differences
+from digit.run.class_names import labels_among
 from digit.run.dry_run import DryRun
 from digit.run.evaluate.probe_states import check_codes
 from digit.run.grid import grid
 from digit.run.table import print_table, saved
+from digit.training import checkpoint
 from digit.training.config import TrainConfig
 from digit.training.log import OWN, read, read_status
 from digit.training.loop import train
+from digit.training.optimizer import warm_up_warning
+from digit.training.update import TRAJECTORY
 from digit.vqgan_config import VQGANLossConfig
 from digit.vqgan_loss import VQGANLoss, perceptual_network
-from digit.weights.artifact import artifact_of, load
+from digit.weights.artifact import CONFIG, MODEL, artifact_of, load
+from digit.weights.storage import to_dict
 
 Stage = TypeVar("Stage", bound=nn.Module)
 Evaluate = Callable[[Any, int], Iterator[tuple[str, float]]]
 Picture = Callable[[Any, int], Image.Image]
 
+# Beside what resuming tells of its own: what only measures, and the strength of losses and of dropout.
+MAY_CHANGE = ("held_out", "losses", "model.dropout", "model.label_dropout", "model.label_smoothing")
 HELD_OUT = 2048  # pictures that the reconstruction error is measured on, at most
 
 
@@ -53,20 +62,70 @@ def build(make: Callable[[], Stage], training: TrainConfig, plan: DryRun) -> Sta
         return make()
 
 
+def claimed(out: str | Path, verb: str, **made_of: Any) -> Claim:
+    """See that the run's folder is empty or a training of the same model on the same data.
+
+    What only measures, and what may change midway as the learning rate may, is told.
+    """
+    return claim(out, verb, made_of, may_change=MAY_CHANGE)
+
+
+def is_finished(out: str | Path, training: TrainConfig) -> bool:
+    """Whether all updates that are asked for are done, and the artifact is there."""
+
+    def finished() -> bool:
+        status = read_status(out)
+        return (
+            _is_whole(Path(out)) and status is not None and status.finished and status.step >= training.steps
+        )
+
+    return on_main(finished)
+
+
+def _is_whole(out: Path) -> bool:
+    return (out / CONFIG).is_file() and (out / MODEL).is_file()
+
+
+def _say_finished(out: Path, training: TrainConfig, told: Sequence[str]) -> None:
+    """That nothing is done, and which settings that are asked for have no effect any more."""
+    status, states = read_status(out), checkpoint.paths(out / "state")
+    assert status is not None
+    more = f", more than --steps {training.steps:,}" if status.step > training.steps else ""
+    say(f"nothing is left to do: {out} has all of its {status.step:,} updates{more}")
+    before = read_json(states[-1] / checkpoint.STATE).get("config", {}) if states and is_main() else {}
+    other = [name for name, *_ in differences(before, to_dict(training))]
+    names = [sentence.split()[0] for sentence in told if " from here" in sentence]
+    names += [name for name in other if name in TRAJECTORY or name.startswith("optimizer.")]
+    if names:
+        say(f"asked for otherwise than it was trained, and not used: {', '.join(names)}")
+
+
 def run_stage(
     stage: nn.Module,
-    data: Callable[[int], Any],
+    data: Callable[[], Callable[[int], Any]],
     training: TrainConfig,
-    out: Path,
+    found: Claim,
     where: torch.device,
     evaluate: Evaluate | None,
     picture: Picture | None,
     save: Callable[[Any], Any],
     title: str,
 ) -> dict[str, Any]:
-    """Train a stage by the one loop, print what came of it, and give the verb's record."""
-    how: dict[str, Any] = {"evaluate": evaluate, "picture": picture, "device": where, "title": title}
-    train(stage, data, training, out, on_save=lambda trained, state: save(trained), **how)
+    """Train a stage by the one loop, print what came of it, and give the verb's record.
+
+    Nothing is read, trained or written where the run is finished; a lost artifact is written again.
+    """
+    out = found.out
+    if is_finished(out, training):
+        _say_finished(out, training, found.told)
+    else:
+        how: dict[str, Any] = {"evaluate": evaluate, "picture": picture, "device": where, "title": title}
+        how["told"] = found.told
+        how["on_save"] = lambda trained, state: save(trained)
+        with found.begun():
+            trained = train(stage, data(), training, out, **how)
+            if is_main() and not _is_whole(out):
+                save(trained)
     status, measured = read_status(out), {}
     assert status is not None
     for entry in read(out / "log.jsonl"):  # the last of each
@@ -81,6 +140,8 @@ def run_stage(
     print_table(title, ["updates", *best, "seconds"], {f"{parameters:,} parameters": row})
     saved(out)
     progress = {"step": status.step, "of": status.steps, "finished": status.finished}
+    warning = warm_up_warning(training.optimizer, training.steps)
+    progress["warnings"] = [] if warning is None else [warning]
     return {"out": out, "parameters": parameters, **progress, "seconds": status.seconds, **measured}
 
 
@@ -219,14 +280,25 @@ def held_out_loss(
     lineage: dict[str, str],
     where: torch.device,
     training: TrainConfig,
+    *,
+    classes: Sequence[str] = (),
+    unlabelled: bool = False,
 ) -> Evaluate | None:
-    """The mean loss over the first view of every unseen picture, or nothing to measure."""
+    """The mean loss over the first view of every unseen picture, or nothing to measure.
+
+    `classes` are the stage's own, by whose names the pictures' count; if it also draws without a class,
+    `unlabelled`, pictures may have none. DigitError for pictures without classes, or of others.
+    """
     if path is None:
         return None
     opened = open_codes(path)
     check_lineage("this stage", lineage, f"{path}", opened.lineage())
     parts = [_first_views(opened, name) for name in arrays]
-    labels = None if opened.labels is None else torch.from_numpy(opened.labels)
+    labels = None
+    if classes and unlabelled and opened.labels is None:
+        say(f"{path} has no labels: the held-out loss is that of pictures without a class")
+    elif classes:
+        labels = labels_among(opened, classes, known_to="this stage")
     size = training.micro_batch or training.batch
 
     def evaluate(stage: Prior | Renderer | MaskedRenderer, step: int) -> Iterator[tuple[str, float]]:
@@ -313,10 +385,8 @@ def top_1(path: Path | None, trained_on: Codes, states: FrozenStates) -> Evaluat
         return None
     codes = open_codes(path)
     states.check(codes)
-    if codes.classes != trained_on.classes:
-        raise DigitError(f"{path} has other classes than {trained_on.path}: give codes of the same classes")
-    tokens = _first_views(codes, states.over)
-    labels, where = torch.from_numpy(codes.labels), states.where
+    labels = labels_among(codes, trained_on.classes, known_to=trained_on.path)
+    tokens, where = _first_views(codes, states.over), states.where
 
     def evaluate(probe: Probe, step: int) -> Iterator[tuple[str, float]]:
         rates = probe.config.learning_rates

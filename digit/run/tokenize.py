@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from digit.bounds import Batch, Count, Depth, Seed
 from digit.errors import DigitError
 from digit.run.options import Device, Folder, Name, Pictures, Pixels
 from digit.run.table import print_table, saved
@@ -20,12 +21,12 @@ def tokenize(
     tokenizer: Folder | None = None,
     vqgan: Folder | None = None,
     under: Name | None = None,
-    num: int | None = None,
+    num: Count | None = None,
     size: Pixels | None = None,
-    views: int = 2,
-    seed: int = 0,
-    batch: int | None = None,
-    threads: int | None = None,
+    views: Depth = 2,
+    seed: Seed = 0,
+    batch: Batch | None = None,
+    threads: Depth | None = None,
     device: Device | None = None,
     strict: bool = False,
     dry_run: bool = False,
@@ -50,27 +51,29 @@ def tokenize(
         batch: pictures at once; 64 on a CPU and 256 on a GPU if left out.
         threads: that decode pictures; if left out one per processor, or processes if there are many.
         device: cpu, cuda, cuda:N or mps; an NVIDIA GPU if there is one.
-        strict: stop at the first broken picture instead of leaving it out.
+        strict: stop at the first picture that is broken or lacks a class, instead of leaving it out.
         dry_run: only open everything, say what would be written, and stop.
     """
     if tokenizer is None and vqgan is None:
         raise DigitError("nothing to write: give --tokenizer, --vqgan, or both")
-    from digit.data.images import open_images
     from digit.data.write_codes import dry_run_of, write_codes
     from digit.distributed import is_main
     from digit.evaluation.codebook import codebook_report
     from digit.progress import progress, say
+    from digit.run.claim import claim, nothing_left
     from digit.run.device import choose_device
+    from digit.run.pictures import open_told
 
     out, where = Path(out), choose_device(device)
     kinds, lengths, side = open_kinds(tokenizer, vqgan, size=size, device=where)
-    source = open_images(images, under=under).spread(num)
+    source = open_told(images, under=under, num=num, strict=strict)
+    claimed = claim(out, "tokenize", {})  # what the codes are made of is their own plan's
     if dry_run:
         settings = {"tokenizer": tokenizer, "vqgan": vqgan, "size": side, "views": views, "seed": seed}
         plan = dry_run_of(source, out, lengths, views=views)
         _tell_plan(plan, out)
         return {"dry_run": True, "settings": settings, **plan}
-    with progress("tokenize", len(source)) as advance:
+    with claimed.begun(), progress("tokenize", len(source)) as advance:
         codes, report = write_codes(
             source,
             out,
@@ -84,6 +87,9 @@ def tokenize(
             strict=strict,
             progress=advance,
         )
+    if claimed.record is not None:
+        nothing_left(out)
+        return {**claimed.record, "out": out}
     if report.skipped:
         say(report.summary())
     if not is_main():
@@ -106,7 +112,10 @@ def tokenize(
     print_table(title, ["codes per picture", "codebook", "codes used", "entropy, bits", "perplexity"], rows)
     saved(out)
     counts = {"images": len(codes), "views": views, "skipped": len(report.skipped)}
-    return {"out": out, **counts, "classes": codes.classes, **use}
+    counts |= {"inputs": source.counts()}
+    record = {"out": out, **counts, "classes": codes.classes, **use}
+    claimed.finish(record, ["meta.json"])
+    return record
 
 
 def open_kinds(

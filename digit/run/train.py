@@ -6,9 +6,11 @@ What the stages are built of, measured by and shown with is in digit.run.stages.
 import difflib
 import inspect
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from digit.bounds import Decay, Depth, Positive, Size, Weight
 from digit.errors import DigitError
 from digit.run.dry_run import DryRun
 from digit.run.options import Codes, Device, File, Folder, Hidden, Pictures
@@ -49,7 +51,7 @@ def train_vqgan(
     held_out: Pictures | None = None,
     held_out_under: str | None = None,
     crop: bool = False,
-    threads: int | None = None,
+    threads: Depth | None = None,
     device: Device | None = None,
     strict: bool = False,
     plan: DryRun = DryRun(),  # noqa: B008
@@ -71,43 +73,54 @@ def train_vqgan(
         crop: train on random crops of slightly enlarged pictures, for sets with room around the object.
         threads: that decode pictures.
         device: cpu, cuda, cuda:N or mps; an NVIDIA GPU if there is one.
-        strict: stop at the first broken picture instead of leaving it out.
+        strict: stop at the first picture that is broken or lacks a class, instead of leaving it out.
         plan: what --dry-run estimates.
     """
     import torch
 
-    from digit.data.images import open_images
+    from digit.data.identity import of_images
+    from digit.evaluation.networks import weights_sha256
     from digit.nn.batch import PixelBatch
     from digit.run import stages
     from digit.run.device import choose_device
     from digit.run.dry_run import dry_run
+    from digit.run.pictures import open_told
     from digit.vqgan import VQGAN
     from digit.vqgan_loss import VQGANLoss
     from digit.weights.artifact import save
+    from digit.weights.storage import to_dict
 
-    where = choose_device(device)
-    source = open_images(images, under=under)
-    unseen = open_images(held_out, under=held_out_under) if held_out else source
+    where, out = choose_device(device), Path(out)
+    source = open_told(images, under=under, strict=strict)
+    unseen = open_told(held_out, under=held_out_under) if held_out else source
     network, size = stages.perceptual(losses, perceptual_weights, plan), model.image_size
     stage = stages.build(lambda: VQGANLoss(VQGAN(model), losses, network), training, plan)
+    made_of: dict[str, Any] = {"model": to_dict(model), "crop": crop, "losses": to_dict(losses)}
+    made_of["perceptual"] = {"size": losses.perceptual_size, "maps": losses.perceptual_maps}
+    if not plan.dry_run:  # its networks have no weights, and it reads no pictures
+        made_of["images"] = of_images(source)
+        made_of["held_out"] = of_images(unseen)["content"] if held_out else None
+        made_of["perceptual"]["weights"] = None if network is None else weights_sha256(network)
+    found = stages.claimed(out, "train vqgan", **made_of)
     if plan.dry_run:
         stage.assume(losses.adversarial_start + losses.adversarial_ramp)  # the discriminators teach
         inputs = {"path": images, "pictures": len(source), "held_out_pictures": len(unseen)}
-        inputs["classes"] = len(source.classes)
+        inputs |= {"classes": len(source.classes), "read_as": source.read_as}
         batch = PixelBatch(torch.empty(2, 3, size, size, device="meta"), None)
-        how = {"model": model, "inputs": inputs, "speed_is_known": False}
-        return dry_run(stage, batch, training, out, plan, **how)
-    data = stages.training_pixels(
-        source, out, size, training, where, crop=crop, threads=threads, strict=strict
-    )
-    pixels = stages.held_out_pixels(unseen, size, threads)
+        told: Any = {"model": model, "inputs": inputs, "speed_is_known": False}
+        return dry_run(stage, batch, training, out, plan, **told)
+    how = {"crop": crop, "threads": threads, "strict": strict}
+    data = partial(stages.training_pixels, source, out, size, training, where, **how)
+    done = stages.is_finished(out, training)
+    pixels = torch.empty(0) if done else stages.held_out_pixels(unseen, size, threads)
     evaluate, picture = stages.reconstruction_error(pixels, where), stages.reconstructions(pixels, where)
-    more = {"source": source.fingerprint, "losses": losses.__dict__}
+    more = {"source": source.fingerprint, "read_as": source.read_as, "losses": losses.__dict__}
 
     def keep(trained: VQGANLoss) -> None:
         save(trained.vqgan, out, lineage={}, extra=more)
 
-    return stages.run_stage(stage, data, training, out, where, evaluate, picture, keep, "vqgan")
+    record = stages.run_stage(stage, data, training, found, where, evaluate, picture, keep, "vqgan")
+    return {**record, "inputs": source.counts()}
 
 
 @by_recipe("prior")
@@ -118,13 +131,13 @@ def train_prior(
     recipe: PriorRecipe | None = None,
     over: Literal["codes", "vq_codes"] = "codes",
     conditional: bool = True,
-    width: int = 1024,
-    layers: int = 16,
-    heads: int | None = None,
+    width: Size = 1024,
+    layers: Depth = 16,
+    heads: Size | None = None,
     norm: Literal["post", "pre"] = "post",
-    dropout: float = 0.1,
-    label_dropout: float = 0.0,
-    label_smoothing: float = 0.1,
+    dropout: Decay = 0.1,
+    label_dropout: Decay = 0.0,
+    label_smoothing: Decay = 0.1,
     tied: bool = False,
     training: Training = PRIOR,
     held_out: Codes | None = None,
@@ -159,11 +172,14 @@ def train_prior(
         plan: what --dry-run estimates.
     """
     from digit.data.codes import CodeData, open_codes
+    from digit.data.identity import of_codes, of_folder
     from digit.prior import Prior, PriorConfig
     from digit.run import stages
+    from digit.run.class_names import check_classes
     from digit.run.device import choose_device
     from digit.run.dry_run import code_batch, describe_codes, dry_run
     from digit.weights.artifact import save
+    from digit.weights.storage import to_dict
 
     where, opened = choose_device(device), open_codes(codes)
     classes = stages.classes_of(opened, conditional, recipe)
@@ -183,16 +199,22 @@ def train_prior(
     stage = stages.build(lambda: Prior(config), training, plan)
     lineage = opened.lineage(over)
     picture = stages.prior_pictures(config, over, renderer, vqgan, lineage, where)
-    evaluate = stages.held_out_loss(held_out, (over,), lineage, where, training)
+    known: dict[str, Any] = {"classes": classes, "unlabelled": config.label_dropout > 0}
+    evaluate = stages.held_out_loss(held_out, (over,), lineage, where, training, **known)
+    check_classes(out, "prior", classes)
+    data_is = {"over": over, "codes": of_codes(opened, over, labels=bool(classes))}
+    made_of = {**data_is, "model": to_dict(config), "held_out": of_folder(held_out)}
+    found = stages.claimed(out, "train prior", **made_of)
     if plan.dry_run:
         batch = code_batch(config.length)
         return dry_run(stage, batch, training, out, plan, model=config, inputs=describe_codes(opened))
-    data = CodeData(opened, batch_size=training.batch, arrays=(over,), seed=training.seed, device=where)
+    how: Any = {"batch_size": training.batch, "seed": training.seed, "device": where}
+    data = partial(CodeData, opened, arrays=(over,), **how)
 
     def keep(trained: Prior) -> None:
         save(trained, out, lineage=lineage, classes=classes)
 
-    return stages.run_stage(stage, data, training, out, where, evaluate, picture, keep, "prior")
+    return stages.run_stage(stage, data, training, found, where, evaluate, picture, keep, "prior")
 
 
 @by_recipe("renderer")
@@ -202,12 +224,12 @@ def train_renderer(
     *,
     recipe: RendererRecipe | None = None,
     masked: bool = False,
-    width: int = 1024,
-    layers: int = 16,
-    heads: int | None = None,
+    width: Size = 1024,
+    layers: Depth = 16,
+    heads: Size | None = None,
     norm: Literal["post", "pre"] = "pre",
-    dropout: float = 0.1,
-    label_smoothing: float = 0.1,
+    dropout: Decay = 0.1,
+    label_smoothing: Decay = 0.1,
     training: Training = RENDERER,
     held_out: Codes | None = None,
     vqgan: Folder | None = None,
@@ -236,12 +258,14 @@ def train_renderer(
         plan: what --dry-run estimates.
     """
     from digit.data.codes import CodeData, open_codes
+    from digit.data.identity import of_codes, of_folder
     from digit.renderer import Renderer, RendererConfig
     from digit.renderer_masked import MaskedConfig, MaskedRenderer
     from digit.run import stages
     from digit.run.device import choose_device
     from digit.run.dry_run import code_batch, describe_codes, dry_run
     from digit.weights.artifact import save
+    from digit.weights.storage import to_dict
 
     where, opened, names = choose_device(device), open_codes(codes), ("codes", "vq_codes")
     config: Any = (MaskedConfig if masked else RendererConfig)(
@@ -260,15 +284,19 @@ def train_renderer(
     lineage = opened.lineage(*names)
     picture = stages.renderer_pictures(opened, vqgan, lineage, where)
     evaluate = stages.held_out_loss(held_out, names, lineage, where, training)
+    made_of: dict[str, Any] = {"codes": of_codes(opened, *names, labels=False), "masked": masked}
+    made_of |= {"model": to_dict(config), "held_out": of_folder(held_out)}
+    found = stages.claimed(out, "train renderer", **made_of)
     if plan.dry_run:
         batch = code_batch(config.length, vq_length=config.vq_length)
         return dry_run(stage, batch, training, out, plan, model=config, inputs=describe_codes(opened))
-    data = CodeData(opened, batch_size=training.batch, arrays=names, seed=training.seed, device=where)
+    how: Any = {"batch_size": training.batch, "seed": training.seed, "device": where}
+    data = partial(CodeData, opened, arrays=names, **how)
 
     def keep(trained: Any) -> None:
         save(trained, out, lineage=lineage, classes=opened.classes)
 
-    return stages.run_stage(stage, data, training, out, where, evaluate, picture, keep, "renderer")
+    return stages.run_stage(stage, data, training, found, where, evaluate, picture, keep, "renderer")
 
 
 @by_recipe("probe")
@@ -280,8 +308,8 @@ def train_probe(
     recipe: Literal["linear_probe"] | None = None,
     held_out: Codes | None = None,
     last_block: bool = True,
-    lr_factors: tuple[float, ...] = (1.0,),
-    start: float = 0.01,
+    lr_factors: tuple[Positive, ...] = (1.0,),
+    start: Weight = 0.01,
     training: Training = PROBE,
     device: Device | None = None,
     plan: DryRun = DryRun(),  # noqa: B008
@@ -307,11 +335,14 @@ def train_probe(
         plan: what --dry-run estimates.
     """
     from digit.data.codes import open_codes
+    from digit.data.identity import of_codes, of_folder
     from digit.nn.linear_probe import Probe, ProbeConfig
     from digit.run import stages
+    from digit.run.class_names import check_classes
     from digit.run.device import choose_device
     from digit.run.dry_run import code_batch, describe_codes, dry_run
     from digit.weights.artifact import save
+    from digit.weights.storage import to_dict
 
     where, opened = choose_device(device), open_codes(codes)
     states = stages.FrozenStates(prior, last_block, training, where)
@@ -321,16 +352,20 @@ def train_probe(
     )
     stage = stages.build(lambda: Probe(shape), training, plan)
     evaluate = stages.top_1(held_out, opened, states)
+    check_classes(out, "probe", opened.classes)
+    made_of: dict[str, Any] = {"prior": states.identity, "model": to_dict(shape)}
+    made_of |= {"codes": of_codes(opened, states.over, labels=True), "held_out": of_folder(held_out)}
+    found = stages.claimed(out, "train probe", **made_of)
     if plan.dry_run:
         inputs = describe_codes(opened) | {"prior": prior}
         batch, whole = code_batch(states.prior.config.length), states.with_probe(stage)
         return dry_run(stage, batch, training, out, plan, model=shape, inputs=inputs, counted_as=whole)
-    data = states.data(opened, training)
+    data = partial(states.data, opened, training)
 
     def keep(trained: Probe) -> None:
         save(trained, out, lineage={"prior": states.identity}, classes=opened.classes)
 
-    return stages.run_stage(stage, data, training, out, where, evaluate, None, keep, "linear probe")
+    return stages.run_stage(stage, data, training, found, where, evaluate, None, keep, "linear probe")
 
 
 def train_recipe(name: str, *, codes: str | Path, out: str | Path, **changes: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import contextlib
 import enum
 import signal
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -71,6 +71,7 @@ def train(
     device: str | torch.device | None = None,
     progress: bool = True,
     title: str = "train",
+    told: Sequence[str] = (),
 ) -> nn.Module:
     """Train `stage` on data(0), data(1), ...; the stage in eval mode, with the averaged weights if any.
 
@@ -86,6 +87,8 @@ def train(
     runs in a thread beside the training, in the main process. At the wall-clock limit the run is saved and
     returned unfinished: see `read_status(out)`.
 
+    `told` are sentences that go into the log first, such as what is not as when the run began.
+
     An update whose loss or gradient is not finite is skipped. DigitError when several in a row are (`skips`),
     when another process trains in `out`, when its states are of another model, or when a state cannot be
     written: the state before is intact. On Ctrl-C or SIGTERM the state is saved and KeyboardInterrupt raised
@@ -99,7 +102,7 @@ def train(
         stack.enter_context(torch.random.fork_rng([place] if place.type == "cuda" else []))
         twin = Twin(stage) if on_save and is_main() else None
         updater = Updater(stage, config, place)
-        events: list[str] = []
+        events = [*told]
         found = checkpoint.newest_of_main(out / "state", warn=events.append)
         if found:
             events += updater.restore(found)

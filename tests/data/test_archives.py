@@ -67,7 +67,8 @@ def test_labels_by_name_by_folder_and_incomplete(tmp_path):
     folders = open_images(write_tar(tmp_path / "folders.tar", {"./dog/0.jpg": JPEG, "./cat/0.jpg": JPEG}))
     assert folders.names == ["cat/0.jpg", "dog/0.jpg"] and folders.labels.tolist() == [0, 1]
     part = open_images(write_tar(tmp_path / "part.tar", sample("0", 1) | {"1.jpg": JPEG}))
-    assert part.labels is None and part.ignored == [("1.jpg", "a picture without the label that others have")]
+    assert part.ignored == [("1.jpg", "a picture without the label that others have")]
+    assert (part.names, part.labels.tolist(), part.classes) == (["0.jpg"], [1], ["0", "1"])
 
 
 class Canary:
@@ -199,3 +200,34 @@ def test_zip_members_that_share_bytes_are_left_out(tmp_path):
     source = open_images(path)
     assert source.names == ["a/0.jpg"]
     assert source.ignored == [("b/1.jpg", "overlaps another member")]
+
+
+def test_each_picture_has_the_label_of_its_own_name(tmp_path):
+    """Of names with dots too; further pictures of a sample are none, and a bad label is only its own."""
+    dots = {}
+    for i in range(4):
+        dots |= sample(f"a.v1.{i:03d}", i)
+    source = open_images(write_tar(tmp_path / "dots.tar", dots))
+    assert source.labels.tolist() == [0, 1, 2, 3] and not source.ignored
+    masks = sample("000", 1) | {"000.mask.png": JPEG} | sample("001", 0) | {"001.seg.jpg": JPEG}
+    source = open_images(write_tar(tmp_path / "masks.tar", masks))
+    assert source.names == ["000.jpg", "001.jpg"] and source.labels.tolist() == [1, 0]
+    assert source.ignored == [
+        (name, "a further picture of a sample") for name in ("000.mask.png", "001.seg.jpg")
+    ]
+    parts = {
+        "000.left.jpg": JPEG,
+        "000.right.jpg": JPEG,
+        "000.cls": b"7",
+        "001.label.cls": b"2",
+        "001.jpg": JPEG,
+    }
+    source = open_images(write_tar(tmp_path / "parts.tar", parts))
+    assert source.names == ["000.left.jpg", "000.right.jpg", "001.jpg"]
+    assert source.labels.tolist() == [7, 7, 2]
+    assert source.notes == ["1 samples hold several pictures, each of which counts"]
+    minus = sample("0", -1) | sample("1", 9) | sample("2", 12) | {"2.cls": b"\xef\xbb\xbf12\r\n"}
+    source = open_images(write_tar(tmp_path / "minus.tar", minus))
+    assert source.labels.tolist() == [9, 12] and source.ignored == [("0.jpg", "its label -1 is no class")]
+    with pytest.raises(DigitError, match=r"0\.jpg in .*minus\.tar has no class"):
+        open_images(tmp_path / "minus.tar", strict=True)

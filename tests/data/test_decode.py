@@ -210,3 +210,19 @@ def test_reads_are_counted():
     with pytest.raises(TooMuch, match="small parts"):
         for _ in range(10**6):
             file.read(1)
+
+
+@pytest.mark.parametrize("name", ["iCCP", "zTXt", "iTXt"])
+def test_a_png_with_megabytes_of_profile_or_text_is_read(name):
+    """Pillow inflates a megabyte of each and then refuses the picture; no pixel depends on them."""
+    start = {
+        "iCCP": b"ICC Profile\0\0",
+        "zTXt": b"Comment\0\0",
+        "iTXt": b"XML:com.adobe.xmp\0\1\0\0\0",
+    }[name]
+    content = name.encode() + start + zlib.compress(bytes(3 * 2**20))
+    part = struct.pack(">I", len(content) - 4) + content + struct.pack(">I", zlib.crc32(content))
+    plain = encoded(picture(), "PNG")
+    for place in (33, len(plain) - 12):  # behind the header; before the end
+        again = decode(plain[:place] + part + plain[place:])
+        assert np.array_equal(np.asarray(again), np.asarray(decode(plain)))

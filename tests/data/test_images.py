@@ -1,3 +1,4 @@
+import os
 import zipfile
 from pathlib import Path
 
@@ -141,3 +142,66 @@ def test_fewer_pictures_are_evenly_spread_over_the_set(chain):
     assert source.spread(None) is source.spread(10**6) is source
     with pytest.raises(DigitError, match="--num 0"):
         source.spread(0)
+
+
+def test_one_line_says_what_a_set_is_read_as(tmp_path):
+    names = ["cat/0.jpg", "dog/1.jpg", "stray.jpg", "dog/notes.txt", "dog/b.txt"]
+    write_folder(tmp_path, names)
+    (tmp_path / "fox").mkdir()
+    source = open_images(tmp_path)
+    assert source.read_as == (
+        f"{tmp_path}: 2 pictures of 2 classes (cat 1, dog 1); left out: dog/b.txt and 1 other (not named "
+        "like a picture), fox/ (an empty folder), stray.jpg (beside the class folders)"
+    )
+    assert source.counts()["read_as"] == source.read_as
+    assert source.spread(1).read_as.startswith(
+        f"{tmp_path}: 1 picture of 1 class (cat 1) out of 2; left out:"
+    )
+    flat = open_images(tmp_path, under="dog")
+    assert flat.read_as == (
+        f"{tmp_path}: 1 picture, no classes (they lie in no folders, below dog); left out: dog/b.txt and 1 "
+        "other (not named like a picture)"
+    )
+
+
+def test_strict_refuses_a_picture_without_a_class_but_no_mask(tmp_path):
+    names = ["cat/0.jpg", "dog/1.jpg", "masks/0.png"]
+    source = open_images(write_zip(tmp_path / "x.zip", names), strict=True)
+    assert source.names == names[:2] and source.ignored == [("masks/0.png", "in a folder of masks")]
+    path = write_zip(tmp_path / "y.zip", [*names, "stray.jpg"])
+    assert open_images(path).labels.tolist() == [0, 1]
+    with pytest.raises(DigitError, match=r"stray\.jpg in .*y\.zip has no class, which others have \(beside"):
+        open_images(path, strict=True)
+
+
+def test_the_same_names_by_every_system_are_the_same_classes(tmp_path):
+    """Composed and decomposed accents, backslashes, "./", UTF-8 in zips without the flag, .JFIF."""
+    names = ["caf\u00e9/0.jpg", "cafe\u0301/1.JPG", "./caf\u00e9/2.jfif", "dog\\3.JFIF"]
+    utf8 = write_zip(tmp_path / "flag.zip", names)
+    data = bytearray(utf8.read_bytes())
+    for magic, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        place = -1
+        while (place := data.find(magic, place + 1)) >= 0:
+            data[place + flags + 1] &= ~8
+    (tmp_path / "none.zip").write_bytes(data)
+    folder = write_folder(tmp_path / "set", names)
+    for source in (open_images(folder), open_images(utf8), open_images(tmp_path / "none.zip")):
+        assert source.names == ["caf\u00e9/0.jpg", "caf\u00e9/1.JPG", "caf\u00e9/2.jfif", "dog/3.JFIF"]
+        assert source.classes == ["caf\u00e9", "dog"] and source.labels.tolist() == [0, 0, 0, 1]
+        assert [source.read(i) for i in range(4)] == [JPEG + bytes(i) for i in range(4)]
+
+
+def test_a_folder_that_may_not_be_read_is_told(tmp_path, monkeypatch):
+    write_folder(tmp_path, ["cat/0.jpg", "dog/1.jpg", "fox/2.jpg"])
+    scan = os.scandir
+
+    def refused(path):
+        if Path(path).name == "fox":
+            raise PermissionError(13, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    source = open_images(tmp_path)
+    assert source.classes == ["cat", "dog"] and source.ignored == [
+        ("fox/", "cannot be read: Permission denied")
+    ]

@@ -82,10 +82,13 @@ def test_evaluate_the_samples_and_compare_with_themselves(chain, run, tmp_path):
         ("sample no/such/model", "no model no/such/model"),
         ("sample {root}/model --labels purple", "unknown label 'purple': choose from blue, green, red"),
         ("sample {root}/model --labels 3", "out of range: choose 0 to 2"),
-        ("sample {root}/model --num 0", "at least one picture"),
+        ("sample {root}/model --num 0", "--num: 0 is out of bounds: give a whole number from 1"),
         ("sample {root}/model --num 2 --seeds 1", "--num and --seeds"),
         ("sample {root}/model --seeds 4-2", "rising ranges"),
-        ("sample {root}/model --top-p 1.5", "top-p is 1.5"),
+        (
+            "sample {root}/model --top-p 1.5",
+            "--top-p: 1.5 is out of bounds: give a number above 0 and up to 1",
+        ),
         (
             "sample {root}/model --unconditional --guidance 2",
             "guidance needs classes: leave out --guidance, or --unconditional",

@@ -90,7 +90,8 @@ def test_pictures_without_a_class_and_a_vq_only_model(chain, places, run, tmp_pa
         call = ("--prefix-from", places / "one.png", "--prefix", 8, *more, "--out", out)
         code, _, err = run("sample", model, *call)
         assert code == 0, err
-        assert "class" not in err
+        assert err.startswith(f"{places / 'one.png'}: 1 picture, no classes") and err.count("class") == 1
+        assert samples_of(out)["read_as"] == err.splitlines()[0]
         assert len(samples_of(out)["samples"]) == 8
         assert samples_of(out)["samples"][0]["label"] is None
 
@@ -106,7 +107,7 @@ def test_folders_that_are_no_classes_of_the_model(chain, places, run, tmp_path):
     assert "holiday" in err and "is no class of the model: each completion takes its seed's class" in err
     assert [row["label"] for row in samples_of(tmp_path / "s")["samples"]] == [0, 0]
     code, _, err = run("sample", chain.root / "model", *call[:-1], tmp_path / "free", "--unconditional")
-    assert code == 0 and "holiday" not in err
+    assert code == 0 and "(holiday 1, work 1)" in err and "is no class" not in err
     assert [row["label"] for row in samples_of(tmp_path / "free")["samples"]] == [None, None]
 
 
@@ -116,7 +117,7 @@ def test_what_completing_refuses(chain, places, run, tmp_path):
     one = ("--prefix-from", places / "one.png")
     for call, words in (
         ((*model, *one, "--prefix", 17), "--prefix 17: pictures of this model have 16 codes, give 0 to 16"),
-        ((*model, *one, "--prefix", -1), "give 0 to 16"),
+        ((*model, *one, "--prefix", -1), "--prefix: -1 is out of bounds"),
         ((*model, *one), "--prefix-from and --prefix go together"),
         ((*model, "--prefix", 3), "--prefix-from and --prefix go together"),
         ((*model, "--prefix-from", tmp_path / "broken.png", "--prefix", 3), "broken.png"),

@@ -201,10 +201,13 @@ def test_hostile_files_are_one_sentence_and_run_nothing(run, sources, tmp_path):
 
 
 def test_an_artifact_is_not_overwritten(run, tmp_path):
-    for expected in (0, 2):
-        code, _, errors = run("convert", FIXTURES / "vq_only.pt", "--out", tmp_path / "a")
-        assert code == expected
-    assert "already holds" in errors
+    for options, words in (
+        ((), ""),
+        ((), "nothing is left to do"),
+        (("--stored-as", "float32"), "already holds"),
+    ):
+        code, _, errors = run("convert", FIXTURES / "vq_only.pt", "--out", tmp_path / "a", *options)
+        assert code == (2 if options else 0) and words in errors
 
 
 def test_help_teaches(run):

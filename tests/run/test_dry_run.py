@@ -103,7 +103,7 @@ def test_what_does_not_fit_is_said_with_what_to_change(chain, run, tmp_path):
 def test_what_the_run_would_refuse_is_refused(chain, run, tmp_path):
     base = ("--codes", chain.root / "codes", "--dry-run")
     code, _, err = run("train", "prior", *base, "--out", chain.root / "renderer")
-    assert code == 2 and "is the state of another model" in err
+    assert code == 2 and "already holds what `digit train renderer` wrote" in err
     code, _, err = run(
         *("train", "prior", *base, "--held-out", chain.root / "model", "--out", tmp_path / "run")
     )

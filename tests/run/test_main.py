@@ -71,13 +71,16 @@ TYPOS = [
     ("sample --renderer oil", "--renderer: 'oil' is none of autoregressive, masked"),
     ("train prior --codes c", "train prior: the following arguments are required: --out"),
     ("train prior --codes c --out o --betas 1", "--betas: expected 2 arguments"),
-    ("train prior --codes c --out o --lr -1", "train prior: optimizer: lr and eps must be > 0"),
+    (
+        "train prior --codes c --out o --lr -1",
+        "train prior: --lr: -1 is out of bounds: give a number above 0 and up to 1,000,000,000",
+    ),
     (
         "train prior --codes c --out o --recipe huge",
-        "train prior: there is no recipe 'huge' of a prior: choose from base,",
+        "train prior: --recipe: there is no recipe 'huge' of a prior: choose from base,",
     ),
     ("info x --processes 2", "info: it runs in one process, without --processes"),
-    ("sample --processes none", "--processes: 'none': give a number from 1"),
+    ("sample --processes none", "--processes: 'none': give a number from 1 to 1024"),
     ("sample a b", "sample: unrecognized arguments: b"),
     (
         "fit --images i --out o --encoder-arguments depth",

@@ -126,6 +126,6 @@ def test_two_lines_say_what_was_drawn_and_how(chain, run, tmp_path):
 def test_eight_bits_of_cache_are_a_choice(chain, run, tmp_path):
     call = ("sample", chain.root / "model", "--num", 1, "--device", "cpu", "--out", tmp_path / "s")
     assert run(*call, "--cache-bits", 16)[0] == 0
-    code, _, err = run(*call, "--cache-bits", 8)
+    code, _, err = run(*call[:-1], tmp_path / "t", "--cache-bits", 8)
     assert code == 2 and "needs a GPU" in err
     assert run(*call, "--cache-bits", 4)[0] == 2

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from digit.bounds import Batch
 from digit.run.options import Device, File, Network, Pictures, Pixels
 from digit.run.table import print_table
 
@@ -21,7 +22,7 @@ def evaluate_images(
     few: bool = False,
     paper: bool = False,
     out: Path | None = None,
-    batch: int = 256,
+    batch: Batch = 256,
     precision: Literal["fp32", "tf32"] = "tf32",
     device: Device | None = None,
 ) -> dict[str, Any]:
@@ -61,21 +62,17 @@ def evaluate_images(
     with main_first():  # it may have to fetch weights
         networks = measurement.open_networks(features, inception_weights, where)
     written, wanted = measurement.result_file(out, "images"), None if chosen.size else size
-    drawn = open_pictures(
-        measurement.generated(samples, size=wanted, batch=batch), size=wanted, batch_size=batch
-    )
-    real = measurement.generated(reference, size=chosen.size or size, batch=batch)
+    sources = [measurement.generated(path) for path in (samples, reference)]
+    drawn, real = open_pictures(sources[0], size=wanted, batch_size=batch), sources[1]
     options: dict[str, Any] = {"metrics": metrics, "size": size, "few": few, "precision": precision}
     options |= {"protocol": chosen, "batch_size": batch, "device": where}
     with measurement.picture_count("evaluate", None) as tell:
         values = list(images.picture_metrics(drawn, real, networks, progress=tell, **options))
     if not is_main():
         return {}
-    settings = {
-        "samples": samples,
-        "reference": Path(reference).name,
-        "size": chosen.size or size or drawn.size,
-    }
+    side = chosen.size or size or drawn.size
+    settings: dict[str, Any] = {"samples": samples, "reference": Path(reference).name, "size": side}
+    settings["read_as"] = [measurement.read_as(pictures) for pictures in sources]
     told: dict[str, Any] = {"settings": {**settings, "precision": precision}, "protocol": chosen}
     value = images.report(values, networks, device=measurement.device_name(where), **told)
 
@@ -83,8 +80,8 @@ def evaluate_images(
         _print(value, Path(samples).name)
         if paper:
             _print_beside_paper(value["values"])
-        measurement.caution(min(n for n in value["counts"].values() if n))
 
+    measurement.caution(value, min(n for n in value["counts"].values() if n))
     measurement.keep(written, value, show=show)
     if paper:
         conditions = {"source": protocols.SOURCE, "conditions": protocols.CONDITIONS}

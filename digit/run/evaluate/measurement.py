@@ -15,11 +15,12 @@ from digit.data.images import ImageSource, open_images
 from digit.data.loader import Report, stream
 from digit.errors import DigitError
 from digit.evaluation.networks import Network, open_network
-from digit.evaluation.pictures import Pictures, of_images
+from digit.evaluation.pictures import Pictures, open_npz
 from digit.evaluation.result import read_result, result, write_result
 from digit.files import make_folder, read_json
 from digit.pipeline import DigitPipeline
 from digit.progress import progress, say
+from digit.run.pictures import open_told
 from digit.run.table import saved
 from digit.weights.artifact import artifact_of, load
 from digit.weights.model_folder import PARTS
@@ -39,7 +40,7 @@ def result_file(out: Path | None, name: str) -> Path | None:
 
 def of_classes(images: str, under: str | None, classes: Sequence[str], per_class: int) -> ImageSource:
     """The first `per_class` pictures of each class named, or of all; DigitError without such labels."""
-    source = open_images(images, under=under)
+    source = open_told(images, under=under)
     if source.labels is None:
         raise DigitError(f"the pictures of {images} have no labels: put them into class folders")
     for name in classes:
@@ -50,11 +51,16 @@ def of_classes(images: str, under: str | None, classes: Sequence[str], per_class
     return source.select(np.sort(np.concatenate(chosen)))
 
 
-def generated(path: str, *, batch: int, size: int | None) -> Pictures | str:
-    """The pictures that samples.json lists (the grid is none of them), with their classes; else the path."""
+def generated(path: str) -> ImageSource | Pictures:
+    """The pictures that samples.json lists (the grid is none of them), with their classes, or those of a
+    path; a line says which."""
     folder = Path(path)
+    if folder.suffix == ".npz":
+        found = open_npz(folder)
+        say(read_as(found))
+        return found
     if not (folder / "samples.json").is_file():
-        return path
+        return open_told(path)
     rows = read_json(folder / "samples.json")["samples"]
     images = open_images(folder)
     places = {name: place for place, name in enumerate(images.names)}
@@ -62,12 +68,24 @@ def generated(path: str, *, batch: int, size: int | None) -> Pictures | str:
     if missing or not rows:
         absent = folder / missing[0] if missing else folder / "samples.json"
         raise DigitError(f"{absent} is named in samples.json but missing: draw the pictures again")
-    names = sorted({row["class"] for row in rows if row.get("class")})
-    labels = None
+    names, labels = sorted({row["class"] for row in rows if row.get("class")}), None
     if names and all(row.get("class") for row in rows):
-        labels = torch.tensor([names.index(row["class"]) for row in rows])
+        labels = np.array([names.index(row["class"]) for row in rows])
     listed = images.select([places[row["file"]] for row in rows])
-    return replace(of_images(listed, size=size, batch_size=batch), labels=labels, classes=tuple(names))
+    told = replace(listed, labels=labels, classes=names if labels is not None else [], ignored=[])
+    told = replace(told, notes=["samples.json names none for some"] if labels is None else [])
+    say(told.read_as)
+    return told
+
+
+def read_as(pictures: ImageSource | Pictures) -> str:
+    """The line that says what pictures are read as; of an npz whether it has labels, which have no names."""
+    if isinstance(pictures, ImageSource):
+        return pictures.read_as
+    if not pictures.n:
+        return f"{pictures.name}: statistics, no pictures"
+    labels = "numbers of classes without names" if pictures.labels is not None else "no classes"
+    return f"{pictures.name}: {pictures.n:,} pictures, {labels}"
 
 
 @contextmanager
@@ -176,7 +194,8 @@ def keep(
 ) -> None:
     """Write a result and its plot beside it, and name them and `files`, which were written before.
 
-    `show` prints the tables when all is written: what was measured does not hang on who reads the output.
+    `show` prints the tables when all is written, and what the result warns of follows: what was measured
+    does not hang on who reads the output.
     Without a file say that nothing is kept; `also` names what else --out would have kept.
     """
     if written is not None:
@@ -186,19 +205,21 @@ def keep(
             plot(files[0])
     if show is not None:
         show()
+    for warning in value.get("warnings", ()):
+        print(warning)
     if written is None:
         print(f"not kept: --out FOLDER keeps the full record as JSON{also}")
     else:
         saved(written, *files)
 
 
-def caution(count: int) -> None:
-    """A line where distances of `count` pictures cannot stand beside published ones."""
+def caution(value: dict[str, Any], count: int) -> None:
+    """Note in a result that distances of `count` pictures cannot stand beside published ones."""
     if count < PUBLISHED:
-        print(
+        value["warnings"] = [
             f"{count:,} pictures: not comparable with distances of {PUBLISHED:,}, which are smaller for the "
             "same quality"
-        )
+        ]
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from digit.bounds import Batch, Guidance, Several, Temperature, TopP, Whole
 from digit.run.options import Device, File, Model, Network, Pictures, Positional
 from digit.run.table import print_table
 
@@ -11,22 +12,22 @@ from digit.run.table import print_table
 def evaluate_prefix(
     models: Positional[tuple[Model, ...]],
     images: Pictures,
-    prefix: tuple[int, ...],
+    prefix: tuple[Whole, ...],
     *,
     features: tuple[Network, ...] = ("inception",),
     inception_weights: File | None = None,
     reference: Pictures | None = None,
     under: str | None = None,
-    num: int | None = None,
+    num: Several | None = None,
     few: bool = False,
     unconditional: bool = False,
     renderer: Literal["autoregressive", "masked"] | None = None,
-    temperature: float | None = None,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    guidance: float | None = None,
+    temperature: Temperature | None = None,
+    top_k: Whole | None = None,
+    top_p: TopP | None = None,
+    guidance: Guidance | None = None,
     out: Path | None = None,
-    batch: int = 64,
+    batch: Batch = 64,
     device: Device | None = None,
 ) -> dict[str, Any]:
     """Give each prior the first codes of real pictures, and measure what it makes of them: figure 4b.
@@ -57,16 +58,16 @@ def evaluate_prefix(
         batch: pictures at once.
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """
-    from digit.data.images import open_images
     from digit.evaluation.plots import draw_prefix
     from digit.evaluation.prefix import check_prefixes
     from digit.evaluation.protocols import OWN, check_number
     from digit.run.complete import folder_labels
     from digit.run.device import choose_device
     from digit.run.evaluate import completions, measurement
+    from digit.run.pictures import open_told
 
     where = choose_device(device, float64=True)
-    source = open_images(images, under=under).spread(num)
+    source = open_told(images, under=under, num=num)
     check_number(images, len(source), OWN, few=few)
     pipelines = completions.open_models(models, where)
     check_prefixes(prefix, [pipeline.prior.config.length for pipeline in pipelines.values()])
@@ -86,9 +87,10 @@ def evaluate_prefix(
     curve = completions.Curve(pipelines, source, networks, where, asked, written)
     curve.measure(prefix, labels, {**settings, "batch_size": batch}, reference=reference, few=few)
     value = curve.value()
+    value["settings"] |= {"read_as": source.read_as}
     title = f"{len(source)} pictures of {asked['images']} completed from their first codes"
     _print(curve.points, title)
-    measurement.caution(len(source))
+    measurement.caution(value, len(source))
     plot = partial(draw_prefix, curve.points, title=title)
     measurement.keep(written, value, plot=plot, also=", and a plot")
     return value

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from digit.bounds import Batch, Depth, Positive, Seed
 from digit.errors import DigitError
 from digit.run.options import Codes, Device, Folder, Pictures
 from digit.run.table import print_table
@@ -29,15 +30,15 @@ def evaluate_probe(
     images: Pictures | None = None,
     test_images: Pictures | None = None,
     pool: Literal["all", "codes"] = "all",
-    views: int = 1,
-    lr_factors: tuple[float, ...] = (0.1, 0.3, 1.0, 3.0, 10.0),
-    lr: float = 1e-3,
-    epochs: float = 30.0,
+    views: Depth = 1,
+    lr_factors: tuple[Positive, ...] = (0.1, 0.3, 1.0, 3.0, 10.0),
+    lr: Positive = 1e-3,
+    epochs: Positive = 30.0,
     cache: Folder | None = None,
-    memory_gb: float = 16.0,
+    memory_gb: Positive = 16.0,
     out: Path | None = None,
-    seed: int = 0,
-    batch: int = 256,
+    seed: Seed = 0,
+    batch: Batch = 256,
     device: Device | None = None,
 ) -> dict[str, Any]:
     """Linear probes of all layers of frozen priors, in one pass over cached states (figure 3b, table 2).

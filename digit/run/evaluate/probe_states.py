@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 
 from digit.data.codes import Codes
-from digit.data.images import open_images
 from digit.errors import DigitError, check_lineage
 from digit.evaluation.probe import Pool, fit_probe, pooled_features, pooled_states, probe_results, split_rows
 from digit.files import atomic_path, make_folder, read_json, sha256_file, write_json_atomic
 from digit.prior import Prior
 from digit.progress import progress, say
+from digit.run.class_names import labels_among
 from digit.run.device import autocast
-from digit.run.evaluate.measurement import labels_at, reading
+from digit.run.evaluate.measurement import reading
+from digit.run.pictures import open_told
 from digit.weights.artifact import artifact_of, load
 
 
@@ -120,14 +121,13 @@ def states_of(
             continue
         opened = Codes(folder)
         check_codes(opened, prior, over, origin["lineage"], path)
-        if classes is not None and opened.classes != classes:
-            raise DigitError(f"{folder} has other classes than {folders[0]}: give codes of the same classes")
-        classes, array = opened.classes, opened.array(over)
+        classes, array = classes or opened.classes, opened.array(over)
         used = views if kind == "train" else 1
         if not 1 <= used <= array.shape[1]:
             raise DigitError(f"--views {used}: {folder} holds {array.shape[1]} views of a picture")
         flat = array[:, :used].reshape(-1, array.shape[2])
-        labels = torch.from_numpy(opened.labels).repeat_interleave(used).to(where)
+        labels = labels_among(opened, classes, known_to=str(folders[0]))
+        labels = labels.repeat_interleave(used).to(where)
         codes = opened.meta["files"][f"{over}.npy"]
         key = {"prior": origin["id"], "codes": codes, "pool": pool, "views": used}
 
@@ -153,15 +153,14 @@ def features_of(
         if source is None:
             splits.append(Split())
             continue
-        opened = open_images(source)
-        if opened.labels is None or (classes is not None and opened.classes != classes):
-            raise DigitError(f"{source} must have class folders, the same as the other pictures")
-        classes, rows = opened.classes, []
+        opened, rows = open_told(source), []
+        classes = classes or opened.classes
+        labels = labels_among(opened, classes, known_to=str(sources[0]))
         with reading("features", opened, size, where, batch) as (pixels, seen):
             for part in pixels():
                 with autocast(where):
                     rows.append(pooled_features(tokenizer, part))
-        splits.append(Split(torch.cat(rows), labels_at(opened, seen).to(where)))
+        splits.append(Split(torch.cat(rows), labels[seen].to(where)))
     return splits
 
 

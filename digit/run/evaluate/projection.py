@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+from digit.bounds import MANY, Batch, Bounds, Seed, Share
 from digit.errors import DigitError
 from digit.run.options import Device, Folder, Label, Pictures, Pixels
 from digit.run.table import print_table
@@ -16,12 +17,12 @@ def evaluate_projection(
     tokenizer: Folder | None = None,
     under: str | None = None,
     classes: tuple[Label, ...] = (),
-    per_class: int = 200,
-    snrs: tuple[float, ...] = (20.0, 10.0, 5.0, 1.0, -5.0),
-    shrinkage: float = 0.1,
+    per_class: Annotated[int, Bounds(2, MANY)] = 200,
+    snrs: tuple[Annotated[float, Bounds(-1000, 1000)], ...] = (20.0, 10.0, 5.0, 1.0, -5.0),
+    shrinkage: Share = 0.1,
     size: Pixels | None = None,
-    seed: int = 0,
-    batch: int = 32,
+    seed: Seed = 0,
+    batch: Batch = 32,
     device: Device | None = None,
 ) -> dict[str, Any]:
     """PCA keeps variance, LDA keeps what tells classes apart: figure 5's toy, and the same on real features.
@@ -52,8 +53,6 @@ def evaluate_projection(
 
     if (images is None) != (tokenizer is None):
         raise DigitError("--images and --tokenizer belong together: give both, or neither for the toy alone")
-    if not 0 <= shrinkage <= 1:
-        raise DigitError(f"--shrinkage {shrinkage:g} is not in [0, 1]: 0.1 suits a few hundred pictures")
     where = choose_device(device, float64=True)
     written = measurement.result_file(out, "projection")
     of_toy = dict(toy_values(seed=seed))

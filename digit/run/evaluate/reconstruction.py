@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from digit.bounds import Batch, Several
 from digit.run.options import Device, File, Model, Network, Pictures, Positional
 from digit.run.table import print_table
 
@@ -16,10 +17,10 @@ def evaluate_reconstruction(
     inception_weights: File | None = None,
     renderer: Literal["autoregressive", "masked"] | None = None,
     under: str | None = None,
-    num: int | None = None,
+    num: Several | None = None,
     few: bool = False,
     out: Path | None = None,
-    batch: int = 64,
+    batch: Batch = 64,
     device: Device | None = None,
 ) -> dict[str, Any]:
     """Distance and PSNR of real pictures that went through the model's tokenizers and back: its floor.
@@ -41,17 +42,17 @@ def evaluate_reconstruction(
         batch: pictures at once.
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """
-    from digit.data.images import open_images
     from digit.evaluation.protocols import OWN, check_number
     from digit.nn.sampling import DRAW
     from digit.pipeline import DigitPipeline
     from digit.progress import say
     from digit.run.device import choose_device
     from digit.run.evaluate import completions, measurement
+    from digit.run.pictures import open_told
 
     where = choose_device(device, float64=True)
     pipeline = DigitPipeline.from_pretrained(model, device=where)
-    source = open_images(images, under=under).spread(num)
+    source = open_told(images, under=under, num=num)
     check_number(images, len(source), OWN, few=few)
     if pipeline.tokenizer is None and pipeline.renderers:
         say(f"{model} holds no tokenizer: no row {completions.DIGIT}; compose it with --tokenizer")
@@ -73,6 +74,7 @@ def evaluate_reconstruction(
         settings={
             "model": Path(model).name,
             "images": Path(images).name,
+            "read_as": source.read_as,
             "draw": DRAW,
             "renderer": settings,
             "size": size,
@@ -80,7 +82,7 @@ def evaluate_reconstruction(
     )
     title = f"{len(seen)} pictures of {Path(images).name} at {size} px and back by {Path(model).name}"
     _print(rows, networks, title)
-    measurement.caution(len(seen))
+    measurement.caution(value, len(seen))
     plot = partial(completions.save_rows, shown)
     measurement.keep(written, value, plot=plot, also=", and pictures beside their reconstructions")
     return value

@@ -5,6 +5,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from digit.bounds import Batch, Count, Seed
 from digit.errors import DigitError
 from digit.run.options import Device, Folder, Pictures, Pixels
 from digit.run.table import print_table
@@ -17,10 +18,10 @@ def evaluate_stability(
     out: Path | None = None,
     size: Pixels | None = None,
     under: str | None = None,
-    num: int | None = 1000,
+    num: Count | None = 1000,
     noise_only: bool = False,
-    seed: int = 0,
-    batch: int = 32,
+    seed: Seed = 0,
+    batch: Batch = 32,
     device: Device | None = None,
 ) -> dict[str, Any]:
     """Disturb pictures, and count which codes change: table 1 of the paper, for any number of tokenizers.
@@ -43,11 +44,11 @@ def evaluate_stability(
         batch: pictures at once.
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """
-    from digit.data.images import open_images
     from digit.evaluation.plots import draw_stability
     from digit.evaluation.stability import ALL, NOISE, PROTOCOL, as_tokenizer, stability
     from digit.run.device import choose_device
     from digit.run.evaluate import measurement
+    from digit.run.pictures import open_told
 
     where = choose_device(device, float64=True)
     if not tokenizers:
@@ -56,7 +57,7 @@ def evaluate_stability(
     kinds = "tokenizer", "vqgan"
     opened = {n: measurement.open_one(path, kinds, where) for n, path in zip(names, tokenizers, strict=True)}
     side = _size(opened, size)
-    source = open_images(images, under=under).spread(num)
+    source = open_told(images, under=under, num=num)
     written = measurement.result_file(out, "stability")
     how: dict[str, Any] = {"perturbations": NOISE if noise_only else ALL, "seed": seed}
     measured: dict[str, dict[str, float]] = {}
@@ -72,7 +73,7 @@ def evaluate_stability(
         counts={"pictures": len(seen)},
         features=measurement.with_ids(opened),
         seed=seed,
-        settings={**told, "fingerprint": source.fingerprint, "size": side},
+        settings={**told, "fingerprint": source.fingerprint, "size": side, "read_as": source.read_as},
     )
     title = f"{len(seen)} pictures of {Path(images).name}{f':{under}' if under else ''} at {side} px"
     _print(measured, title)

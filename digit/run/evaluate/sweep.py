@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from digit.errors import DigitError
+from digit.bounds import Batch, Count, Guidance, Several, Temperature, TopP, Weight, Whole
 from digit.run.options import Device, File, Model, Network, Pictures, Positional
 from digit.run.table import print_table
 
@@ -14,24 +14,24 @@ def evaluate_sweep(
     model: Positional[Model | None] = None,
     *,
     reference: Pictures,
-    temperature: tuple[float, ...] = (),
-    top_k: tuple[int, ...] = (),
-    top_p: tuple[float, ...] = (),
-    guidance: tuple[float, ...] = (),
+    temperature: tuple[Temperature, ...] = (),
+    top_k: tuple[Whole, ...] = (),
+    top_p: tuple[TopP, ...] = (),
+    guidance: tuple[Guidance, ...] = (),
     renderer: Literal["autoregressive", "masked"] | None = None,
-    renderer_temperature: tuple[float, ...] = (),
-    renderer_top_k: tuple[int, ...] = (),
-    renderer_top_p: tuple[float, ...] = (),
-    passes: tuple[int, ...] = (),
-    noise: tuple[float, ...] = (),
+    renderer_temperature: tuple[Temperature, ...] = (),
+    renderer_top_k: tuple[Whole, ...] = (),
+    renderer_top_p: tuple[TopP, ...] = (),
+    passes: tuple[Count, ...] = (),
+    noise: tuple[Weight, ...] = (),
     unconditional: bool = False,
     features: tuple[Network, ...] = ("inception",),
     inception_weights: File | None = None,
     recall: bool = False,
-    num: int = 2048,
+    num: Several = 2048,
     few: bool = False,
     out: Path | None = None,
-    batch: int = 64,
+    batch: Batch = 64,
     device: Device | None = None,
 ) -> dict[str, Any]:
     """Measure every combination of sampling settings: figure 6 of the paper, and the settings to keep.
@@ -76,8 +76,6 @@ def evaluate_sweep(
     from digit.run.evaluate import measurement
     from digit.run.evaluate.sweep_grid import Cells, grid_of
 
-    if num < 2:
-        raise DigitError(f"--num {num}: a distance takes at least two pictures a cell")
     check_number("a cell", num, OWN, few=few)
     where = choose_device(device, float64=True)
     pipeline = DigitPipeline.from_pretrained(model, device=where)
@@ -87,7 +85,9 @@ def evaluate_sweep(
     plan = grid_of(pipeline, axes, renderer=renderer, unconditional=unconditional)
     networks = measurement.open_networks(features, inception_weights, where)
     side = pipeline.vqgan.config.image_size
-    pictures = without_statistics(open_pictures(reference, size=side, batch_size=batch))
+    pictures = without_statistics(
+        open_pictures(measurement.generated(reference), size=side, batch_size=batch)
+    )
     check_number(reference, pictures.n or 0, OWN, few=few, reference=True)
     written = measurement.result_file(out, "sweep")
     how: dict[str, Any] = {"called": Path(reference).name, "recall": recall, "num": num, "written": written}
@@ -103,7 +103,7 @@ def evaluate_sweep(
     value["best"] = {**first, "command": f"{draw} && {shlex.join(again)}", "sampling": sampling}
     _print(cells.rows, network, f"{title}, the lowest distance first")
     print(f"the best: {value['best']['command']}")
-    measurement.caution(num)
+    measurement.caution(value, num)
     files: list[Path] = []
     if written is not None:
         files = [written.with_name(f"{written.stem}-sampling.json")]

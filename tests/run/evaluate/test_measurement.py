@@ -8,9 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from digit.data.images import open_images
+from digit.data.images import ImageSource, open_images
 from digit.errors import DigitError
-from digit.evaluation.pictures import Pictures
 from digit.run.evaluate import measurement
 
 CPU = torch.device("cpu")
@@ -37,15 +36,15 @@ def test_a_list_of_samples_says_which_pictures_count(tmp_path):
     for name in ("0.png", "1.png", "grid.png"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
     plain = str(tmp_path)
-    assert measurement.generated(plain, batch=4, size=None) == plain  # a folder like any other
+    assert measurement.generated(plain).names == ["0.png", "1.png", "grid.png"]  # a folder like any other
     rows = [{"file": "1.png", "class": "cat"}, {"file": "0.png", "class": "ant"}]
     (tmp_path / "samples.json").write_text(json.dumps({"samples": rows}))
-    found = measurement.generated(plain, batch=4, size=None)
-    assert isinstance(found, Pictures) and found.labels is not None
-    assert (found.n, found.classes, found.labels.tolist()) == (2, ("ant", "cat"), [1, 0])
+    found = measurement.generated(plain)
+    assert isinstance(found, ImageSource) and found.labels is not None
+    assert (found.names, found.classes, found.labels.tolist()) == (["1.png", "0.png"], ["ant", "cat"], [1, 0])
     (tmp_path / "0.png").unlink()
     with pytest.raises(DigitError, match=r"0\.png is named in samples\.json but missing"):
-        measurement.generated(plain, batch=4, size=None)
+        measurement.generated(plain)
 
 
 def test_folders_of_one_name_go_by_their_paths():
@@ -86,11 +85,15 @@ def test_files_are_named_and_a_result_that_is_not_kept_is_said(tmp_path, capsys)
     assert capsys.readouterr().out == "not kept: --out FOLDER keeps the full record as JSON, and a plot\n"
 
 
-def test_few_pictures_are_told_and_many_are_not(capsys):
-    measurement.caution(20)
-    assert capsys.readouterr().out.startswith("20 pictures: not comparable with distances of 50,000")
-    measurement.caution(50_000)
-    assert capsys.readouterr().out == ""
+def test_few_pictures_are_told_and_kept_and_many_are_not(capsys):
+    value = {}
+    measurement.caution(value, 50_000)
+    assert value == {}
+    measurement.caution(value, 20)
+    (sentence,) = value["warnings"]
+    assert sentence.startswith("20 pictures: not comparable with distances of 50,000")
+    measurement.keep(None, value)
+    assert capsys.readouterr().out.startswith(f"{sentence}\n")
 
 
 def test_totals_become_steps_and_a_second_set_starts_again(monkeypatch):

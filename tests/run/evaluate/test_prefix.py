@@ -73,8 +73,8 @@ def test_all_codes_of_a_vq_only_model_are_its_reconstruction(chain, places, run)
     ("options", "words"),
     [
         (("--prefix", 17), "at most 16 codes"),
-        (("--prefix", 4, "--num", 0), "--num 0"),
-        (("--prefix", 4, "--top-p", 2), "top-p is 2"),
+        (("--prefix", 4, "--num", 0), "--num: 0 is out of bounds"),
+        (("--prefix", 4, "--top-p", 2), "--top-p: 2 is out of bounds"),
         (("--prefix", 4, "--unconditional", "--guidance", 2), "--guidance 2"),
     ],
 )

@@ -55,7 +55,7 @@ def test_bad_input_gets_one_sentence(chain, run):
         (images, "belong together"),
         ((*images, "--tokenizer", chain.root / "prior"), "is a prior"),
         ((*images, "--tokenizer", chain.root / "vqgan", "--classes", "pink"), "no class 'pink'"),
-        (("--shrinkage", "2"), "not in [0, 1]"),
+        (("--shrinkage", "2"), "--shrinkage: 2 is out of bounds"),
     ):
         code, _, err = run("evaluate", "projection", *arguments)
         assert code == 2

@@ -116,13 +116,13 @@ def test_sampling_for_compose(sweep, chain, run, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--top-p", 0.5, 1.5), "top-p is 1.5"),
-        (("--top-k", -1), "top-k is -1"),
+        (("--top-p", 0.5, 1.5), "--top-p: 1.5 is out of bounds"),
+        (("--top-k", -1), "--top-k: -1 is out of bounds"),
         (("--unconditional", "--guidance", 2), "--guidance 2 needs classes"),
         (("--passes", 2), "--passes is no setting of the autoregressive renderer"),
         (("--renderer", "masked", "--passes", 99), "--passes 99: give 1 to 16"),
         (("--renderer", "masked", "--renderer-top-p", 0.5), "--renderer-top-p is no setting of the masked"),
-        (("--num", 1), "at least two pictures"),
+        (("--num", 1), "--num: 1 is out of bounds: give a whole number from 2"),
     ],
 )
 def test_wrong_grids_stop_before_the_first_picture(sweep, counted, tmp_path, options, words):

@@ -1,0 +1,171 @@
+"""--out belongs to whoever filled it, and what goes on is what began."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tests_support import make_pictures
+
+from digit.data.identity import of_images, of_set
+from digit.data.images import open_images
+from digit.errors import DigitError, LineageError
+from digit.run.arguments import options_of
+from digit.run.claim import MARK, claim, contents, differences
+from digit.run.verbs import VERBS
+
+FILLED = [
+    name
+    for name, verb in VERBS.items()
+    if any("out" in option.path for option in options_of(verb.function())) and "evaluate" not in name
+]
+
+
+def command(chain, verb: str) -> list[object]:
+    """A command of the verb that would run, without --out."""
+    root = chain.root
+    encoder = ["--encoder", "vit_tiny_patch16_224", "--encoder-weights", root / "encoder.safetensors"]
+    encoder += ["--encoder-size", 16, "--encoder-arguments", "patch_size", 4, "embed_dim", 32]
+    encoder += ["depth", 4, "num_heads", 2, "--clusters", 8]
+    short = ["--steps", 1, "--batch", 8, "--warmup", 1]
+    small = [*short, "--width", 16, "--layers", 1, "--heads", 2]
+    images = ["--images", chain.images]
+    vqgan = ["--image-size", 16, "--width", 8, "--multipliers", 1, 1, 2, "--blocks", 1, "--codes", 16]
+    given = {
+        "fit": [*images, *encoder],
+        "train vqgan": [*images, *vqgan, "--code-dim", 4, *short],
+        "tokenize": [*images, "--tokenizer", root / "tokenizer", "--vqgan", root / "vqgan"],
+        "train prior": ["--codes", root / "codes", *small],
+        "train renderer": ["--codes", root / "codes", *small],
+        "train probe": ["--prior", root / "prior", "--codes", root / "codes", *short],
+        "compose": ["--prior", root / "prior", "--vqgan", root / "vqgan", "--renderer", root / "renderer"],
+        "sample": [root / "model", "--num", 4],
+        "convert": [Path(__file__).parents[1] / "fixtures" / "vq_only.pt"],
+        "convert official": ["base", "--files", root],
+    }
+    device = [] if verb.startswith(("compose", "convert")) else ["--device", "cpu"]
+    return [*verb.split(), *given[verb], *device]
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("verb", FILLED)
+def test_no_verb_writes_among_somebody_elses_files(chain, run, tmp_path, verb):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "grid.png").write_bytes(b"my own")
+    for folder in (tmp_path / "mine", chain.root / "prior", chain.root / "codes"):
+        if verb == "tokenize" and folder.name == "codes":
+            continue  # its own
+        if verb == "train prior" and folder.name == "prior":
+            continue
+        before = snapshot(folder)
+        code, _, err = run(*command(chain, verb), "--out", folder)
+        assert code == 2 and "choose another --out" in err and str(folder) in err, err
+        assert len([line for line in err.splitlines() if line.startswith("digit: ")]) == 1
+        assert snapshot(folder) == before
+
+
+@pytest.mark.parametrize("verb", [verb for verb in FILLED if verb != "convert official"])
+def test_a_finished_command_repeated_does_nothing(chain, run, tmp_path, verb, json_of):
+    out = tmp_path / "out"
+    code, first, err = run(*command(chain, verb), "--out", out, "--json")
+    assert code == 0, err
+    before = snapshot(out)
+    code, again, err = run(*command(chain, verb), "--out", out, "--json")
+    assert code == 0 and "nothing is left to do" in err, err
+    assert json_of(again) == json_of(first)
+    assert snapshot(out) == before
+
+
+def test_a_training_goes_on_with_what_began_it(chain, run, tmp_path):
+    """F01: codes of another tokenizer with as many codes, pictures of equal names and sizes, other heads."""
+    root, other = chain.root, tmp_path / "tokenizer"
+    fit = [*command(chain, "fit"), "--seed", 1, "--out", other]
+    assert run(*fit)[0] == 0
+    tokens = ["tokenize", "--images", chain.images, "--tokenizer", other, "--vqgan", root / "vqgan"]
+    assert run(*tokens, "--out", tmp_path / "codes")[0] == 0
+    base = [*command(chain, "train prior"), "--out", tmp_path / "prior"]
+    assert run(*base)[0] == 0
+    more = ["--steps", 2]
+    code, _, err = run(*base, *more, "--codes", tmp_path / "codes")
+    assert code == 2 and "codes.tokenizer" in err, err
+    code, _, err = run(*base, *more, "--heads", 4)
+    assert code == 2 and "model.heads 4 in place of 2" in err, err
+    code, _, err = run(*base, *more, "--dropout", 0.5, "--held-out", root / "codes")
+    assert code == 0 and "model.dropout is 0.5 from here, it was 0.1" in err and "held_out is" in err, err
+    code, _, err = run(*base, "--lr", 0.5)
+    assert code == 0 and "has all of its 2 updates, more than --steps 1" in err and "optimizer.lr" in err, err
+
+
+def test_a_finished_training_that_lost_its_artifact_writes_it_again(chain, run, tmp_path):
+    base = [*command(chain, "train prior"), "--out", tmp_path / "prior"]
+    assert run(*base)[0] == 0
+    weights = (tmp_path / "prior" / "model.safetensors").read_bytes()
+    (tmp_path / "prior" / "model.safetensors").unlink()
+    assert run(*base)[0] == 0
+    assert (tmp_path / "prior" / "model.safetensors").read_bytes() == weights
+
+
+def test_pictures_are_known_by_their_content(tmp_path):
+    """Names and sizes in bytes alone do not tell two sets apart."""
+    for name, shade in (("a", 0), ("b", 9)):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8), (shade,) * 3).save(tmp_path / name / "0.bmp")
+    a, b = (open_images(tmp_path / name) for name in ("a", "b"))
+    assert a.sizes() == b.sizes() and of_images(a) != of_images(b)
+    shutil.copytree(tmp_path / "a", tmp_path / "c")
+    assert of_set(tmp_path / "c") == of_images(a)["content"]
+    zipped = make_pictures(tmp_path / "p.zip")
+    shutil.unpack_archive(zipped, tmp_path / "p")
+    assert of_images(open_images(tmp_path / "p")) == of_images(open_images(zipped))
+
+
+def test_vqgans_do_not_go_on_with_other_pictures_of_equal_names(chain, run, tmp_path):
+    shutil.unpack_archive(chain.images, tmp_path / "p")
+    base = [*command(chain, "train vqgan"), "--out", tmp_path / "vq", "--images", tmp_path / "p"]
+    assert run(*base)[0] == 0
+    file = next(path for path in sorted((tmp_path / "p").rglob("*")) if path.is_file())
+    data = bytearray(file.read_bytes())
+    data[-20] ^= 1
+    file.write_bytes(data)
+    code, _, err = run(*base, "--steps", 2)
+    assert code == 2 and "images.content" in err, err
+
+
+def test_pictures_of_two_commands_never_mix(chain, run, tmp_path):
+    """Fewer pictures, other classes, other settings, an .npz of somebody else's."""
+    out, npz = tmp_path / "s", tmp_path / "s.npz"
+    base = ["sample", chain.root / "model", "--device", "cpu", "--out", out]
+    assert run(*base, "--num", 4, "--npz", npz)[0] == 0
+    before = snapshot(tmp_path)
+    for changed in (["--num", 2], ["--num", 4, "--temperature", 0.5], ["--num", 4, "--labels", 0]):
+        code, _, err = run(*base, *changed)
+        assert code == 2 and "choose another --out" in err, err
+    assert run(*base, "--num", 4, "--npz", npz)[0] == 0
+    code, _, err = run("sample", chain.root / "model", "--num", 4, "--out", tmp_path / "t", "--npz", npz)
+    assert code == 2 and "is there already" in err
+    assert snapshot(tmp_path) == before
+    (out / "000001.png").unlink()
+    assert run(*base, "--num", 4, "--npz", npz)[0] == 0  # what is lost is drawn again
+    assert set(snapshot(tmp_path)) == set(before)
+
+
+def test_a_claim_names_what_differs(tmp_path):
+    first = claim(tmp_path / "a", "fit", {"size": 8, "images": {"content": "a" * 64}, "lr": 1})
+    with first.begun():
+        (tmp_path / "a" / "x").write_text("")
+    with pytest.raises(LineageError, match=r"images.content b{12} in place of a{12}"):
+        claim(tmp_path / "a", "fit", {"size": 8, "images": {"content": "b" * 64}})
+    told = claim(tmp_path / "a", "fit", {"size": 8, "lr": 2}, may_change=["lr"])
+    assert told.told == ["lr is 2 from here, it was 1"] and told.record is None
+    with pytest.raises(DigitError, match="what `digit fit` wrote"):
+        claim(tmp_path / "a", "compose", {})
+    assert list(differences({"a": 1, "old": 2}, {"a": 1, "new": 3})) == []
+
+
+def test_a_command_that_fails_at_once_leaves_no_mark(tmp_path):
+    with pytest.raises(DigitError), claim(tmp_path, "fit", {}).begun():
+        raise DigitError("no")
+    assert contents(tmp_path) is None and not (tmp_path / MARK).exists()
