@@ -19,6 +19,7 @@ from digit.files import make_folder, read_json, sha256_file, write_json_atomic
 from digit.progress import say
 
 MARK = ".digit.json"
+RESULTS = "results of `digit evaluate`"
 IDLE = ("lost+found", "Thumbs.db", "desktop.ini")  # of file systems and of those who show them
 TRAINED = {
     "train vqgan": ("vqgan",),
@@ -124,7 +125,7 @@ def contents(folder: Path) -> str | None:
     if "state" in names:
         return "a training"
     if any(_kind(path) == "result" for path in folder.glob("*.json")):
-        return "results of `digit evaluate`"
+        return RESULTS
     return f"other files, such as {names[0]}"
 
 

@@ -10,15 +10,24 @@ from tests_support import make_pictures
 from digit.data.identity import of_images, of_set
 from digit.data.images import open_images
 from digit.errors import DigitError, LineageError
+from digit.nn.classifier import Classifier, ClassifierConfig
 from digit.run.arguments import options_of
 from digit.run.claim import MARK, claim, contents, differences
 from digit.run.verbs import VERBS
+from digit.weights.artifact import save
 
 FILLED = [
     name
     for name, verb in VERBS.items()
-    if any("out" in option.path for option in options_of(verb.function())) and "evaluate" not in name
+    if any("out" in option.path for option in options_of(verb.function()))
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def network(chain):
+    """Something that measures."""
+    shape = ClassifierConfig(classes=3, width=4, image_size=16)
+    save(Classifier(shape), chain.root / "network", classes=["blue", "green", "red"])
 
 
 def command(chain, verb: str) -> list[object]:
@@ -31,6 +40,7 @@ def command(chain, verb: str) -> list[object]:
     small = [*short, "--width", 16, "--layers", 1, "--heads", 2]
     images = ["--images", chain.images]
     vqgan = ["--image-size", 16, "--width", 8, "--multipliers", 1, 1, 2, "--blocks", 1, "--codes", 16]
+    network = ["--features", f"classifier:{root}/network", "--few"]
     given = {
         "fit": [*images, *encoder],
         "train vqgan": [*images, *vqgan, "--code-dim", 4, *short],
@@ -40,6 +50,13 @@ def command(chain, verb: str) -> list[object]:
         "train probe": ["--prior", root / "prior", "--codes", root / "codes", *short],
         "compose": ["--prior", root / "prior", "--vqgan", root / "vqgan", "--renderer", root / "renderer"],
         "sample": [root / "model", "--num", 4],
+        "evaluate images": ["--samples", chain.images, "--reference", chain.images, *network],
+        "evaluate sweep": [root / "model", "--reference", chain.images, "--num", 4, *network],
+        "evaluate reconstruction": [root / "model", *images, *network],
+        "evaluate prefix": [root / "model", *images, "--prefix", 0, *network],
+        "evaluate probe": ["--prior", root / "prior", "--codes", root / "codes", "--epochs", 1],
+        "evaluate stability": [*images, "--tokenizers", root / "tokenizer", "--noise-only", "--num", 4],
+        "evaluate projection": [],
         "convert": [Path(__file__).parents[1] / "fixtures" / "vq_only.pt"],
         "convert official": ["base", "--files", root],
     }
