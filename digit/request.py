@@ -136,7 +136,7 @@ def label_ids(labels: Sequence[int | str], *, names: Sequence[str], classes: int
             raise DigitError(f"label {label} is out of range: choose 0 to {classes - 1}{called}")
         else:
             ids.append(int(label))
-            if numbered and isinstance(label, str):
+            if numbered and isinstance(label, str) and int(label) < len(names):
                 told[label] = f"no class is called {label}: it is number {label}, called {names[int(label)]}"
     for line in told.values():
         say(line)

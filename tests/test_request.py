@@ -105,3 +105,19 @@ def test_batches_of_a_gpu_are_large_and_follow_its_memory(monkeypatch, gibibytes
     card = SimpleNamespace(total_memory=gibibytes << 30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
     assert at_once(torch.device("cuda"), pictures) == batch
+
+
+def test_a_label_is_the_name_of_a_class_before_it_is_a_number(capsys):
+    names = sorted(map(str, range(1, 13)))  # as folders are sorted: 1, 10, 11, 12, 2, ...
+    assert label_ids(["10", "2", "12"], names=names, classes=12) == [1, 4, 3]
+    told = capsys.readouterr().err.splitlines()
+    assert told[0] == "label 10 is the class called so, number 1" and len(told) == 3
+    assert label_ids([10, 2], names=names, classes=12) == [10, 2]  # numbers of Python are numbers
+    assert label_ids(["0"], names=names, classes=12) == [0]
+    assert "no class is called 0: it is number 0, called 1" in capsys.readouterr().err
+    with pytest.raises(DigitError, match="choose 0 to 11, or the name of a class: from 1, 10"):
+        label_ids(["13"], names=names, classes=12)
+    assert label_ids(["-1", "2"], names=["-1", "7"], classes=3) == [0, 2]
+    assert label_ids(["1", "cat"], names=["dog", "cat"], classes=2) == [1, 1]
+    capsys.readouterr()
+    assert label_ids(["cafe\u0301"], names=["caf\u00e9"], classes=1) == [0] and not capsys.readouterr().err
