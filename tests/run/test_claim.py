@@ -68,6 +68,14 @@ def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def change_a_byte(folder: Path) -> None:
+    """Of the first picture; it can still be read."""
+    file = next(path for path in sorted(folder.rglob("*")) if path.is_file())
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+
+
 @pytest.mark.parametrize("verb", FILLED)
 def test_no_verb_writes_among_somebody_elses_files(chain, run, tmp_path, verb):
     (tmp_path / "mine").mkdir()
@@ -143,10 +151,7 @@ def test_vqgans_do_not_go_on_with_other_pictures_of_equal_names(chain, run, tmp_
     shutil.unpack_archive(chain.images, tmp_path / "p")
     base = [*command(chain, "train vqgan"), "--out", tmp_path / "vq", "--images", tmp_path / "p"]
     assert run(*base)[0] == 0
-    file = next(path for path in sorted((tmp_path / "p").rglob("*")) if path.is_file())
-    data = bytearray(file.read_bytes())
-    data[-20] ^= 1
-    file.write_bytes(data)
+    change_a_byte(tmp_path / "p")
     code, _, err = run(*base, "--steps", 2)
     assert code == 2 and "images.content" in err, err
 
@@ -167,6 +172,39 @@ def test_pictures_of_two_commands_never_mix(chain, run, tmp_path):
     (out / "000001.png").unlink()
     assert run(*base, "--num", 4, "--npz", npz)[0] == 0  # what is lost is drawn again
     assert set(snapshot(tmp_path)) == set(before)
+
+
+@pytest.mark.parametrize(
+    ("verb", "option"),
+    [
+        ("evaluate images", "--reference"),
+        ("evaluate images", "--samples"),
+        ("evaluate sweep", "--reference"),
+        ("evaluate prefix", "--images"),
+        ("evaluate stability", "--images"),
+    ],
+)
+def test_results_know_the_pictures_that_they_are_of(chain, run, tmp_path, verb, option):
+    """As many pictures of the same names and sizes are others."""
+    shutil.unpack_archive(chain.images, tmp_path / "p")
+    call = [*command(chain, verb), option, tmp_path / "p", "--out", tmp_path / "out"]
+    code, _, err = run(*call)
+    assert code == 0, err
+    before = snapshot(tmp_path / "out")
+    change_a_byte(tmp_path / "p")
+    code, _, err = run(*call)
+    assert code == 2 and "other models, pictures, settings" in err, err
+    assert snapshot(tmp_path / "out") == before
+
+
+def test_a_result_overwrites_nothing_beside_it(run, tmp_path):
+    (tmp_path / "mine.png").write_bytes(b"my own")
+    call = ["evaluate", "projection", "--device", "cpu", "--out"]
+    code, _, err = run(*call, tmp_path / "mine.json")
+    assert code == 2 and "mine.png is there already" in err
+    assert run(*call, tmp_path / "a.json")[0] == 0
+    code, _, err = run(*call, tmp_path / "a.json", "--seed", 1)
+    assert code == 2 and "choose another --out" in err
 
 
 def test_a_claim_names_what_differs(tmp_path):
