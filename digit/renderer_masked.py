@@ -142,7 +142,7 @@ class MaskedRenderer(nn.Module):
         steps, noise = own.steps if steps is None else steps, own.noise if noise is None else noise
         device, m = self.code_embedding.weight.device, own.vq_length
         if not 1 <= steps <= m:
-            raise DigitError(f"steps is {steps}: give 1 to {m}, the number of VQ codes")
+            raise DigitError(f"passes (in Python: steps) are {steps}: give 1 to {m}, the number of VQ codes")
         batches = []
         for start in range(0, len(seeds), batch_size):
             rows = slice(start, start + batch_size)

@@ -97,7 +97,7 @@ def create(
         )
     try:
         module = timm().create_model(name, pretrained=False, **arguments)
-    except (TypeError, AssertionError) as error:
+    except (TypeError, AssertionError, ValueError, ArithmeticError, RuntimeError) as error:
         raise DigitError(f"{name} does not take these arguments ({_first_line(error)})") from error
     if weights is not None:
         load_weights(module, weights, name)

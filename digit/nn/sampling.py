@@ -11,6 +11,7 @@ from digit.errors import DigitError
 from digit.nn.noise import gumbels
 
 DRAW = "gumbel-philox"  # the rule of `draw` and its noise: under another a seed gives another picture
+COLDEST = 1e-6  # temperature above 0 by which no logit overflows float32
 PART = 2**24  # logits of one draw; more are drawn in parts, which bounds their noise and float64 copies
 
 
@@ -32,6 +33,10 @@ class SamplerConfig:
         if not 0 <= self.temperature < float("inf"):
             raise DigitError(
                 f"temperature is {self.temperature}: give a number from 0 (the likeliest code) up"
+            )
+        if 0 < self.temperature < COLDEST:
+            raise DigitError(
+                f"temperature is {self.temperature}: give 0 (the likeliest code) or a number from {COLDEST}"
             )
         if self.top_k < 0:
             raise DigitError(f"top-k is {self.top_k}: give the number of codes to keep, or 0 for all")

@@ -73,6 +73,7 @@ def fit(
     from digit.data.identity import of_images
     from digit.distributed import by_main, is_main, main_first, wait
     from digit.files import locked, make_folder
+    from digit.progress import say
     from digit.run.claim import claim, nothing_left
     from digit.run.device import choose_device
     from digit.run.fitting import Plan, cluster, dry_run_of, made_of, open_encoder, write_tokenizer
@@ -104,6 +105,8 @@ def fit(
             f"--clusters {clusters} is more than the {plan.vectors} feature vectors of {images}: choose "
             "fewer clusters or more pictures"
         )
+    for warning in plan.warnings:
+        say(f"digit: {warning}")
     if dry_run:
         claim(out, "fit", {})
         return _tell_plan(dry_run_of(plan, out, iterations=iterations))

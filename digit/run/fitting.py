@@ -27,6 +27,7 @@ from digit.weights.storage import to_dict
 BLOCK = 512  # pictures that one process reads in a row
 SEEN = 512  # pictures that the report is made of, at most
 GIB = 2**30
+FEW = 39  # vectors a cluster below which faiss warns (Clustering.cpp, min_points_per_centroid)
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,17 @@ class Plan:
     def vectors(self) -> int:
         """Feature vectors of all pictures, also of those that turn out broken."""
         return len(self.source) * self.encoder.tokens * (1 + self.mirror)
+
+    @property
+    def warnings(self) -> list[str]:
+        """A sentence where clusters have few vectors each: many become codes that nothing uses."""
+        each = min(self.vectors / self.clusters, self.per_cluster)
+        if each >= FEW:
+            return []
+        return [
+            f"{each:.3g} feature vectors a cluster, fewer than {FEW}: give fewer --clusters, more pictures "
+            "or a larger --per-cluster, else many codes stay unused"
+        ]
 
 
 def open_encoder(
@@ -122,6 +134,7 @@ def dry_run_of(plan: Plan, out: Path, *, iterations: int) -> dict[str, Any]:
             "its_float16_form_on_a_gpu": kept * (2 * width + 12) / world_size() / GIB,
             "centroids_and_sums": plan.clusters * width * (4 + 8) / GIB,
         },
+        "warnings": plan.warnings,
     }
 
 
@@ -192,6 +205,7 @@ def write_tokenizer(
         "vectors": int(result.counts.sum()),
         "inertia": result.inertia[-1],
         "on_pictures": len(shown),
+        "warnings": plan.warnings,
         "inputs": plan.source.counts(),
         **codebook_report(seen.all_codes.numpy(), plan.clusters),
     }

@@ -22,6 +22,7 @@ from digit.run.arguments import call_of, options_of, parser_of, typed
 from digit.run.processes import by_exception, interrupted, number, run_together, without_processes
 from digit.run.recipes import defaults_of, described
 from digit.run.surroundings import check_environment
+from digit.run.unused import unused
 from digit.run.verbs import OLD_VERBS, VERBS, group_page, members, nearest, overview, renamed
 
 ALIKE = 3.0  # grace period in seconds: another process stays silent so long that the main one's sentence wins
@@ -58,6 +59,7 @@ class Command:
     json: bool
     processes: int
     arguments: list[str]  # as they were typed
+    unused: list[str]  # sentences about options that change nothing
 
 
 def understand(arguments: list[str]) -> Command | str:
@@ -102,9 +104,12 @@ def carry_out(command: Command) -> int:
     if processes > 1 and not ("--dry-run" in arguments and command.verb.startswith("train ")):
         return run_together(without_processes(arguments), processes)
     from digit.distributed import is_main, joined
+    from digit.progress import say
 
     try:
         with joined(), contextlib.redirect_stdout(sys.stderr if command.json else sys.stdout):
+            for line in command.unused:
+                say(line)
             result = command.call()
             speaks = is_main()
     except DigitError as error:
@@ -183,9 +188,10 @@ def _command(verb: str, arguments: list[str], whole: list[str]) -> Command | str
         if "--dry-run" in arguments and processes > 1:  # one process tells for all
             given = {"plan.gpus": processes} | given
         call = call_of(function, given, defaults)
+    lines = list(unused(verb, given, {".".join(option.path): option.default for option in options}))
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not VERBS[verb].together:
         raise DigitError(f"{verb} runs in one process: start it without torchrun")
-    return Command(verb, lambda: function(**call), as_json, processes, whole)
+    return Command(verb, lambda: function(**call), as_json, processes, whole, lines)
 
 
 @contextlib.contextmanager

@@ -8,6 +8,9 @@ from digit.bounds import Batch, Count, Draws, Guidance, Temperature, TopP, Weigh
 from digit.errors import DigitError
 from digit.run.options import Device, File, Folder, Label, Model, Pictures, Positional, Seeds
 from digit.run.table import saved
+from digit.run.unused import not_used
+
+RENDERERS = {"autoregressive": ("renderer_top_k", "renderer_top_p"), "masked": ("passes", "noise")}
 
 
 def sample(
@@ -115,6 +118,7 @@ def sample(
         "noise": noise,
         **({} if cache_bits == 16 else {"cache_bits": cache_bits}),
     }
+    _say_unused(pipeline.renderer_called(renderer), settings | {"passes": passes})
     how: dict[str, Any] = {"labels": chosen, "settings": settings, "codes": codes, "batch": batch}
     about: dict[str, Any] = {"seeds": wanted, "labels": chosen, "codes": codes}
     about["settings"] = {**settings, "cache_bits": cache_bits}
@@ -176,6 +180,19 @@ def _check(
         raise DigitError(f"--npz {npz}: name a file that ends in .npz, and give no --prefix-from")
     if batch is not None and batch < 1:
         raise DigitError(f"--batch {batch}: draw at least one picture at once")
+
+
+def _say_unused(renderer: str | None, settings: dict[str, Any]) -> None:
+    """A line for settings of a renderer that does not draw."""
+    from digit.progress import say
+
+    other = f"the {renderer} one draws" if renderer else "this model has none"
+    for name, options in RENDERERS.items():
+        typed = [option for option in options if settings[option] is not None]
+        if typed and name != renderer:
+            say(not_used(typed, f"of the {name} renderer, and {other}"))
+    if renderer is None and settings["renderer_temperature"] is not None:
+        say(not_used(["renderer_temperature"], "this model has no renderer"))
 
 
 def _tell(content: dict[str, Any]) -> None:

@@ -36,6 +36,7 @@ from digit.training import checkpoint
 from digit.training.config import TrainConfig
 from digit.training.log import OWN, read, read_status
 from digit.training.loop import train
+from digit.training.optimizer import warm_up_warning
 from digit.training.update import TRAJECTORY
 from digit.vqgan_config import VQGANLossConfig
 from digit.vqgan_loss import VQGANLoss, perceptual_network
@@ -139,6 +140,8 @@ def run_stage(
     print_table(title, ["updates", *best, "seconds"], {f"{parameters:,} parameters": row})
     saved(out)
     progress = {"step": status.step, "of": status.steps, "finished": status.finished}
+    warning = warm_up_warning(training.optimizer, training.steps)
+    progress["warnings"] = [] if warning is None else [warning]
     return {"out": out, "parameters": parameters, **progress, "seconds": status.seconds, **measured}
 
 

@@ -74,3 +74,10 @@ def test_standardize():
     expected = (0.5 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     torch.testing.assert_close(Standardize()(pixels)[0, :, 0, 0], expected)
     assert not Standardize().state_dict()
+
+
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
+@pytest.mark.parametrize("wrong", [{"patch_size": 0}, {"embed_dim": 0}, {"num_heads": 0}, {"img_size": 0}])
+def test_arguments_that_make_no_network_are_a_sentence(wrong):
+    with pytest.raises(DigitError, match="does not take these arguments"):
+        create("vit_tiny_patch16_224", **wrong)

@@ -146,3 +146,10 @@ def test_guidance_schedules():
 def test_wrong_settings_are_refused(wrong):
     with pytest.raises(DigitError, match=str(next(iter(wrong.values())))):
         SamplerConfig(**wrong)
+
+
+@pytest.mark.parametrize("temperature", [1e-39, 1e-300, 9e-7])
+def test_a_temperature_that_overflows_is_refused(temperature):
+    with pytest.raises(DigitError, match="give 0"):
+        SamplerConfig(temperature=temperature)
+    SamplerConfig(temperature=1e-6)

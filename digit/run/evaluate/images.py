@@ -81,8 +81,8 @@ def evaluate_images(
         _print(value, Path(samples).name)
         if paper:
             _print_beside_paper(value["values"])
-        measurement.caution(min(n for n in value["counts"].values() if n))
 
+    measurement.caution(value, min(n for n in value["counts"].values() if n))
     measurement.keep(written, value, made_of=made_of, show=show)
     if paper:
         conditions = {"source": protocols.SOURCE, "conditions": protocols.CONDITIONS}

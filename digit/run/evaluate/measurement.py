@@ -253,7 +253,8 @@ def keep(
 ) -> None:
     """Write a result and its plot beside it, and name them and `files`, which were written before.
 
-    `show` prints the tables when all is written: what was measured does not hang on who reads the output.
+    `show` prints the tables when all is written, and what the result warns of follows: what was measured
+    does not hang on who reads the output.
     Without a file say that nothing is kept; `also` names what else --out would have kept.
     """
     if written is not None:
@@ -264,19 +265,21 @@ def keep(
             plot(files[0])
     if show is not None:
         show()
+    for warning in value.get("warnings", ()):
+        print(warning)
     if written is None:
         print(f"not kept: --out FOLDER keeps the full record as JSON{also}")
     else:
         saved(written, *files)
 
 
-def caution(count: int) -> None:
-    """A line where distances of `count` pictures cannot stand beside published ones."""
+def caution(value: dict[str, Any], count: int) -> None:
+    """Note in a result that distances of `count` pictures cannot stand beside published ones."""
     if count < PUBLISHED:
-        print(
+        value["warnings"] = [
             f"{count:,} pictures: not comparable with distances of {PUBLISHED:,}, which are smaller for the "
             "same quality"
-        )
+        ]
 
 
 @contextmanager

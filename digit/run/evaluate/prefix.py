@@ -92,7 +92,7 @@ def evaluate_prefix(
     value["settings"] |= {"read_as": source.read_as}
     title = f"{len(source)} pictures of {asked['images']} completed from their first codes"
     _print(curve.points, title)
-    measurement.caution(len(source))
+    measurement.caution(value, len(source))
     plot = partial(draw_prefix, curve.points, title=title)
     measurement.keep(written, value, plot=plot, also=", and a plot")
     return value

@@ -86,7 +86,7 @@ def evaluate_reconstruction(
     )
     title = f"{len(seen)} pictures of {Path(images).name} at {size} px and back by {Path(model).name}"
     _print(rows, networks, title)
-    measurement.caution(len(seen))
+    measurement.caution(value, len(seen))
     plot = partial(completions.save_rows, shown)
     measurement.keep(
         written, value, made_of=made_of, plot=plot, also=", and pictures beside their reconstructions"

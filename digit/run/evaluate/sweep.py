@@ -105,7 +105,7 @@ def evaluate_sweep(
     value["best"] = {**first, "command": f"{draw} && {shlex.join(again)}", "sampling": sampling}
     _print(cells.rows, network, f"{title}, the lowest distance first")
     print(f"the best: {value['best']['command']}")
-    measurement.caution(num)
+    measurement.caution(value, num)
     files: list[Path] = []
     if written is not None:
         files = [written.with_name(f"{written.stem}-sampling.json")]

@@ -85,11 +85,15 @@ def test_files_are_named_and_a_result_that_is_not_kept_is_said(tmp_path, capsys)
     assert capsys.readouterr().out == "not kept: --out FOLDER keeps the full record as JSON, and a plot\n"
 
 
-def test_few_pictures_are_told_and_many_are_not(capsys):
-    measurement.caution(20)
-    assert capsys.readouterr().out.startswith("20 pictures: not comparable with distances of 50,000")
-    measurement.caution(50_000)
-    assert capsys.readouterr().out == ""
+def test_few_pictures_are_told_and_kept_and_many_are_not(capsys):
+    value = {}
+    measurement.caution(value, 50_000)
+    assert value == {}
+    measurement.caution(value, 20)
+    (sentence,) = value["warnings"]
+    assert sentence.startswith("20 pictures: not comparable with distances of 50,000")
+    measurement.keep(None, value)
+    assert capsys.readouterr().out.startswith(f"{sentence}\n")
 
 
 def test_totals_become_steps_and_a_second_set_starts_again(monkeypatch):

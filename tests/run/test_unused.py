@@ -1,0 +1,94 @@
+"""What was typed and changes nothing is said: a line for each reason, and nothing where all is used."""
+
+import re
+import shlex
+
+import pytest
+
+from digit.run.arguments import options_of
+from digit.run.main import understand
+from digit.run.unused import RULES, unused
+from digit.run.verbs import VERBS
+
+LINES = [
+    ("sample --temperature 0 --top-k 5 --top-p 0.9", "--top-k, --top-p are not used: --temperature 0"),
+    ("sample --renderer-temperature 0 --renderer-top-k 5", "--renderer-top-k is not used"),
+    (
+        "sample --guidance 1 --guidance-schedule linear",
+        "--guidance-schedule is not used: --guidance 1 is none",
+    ),
+    ("tokenize --images i --out o --seed 3 --views 2", "--seed is not used: only views beyond the second"),
+    ("evaluate prefix m --images i --prefix 3 --temperature 0 --top-k 9", "--top-k is not used"),
+    (
+        "evaluate images --samples a --reference b --features dinov2-l --inception-weights f",
+        "--inception-weights is not used: --features names no inception",
+    ),
+    ("evaluate images --samples a --reference b --protocol digit-paper --size 64", "--size is not used"),
+    ("evaluate probe --encoder-of t --images i --codes c --pool codes", "--codes, --pool are not used"),
+    ("evaluate probe --prior p --codes c --test-images i", "--test-images is not used"),
+    ("evaluate probe --prior p --codes c --cache c --memory-gb 3", "--memory-gb is not used"),
+    (
+        "evaluate projection --snrs 3 --shrinkage 0.2",
+        "--snrs, --shrinkage are not used: they are of --images",
+    ),
+    ("train prior --codes c --out o --gpus 8", "--gpus is not used: they are of --dry-run"),
+    ("train renderer --codes c --out o --evaluate-every 8", "--evaluate-every is not used"),
+    ("train probe --prior p --codes c --out o --sample-every 8", "--sample-every is not used"),
+    ("train prior --codes c --out o --kind sgd --epsilon reference", "--epsilon is not used"),
+    ("train prior --codes c --out o --renderer r", "--renderer is not used: pictures need a --vqgan"),
+    ("train prior --codes c --out o --no-conditional --label-dropout 0.1", "--label-dropout is not used"),
+    ("train vqgan --images i --out o --perceptual-size 64", "--perceptual-size is not used"),
+    ("train vqgan --images i --out o --held-out-under x", "--held-out-under is not used"),
+    ("train vqgan --images i --out o --codebook gradient --dead-after 3", "--dead-after is not used"),
+    ("train vqgan --images i --out o --adversarial-weight 0 --adversarial-start 3", "--adversarial-start is"),
+    (
+        "convert official base --out o --files f --endpoint e",
+        "--endpoint is not used: --files fetches nothing",
+    ),
+]
+
+
+def lines(line):
+    return understand(shlex.split(line)).unused
+
+
+@pytest.mark.parametrize(("line", "words"), LINES)
+def test_what_is_not_used_is_said_once(line, words):
+    (said,) = lines(line)
+    assert words in said and said.startswith("digit: ")
+
+
+def test_each_rule_is_tried_and_names_options_that_there_are():
+    known = {verb: {".".join(option.path) for option in options_of(VERBS[verb].function())} for verb in VERBS}
+    for rule in RULES:
+        verbs = [verb for verb in VERBS if verb.startswith(rule.verb)]
+        for path in rule.options.split():
+            assert any(path in known[verb] for verb in verbs), rule
+        assert any(line.startswith(rule.verb) and rule.why in "".join(lines(line)) for line, _ in LINES), rule
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_what_nobody_typed_is_not_mentioned(verb):
+    usual = {".".join(option.path): option.default for option in options_of(VERBS[verb].function())}
+    assert not list(unused(verb, {}, usual))
+
+
+def test_settings_of_another_renderer_are_said(chain, run, tmp_path):
+    call = ("sample", chain.root / "model", "--num", 1)
+    code, _, err = run(*call, "--out", tmp_path / "a", "--passes", 2, "--noise", 1)
+    assert code == 0 and "--passes, --noise are not used: of the masked renderer" in err
+    code, _, err = run(*call, "--out", tmp_path / "b", "--renderer-top-k", 2)
+    assert code == 0 and not re.search("not used", err)
+
+
+def test_few_vectors_a_cluster_are_said(chain, run, tmp_path):
+    """In the run, in a dry run, and in the record of both."""
+    from digit.files import read_json
+
+    call = ("fit", "--images", chain.images, "--clusters", 8, "--per-cluster", 3, "--device", "cpu")
+    encoder = ("--encoder", "vit_tiny_patch16_224", "--encoder-size", 16, "--no-mirror", "--block", -1)
+    shape = ("--encoder-arguments", "patch_size", 4, "embed_dim", 32, "depth", 2, "num_heads", 2)
+    out = ("--out", tmp_path / "t")
+    code, _, err = run(*call, *encoder, *shape, *out, "--dry-run", "--json")
+    assert code == 0 and "3 feature vectors a cluster, fewer than 39" in err
+    assert read_json(chain.root / "tokenizer" / "report.json")["warnings"] == []
