@@ -5,8 +5,9 @@ import os
 import struct
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -36,6 +37,7 @@ class Listing:
     read: Callable[[int], bytes]  # the file of member i; raises BrokenImage
     ignored: list[tuple[str, str]]  # (member, reason), never read
     label_names: list[str | None] | None = None  # where the archive states labels beside the pictures
+    notes: list[str] = field(default_factory=list)  # what the user should know of it
 
 
 def ignore_reason(name: str) -> str | None:
@@ -156,11 +158,12 @@ def list_tars(paths: list[Path]) -> Listing:
     found: list[tuple[str, str, Path, int, int]] = []  # name, place, shard, offset, bytes
     labels: list[str | None] = []
     ignored: list[tuple[str, str]] = []
+    several = 0
     for path in paths:
         pictures, stated = _list_tar(path, ignored)
         of = _Samples(stated)
-        keys = {plain(written) for written in pictures} if stated else set()
-        whole = {key for place in keys if (key := _stem(place)) == of.key(place)}
+        every = {plain(written) for written in pictures} if stated else set()
+        whole, keys = {key for place in every if (key := _stem(place)) == of.key(place)}, list[str | None]()
         for name, written in plainly_named(pictures):
             place = plain(name)
             shown = name if len(paths) == 1 else f"{path.name}/{name}"
@@ -170,6 +173,8 @@ def list_tars(paths: list[Path]) -> Listing:
                 continue
             found.append((shown, place, path, *pictures[written]))
             labels.append(None if key is None else stated[key])
+            keys.append(key)
+        several += sum(count > 1 for key, count in Counter(keys).items() if key is not None)
     return Listing(
         [row[0] for row in found],
         [row[1] for row in found],
@@ -177,6 +182,7 @@ def list_tars(paths: list[Path]) -> Listing:
         lambda i: _read_stored(*found[i][2:]),
         ignored,
         labels if any(label is not None for label in labels) else None,
+        [f"{several:,} samples hold several pictures, each of which counts"] if several else [],
     )
 
 

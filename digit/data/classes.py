@@ -23,9 +23,9 @@ _MASKS = re.compile(r"masks|segmentations?(class|object|_?masks?)?|annotations?|
 _MASKS_BESIDE_IMAGES = re.compile(r"mask|labels?|depths?|gt|ground_?truth", re.IGNORECASE)
 _IMAGES = re.compile(r"(jpe?g)?(images?|imgs?|photos?|pictures?|pics|rgb)|jpe?g|png", re.IGNORECASE)
 _MASK_FILE = re.compile(
-    r"(.*[^/]+?)[._ -]+(masks?|segm?|segmentation|trimap|depth|matte|gt)([._ -]?\d+)?", re.IGNORECASE
+    r"[._ ([-]+(masks?|segm?|segmentation|trimap|depth|matte|gt)[)\]]?([._ -]?\d+)?$", re.IGNORECASE
 )
-_IMAGE_FILE = re.compile(r"(.*[^/]+?)[._ -]+(image|img|rgb|photo)", re.IGNORECASE)
+_IMAGE_FILE = re.compile(r"[._ ([-]+(image|img|rgb|photo)[)\]]?$", re.IGNORECASE)
 _NUMBER, _NEGATIVE = re.compile(r"0|[1-9]\d{0,5}"), re.compile(r"-\d+")
 
 Paths = dict[str, list[str]]  # by folder: those of its folders that may say a class
@@ -92,6 +92,11 @@ def find_classes(
     else:
         found.names = [names.get(i) for i in range(len(places))]
         found.left_out = {i: reasons.get(i, missing) for i in rest if i not in names}
+        alike: dict[str, str] = {}  # what another system might take for one
+        for name in sorted(set(names.values())):
+            first = alike.setdefault(unicodedata.normalize("NFKC", name).casefold().rstrip(" ."), name)
+            if first != name:
+                found.notes.append(f"{first!r} and {name!r} are two classes")
     return found
 
 
@@ -200,19 +205,23 @@ def _masks(places: Sequence[str], folders: Sequence[str]) -> dict[int, str]:
         if _MASKS.fullmatch(part) or (_MASKS_BESIDE_IMAGES.fullmatch(part) and (*parts[:depth],) in images)
     }
     found = {i: "in a folder of masks" for i, folder in enumerate(folders) if folder in masks}
-    named = {i: match for i, place in enumerate(places) if (match := _MASK_FILE.fullmatch(_stem(place)))}
+    named = {i: base for i, place in enumerate(places) if (base := _without(_MASK_FILE, place))}
     if named:
-        of = {match[1]: "" for match in named.values()}
+        of = dict.fromkeys(named.values(), "")
         for place in places:
-            image = _IMAGE_FILE.fullmatch(stem := _stem(place))
-            if (stem := image[1] if image else stem) in of:
-                of[stem] = place.rpartition("/")[2]
-        found |= {i: f"a mask of {of[match[1]]}" for i, match in named.items() if of[match[1]]}
+            base = _without(_IMAGE_FILE, place) or place.rpartition(".")[0]
+            if base in of:
+                of[base] = place.rpartition("/")[2]
+        found |= {i: f"a mask of {of[base]}" for i, base in named.items() if of[base]}
     return found if len(found) < len(places) else {}
 
 
-def _stem(place: str) -> str:
-    return place.rpartition(".")[0]
+def _without(ending: re.Pattern[str], place: str) -> str | None:
+    """A place without its suffix and an ending before that; None if it has no such ending."""
+    stem = place.rpartition(".")[0]
+    first = max(stem.rfind("/") + 2, len(stem) - 24)  # of a million places only the ends are searched
+    match = ending.search(stem, first)
+    return stem[: match.start()] if match else None
 
 
 def counted(classes: Sequence[str], labels: Int[np.ndarray, " n"], most: int = 12) -> str:

@@ -137,6 +137,7 @@ def open_images(
     stated = listing.label_names and [listing.label_names[i] for i in chosen]
     how: dict[str, Any] = {"known": classes or (), "split": prefix.split("/")[-2] if prefix else None}
     found = find_classes(places, stated, **how)
+    found.notes += [f"below {prefix[:-1]}"] * bool(prefix) + listing.notes
     gone = found.masks | found.left_out
     ignored += [(listing.names[chosen[i]], gone[i]) for i in sorted(gone)]
     if strict and found.left_out:

@@ -47,7 +47,9 @@ class Claim:
         """
         if is_main() and self.record is None:
             make_folder(self.out)
-            self._write({"finished": False, "files": [str(file.absolute()) for file in files]})
+            # The same command in another process, which has the lock, may sweep up the temporary: it has marked.
+            with contextlib.suppress(FileNotFoundError):
+                self._write({"finished": False, "files": [str(file.absolute()) for file in files]})
         try:
             yield
         finally:

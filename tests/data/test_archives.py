@@ -223,11 +223,9 @@ def test_each_picture_has_the_label_of_its_own_name(tmp_path):
         "001.jpg": JPEG,
     }
     source = open_images(write_tar(tmp_path / "parts.tar", parts))
-    assert source.names == ["000.left.jpg", "000.right.jpg", "001.jpg"] and source.labels.tolist() == [
-        7,
-        7,
-        2,
-    ]
+    assert source.names == ["000.left.jpg", "000.right.jpg", "001.jpg"]
+    assert source.labels.tolist() == [7, 7, 2]
+    assert source.notes == ["1 samples hold several pictures, each of which counts"]
     minus = sample("0", -1) | sample("1", 9) | sample("2", 12) | {"2.cls": b"\xef\xbb\xbf12\r\n"}
     source = open_images(write_tar(tmp_path / "minus.tar", minus))
     assert source.labels.tolist() == [9, 12] and source.ignored == [("0.jpg", "its label -1 is no class")]

@@ -85,7 +85,7 @@ CAT_DOG = {"cat": 2, "dog": 2}
         (pictures("SegmentationClass", "JPEGImages"), {"no classes": 2, MASKS: 2}),
         (
             [*pictures("cat", "dog"), "cat/0_mask.png", "dog/1 (mask).png", "dog/1.mask_2.png"],
-            {**CAT_DOG, "a mask of 0.png": 1, "a mask of 1.png": 1, "dog": 3},
+            {**CAT_DOG, "a mask of 0.png": 1, "a mask of 1.png": 2},
         ),
         (pictures("masks"), {"no classes": 2}),
     ],

@@ -159,8 +159,8 @@ def test_one_line_says_what_a_set_is_read_as(tmp_path):
     )
     flat = open_images(tmp_path, under="dog")
     assert flat.read_as == (
-        f"{tmp_path}: 1 picture, no classes (they lie in no folders); left out: dog/b.txt and 1 other (not "
-        "named like a picture)"
+        f"{tmp_path}: 1 picture, no classes (they lie in no folders, below dog); left out: dog/b.txt and 1 "
+        "other (not named like a picture)"
     )
 
 
