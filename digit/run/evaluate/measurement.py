@@ -61,7 +61,12 @@ def generated(path: str) -> ImageSource | Pictures:
         return found
     if not (folder / "samples.json").is_file():
         return open_told(path)
-    rows = read_json(folder / "samples.json")["samples"]
+    listed = read_json(folder / "samples.json")
+    rows = listed.get("samples") if isinstance(listed, dict) else None
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and isinstance(row.get("file"), str) for row in rows
+    ):
+        raise DigitError(f"{folder / 'samples.json'} is no list of `digit sample`: take it out of the folder")
     images = open_images(folder)
     places = {name: place for place, name in enumerate(images.names)}
     missing = [row["file"] for row in rows if row["file"] not in places]
