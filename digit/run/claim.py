@@ -47,7 +47,7 @@ class Claim:
         """
         if is_main() and self.record is None:
             make_folder(self.out)
-            # The same command in another process, which has the lock, may sweep up the temporary: it has marked.
+            # The same command in another process may sweep up the temporary: it has the lock, and marked.
             with contextlib.suppress(FileNotFoundError):
                 self._write({"finished": False, "files": [str(file.absolute()) for file in files]})
         try:
