@@ -78,7 +78,12 @@ class ImageSource:
     @property
     def read_as(self) -> str:
         """One line: how many pictures, of which classes or why of none, and what was left out and why."""
-        line = f"{self.path}: {len(self):,} picture{'s' * (len(self) != 1)}"
+        return f"{self.path}: {self.summary}"
+
+    @property
+    def summary(self) -> str:
+        """The same without the path, for files that must not depend on where the pictures lie."""
+        line = f"{len(self):,} picture{'s' * (len(self) != 1)}"
         if self.labels is None:
             line += f", no classes ({', '.join(self.notes) or 'it is one picture'})"
         else:

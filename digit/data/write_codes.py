@@ -302,7 +302,7 @@ def _assemble(source: ImageSource, out: Path, plan: dict[str, Any], blocks: Sequ
             "name": Path(source.path).name,
             "fingerprint": source.fingerprint,
             "pictures": len(source),
-            "read_as": source.read_as,
+            "read_as": source.summary,
         },
         "skipped": report.skipped,
         "files": files,

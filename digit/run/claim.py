@@ -19,6 +19,7 @@ from digit.files import make_folder, read_json, sha256_file, write_json_atomic
 from digit.progress import say
 
 MARK = ".digit.json"
+RESULTS = "results of `digit evaluate`"
 IDLE = ("lost+found", "Thumbs.db", "desktop.ini")  # of file systems and of those who show them
 TRAINED = {
     "train vqgan": ("vqgan",),
@@ -46,7 +47,9 @@ class Claim:
         """
         if is_main() and self.record is None:
             make_folder(self.out)
-            self._write({"finished": False, "files": [str(file.absolute()) for file in files]})
+            # The same command in another process may sweep up the temporary: it has the lock, and marked.
+            with contextlib.suppress(FileNotFoundError):
+                self._write({"finished": False, "files": [str(file.absolute()) for file in files]})
         try:
             yield
         finally:
@@ -124,7 +127,7 @@ def contents(folder: Path) -> str | None:
     if "state" in names:
         return "a training"
     if any(_kind(path) == "result" for path in folder.glob("*.json")):
-        return "results of `digit evaluate`"
+        return RESULTS
     return f"other files, such as {names[0]}"
 
 

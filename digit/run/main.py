@@ -149,7 +149,7 @@ def main() -> None:
             print(command)
             code = 0
         else:
-            import torch  # noqa: F401  (a signal during these seconds ends the process at once)
+            _load_torch()
 
             by_exception()
             warnings.filterwarnings("ignore", category=UserWarning)  # libraries' advice is for developers
@@ -168,6 +168,18 @@ def main() -> None:
         sys.stderr.flush()
         os._exit(code)  # a signal: a thread that waits for a disk would keep the process
     sys.exit(code)
+
+
+def _load_torch() -> None:
+    """Import it now: a signal during these seconds ends the process at once."""
+    try:
+        import torch  # noqa: F401
+    except Exception as error:  # of a variable of the environment, anything
+        reason = str(error).strip().splitlines() or [""]
+        raise DigitError(
+            f"torch cannot be loaded ({type(error).__name__}: {reason[0][:200]}): install it again, or unset "
+            "the TORCH variables of the environment"
+        ) from None
 
 
 def _command(verb: str, arguments: list[str], whole: list[str]) -> Command | str:

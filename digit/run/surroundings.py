@@ -56,6 +56,7 @@ def check_environment() -> None:
     Raises:
         DigitError: one that libraries or ours read as a number is none.
     """
+    os.environ["MPLBACKEND"] = "agg"  # plots are files, and of another name matplotlib does not start
     for name in (*NAMES, *SECONDS):
         value = os.environ.get(name, "").strip()
         if not value:

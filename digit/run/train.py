@@ -114,7 +114,7 @@ def train_vqgan(
     done = stages.is_finished(out, training)
     pixels = torch.empty(0) if done else stages.held_out_pixels(unseen, size, threads)
     evaluate, picture = stages.reconstruction_error(pixels, where), stages.reconstructions(pixels, where)
-    more = {"source": source.fingerprint, "read_as": source.read_as, "losses": losses.__dict__}
+    more = {"source": source.fingerprint, "read_as": source.summary, "losses": losses.__dict__}
 
     def keep(trained: VQGANLoss) -> None:
         save(trained.vqgan, out, lineage={}, extra=more)

@@ -44,6 +44,8 @@ class Model(NamedTuple):
 def locate(path_or_name: str | Path | None) -> Path:
     """The folder of a model: one on this disk, one bundled with the package, or one fetched from the hub.
 
+    On the hub it is owner/name, or owner/name@revision.
+
     Raises:
         DigitError: there is no such model, or the hub does not answer.
     """
@@ -55,11 +57,14 @@ def locate(path_or_name: str | Path | None) -> Path:
         return models / name
     if name.count("/") == 1 and not name.startswith((".", "/")):
         import huggingface_hub
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+        repository, _, revision = name.partition("@")
         try:
-            return Path(huggingface_hub.snapshot_download(name))
-        except (RepositoryNotFoundError, LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+            return Path(huggingface_hub.snapshot_download(repository, revision=revision or None))
+        except HFValidationError:
+            raise DigitError(f"{name} is no folder here, nor a name on the hub: check the path") from None
+        except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
             raise DigitError(
                 f"{name} is no folder here and could not be fetched from the hub ({type(error).__name__}): "
                 "check the name or the network"

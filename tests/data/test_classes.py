@@ -279,4 +279,5 @@ def test_random_shards_have_the_labels_that_they_state(stated, kind, unlabelled,
         source = open_images(write_tar(Path(folder), contents))
     assert by_file(source) == expected
     if expected and all(label.isdigit() for label in expected.values()):
+        assert source.labels is not None
         assert [source.classes[label] for label in source.labels] == [str(n) for n in source.labels]

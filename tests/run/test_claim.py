@@ -10,15 +10,24 @@ from tests_support import make_pictures
 from digit.data.identity import of_images, of_set
 from digit.data.images import open_images
 from digit.errors import DigitError, LineageError
+from digit.nn.classifier import Classifier, ClassifierConfig
 from digit.run.arguments import options_of
 from digit.run.claim import MARK, claim, contents, differences
 from digit.run.verbs import VERBS
+from digit.weights.artifact import save
 
 FILLED = [
     name
     for name, verb in VERBS.items()
-    if any("out" in option.path for option in options_of(verb.function())) and "evaluate" not in name
+    if any("out" in option.path for option in options_of(verb.function()))
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def network(chain):
+    """Something that measures."""
+    shape = ClassifierConfig(classes=3, width=4, image_size=16)
+    save(Classifier(shape), chain.root / "network", classes=["blue", "green", "red"])
 
 
 def command(chain, verb: str) -> list[object]:
@@ -31,6 +40,7 @@ def command(chain, verb: str) -> list[object]:
     small = [*short, "--width", 16, "--layers", 1, "--heads", 2]
     images = ["--images", chain.images]
     vqgan = ["--image-size", 16, "--width", 8, "--multipliers", 1, 1, 2, "--blocks", 1, "--codes", 16]
+    network = ["--features", f"classifier:{root}/network", "--few"]
     given = {
         "fit": [*images, *encoder],
         "train vqgan": [*images, *vqgan, "--code-dim", 4, *short],
@@ -40,6 +50,13 @@ def command(chain, verb: str) -> list[object]:
         "train probe": ["--prior", root / "prior", "--codes", root / "codes", *short],
         "compose": ["--prior", root / "prior", "--vqgan", root / "vqgan", "--renderer", root / "renderer"],
         "sample": [root / "model", "--num", 4],
+        "evaluate images": ["--samples", chain.images, "--reference", chain.images, *network],
+        "evaluate sweep": [root / "model", "--reference", chain.images, "--num", 4, *network],
+        "evaluate reconstruction": [root / "model", *images, *network],
+        "evaluate prefix": [root / "model", *images, "--prefix", 0, *network],
+        "evaluate probe": ["--prior", root / "prior", "--codes", root / "codes", "--epochs", 1],
+        "evaluate stability": [*images, "--tokenizers", root / "tokenizer", "--noise-only", "--num", 4],
+        "evaluate projection": [],
         "convert": [Path(__file__).parents[1] / "fixtures" / "vq_only.pt"],
         "convert official": ["base", "--files", root],
     }
@@ -49,6 +66,14 @@ def command(chain, verb: str) -> list[object]:
 
 def snapshot(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def change_a_byte(folder: Path) -> None:
+    """Of the first picture; it can still be read."""
+    file = next(path for path in sorted(folder.rglob("*")) if path.is_file())
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
 
 
 @pytest.mark.parametrize("verb", FILLED)
@@ -126,10 +151,7 @@ def test_vqgans_do_not_go_on_with_other_pictures_of_equal_names(chain, run, tmp_
     shutil.unpack_archive(chain.images, tmp_path / "p")
     base = [*command(chain, "train vqgan"), "--out", tmp_path / "vq", "--images", tmp_path / "p"]
     assert run(*base)[0] == 0
-    file = next(path for path in sorted((tmp_path / "p").rglob("*")) if path.is_file())
-    data = bytearray(file.read_bytes())
-    data[-20] ^= 1
-    file.write_bytes(data)
+    change_a_byte(tmp_path / "p")
     code, _, err = run(*base, "--steps", 2)
     assert code == 2 and "images.content" in err, err
 
@@ -150,6 +172,39 @@ def test_pictures_of_two_commands_never_mix(chain, run, tmp_path):
     (out / "000001.png").unlink()
     assert run(*base, "--num", 4, "--npz", npz)[0] == 0  # what is lost is drawn again
     assert set(snapshot(tmp_path)) == set(before)
+
+
+@pytest.mark.parametrize(
+    ("verb", "option"),
+    [
+        ("evaluate images", "--reference"),
+        ("evaluate images", "--samples"),
+        ("evaluate sweep", "--reference"),
+        ("evaluate prefix", "--images"),
+        ("evaluate stability", "--images"),
+    ],
+)
+def test_results_know_the_pictures_that_they_are_of(chain, run, tmp_path, verb, option):
+    """As many pictures of the same names and sizes are others."""
+    shutil.unpack_archive(chain.images, tmp_path / "p")
+    call = [*command(chain, verb), option, tmp_path / "p", "--out", tmp_path / "out"]
+    code, _, err = run(*call)
+    assert code == 0, err
+    before = snapshot(tmp_path / "out")
+    change_a_byte(tmp_path / "p")
+    code, _, err = run(*call)
+    assert code == 2 and "other models, pictures, settings" in err, err
+    assert snapshot(tmp_path / "out") == before
+
+
+def test_a_result_overwrites_nothing_beside_it(run, tmp_path):
+    (tmp_path / "mine.png").write_bytes(b"my own")
+    call = ["evaluate", "projection", "--device", "cpu", "--out"]
+    code, _, err = run(*call, tmp_path / "mine.json")
+    assert code == 2 and "mine.png is there already" in err
+    assert run(*call, tmp_path / "a.json")[0] == 0
+    code, _, err = run(*call, tmp_path / "a.json", "--seed", 1)
+    assert code == 2 and "choose another --out" in err
 
 
 def test_a_claim_names_what_differs(tmp_path):

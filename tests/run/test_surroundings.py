@@ -70,6 +70,23 @@ def test_they_are_named_by_the_command():
         assert len(done.stderr.splitlines()) == 1
 
 
+def test_others_variables_end_in_a_sentence_or_change_nothing(tmp_path):
+    done = shell(f"{DIGIT} evaluate selftest", TORCH_LOGS="nonsense")
+    assert done.returncode == 2 and done.stderr.startswith("digit: torch cannot be loaded"), done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    done = shell(
+        f"{DIGIT} evaluate projection --out {tmp_path}/r.json", MPLBACKEND="nonsense", TMPDIR="/missing"
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("name", ["my runs/model", "runs/model--2", "-a/b", "a/b..c"])
+def test_what_is_no_name_on_the_hub_is_a_sentence(run, name):
+    for verb in ("sample", "info"):
+        code, _, err = run(verb, name)
+        assert code == 2 and len(err.splitlines()) == 1, err
+
+
 def test_what_is_set_and_empty_is_not_set(monkeypatch):
     for name in NAMES:
         monkeypatch.setenv(name, " ")

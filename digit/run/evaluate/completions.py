@@ -227,6 +227,7 @@ class Curve:
         """
         left, batch, others = self.left(prefixes), how["batch_size"], None
         if not any(left.values()):
+            say("nothing is left to do")
             return
         if reference is not None:
             side = next(iter(self.models.values())).vqgan.config.image_size

@@ -52,6 +52,7 @@ def evaluate_images(
         precision: of the networks on a GPU: tf32 as in torch-fidelity, or fp32, three times as slow.
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """
+    given = dict(locals())
     from digit.distributed import is_main, main_first
     from digit.evaluation import images, protocols
     from digit.evaluation.pictures import open_pictures
@@ -62,6 +63,9 @@ def evaluate_images(
     with main_first():  # it may have to fetch weights
         networks = measurement.open_networks(features, inception_weights, where)
     written, wanted = measurement.result_file(out, "images"), None if chosen.size else size
+    made_of = measurement.asked(out, given)
+    if (before := measurement.measured(written, made_of)) is not None:
+        return before
     sources = [measurement.generated(path) for path in (samples, reference)]
     drawn, real = open_pictures(sources[0], size=wanted, batch_size=batch), sources[1]
     options: dict[str, Any] = {"metrics": metrics, "size": size, "few": few, "precision": precision}
@@ -82,7 +86,7 @@ def evaluate_images(
             _print_beside_paper(value["values"])
 
     measurement.caution(value, min(n for n in value["counts"].values() if n))
-    measurement.keep(written, value, show=show)
+    measurement.keep(written, value, made_of=made_of, show=show)
     if paper:
         conditions = {"source": protocols.SOURCE, "conditions": protocols.CONDITIONS}
         value["paper"] = {**conditions, "rows": protocols.generation_rows()}

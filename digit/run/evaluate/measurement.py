@@ -1,5 +1,7 @@
 """What measurements share: pictures, models and networks to measure, the record, and where it is kept."""
 
+import json
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -11,6 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from digit.data.identity import of_folder, of_set
 from digit.data.images import ImageSource, open_images
 from digit.data.loader import Report, stream
 from digit.errors import DigitError
@@ -20,22 +23,77 @@ from digit.evaluation.result import read_result, result, write_result
 from digit.files import make_folder, read_json
 from digit.pipeline import DigitPipeline
 from digit.progress import progress, say
+from digit.run.claim import RESULTS, contents, identity_of, nothing_left
 from digit.run.pictures import open_told
 from digit.run.table import saved
 from digit.weights.artifact import artifact_of, load
 from digit.weights.model_folder import PARTS
 
+PICTURES = ("images", "test_images", "samples", "reference")
+# Options that decide no value.
+UNDECIDING = ("out", "batch", "device", "few", "paper", "cache", "memory_gb")
 PUBLISHED = 50_000  # pictures behind published distances
 
 
 def result_file(out: Path | None, name: str) -> Path | None:
     """The JSON file of a result: `out` itself if it ends in .json, else NAME.json in that folder, which is
-    made; None without `out`."""
+    made; None without `out`.
+
+    Raises:
+        DigitError: the folder holds something else than results, or a file beside the result is somebody's.
+    """
     if out is None:
         return None
     written = out if out.suffix == ".json" else out / f"{name}.json"
+    there = contents(out) if written != out else None
+    if there not in (None, RESULTS):
+        raise DigitError(f"{out} already holds {there}: choose another --out")
+    beside = [written.with_suffix(".png"), *sorted(written.parent.glob(f"{written.stem}-*"))]
+    taken = next((file for file in beside if file.exists() and not written.exists()), None)
+    if taken is not None:
+        raise DigitError(f"{taken} is there already, which is no result's: choose another --out")
     make_folder(written.parent)
     return written
+
+
+def asked(out: Path | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a measurement is made of by its verb's arguments: settings, the identity of what they name.
+
+    Nothing is read where no result is kept.
+    """
+    if out is None:
+        return {}
+    chosen = {name: value for name, value in given.items() if name not in UNDECIDING}
+    return {name: _known(value, pictures=name in PICTURES) for name, value in chosen.items()}
+
+
+def _known(value: Any, *, pictures: bool) -> Any:
+    """A setting as it is; of a path what it holds."""
+    if isinstance(value, tuple | list):
+        return [_known(each, pictures=pictures) for each in value]
+    if not isinstance(value, str | Path):
+        return value
+    if pictures and value is not None:
+        return of_set(value)
+    place = Path(value if isinstance(value, Path) else re.split("[=:]", value)[-1])
+    if not place.exists():
+        return str(value)
+    held = of_folder(place) if (place / "meta.json").is_file() else identity_of(place)
+    return held if isinstance(value, Path) else f"{value} {held}"
+
+
+def measured(written: Path | None, made_of: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The result that this very command left; DigitError if the file is of another measurement."""
+    if written is None or not written.exists():
+        return None
+    before = read_result(written)
+    if before.pop("made_of", None) != json.loads(json.dumps(made_of, default=str)):
+        raise DigitError(
+            f"{written} already holds a result of other models, pictures, settings or networks: choose "
+            "another --out"
+        )
+    nothing_left(written)
+    return before
 
 
 def of_classes(images: str, under: str | None, classes: Sequence[str], per_class: int) -> ImageSource:
@@ -61,7 +119,12 @@ def generated(path: str) -> ImageSource | Pictures:
         return found
     if not (folder / "samples.json").is_file():
         return open_told(path)
-    rows = read_json(folder / "samples.json")["samples"]
+    listed = read_json(folder / "samples.json")
+    rows = listed.get("samples") if isinstance(listed, dict) else None
+    if not isinstance(rows, list) or not all(
+        isinstance(row, dict) and isinstance(row.get("file"), str) for row in rows
+    ):
+        raise DigitError(f"{folder / 'samples.json'} is no list of `digit sample`: take it out of the folder")
     images = open_images(folder)
     places = {name: place for place, name in enumerate(images.names)}
     missing = [row["file"] for row in rows if row["file"] not in places]
@@ -188,6 +251,7 @@ def keep(
     written: Path | None,
     value: Mapping[str, Any],
     *files: Path,
+    made_of: Mapping[str, Any] | None = None,
     plot: Callable[[Path], Any] | None = None,
     also: str = "",
     show: Callable[[], None] | None = None,
@@ -199,7 +263,8 @@ def keep(
     Without a file say that nothing is kept; `also` names what else --out would have kept.
     """
     if written is not None:
-        write_result(written, value)
+        about = {} if made_of is None else {"made_of": json.loads(json.dumps(made_of, default=str))}
+        write_result(written, {**value, **about})
         if plot is not None:
             files = (written.with_suffix(".png"), *files)
             plot(files[0])

@@ -58,6 +58,7 @@ def evaluate_prefix(
         batch: pictures at once.
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """
+    from digit.data.identity import of_images, of_set
     from digit.evaluation.plots import draw_prefix
     from digit.evaluation.prefix import check_prefixes
     from digit.evaluation.protocols import OWN, check_number
@@ -82,6 +83,7 @@ def evaluate_prefix(
         "images": Path(images).name,
         "under": under,
         "reference": None if reference is None else Path(reference).name,
+        "content": None if out is None else [of_images(source)["content"], of_set(reference)],
         "asked": {**settings, "unconditional": unconditional},
     }
     curve = completions.Curve(pipelines, source, networks, where, asked, written)

@@ -68,6 +68,7 @@ def evaluate_probe(
         batch: pictures at once through a frozen network.
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """
+    given = dict(locals())
     from digit.run.device import choose_device
     from digit.run.evaluate import measurement, probe_states
 
@@ -82,6 +83,9 @@ def evaluate_probe(
     if prior and not codes:
         raise DigitError("--prior needs --codes: folders of `digit tokenize` with labels to train on")
     written = measurement.result_file(out, "probe")
+    made_of = measurement.asked(out, given)
+    if (before := measurement.measured(written, made_of)) is not None:
+        return before
     trains: Any = {"learning_rates": lr_factors, "lr": lr, "epochs": epochs, "seed": seed, "device": where}
     how: Any = {"pool": pool, "views": views, "trains": trains}
     how["reads"] = {"cache": cache, "limit": memory_gb * 1e9, "batch": batch, "where": where}
@@ -112,7 +116,7 @@ def evaluate_probe(
     if not test and not test_images:
         print("chosen and scored on the same pictures, which is slightly optimistic: --test scores on others")
     plot = partial(_draw, probed, names, f"linear probe by layer, mean over {POOLS[pool]}")
-    measurement.keep(written, value, plot=plot, also=", and a plot by layer")
+    measurement.keep(written, value, made_of=made_of, plot=plot, also=", and a plot by layer")
     return value
 
 

@@ -130,6 +130,7 @@ def states_of(
         labels = labels.repeat_interleave(used).to(where)
         codes = opened.meta["files"][f"{over}.npy"]
         key = {"prior": origin["id"], "codes": codes, "pool": pool, "views": used}
+        key["precision"] = "bfloat16" if where.type == "cuda" else "float32"
 
         def pooled(start: int, flat: Any = flat) -> Tensor:
             part = torch.from_numpy(flat[start : start + batch].astype("int64")).to(where)

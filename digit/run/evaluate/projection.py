@@ -46,6 +46,7 @@ def evaluate_projection(
         batch: pictures at once.
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """
+    given = dict(locals())
     from digit.evaluation.plots import draw_features, draw_toy
     from digit.evaluation.projection import PROTOCOL, separability_by_noise, toy_values
     from digit.run.device import choose_device
@@ -55,6 +56,9 @@ def evaluate_projection(
         raise DigitError("--images and --tokenizer belong together: give both, or neither for the toy alone")
     where = choose_device(device, float64=True)
     written = measurement.result_file(out, "projection")
+    made_of = measurement.asked(out, given)
+    if (before := measurement.measured(written, made_of)) is not None:
+        return before
     of_toy = dict(toy_values(seed=seed))
     values = {f"toy: {name}": number for name, number in of_toy.items()}
     told: dict[str, Any] = {"counts": {}, "features": [], "seed": seed}
@@ -83,7 +87,7 @@ def evaluate_projection(
     files = [] if written is None else [written.with_name(name) for name in plots]
     for path in files:
         plots[path.name](path)
-    measurement.keep(written, value, *files, also=", and plots")
+    measurement.keep(written, value, *files, made_of=made_of, also=", and plots")
     return value
 
 

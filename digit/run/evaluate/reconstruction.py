@@ -42,6 +42,7 @@ def evaluate_reconstruction(
         batch: pictures at once.
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """
+    given = dict(locals())
     from digit.evaluation.protocols import OWN, check_number
     from digit.nn.sampling import DRAW
     from digit.pipeline import DigitPipeline
@@ -58,6 +59,9 @@ def evaluate_reconstruction(
         say(f"{model} holds no tokenizer: no row {completions.DIGIT}; compose it with --tokenizer")
     networks = measurement.open_networks(features, inception_weights, where)
     written = measurement.result_file(out, "reconstruction")
+    made_of = measurement.asked(out, given)
+    if (before := measurement.measured(written, made_of)) is not None:
+        return before
     size = pipeline.vqgan.config.image_size
     settings = completions.renderer_settings(pipeline, renderer)
     ways = completions.ways_back(pipeline, settings)
@@ -84,7 +88,9 @@ def evaluate_reconstruction(
     _print(rows, networks, title)
     measurement.caution(value, len(seen))
     plot = partial(completions.save_rows, shown)
-    measurement.keep(written, value, plot=plot, also=", and pictures beside their reconstructions")
+    measurement.keep(
+        written, value, made_of=made_of, plot=plot, also=", and pictures beside their reconstructions"
+    )
     return value
 
 

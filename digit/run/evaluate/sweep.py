@@ -67,6 +67,7 @@ def evaluate_sweep(
     """
     from dataclasses import asdict
 
+    from digit.data.identity import of_set
     from digit.evaluation.pictures import open_pictures, without_statistics
     from digit.evaluation.protocols import OWN, check_number
     from digit.evaluation.sweep import best
@@ -91,6 +92,7 @@ def evaluate_sweep(
     check_number(reference, pictures.n or 0, OWN, few=few, reference=True)
     written = measurement.result_file(out, "sweep")
     how: dict[str, Any] = {"called": Path(reference).name, "recall": recall, "num": num, "written": written}
+    how["content"] = None if out is None else of_set(reference)
     cells = Cells(pipeline, plan, networks, pictures, **how)
     cells.measure(batch=batch)
     value, network = cells.value(), networks[0]

@@ -150,15 +150,18 @@ class Cells:
         recall: bool,
         num: int,
         written: Path | None,
+        content: str | None = None,
     ) -> None:
         """Takes up the cells of an earlier call in `written`; DigitError if they are of something else.
 
-        `reference` is read if a cell is to do, and `called` so in the result; a cell has `num` pictures.
+        `reference` is read if a cell is to do, and `called` so in the result, where `content` is its
+        identity; a cell has `num` pictures.
         """
         self.pipeline, self.plan, self.networks, self.reference = pipeline, plan, networks, reference
         self.num, self.written = num, written
         self.metrics: Any = ["fd", "is", "precision_recall"] if recall else ["fd", "is"]
         settings = {"model": ids_of(pipeline), "reference": called, "metrics": self.metrics}
+        settings |= {"content": content}
         rest = {name: number for name, number in asdict(plan.base).items() if name not in PRIOR}  # no axes
         settings |= {"draw": DRAW, "renderer": plan.renderer, "classes": plan.classes, "prior": rest}
         self._told: dict[str, Any] = {
@@ -182,6 +185,7 @@ class Cells:
         left, length = plan.left(done), pipeline.prior.config.length
         say(f"{sum(left)} cells to measure, {len(self.rows)} done before; {num} pictures each")
         if not left:
+            say("nothing is left to do")
             return
         how: Any = {"device": pipeline.device, "keep": "precision_recall" in self.metrics}
         with picture_count("reference", self.reference.n) as tell:

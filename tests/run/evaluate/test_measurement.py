@@ -127,3 +127,10 @@ def test_pixels_come_with_the_places_of_those_that_could_be_read(chain, tmp_path
     assert "1 picture was skipped" in capsys.readouterr().err
     assert source.labels is not None
     assert measurement.labels_at(source, seen).tolist() == [source.labels[place] for place in seen]
+
+
+@pytest.mark.parametrize("text", ["[1]", "null", '"x"', '{"samples": 3}', '{"samples": [{"file": 1}]}'])
+def test_another_programs_list_is_a_sentence(tmp_path, text):
+    (tmp_path / "samples.json").write_text(text)
+    with pytest.raises(DigitError, match="is no list of"):
+        measurement.generated(str(tmp_path))
