@@ -5,6 +5,7 @@ Sizes are measured on the tensors and given to timm as the name of a network wit
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -13,12 +14,19 @@ from torch import Tensor
 
 from digit.errors import DigitError
 from digit.features import Encoder, EncoderConfig, resize_positions
+from digit.progress import say
 from digit.weights.foreign import Layout, check_layout, without_prefix
+from digit.weights.transformers_vit import as_published
 
 PositionRule = Literal["official", "reference"]
-_PLACES = ("teacher", "state_dict", "model")  # where a checkpoint may keep the network
-_PREFIXES = ("", "module.base_encoder.", "backbone.", "module.backbone.", "module.")
-_MARKS = ("patch_embed.proj.weight", "blocks.0.attn.qkv.weight")
+# Where a checkpoint may keep the network; running means before the weights that they are of.
+_MEANS = ("model_ema", "state_dict_ema", "ema")
+_PLACES = ("teacher", *_MEANS, "state_dict", "model")
+# A ViT's own names may follow those of what it was wrapped in; a teacher is read before its student.
+_MARK = re.compile(
+    r"((?:(?:_orig_mod|module|model|encoder|teacher|backbone|base_encoder|net)\.)*)"
+    r"(?:patch_embed\.proj\.weight|blocks\.0\.attn\.qkv\.weight)"
+)
 
 # What each family's files hold beside the ViT, by the start of the name: training heads, other networks.
 _DROPPED = {
@@ -136,6 +144,9 @@ def read_vit(content: Any, *, where: str) -> tuple[str, dict[str, Tensor]]:
             f"{where} holds no ViT of DINOv2, iBOT, MoCo v3 or MAE: check that it is the right file"
         )
     family, prefix, given = found
+    place = next((place for place in _MEANS if content.get(place) is given), None)
+    if place and isinstance(content.get("model"), Mapping):
+        say(f"{where}: the running mean of the weights ({place}) is read, not the weights of the last step")
     kept = {name: value for name, value in given.items() if not _is_dropped(name, family, prefix)}
     return family, _checked(kept, prefix, where)
 
@@ -148,18 +159,20 @@ def _find(content: Any) -> tuple[str, str, Mapping[str, Any]] | None:
         part = content.get(place) if place else content
         if not isinstance(part, Mapping):
             continue
-        for prefix in _PREFIXES:
-            if any(prefix + mark in part for mark in _MARKS):
-                return _family(place, prefix, [str(name) for name in part]), prefix, part
+        part = as_published(part) or part
+        found = {match[1] for name in part if isinstance(name, str) and (match := _MARK.fullmatch(name))}
+        if found:
+            prefix = min(found, key=lambda prefix: ("teacher." not in prefix, len(prefix), prefix))
+            return _family(place, prefix, [str(name) for name in part]), prefix, part
     return None
 
 
 def _family(place: str | None, prefix: str, names: list[str]) -> str:
-    if prefix == "module.base_encoder.":
+    if prefix.endswith("base_encoder."):
         return "mocov3"
     if any(name.endswith((".ls1.gamma", ".mlp.w12.weight", "register_tokens")) for name in names):
         return "dinov2"
-    if place == "model" or any(name.startswith(f"{prefix}decoder_") for name in names):
+    if place in ("model", "model_ema") or any(name.startswith(f"{prefix}decoder_") for name in names):
         return "mae"
     return "ibot" if place in ("teacher", "state_dict") or "backbone" in prefix else "copy"
 

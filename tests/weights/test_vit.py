@@ -112,9 +112,36 @@ def mocov3_head(prefix: str) -> dict:
     return prefixed(f"{prefix}head.", {**head, "1.num_batches_tracked": torch.tensor(3)})
 
 
+def renamed(tensors: dict) -> dict:
+    """As transformers' Dinov2Model names them, queries, keys and values apart."""
+    names = {"cls_token": "embeddings.cls_token", "mask_token": "embeddings.mask_token"}
+    names |= {"register_tokens": "embeddings.register_tokens", "pos_embed": "embeddings.position_embeddings"}
+    pairs = [("patch_embed.proj.", "embeddings.patch_embeddings.projection."), ("blocks.", "encoder.layer.")]
+    pairs += [("attn.proj.", "attention.output.dense."), ("ls1.gamma", "layer_scale1.lambda1")]
+    pairs += [("ls2.gamma", "layer_scale2.lambda1"), ("mlp.w12.", "mlp.weights_in.")]
+    pairs += [("mlp.w3.", "mlp.weights_out.")]
+    made = {}
+    for name, value in tensors.items():
+        if ".attn.qkv." in name:
+            for which, part in zip(("query", "key", "value"), value.chunk(3), strict=True):
+                made[
+                    name.replace("blocks.", "encoder.layer.").replace(
+                        "attn.qkv", f"attention.attention.{which}"
+                    )
+                ] = part
+            continue
+        own = names.get(name, name.replace("norm.", "layernorm.") if name.startswith("norm.") else name)
+        for ours, theirs in pairs:
+            own = own.replace(ours, theirs)
+        made[own] = value
+    return made
+
+
 IBOT_HEAD = {"head.mlp.0.weight": values((8, 32)), "head.last_layer.weight_g": values((8, 1))}
 DECODER = {"decoder_pos_embed": values((1, 10, 8)), "decoder_blocks.0.norm1.weight": values((8,))}
 PLAIN, OTHER = weights(), {name: value + 1 for name, value in weights().items()}
+SCALED = weights(scaled=True) | {"mask_token": torch.zeros(1, 32)}
+FULL = weights(scaled=True, gated=True, registers=4) | {"mask_token": torch.zeros(1, 32)}
 SINES = {**PLAIN, "pos_embed": torch.cat([torch.zeros(1, 1, 32), PLAIN["pos_embed"][:, 1:]], 1)}
 JUNK = {"optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}, "epoch": 3, "args": argparse.Namespace(lr=1)}
 TRAINED = {"module.momentum_encoder.": OTHER, "module.predictor.": {"0.weight": values((8, 8))}}
@@ -148,6 +175,13 @@ FILES = {
     "copy of ibot": (PLAIN | IBOT_HEAD, PLAIN),
     "copy of mae": (SINES, SINES),
     "copy of mocov3": (SINES | mocov3_head(""), SINES),
+    "compiled": (prefixed("_orig_mod.", SCALED), SCALED),
+    "compiled, wrapped": ({"state_dict": prefixed("model.encoder._orig_mod.", SCALED)}, SCALED),
+    "teacher": (prefixed("teacher.backbone.", SCALED), SCALED),
+    "running mean": ({"model": OTHER, "model_ema": SINES}, SINES),
+    "transformers": (renamed(SCALED), SCALED),
+    "transformers, wrapped": (prefixed("dinov2.", renamed(SCALED)), SCALED),
+    "transformers, registers": (renamed(FULL), FULL),
 }
 
 
@@ -335,6 +369,20 @@ def test_every_missing_unknown_and_odd_tensor_is_listed(prefix):
     assert f"missing: {', '.join(prefix + name for name in missing)};" in told
     assert f"unknown: {', '.join(f'{prefix}surplus.{i}' for i in range(12))};" in told
     assert told.startswith("the file") and told.endswith(f"{prefix}blocks.2.attn.proj.bias [31] for [32]")
+
+
+def test_the_running_mean_is_said_to_be_read(capsys):
+    convert_vit({"model": OTHER, "model_ema": SINES}, where="file", image_size=12, heads=4)
+    assert "file: the running mean of the weights (model_ema) is read" in capsys.readouterr().err
+    convert_vit({"model": SINES}, where="file", image_size=12, heads=4)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_matrix_that_lacks_a_part_is_missing():
+    content = renamed(SCALED)
+    del content["encoder.layer.1.attention.attention.key.weight"]
+    with pytest.raises(DigitError, match=r"missing: blocks\.1\.attn\.qkv\.weight$"):
+        convert_vit(content, where="file", image_size=12, heads=4)
 
 
 def test_names_beside_the_prefix_never_pass_as_those_under_it():
