@@ -215,7 +215,9 @@ def interrupt(call: list[str], when: Callable[[], bool], *, later: float = 0.0) 
         finally:
             process.kill()
     assert process.returncode == 130, err.decode()
-    lines = [line for line in err.decode().splitlines() if " s left" not in line]
+    lines = [
+        line for line in err.decode().splitlines() if " s left" not in line and " pictures of " not in line
+    ]
     assert len(lines) == 1, err.decode()
     assert lines[0].startswith("digit: interrupted")
     assert not out
@@ -278,7 +280,8 @@ def test_an_interrupted_sample_goes_on(chain, run, tmp_path, monkeypatch):
     again = tmp_path / "again"
     assert run(*call[:-3], again, "--device", "cpu")[0] == 0
     for path in again.iterdir():
-        assert path.read_bytes() == (out / path.name).read_bytes(), path.name
+        if path.name != ".digit.json":  # names its own folder's files
+            assert path.read_bytes() == (out / path.name).read_bytes(), path.name
 
 
 def test_sampling_interrupted_while_it_writes(chain, run, tmp_path, monkeypatch):

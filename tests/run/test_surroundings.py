@@ -25,7 +25,9 @@ def shell(line, **environment):
 def test_work_does_not_hang_on_who_reads(chain, tmp_path, streams):
     done = shell(f"{DIGIT} sample {chain.root / 'model'} --num 1 --out {tmp_path / 'o'} {streams}")
     assert done.returncode == 0, done.stderr
-    assert {path.name for path in (tmp_path / "o").iterdir()} == {"000000.png", "grid.png", "samples.json"}
+    assert {path.name for path in (tmp_path / "o").iterdir()} == {
+        *(".digit.json", "000000.png", "grid.png", "samples.json"),
+    }
     assert "Traceback" not in done.stderr
 
 
