@@ -150,7 +150,6 @@ def main() -> None:
             code = 0
         else:
             _load_torch()
-
             by_exception()
             warnings.filterwarnings("ignore", category=UserWarning)  # libraries' advice is for developers
             code = carry_out(command)
@@ -158,7 +157,7 @@ def main() -> None:
     except DigitError as error:
         code = _fail(str(error))
     except OSError as error:
-        if not isinstance(error.filename, type(None)) or error.errno not in _NO_ROOM:
+        if error.filename is not None or error.errno not in _NO_ROOM:
             raise
         code = _fail("standard output takes no more, as its disk is full: free some and repeat the command")
     except KeyboardInterrupt as stop:
@@ -174,7 +173,9 @@ def _load_torch() -> None:
     """Import it now: a signal during these seconds ends the process at once."""
     try:
         import torch  # noqa: F401
-    except Exception as error:  # of a variable of the environment, anything
+    # All: torch and its libraries read dozens of variables as they are imported, and each raises what it
+    # likes for a wrong one. Nothing of ours runs inside, and the sentence names what was raised.
+    except Exception as error:
         reason = str(error).strip().splitlines() or [""]
         raise DigitError(
             f"torch cannot be loaded ({type(error).__name__}: {reason[0][:200]}): install it again, or unset "

@@ -77,7 +77,12 @@ RULES = (
         "there is no --held-out",
     ),
     Rule("train probe", "training.sample_every", lambda get: True, "a probe draws nothing"),
-    Rule("train", "training.optimizer.epsilon", lambda get: _kind(get) == "sgd", "--kind sgd has none"),
+    Rule(
+        "train",
+        "training.optimizer.epsilon",
+        lambda get: get("training.optimizer.kind") == "sgd",
+        "--kind sgd has none",
+    ),
     Rule("train prior", "renderer", _without("vqgan"), "pictures need a --vqgan too"),
     Rule(
         "train prior",
@@ -109,10 +114,6 @@ RULES = (
         "convert official", "cache endpoint", lambda get: get("files") is not None, "--files fetches nothing"
     ),
 )
-
-
-def _kind(get: Values) -> Any:
-    return get("training.optimizer.kind")
 
 
 def unused(verb: str, typed: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[str]:

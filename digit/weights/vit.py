@@ -143,16 +143,15 @@ def read_vit(content: Any, *, where: str) -> tuple[str, dict[str, Tensor]]:
         raise DigitError(
             f"{where} holds no ViT of DINOv2, iBOT, MoCo v3 or MAE: check that it is the right file"
         )
-    family, prefix, given = found
-    place = next((place for place in _MEANS if content.get(place) is given), None)
-    if place and isinstance(content.get("model"), Mapping):
+    place, family, prefix, given = found
+    if place in _MEANS and isinstance(content.get("model"), Mapping):
         say(f"{where}: the running mean of the weights ({place}) is read, not the weights of the last step")
     kept = {name: value for name, value in given.items() if not _is_dropped(name, family, prefix)}
     return family, _checked(kept, prefix, where)
 
 
-def _find(content: Any) -> tuple[str, str, Mapping[str, Any]] | None:
-    """The family of a ViT, the start of its names, and the part of `content` that holds it."""
+def _find(content: Any) -> tuple[str | None, str, str, Mapping[str, Any]] | None:
+    """Where `content` holds a ViT, of which family, how its tensors' names begin, and that part of it."""
     if not isinstance(content, Mapping):
         return None
     for place in (*_PLACES, None):
@@ -163,7 +162,7 @@ def _find(content: Any) -> tuple[str, str, Mapping[str, Any]] | None:
         found = {match[1] for name in part if isinstance(name, str) and (match := _MARK.fullmatch(name))}
         if found:
             prefix = min(found, key=lambda prefix: ("teacher." not in prefix, len(prefix), prefix))
-            return _family(place, prefix, [str(name) for name in part]), prefix, part
+            return place, _family(place, prefix, [str(name) for name in part]), prefix, part
     return None
 
 

@@ -374,6 +374,8 @@ def test_every_missing_unknown_and_odd_tensor_is_listed(prefix):
 def test_the_running_mean_is_said_to_be_read(capsys):
     convert_vit({"model": OTHER, "model_ema": SINES}, where="file", image_size=12, heads=4)
     assert "file: the running mean of the weights (model_ema) is read" in capsys.readouterr().err
+    convert_vit({"model": OTHER, "ema": renamed(SCALED)}, where="file", image_size=12, heads=4)
+    assert "(ema) is read" in capsys.readouterr().err
     convert_vit({"model": SINES}, where="file", image_size=12, heads=4)
     assert capsys.readouterr().err == ""
 
