@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from digit.errors import DigitError
 from digit.nn.backbone import Standardize, as_floats, create, timm
 from digit.nn.batch import in_pieces
+from digit.progress import say
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -42,18 +43,25 @@ _PRESETS: dict[str, tuple[str, bool]] = {
     "dinov2-s-reg": ("vit_small_patch14_reg4_dinov2", True),
     "dinov2-b-reg": ("vit_base_patch14_reg4_dinov2", True),
     "dinov2-l-reg": ("vit_large_patch14_reg4_dinov2", True),
+    "dinov3-s": ("vit_small_patch16_dinov3", True),
+    "dinov3-b": ("vit_base_patch16_dinov3", True),
+    "dinov3-l": ("vit_large_patch16_dinov3", True),
     "ibot-b": ("vit_base_patch16_224", False),
     "mocov3-b": ("vit_base_patch16_224", False),
     "mae-b": ("vit_base_patch16_224.mae", True),
 }
+DINOV3_LICENCE = (
+    "weights of DINOv3 are under the DINOv3 License, which binds who uses or passes on them or what was made "
+    "with them: https://ai.meta.com/resources/models-and-libraries/dinov3-license/"
+)
 
 
 def encoder_config(name: str, image_size: int | None = None, **settings: Any) -> EncoderConfig:
     """The settings of an encoder by its short name, or of any ViT by timm's name.
 
-    Short names are dinov2-s, -b, -l and each with -reg, ibot-b, mocov3-b, mae-b: 224 pixels unless
-    `image_size` says otherwise. Other names take size, mean and std from timm. `settings` are further fields
-    of EncoderConfig.
+    Short names are dinov2-s, -b, -l and each with -reg, dinov3-s, -b, -l, ibot-b, mocov3-b, mae-b: 224 pixels
+    unless `image_size` says otherwise. Other names take size, mean and std from timm. `settings` are further
+    fields of EncoderConfig.
 
     Raises:
         DigitError: a field that EncoderConfig does not have, or a name without a known size and none given.
@@ -180,19 +188,24 @@ def _build(config: EncoderConfig, weights: Path | None, *, pretrained: bool) -> 
         raise DigitError(
             f"the weights of this encoder ({config.name}) are not hosted by timm: pass --encoder-weights FILE"
         )
-    # Under the reference's rule the positions are loaded at the ViT's own size and resized here, not by timm.
-    resize = config.position_rule == "reference" and (pretrained or weights is not None)
-    size = {} if resize else {"img_size": config.image_size}
     architecture = config.name.split(".")[0]
-    if timm().is_model(architecture) and not timm().models.is_model_in_modules(
+    rotary = "_dinov3" in architecture
+    # Under the reference's rule the positions are loaded at the ViT's own size and resized here, not by timm.
+    resize = config.position_rule == "reference" and (pretrained or weights is not None) and not rotary
+    size: dict[str, Any] = {} if resize else {"img_size": config.image_size}
+    if rotary:
+        size["dynamic_img_size"] = False  # positions are computed once, not at every call
+    elif timm().is_model(architecture) and not timm().models.is_model_in_modules(
         architecture, ["vision_transformer"]
     ):
         raise DigitError(
-            f"{config.name} is not a plain ViT: choose dinov2-b, mae-b or another vit_* name of timm"
+            f"{config.name} is not a plain ViT: choose dinov2-b, dinov3-b or another vit_* name of timm"
         )
     # No head and no pooling, so that the final norm is the one over tokens.
     arguments = {"num_classes": 0, "global_pool": "", **size, **config.arguments}
     vit: Any = create(config.name, weights=weights, pretrained=pretrained, **arguments)
+    if rotary and (pretrained or weights is not None):
+        say(f"{config.name}: {DINOV3_LICENCE}")
     patch = vit.patch_embed.patch_size[0]
     if config.image_size % patch:
         raise DigitError(

@@ -8,6 +8,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -236,6 +237,17 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
         raise DigitError(
             f"{path} is not a whole safetensors file ({_short(error)}): make or copy it again"
         ) from None
+
+
+def check_finite(tensors: Mapping[str, Tensor], where: str | Path) -> None:
+    """DigitError that names the file `where` and the tensors that hold NaN or infinity."""
+    # A sum is one pass without memory of its own; only one that is not finite needs a closer look.
+    suspects = [name for name, value in tensors.items() if not math.isfinite(value.sum())]
+    if bad := [name for name in suspects if not tensors[name].isfinite().all()]:
+        more = f" and {len(bad) - 4} more" if len(bad) > 4 else ""
+        raise DigitError(
+            f"{where} holds values that are not finite, in {', '.join(bad[:4])}{more}: copy or make it again"
+        )
 
 
 def _short(error: Exception) -> str:

@@ -1,5 +1,6 @@
 import errno
 import fcntl
+import math
 import os
 import socket
 import subprocess
@@ -48,6 +49,20 @@ def test_tensors_that_share_memory(tmp_path):
     files.write_safetensors_atomic(tmp_path / "t.safetensors", tensors)
     loaded = files.read_safetensors(tmp_path / "t.safetensors")
     assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_values_that_are_not_finite_are_found_by_name(dtype):
+    """Also where they cancel; a sum that only overflows is no fault."""
+    large = torch.full((1000,), torch.finfo(dtype).max, dtype=dtype)
+    whole = {"large": large, "counts": torch.ones(3, dtype=torch.int64), "empty": torch.ones(0, dtype=dtype)}
+    files.check_finite(whole, "file")
+    for value in (math.nan, math.inf, -math.inf):
+        for place in (0, 500, 999):
+            wrong = large.clone()
+            wrong[place] = value
+            with pytest.raises(DigitError, match=r"^file holds values that are not finite, in b, c: "):
+                files.check_finite(whole | {"b": wrong, "c": torch.tensor([math.inf, -math.inf])}, "file")
 
 
 def test_json(tmp_path):

@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from digit.errors import DigitError
+from digit.files import check_finite
 
 
 @cache
@@ -127,7 +128,8 @@ def load_weights(module: nn.Module, path: Path, name: str) -> None:
     """Fill a timm network from a .safetensors file, strictly, after timm's own conversion of official files.
 
     A classification head in the file that the network was built without (num_classes=0) is left out. Raises
-    DigitError that lists missing, unexpected and wrongly shaped tensors; messages call the network `name`.
+    DigitError that lists missing, unexpected and wrongly shaped tensors, or those that are not finite;
+    messages call the network `name`.
     """
     path = Path(path)
     if path.suffix != ".safetensors":
@@ -138,6 +140,9 @@ def load_weights(module: nn.Module, path: Path, name: str) -> None:
         tensors = load_file(path)
     except SafetensorError as error:
         raise DigitError(f"{path} is not a readable .safetensors file ({_first_line(error)})") from error
+    if "storage_tokens" in tensors:  # timm would drop its biases without a word
+        raise DigitError(f"{path} has the names of DINOv3's authors: `digit convert` makes an encoder of it")
+    check_finite(tensors, path)
     tensors = _convert(module, tensors, path, name)
     expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     head = module.get_classifier() if hasattr(module, "get_classifier") else None  # pyright: ignore[reportCallIssue]
@@ -154,7 +159,8 @@ def load_weights(module: nn.Module, path: Path, name: str) -> None:
     ]
     if problems:
         more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
-        raise DigitError(f"{path} does not fit {name}: {', '.join(problems[:8])}{more}")
+        hint = "; `digit convert` reads it" if "embeddings.cls_token" in tensors else ""
+        raise DigitError(f"{path} does not fit {name}: {', '.join(problems[:8])}{more}{hint}")
     module.load_state_dict(tensors)
 
 

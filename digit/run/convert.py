@@ -30,8 +30,8 @@ def convert(
     What the file is, its sizes, heads and norms are read from its content, never from its name. Knows:
     DiGIT's fairseq checkpoints (prior, autoregressive and masked renderer, VQ-only prior, linear probe), its
     K-means tables km_*.npy (with --encoder), VQGANs of MAGE / MaskGIT and of taming-transformers, and the
-    encoders DINOv2 (with and without registers), iBOT, MoCo v3 and MAE. Pickles are read without running
-    anything in them. `digit convert official NAME` fetches and converts a whole published model.
+    encoders DINOv2 (with and without registers), DINOv3, iBOT, MoCo v3 and MAE. Pickles are read without
+    running anything in them. `digit convert official NAME` fetches and converts a whole published model.
 
     Example: digit convert dinov2_vitb14_reg4_pretrain.pth --out runs/encoder
 
@@ -48,13 +48,14 @@ def convert(
         image_size: side in pixels: at which an encoder sees pictures (224 if left out), or of a VQGAN's
             pictures (256).
         position_rule: how an encoder's positions are resized: reference is what DiGIT's own code does
-            (if left out, for its tokenizers), official what the encoder's authors do (for encoders).
+            (if left out, for its tokenizers), official what the encoder's authors do (for encoders). DINOv3
+            has no table to resize.
         distance: of a tokenizer: exact in float32 (if left out), with the norms stored in a checkpoint (if
             left out, for --part tokenizer), or in half precision as the published training.
         stored_as: auto is float16 where no value changes by it, else float32.
     """
     file, out = Path(file), Path(out)
-    from digit.files import sha256_file
+    from digit.files import check_finite, sha256_file
     from digit.prior import Prior
     from digit.run.claim import claim, identity_of, nothing_left
     from digit.tokenizer import Tokenizer
@@ -83,6 +84,7 @@ def convert(
         position_rule=position_rule,
         distance=distance,
     )
+    check_finite(module.state_dict(), file)
     stored: StoredAs = lossless(dict(module.named_parameters())) if stored_as == "auto" else stored_as
     extra: dict[str, Any] = {"converted_from": {"file": file.name, "sha256": sha256_file(file)}}
     if isinstance(module, Tokenizer):

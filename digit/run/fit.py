@@ -46,8 +46,8 @@ def fit(
     Args:
         images: folder of class folders, flat folder, zip, or tar shards (shards-{000..127}.tar).
         out: the tokenizer's folder: config.json, model.safetensors, report.json, codebook.png.
-        encoder: dinov2-s|b|l, dinov2-s|b|l-reg, ibot-b, mocov3-b, mae-b, any timm ViT by name, or the
-            folder of an encoder that `digit convert` made.
+        encoder: dinov2-s|b|l, dinov2-s|b|l-reg, dinov3-s|b|l, ibot-b, mocov3-b, mae-b, any timm ViT by
+            name, or the folder of an encoder that `digit convert` made.
         encoder_weights: local safetensors of the encoder; without it timm fetches the published weights.
         encoder_arguments: timm arguments of a ViT of your own, as `patch_size 4 embed_dim 256 depth 9`.
         encoder_size: side in pixels at which the encoder sees a picture; 224 of the encoders named above.

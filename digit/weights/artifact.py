@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from digit.errors import DigitError
-from digit.features import Encoder, EncoderConfig
+from digit.features import DINOV3_LICENCE, Encoder, EncoderConfig
 from digit.files import (
+    check_finite,
     read_json,
     read_safetensors,
     sha256_file,
@@ -77,6 +78,9 @@ def save(
     config: Any = module.config
     id = id or identity(module)
     # Buffers stay exact: centroids and codebooks decide which code is the nearest.
+    encoder = config if isinstance(config, EncoderConfig) else getattr(config, "encoder", None)
+    if isinstance(encoder, EncoderConfig) and "_dinov3" in encoder.name:
+        extra = {**(extra or {}), "licence": DINOV3_LICENCE}
     exact = set(tensors) - {name.replace("_orig_mod.", "") for name, _ in module.named_parameters()}
     try:
         # One note: safetensors writes several in an order by lot, and equal models shall be equal files.
@@ -121,7 +125,8 @@ def load(
 
     `dtype` is that of the weights, float32 if left out; only priors and renderers take another, since nearest
     neighbours need float32. DigitError when the folder or a file is absent or damaged, when it is not of
-    `kind`, when settings or tensors do not fit, or when a newer digit wrote it.
+    `kind`, when settings or tensors do not fit, when a weight is NaN or infinite, or when a newer digit wrote
+    it.
     """
     path = Path(path)
     artifact = verify(path, kind=kind)
@@ -144,6 +149,7 @@ def load(
     layout = {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()}
     if problems := misfits(tensors, layout, most=4):
         raise DigitError(f"{path / MODEL} does not fit its settings: tensors {problems}")
+    check_finite(tensors, path / MODEL)
     with torch.random.fork_rng([]), _Undrawn():
         module = stage_type(config)
     module.load_state_dict(tensors)

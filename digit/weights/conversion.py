@@ -18,6 +18,7 @@ from digit.progress import say
 from digit.tokenizer import Tokenizer, TokenizerConfig
 from digit.vqgan import VQGAN
 from digit.weights.artifact import artifact_of, identity, load
+from digit.weights.dinov3 import convert_dinov3, is_dinov3
 from digit.weights.fairseq import ENCODER, VQGAN_COPY, convert_checkpoint, is_checkpoint, probed_prior
 from digit.weights.foreign import read, without_prefix
 from digit.weights.vit import PositionRule, convert_vit, is_vit
@@ -62,12 +63,18 @@ def convert_file(
     if is_vqgan(content):
         return convert_vqgan(content, where=where, image_size=image_size or 256), {}
     how: dict[str, Any] = {"block": block, "image_size": image_size or 224, "heads": encoder_heads}
+    if is_dinov3(content):
+        if position_rule is not None:
+            raise DigitError(
+                "--position-rule is not of DINOv3, which has no table of positions: leave it out"
+            )
+        return convert_dinov3(content, where=where, **how), {}
     if is_vit(content):
         return convert_vit(content, where=where, position_rule=position_rule or "official", **how), {}
     if not isinstance(content, Tensor):
         raise DigitError(
             f"{file} is none of the files that digit knows: a DiGIT checkpoint, a km_*.npy table, a VQGAN, "
-            "or a DINOv2, iBOT, MoCo v3 or MAE encoder"
+            "or a DINOv2, DINOv3, iBOT, MoCo v3 or MAE encoder"
         )
     if encoder is None:
         raise DigitError(
@@ -78,12 +85,18 @@ def convert_file(
     return _tokenizer(content, where, encoder, network, distance), {}
 
 
-def open_encoder(path: Path, **how: Any) -> Encoder:
-    """The encoder of an artifact's folder, or of a published file, which is converted as `how` says."""
+def open_encoder(path: Path, *, position_rule: PositionRule, **how: Any) -> Encoder:
+    """The encoder of an artifact's folder, or of a published file, which is converted as `how` says.
+
+    The position rule is of those encoders that have a table of positions.
+    """
     if path.is_dir():
         loaded: Any = load(path, kind="encoder")
         return loaded
-    return convert_vit(read(path), where=str(path), **how)
+    content = read(path)
+    if is_dinov3(content):
+        return convert_dinov3(content, where=str(path), **how)
+    return convert_vit(content, where=str(path), position_rule=position_rule, **how)
 
 
 def tokenizer_copy(

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from digit.errors import DigitError
 from digit.features import Encoder, EncoderConfig, resize_positions
+from digit.files import check_finite
 from digit.progress import say
 from digit.weights.foreign import Layout, check_layout, without_prefix
 from digit.weights.transformers_vit import as_published
@@ -21,7 +22,7 @@ from digit.weights.transformers_vit import as_published
 PositionRule = Literal["official", "reference"]
 # Where a checkpoint may keep the network; running means before the weights that they are of.
 _MEANS = ("model_ema", "state_dict_ema", "ema")
-_PLACES = ("teacher", *_MEANS, "state_dict", "model")
+PLACES = ("teacher", *_MEANS, "state_dict", "model")
 # A ViT's own names may follow those of what it was wrapped in; a teacher is read before its student.
 _MARK = re.compile(
     r"((?:(?:_orig_mod|module|model|encoder|teacher|backbone|base_encoder|net)\.)*)"
@@ -154,7 +155,7 @@ def _find(content: Any) -> tuple[str | None, str, str, Mapping[str, Any]] | None
     """Where `content` holds a ViT, of which family, how its tensors' names begin, and that part of it."""
     if not isinstance(content, Mapping):
         return None
-    for place in (*_PLACES, None):
+    for place in (*PLACES, None):
         part = content.get(place) if place else content
         if not isinstance(part, Mapping):
             continue
@@ -184,17 +185,10 @@ def _is_dropped(name: Any, family: str, prefix: str) -> bool:
 
 def _checked(kept: dict[Any, Any], prefix: str, where: str) -> dict[str, Tensor]:
     """The tensors without `prefix`: all there, of shapes that fit each other, finite, of a square grid."""
-    strange = [str(name) for name, value in kept.items() if not _is_plain(name, value)]
-    if strange:
-        raise DigitError(
-            f"{where} has entries beside the ViT's weights that are no arrays of floats: "
-            f"{', '.join(strange)}; give the file as it was published"
-        )
-    tensors = without_prefix(kept, prefix)
+    tensors = without_prefix(check_plain(kept, where), prefix)
     layout = vit_layout(**dataclasses.asdict(measure(tensors)))
     check_layout(kept, {prefix + name: shape for name, shape in layout.items()}, where=where)
-    if bad := [prefix + name for name, value in tensors.items() if not value.isfinite().all()]:
-        raise DigitError(f"{where} holds values that are not finite, in {', '.join(bad)}: download it again")
+    check_finite(kept, where)
     rows = tensors["pos_embed"].shape[1] - 1
     if rows < 1 or math.isqrt(rows) ** 2 != rows or not all(value.numel() for value in tensors.values()):
         raise DigitError(
@@ -202,6 +196,16 @@ def _checked(kept: dict[Any, Any], prefix: str, where: str) -> dict[str, Tensor]
             "file"
         )
     return tensors
+
+
+def check_plain(kept: dict[Any, Any], where: str) -> dict[str, Tensor]:
+    """The entries as they are; DigitError that lists those that are no tensors of floats under a name."""
+    if strange := [str(name) for name, value in kept.items() if not _is_plain(name, value)]:
+        raise DigitError(
+            f"{where} has entries beside the ViT's weights that are no arrays of floats: "
+            f"{', '.join(strange)}; give the file as it was published"
+        )
+    return kept
 
 
 def _is_plain(name: Any, value: Any) -> bool:

@@ -51,6 +51,16 @@ def test_tensors_that_do_not_fit_are_listed(tmp_path):
         assert part in str(caught.value)
 
 
+def test_a_file_that_is_not_finite_is_named(tmp_path):
+    tensors = create(VIT, **TINY).state_dict()
+    tensors["blocks.1.attn.qkv.bias"][3] = torch.inf
+    save_file(tensors, tmp_path / "vit.safetensors")
+    with pytest.raises(
+        DigitError, match=r"vit\.safetensors holds .* not finite, in blocks\.1\.attn\.qkv\.bias"
+    ):
+        load_weights(create(VIT, **TINY), tmp_path / "vit.safetensors", VIT)
+
+
 def test_unknown_name_gets_close_names():
     with pytest.raises(DigitError, match="vit_tiny_patch16_224"):
         create("vit_tiny_patch16_225")

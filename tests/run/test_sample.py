@@ -1,10 +1,14 @@
 """`digit sample`: pictures of seeds and classes, and what it says of them."""
 
 import json
+import shutil
 
 import pytest
+import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from digit.files import sha256_file
 from digit.run.sample import parse_seeds
 
 
@@ -51,6 +55,24 @@ def test_a_seed_is_the_same_picture_in_every_list(chain, run, tmp_path):
             assert row["label"] == row["seed"] % 3
             drawn = (tmp_path / f"{seeds}-{batch}" / row["file"]).read_bytes()
             assert drawn == (tmp_path / "all" / row["file"]).read_bytes()
+
+
+@pytest.mark.parametrize("part", ["prior", "renderer", "vqgan"])
+def test_weights_that_are_not_finite_draw_nothing(chain, run, tmp_path, part):
+    """One sentence that names file and tensor, where a picture of noise or a traceback came before."""
+    model = shutil.copytree(chain.root / "model", tmp_path / "model")
+    tensors = load_file(model / part / "model.safetensors")
+    name = next(name for name, value in tensors.items() if value.is_floating_point())
+    tensors[name].view(-1)[-1] = torch.nan
+    save_file(tensors, model / part / "model.safetensors")
+    config = json.loads((model / part / "config.json").read_text())
+    config.pop("checksum")
+    config["files"]["model.safetensors"] = sha256_file(model / part / "model.safetensors")
+    (model / part / "config.json").write_text(json.dumps(config))
+    code, _, errors = run("sample", model, "--num", 1, "--out", tmp_path / "s")
+    assert code == 2
+    assert f"{part}/model.safetensors holds values that are not finite, in {name}" in errors
+    assert errors.count("\n") == 1 and not (tmp_path / "s").exists()
 
 
 def test_labels_are_of_the_seeds_in_order_and_none_is_dropped(chain, run, tmp_path):

@@ -201,6 +201,17 @@ def test_tensors_that_do_not_fit(saved):
         artifact.load(path)
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
+@pytest.mark.parametrize("name", ["layer.weight", "centroids"])
+def test_weights_that_are_not_finite_are_named(saved, name, value):
+    prior, path, _ = saved
+    tensors = {key: tensor.clone() for key, tensor in prior.state_dict().items()}
+    tensors[name][-1, -1] = value
+    replace_tensors(path, tensors)
+    with pytest.raises(DigitError, match=rf"model\.safetensors holds values that are not finite, in {name}:"):
+        artifact.load(path)
+
+
 def test_damaged_files(saved):
     _, path, _ = saved
     (path / "config.json").write_text("{")
