@@ -7,6 +7,8 @@ from io import BytesIO
 import numpy as np
 from PIL import Image
 
+from digit.data.decode import AVIF
+
 
 def encoded(image: Image.Image, kind: str, **options: object) -> bytes:
     """The picture as the bytes of a file."""
@@ -77,6 +79,19 @@ def readable() -> dict[str, bytes]:
         "animated.webp": encoded(colour, "WEBP", save_all=True, append_images=[picture(seed=1)]),
         "png_called.jpg": encoded(colour, "PNG"),
         "one_pixel.png": encoded(picture(1, 1), "PNG"),
+        **(_avifs(colour, transparent) if AVIF else {}),
+    }
+
+
+def _avifs(colour: Image.Image, transparent: Image.Image) -> dict[str, bytes]:
+    """Where Pillow is built with it."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return {
+        "plain.avif": encoded(colour, "AVIF"),
+        "alpha.avif": encoded(transparent, "AVIF"),
+        "rotated.avif": encoded(colour, "AVIF", exif=exif),
+        "animated.avif": encoded(colour, "AVIF", save_all=True, append_images=[picture(seed=1)]),
     }
 
 

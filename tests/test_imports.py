@@ -49,6 +49,33 @@ def imported(path: Path) -> set[str]:
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
 
+# What Windows lacks. SIGKILL of `run/processes.py` comes after a SIGTERM, by which a process there ends.
+POSIX = (
+    "pread pwrite fork getuid geteuid sched_getaffinity statvfs register_at_fork killpg setsid mkfifo uname"
+)
+POSIX_MODULES = {"fcntl", "resource", "pwd", "grp", "termios", "pty"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_windows_lacks_is_asked_for_first(path):
+    text = path.read_text(encoding="utf-8")
+    names = {
+        node.attr
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "os"
+    }
+    unguarded = {name for name in names & set(POSIX.split()) if f'hasattr(os, "{name}")' not in text}
+    assert not unguarded
+    assert not POSIX_MODULES & {
+        name.split(".")[0]
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for name in (
+            [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+        )
+    }
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_layers(path):
     here = layer(path)

@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 
 from digit.data.classes import plain, plainly_named
-from digit.data.decode import BrokenImage
+from digit.data.decode import AVIF, BrokenImage
 from digit.data.tar_headers import Damaged, Member, read_members
 from digit.errors import DigitError
 
 LARGEST = 2**30  # bytes of a picture file; what claims more is not read
 _JPEG = (".jfif", ".jpe", ".jpeg", ".jpg")
 _OTHERS = (".bmp", ".gif", ".j2k", ".jp2", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
-SUFFIXES = frozenset(_JPEG + _OTHERS)  # of the formats that `decode` reads
+SUFFIXES = frozenset(_JPEG + _OTHERS + ((".avif",) if AVIF else ()))  # of the formats that `decode` reads
+_UNREAD = frozenset((".avif", ".heic", ".heif", ".jxl")) - SUFFIXES
 _ENCRYPTED, _UTF8 = 1, 1 << 11  # flag bits
 _INFLATED, _RATIO = 2**25, 100  # a member of more bytes that inflates more than this is a bomb
 _LARGEST_LABEL = 2**20  # bytes; a longer label file is an attack or damage
@@ -50,6 +51,8 @@ def ignore_reason(name: str) -> str | None:
         return "its path leads outside the archive"
     if any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
         return "hidden"
+    if path.suffix.lower() in _UNREAD:
+        return "a format that is not read: convert it to PNG or JPEG"
     if path.suffix.lower() not in SUFFIXES:
         return "not named like a picture"
     return None
@@ -286,8 +289,6 @@ def _read_stored(path: Path, offset: int, size: int) -> bytes:
 
 def _read_at(path: Path, offset: int, length: int) -> bytes:
     """`length` bytes of a file from `offset`, fewer at its end; threads share no position."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        return os.pread(descriptor, length, offset)
-    finally:
-        os.close(descriptor)
+    with path.open("rb", buffering=0) as file:
+        file.seek(offset)
+        return file.read(length)

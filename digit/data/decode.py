@@ -18,12 +18,13 @@ from contextlib import contextmanager
 from io import BytesIO
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 
 from digit.errors import DigitError
 
 # Named formats only: Pillow would otherwise also try readers that start other programs (EPS).
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+AVIF = "avif" in features.modules and features.check_module("avif")  # Pillow 11.3 or newer, built with it
+_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "JPEG2000", *(("AVIF",) if AVIF else ()))
 
 # What Pillow's readers raise on damaged files; a plain `except OSError` misses a tenth of them.
 _FAILURES = (

@@ -188,7 +188,10 @@ def _list(path: Path) -> tuple[Listing, str]:
         return list_tars([path]), "tar shards"
     if path.suffix.lower() in SUFFIXES:
         return _files(path.parent, [path.name], []), "file"
-    raise DigitError(f"{path} is no folder, zip or tar of pictures, nor a picture: give one of these")
+    reason = ignore_reason(path.name)
+    raise DigitError(
+        f"{path} is no folder, zip or tar of pictures, nor a picture ({reason}): give one of these"
+    )
 
 
 def _expand(pattern: str) -> list[str]:

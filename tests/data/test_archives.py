@@ -1,10 +1,12 @@
 """Zips and tar shards: what is read and what is refused, of ordinary, damaged and hostile ones."""
 
 import io
+import os
 import pickle
 import random
 import tarfile
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -40,6 +42,23 @@ def write_zip(path: Path, names: list[str]) -> Path:
 def sample(key: str, label: int | str, *, kind: str = "cls") -> dict[str, bytes]:
     text = f"{label}\n" if kind == "cls" else f'{{"label": {label}}}'
     return {f"{key}.jpg": JPEG + key.encode(), f"{key}.{kind}": text.encode()}
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_reading_needs_no_pread_and_threads_share_no_position(tmp_path, monkeypatch, kind):
+    monkeypatch.delattr(os, "pread", raising=False)
+    members = {f"{i:03d}.jpg": JPEG + bytes([i]) * (1000 * i) for i in range(40)}
+    path = tmp_path / f"set.{kind}"
+    if kind == "tar":
+        write_tar(path, members)
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in members.items():
+                archive.writestr(name, data)
+    source = open_images(path)
+    with ThreadPoolExecutor(8) as pool:
+        for i, data in pool.map(lambda i: (i, source.read(i)), list(range(40)) * 10):
+            assert data == members[source.names[i]]
 
 
 def test_shards_of_samples_read_as_one_source(tmp_path):

@@ -10,7 +10,17 @@ import pytest
 from odd_pictures import broken, encoded, picture, readable, rotated_jpeg
 from PIL import Image
 
-from digit.data.decode import _HEADER, _READS, _SCANS, BoundedReads, BrokenImage, TooMuch, check_parts, decode
+from digit.data.decode import (
+    _HEADER,
+    _READS,
+    _SCANS,
+    AVIF,
+    BoundedReads,
+    BrokenImage,
+    TooMuch,
+    check_parts,
+    decode,
+)
 from digit.data.transforms import render
 
 READABLE, BROKEN = readable(), broken()
@@ -20,7 +30,8 @@ READABLE, BROKEN = readable(), broken()
 def test_odd_pictures_become_rgb(name):
     image = decode(READABLE[name])
     assert image.mode == "RGB"
-    assert image.size == {"one_pixel.png": (1, 1), "rotated.jpg": (12, 20)}.get(name, (20, 12))
+    odd = {"one_pixel.png": (1, 1), "rotated.jpg": (12, 20), "rotated.avif": (12, 20)}
+    assert image.size == odd.get(name, (20, 12))
 
 
 @pytest.mark.parametrize("name", BROKEN)
@@ -38,6 +49,27 @@ def test_size_is_checked_before_decoding():
         decode(READABLE["plain.png"], max_pixels=239)
     assert decode(READABLE["plain.png"], max_pixels=240).size == (20, 12)
     assert time.thread_time() - start < 0.5
+
+
+@pytest.mark.skipif(not AVIF, reason="Pillow without AVIF")
+def test_avif_is_bounded_and_its_damage_is_a_reason():
+    data = encoded(picture(200, 120), "AVIF", quality=100)
+    assert np.abs(np.asarray(decode(data)).astype(int) - np.asarray(picture(200, 120))).mean() < 2
+    place = data.index(b"ispe") + 8  # width and height
+    for size in ((2**31 - 1, 2**20), (60_000, 60_000), (10_000, 9_000), (0, 10)):
+        with pytest.raises(BrokenImage):
+            decode(data[:place] + struct.pack(">II", *size) + data[place + 8 :])
+    with pytest.raises(BrokenImage, match="many megabytes"):
+        decode(encoded(picture(), "AVIF", icc_profile=bytes(13_000_000)))
+    chance = random.Random(0)
+    for _ in range(300):
+        mutant = bytearray(data)
+        for _ in range(chance.choice((1, 4, 30))):
+            mutant[chance.randrange(len(mutant))] = chance.randrange(256)
+        try:
+            assert decode(bytes(mutant)).mode == "RGB"
+        except BrokenImage as error:
+            assert "\n" not in str(error)
 
 
 def test_lossless_pictures_keep_their_values():

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from odd_pictures import encoded, picture
 
+from digit.data import archives
 from digit.data.decode import BrokenImage
 from digit.data.images import open_images
 from digit.errors import DigitError
@@ -113,6 +114,23 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path):
         open_images(tmp_path / "empty")
     with pytest.raises(DigitError, match="class folders"):
         open_images(write_folder(tmp_path / "flat", ["0.jpg"]), classes=["cat"])
+
+
+@pytest.mark.parametrize("avif", [True, False])
+def test_formats_of_phones_are_read_where_pillow_can_and_told_else(tmp_path, monkeypatch, avif):
+    suffixes = archives.SUFFIXES - {".avif"} | ({".avif"} if avif else set())
+    monkeypatch.setattr(archives, "SUFFIXES", suffixes)
+    monkeypatch.setattr(archives, "_UNREAD", archives._UNREAD | {".avif"} - suffixes)
+    names = ["cat/0.jpg", "cat/1.AVIF", "dog/2.jpg", "dog/3.HEIC", "dog/4.heif"]
+    for source in (
+        open_images(write_folder(tmp_path / "folder", names)),
+        open_images(write_zip(tmp_path / "a.zip", names)),
+    ):
+        assert source.names == ["cat/0.jpg", *(["cat/1.AVIF"] if avif else []), "dog/2.jpg"]
+        first = "dog/3.HEIC and 1 other" if avif else "cat/1.AVIF and 2 others"
+        assert f"left out: {first} (a format that is not read: convert it to PNG or JPEG)" in source.read_as
+    with pytest.raises(DigitError, match=r"3\.HEIC is no folder.*a format that is not read: convert"):
+        open_images(tmp_path / "folder" / "dog" / "3.HEIC")
 
 
 def test_a_vanished_file_and_a_loop_of_links(tmp_path):
