@@ -25,7 +25,7 @@ from digit.files import atomic_path
 from digit.nn.sampling import DRAW, SamplerConfig
 from digit.pipeline import DigitPipeline, to_uint8
 from digit.progress import progress, say
-from digit.run.evaluate.measurement import earlier, generated, ids_of, of_networks, record, unlike_names
+from digit.run.evaluate.measurement import earlier, ids_of, of_networks, record, unlike_names
 from digit.run.grid import grid
 
 REAL, DIGIT, VQ = "real pictures", "DiGIT + VQ", "VQ only"
@@ -216,7 +216,7 @@ class Curve:
         labels: Mapping[str, list[int] | None],
         how: Mapping[str, Any],
         *,
-        reference: str | None,
+        reference: ImageSource | Pictures | None,
         few: bool,
     ) -> None:
         """Complete the pictures from their first codes, and add the points that are left.
@@ -231,9 +231,9 @@ class Curve:
             return
         if reference is not None:
             side = next(iter(self.models.values())).vqgan.config.image_size
-            others = without_statistics(open_pictures(generated(reference), size=side, batch_size=batch))
+            others = without_statistics(open_pictures(reference, size=side, batch_size=batch))
             self.counts["reference"] = others.n or 0
-            check_number(reference, others.n or 0, OWN, few=few, reference=True)
+            check_number(others.name, others.n or 0, OWN, few=few, reference=True)
         codes, real = encode(self.source, self.models, self.networks, batch=batch, device=self.device)
         if others is not None:
             real = measure(others, self.networks, device=self.device)

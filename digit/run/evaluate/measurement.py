@@ -97,8 +97,9 @@ def measured(written: Path | None, made_of: Mapping[str, Any]) -> dict[str, Any]
 
 
 def of_classes(images: str, under: str | None, classes: Sequence[str], per_class: int) -> ImageSource:
-    """The first `per_class` pictures of each class named, or of all; DigitError without such labels."""
-    source = open_told(images, under=under)
+    """The first `per_class` pictures of each class named, or of all, which a line says; DigitError without
+    such labels."""
+    source = open_images(images, under=under)
     if source.labels is None:
         raise DigitError(f"the pictures of {images} have no labels: put them into class folders")
     for name in classes:
@@ -106,7 +107,9 @@ def of_classes(images: str, under: str | None, classes: Sequence[str], per_class
             raise DigitError(f"{images} has no class {name!r}: it has {', '.join(source.classes[:12])}")
     wanted = [source.classes.index(name) for name in classes] or range(len(source.classes))
     chosen = [np.flatnonzero(source.labels == label)[:per_class] for label in wanted]
-    return source.select(np.sort(np.concatenate(chosen)))
+    some = source.select(np.sort(np.concatenate(chosen)))
+    say(some.read_as)
+    return some
 
 
 def generated(path: str) -> ImageSource | Pictures:

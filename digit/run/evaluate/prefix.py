@@ -86,10 +86,12 @@ def evaluate_prefix(
         "content": None if out is None else [of_images(source)["content"], of_set(reference)],
         "asked": {**settings, "unconditional": unconditional},
     }
+    others = None if reference is None else measurement.generated(reference)
     curve = completions.Curve(pipelines, source, networks, where, asked, written)
-    curve.measure(prefix, labels, {**settings, "batch_size": batch}, reference=reference, few=few)
+    curve.measure(prefix, labels, {**settings, "batch_size": batch}, reference=others, few=few)
     value = curve.value()
-    value["settings"] |= {"read_as": source.read_as}
+    read = [source] if others is None else [source, others]
+    value["settings"] |= {"read_as": [measurement.read_as(pictures) for pictures in read]}
     title = f"{len(source)} pictures of {asked['images']} completed from their first codes"
     _print(curve.points, title)
     measurement.caution(value, len(source))

@@ -71,6 +71,7 @@ def evaluate_probe(
     given = dict(locals())
     from digit.run.device import choose_device
     from digit.run.evaluate import measurement, probe_states
+    from digit.run.pictures import open_told
 
     where = choose_device(device, float64=True)
     if not prior and not encoder_of:
@@ -78,8 +79,8 @@ def evaluate_probe(
     if encoder_of and images is None:
         raise DigitError("--encoder-of needs --images: pictures in one folder per class")
     names = measurement.unlike_names(prior, "--prior")
-    given = {"--codes": codes, "--held-out": held_out, "--test": test}
-    sets = [_each(folders, prior, option) for option, folders in given.items()]
+    folders = {"--codes": codes, "--held-out": held_out, "--test": test}
+    sets = [_each(each, prior, option) for option, each in folders.items()]
     if prior and not codes:
         raise DigitError("--prior needs --codes: folders of `digit tokenize` with labels to train on")
     written = measurement.result_file(out, "probe")
@@ -90,9 +91,10 @@ def evaluate_probe(
     how: Any = {"pool": pool, "views": views, "trains": trains}
     how["reads"] = {"cache": cache, "limit": memory_gb * 1e9, "batch": batch, "where": where}
     probed: dict[str, Any] = {}
-    for name, path, *folders in zip(names, prior, *sets, strict=True):
-        probed[name] = probe_states.probe_prior(name, path, folders, **how)
-    sources = images, None, test_images
+    for name, path, *each in zip(names, prior, *sets, strict=True):
+        probed[name] = probe_states.probe_prior(name, path, each, **how)
+    given_pictures = images if encoder_of else None, None, test_images if encoder_of else None
+    sources = [None if path is None else open_told(path) for path in given_pictures]
     for name, path in zip(measurement.unlike_names(encoder_of, "--encoder-of"), encoder_of, strict=True):
         probed[f"encoder of {name}"] = probe_states.probe_encoder(name, path, sources, batch, trains)
     protocol = PROTOCOL.format(
@@ -110,7 +112,13 @@ def evaluate_probe(
         counts={f"{name}, {kind}": n for name, found in probed.items() for kind, n in found.counts.items()},
         features=[{"name": name, "id": found.id} for name, found in probed.items()],
         seed=seed,
-        settings={"pool": pool, "views": views, "learning_rates": list(lr_factors), "lr": lr},
+        settings={
+            "pool": pool,
+            "views": views,
+            "learning_rates": list(lr_factors),
+            "lr": lr,
+            "read_as": [source.read_as for source in sources if source is not None],
+        },
     )
     _print(probed)
     if not test and not test_images:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from digit.data.codes import Codes
+from digit.data.images import ImageSource
 from digit.errors import DigitError, check_lineage
 from digit.evaluation.probe import Pool, fit_probe, pooled_features, pooled_states, probe_results, split_rows
 from digit.files import atomic_path, make_folder, read_json, sha256_file, write_json_atomic
@@ -23,7 +24,6 @@ from digit.progress import progress, say
 from digit.run.class_names import labels_among
 from digit.run.device import autocast
 from digit.run.evaluate.measurement import reading
-from digit.run.pictures import open_told
 from digit.weights.artifact import artifact_of, load
 
 
@@ -69,7 +69,7 @@ def probe_prior(
 
 
 def probe_encoder(
-    name: str, path: Path, sources: Sequence[str | None], batch: int, trains: dict[str, Any]
+    name: str, path: Path, sources: Sequence[ImageSource | None], batch: int, trains: dict[str, Any]
 ) -> Probed:
     """Heads on the mean of the features that a tokenizer quantises, of three sets of pictures."""
     tokenizer: Any = load(path, kind="tokenizer", device=trains["device"])
@@ -145,7 +145,7 @@ def states_of(
 
 @torch.no_grad()
 def features_of(
-    tokenizer: Any, sources: Sequence[str | None], batch: int, where: torch.device
+    tokenizer: Any, sources: Sequence[ImageSource | None], batch: int, where: torch.device
 ) -> list[Split]:
     """The pooled features of pictures, at the size that the tokenizer was fitted at."""
     size = artifact_of(tokenizer)["extra"].get("size", tokenizer.config.encoder.image_size)
@@ -154,10 +154,9 @@ def features_of(
         if source is None:
             splits.append(Split())
             continue
-        opened, rows = open_told(source), []
-        classes = classes or opened.classes
-        labels = labels_among(opened, classes, known_to=str(sources[0]))
-        with reading("features", opened, size, where, batch) as (pixels, seen):
+        rows, classes = [], classes or source.classes
+        labels = labels_among(source, classes, known_to=str(sources[0] and sources[0].path))
+        with reading("features", source, size, where, batch) as (pixels, seen):
             for part in pixels():
                 with autocast(where):
                     rows.append(pooled_features(tokenizer, part))

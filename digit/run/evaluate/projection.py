@@ -63,9 +63,11 @@ def evaluate_projection(
     values = {f"toy: {name}": number for name, number in of_toy.items()}
     told: dict[str, Any] = {"counts": {}, "features": [], "seed": seed}
     plots: dict[str, Any] = {"toy.png": lambda path: draw_toy(path, of_toy, seed=seed)}
+    read_as = None
     tables = [(of_toy, "the toy: PCA and LDA of two classes, by the deviation of the noise", ", nuisance ")]
     if images is not None and tokenizer is not None:
         source = measurement.of_classes(images, under, classes, per_class)
+        read_as = source.read_as
         module = measurement.open_one(tokenizer, ("tokenizer", "encoder", "vqgan"), where)
         pooled, labels, side = _pooled(module, source, size, where, batch, snrs, seed)
         found, views, truth = separability_by_noise(pooled, labels, shrinkage=shrinkage)
@@ -79,6 +81,7 @@ def evaluate_projection(
         named = {"title": f"{title} at {side} px"}
         plots["features.png"] = lambda path: draw_features(path, views, truth, found, source.classes, **named)
     settings = {"images": images and Path(images).name, "classes": list(classes), "shrinkage": shrinkage}
+    settings |= {"read_as": read_as}
     value = measurement.record(
         "projection", values.items(), where, protocol=PROTOCOL, settings=settings, **told
     )

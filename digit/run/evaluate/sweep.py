@@ -86,13 +86,12 @@ def evaluate_sweep(
     plan = grid_of(pipeline, axes, renderer=renderer, unconditional=unconditional)
     networks = measurement.open_networks(features, inception_weights, where)
     side = pipeline.vqgan.config.image_size
-    pictures = without_statistics(
-        open_pictures(measurement.generated(reference), size=side, batch_size=batch)
-    )
+    source = measurement.generated(reference)
+    pictures = without_statistics(open_pictures(source, size=side, batch_size=batch))
     check_number(reference, pictures.n or 0, OWN, few=few, reference=True)
     written = measurement.result_file(out, "sweep")
     how: dict[str, Any] = {"called": Path(reference).name, "recall": recall, "num": num, "written": written}
-    how["content"] = None if out is None else of_set(reference)
+    how |= {"content": None if out is None else of_set(reference), "read_as": measurement.read_as(source)}
     cells = Cells(pipeline, plan, networks, pictures, **how)
     cells.measure(batch=batch)
     value, network = cells.value(), networks[0]

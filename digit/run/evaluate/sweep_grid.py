@@ -151,17 +151,18 @@ class Cells:
         num: int,
         written: Path | None,
         content: str | None = None,
+        read_as: str = "",
     ) -> None:
         """Takes up the cells of an earlier call in `written`; DigitError if they are of something else.
 
         `reference` is read if a cell is to do, and `called` so in the result, where `content` is its
-        identity; a cell has `num` pictures.
+        identity and `read_as` what was told of it; a cell has `num` pictures.
         """
         self.pipeline, self.plan, self.networks, self.reference = pipeline, plan, networks, reference
         self.num, self.written = num, written
         self.metrics: Any = ["fd", "is", "precision_recall"] if recall else ["fd", "is"]
         settings = {"model": ids_of(pipeline), "reference": called, "metrics": self.metrics}
-        settings |= {"content": content}
+        settings |= {"content": content, "read_as": read_as}
         rest = {name: number for name, number in asdict(plan.base).items() if name not in PRIOR}  # no axes
         settings |= {"draw": DRAW, "renderer": plan.renderer, "classes": plan.classes, "prior": rest}
         self._told: dict[str, Any] = {
@@ -170,8 +171,12 @@ class Cells:
             "seed": 0,
             "settings": settings,
         }
-        before = earlier(written, "sweep", lambda value: all(value[n] == x for n, x in self._told.items()))
+        before = earlier(written, "sweep", self._alike)
         self.rows: list[dict[str, Any]] = before["rows"] if before else []
+
+    def _alike(self, before: dict[str, Any]) -> bool:
+        settings = {**before["settings"], "read_as": self._told["settings"]["read_as"]}  # `content` decides
+        return all({**before, "settings": settings}[name] == told for name, told in self._told.items())
 
     def value(self) -> dict[str, Any]:
         """The result so far."""

@@ -36,6 +36,27 @@ def test_every_layer_of_several_priors_and_an_encoder(chain, run, json_of, saved
     assert "which is slightly optimistic" in spoken
     assert "paper, DiGIT" in spoken
     assert "71.7" in spoken
+    (read_as,) = result["settings"]["read_as"]
+    assert spoken.splitlines().count(read_as) == 1 and "48 pictures of 3 classes" in read_as
+
+
+def test_a_result_of_other_settings_is_not_taken_for_this_one(chain, run, tmp_path):
+    """Whatever decides the heads: another prior, pool, factor, or pictures of the encoder's probe."""
+    root, out = chain.root, tmp_path / "probe.json"
+    command = ("evaluate", "probe", "--codes", root / "codes", "--out", out, *few(chain))
+    assert run(*command, "--prior", root / "prior")[0] == 0
+    before = out.read_bytes()
+    code, _, spoken = run(*command, "--prior", root / "prior")
+    assert code == 0 and "nothing is left to do" in spoken
+    for other in (
+        ("--prior", root / "prior_vq"),
+        ("--prior", root / "prior", "--pool", "codes"),
+        ("--prior", root / "prior", "--lr", "0.01"),
+        ("--prior", root / "prior", "--encoder-of", root / "tokenizer", "--images", chain.images),
+    ):
+        code, _, spoken = run(*command, *other)
+        assert code == 2 and "already holds a result of other models" in spoken, other
+    assert out.read_bytes() == before
 
 
 def test_the_factors_left_out_are_those_of_the_probe():

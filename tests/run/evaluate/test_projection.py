@@ -37,9 +37,11 @@ def test_features_of_an_artifact(chain, run, json_of, tmp_path, kind, classes):
         "0",
     )
     chosen = ("--classes", *classes) if classes else ()
-    code, out, _ = run("evaluate", "projection", *options, *chosen, "--out", tmp_path, "--json")
+    code, out, err = run("evaluate", "projection", *options, *chosen, "--out", tmp_path, "--json")
     assert code == 0
     value = json_of(out)
+    assert value["settings"]["read_as"] in err.splitlines()
+    assert f"{32 if classes else 48} pictures of {2 if classes else 3} classes" in err
     assert value["counts"]["classes"] == (2 if classes else 3)
     assert value["counts"]["pictures"] == (32 if classes else 48)
     for name in ("PCA accuracy, no noise", "LDA accuracy, 20 dB", "LDA Fisher ratio, 0 dB"):

@@ -62,6 +62,7 @@ def test_the_prior_draws_once_a_prior_setting_and_done_cells_stay(sweep, counted
     assert files == {"sweep.json", "sweep-sampling.json", *plots} == set(saved_in(err))
     assert "12 pictures per setting against pictures.zip, the lowest distance first" in err
     assert "the best: digit sample" in err and "12 pictures: not comparable" in err
+    assert value["settings"]["read_as"] in err.splitlines()
     distance = next(name for name in value["rows"][0]["values"] if name.startswith("FD"))
     lowest = min(row["values"][distance] for row in value["rows"])
     assert value["best"]["values"][distance] == lowest
