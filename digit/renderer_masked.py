@@ -146,11 +146,9 @@ class MaskedRenderer(nn.Module):
         batches = []
         for start in range(0, len(seeds), batch_size):
             rows = slice(start, start + batch_size)
-            own_keys = keys(seeds[rows], stage="renderer_masked")
-            of_confidence = keys(seeds[rows], stage="renderer_masked confidence").unsqueeze(1)
-            gumbel = gumbels(of_confidence, torch.arange(steps), m).to(device)
-            how = {"noise": noise, "progress": progress, "autocast": autocast}
-            batches.append(fill(self, codes[rows].to(device), own_keys, gumbel, config, **how))
+            both = (keys(seeds[rows], stage=f"renderer_masked{what}") for what in ("", " confidence"))
+            how = {"steps": steps, "noise": noise, "progress": progress, "autocast": autocast}
+            batches.append(fill(self, codes[rows].to(device), *both, config, **how))
         return torch.cat(batches)
 
 
@@ -159,21 +157,23 @@ def fill(
     renderer: MaskedRenderer,
     codes: Int[Tensor, "b n"],
     keys: Int[Tensor, "b 2"],
-    gumbel: Float[Tensor, "b t m"],
+    confidence_keys: Int[Tensor, "b 2"],
     config: SamplerConfig,
     *,
+    steps: int,
     noise: float,
     progress: Callable[[int], None] | None = None,
     autocast: bool | None = None,
 ) -> Int[Tensor, "b m"]:
-    """Draw all VQ codes of images in t steps; after each, those that are least sure are masked again.
+    """Draw all VQ codes of images in `steps`; after each, those that are least sure are masked again.
 
-    A VQ code is drawn with the noise of its image's key, its position and the step; `gumbel` is that on its
-    confidence at each step, whose weight falls from `noise` to 0.
+    A VQ code is drawn with the noise of its image's key, its position and the step. Its confidence has noise
+    of the other key, whose place is the step, with a weight that falls from `noise` to 0.
     """
-    b, steps, m = gumbel.shape
-    vq_codes = torch.full((b, m), renderer.mask, device=gumbel.device)
-    masked = torch.arange(m, device=gumbel.device).repeat(b, 1)  # positions, equally many per image
+    b, m, device = len(codes), renderer.config.vq_length, codes.device
+    gumbel = gumbels(confidence_keys.unsqueeze(1), torch.arange(steps), m).to(device)
+    vq_codes = torch.full((b, m), renderer.mask, device=device)
+    masked = torch.arange(m, device=device).repeat(b, 1)  # positions, equally many per image
     with inference(renderer.transformer, autocast=autocast):
         for step, left in enumerate(masked_after(m, steps)):
             hidden = renderer.hidden(codes, vq_codes)[:, 1:]

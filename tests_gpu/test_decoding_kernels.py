@@ -54,7 +54,8 @@ def test_attention(rows, bits, filled, chained, dtype, device, near):
     wanted, size = (weights @ seen[1]).flatten(1), (weights @ seen[1].abs()).squeeze(2)
     size = size * (1 + sizes.amax(-1, keepdim=True))  # an error of a score is one of its weight
     mixed, counter = torch.empty_like(qkv[:, :WIDTH]), torch.tensor(filled, dtype=torch.int32, device=device)
-    attend(qkv, keys, values, mixed, counter, scales=scales, chained=chained)
+    arrived = torch.zeros(rows * HEADS, dtype=torch.int32, device=device)
+    attend(qkv, keys, values, mixed, counter, arrived=arrived, scales=scales, chained=chained)
     near("values", mixed, wanted, size.flatten(1))
     for place, (cache, known, own) in enumerate(zip((keys, values), before, new, strict=True)):
         others = torch.arange(513, device=device) != filled

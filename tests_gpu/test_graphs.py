@@ -48,7 +48,7 @@ def compare(model, sample):
     assert decoder.device.type == "cpu" or len(decoder.graphs) == 2
     decoder.graphs = {}
     alone = sample()
-    decoder.chained = False
+    decoder.packed.chained = False
     apart = sample()
     assert decoder_of(model) is decoder
     decoding.forget()
@@ -70,12 +70,12 @@ def test_a_renderer(renderer, images, half, device):
     compare(renderer, lambda: renderer.sample(codes, range(images), autocast=half))
 
 
-def test_launches_of_few_rows_are_chained(prior, device):
+def test_launches_are_chained(prior, device):
     """Or the comparison above says nothing about them."""
     if torch.cuda.get_device_capability(device) < (9, 0):
         pytest.skip("launches are chained from compute capability 9.0 on")
     prior.sample([0], config=SamplerConfig())
-    assert decoder_of(prior).chained
+    assert decoder_of(prior).packed.chained
 
 
 @HALF

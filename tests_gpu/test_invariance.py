@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from digit.fast import decoding
-from digit.fast.kernels import linear as products
+from digit.fast.kernels.attention import attend
 from digit.fast.kernels.linear import counters, linear
 from digit.fast.kernels.norm import norm
 from digit.nn.sampling import SamplerConfig
@@ -17,7 +17,7 @@ from digit.vqgan_config import VQGANConfig
 
 CODES, LENGTH, CLASSES, VQ_CODES = 8192, 64, 10, 1024
 SHAPE = {"width": 1024, "layers": 4, "heads": 16}
-ROWS = (1, 2, 3, 8, 16, 17, 64, 300, 513, 1000, 2048)  # the last is what the others are compared with
+ROWS = (1, 2, 3, 8, 16, 17, 64, 300, 513, 1000, 2048, 4104)  # the last is what the others are compared with
 WAYS = {  # batches up to that with which the others are compared
     "plain": (SamplerConfig(top_k=200), {}, (1, 2, 3, 8, 64, 1000, 2048)),
     "guided": (SamplerConfig(guidance=2.0, top_p=0.9), {}, (1, 2, 3, 8, 64, 1000)),
@@ -57,7 +57,7 @@ def test_a_product(inputs, outputs, gelu, parts, device):
     how = {"gelu": gelu, "parts": parts, "arrived": counters(outputs, device)}
     whole = linear(x, matrix, bias, residual=residual, **how)
     for rows in ROWS[:-1]:
-        for chained in {False, parts and rows <= products.FEW}:
+        for chained in (False, True):
             found = linear(x[:rows], matrix, bias, residual=residual[:rows], chained=chained, **how)
             assert torch.equal(found, whole[:rows]), (rows, chained)
 
@@ -72,6 +72,32 @@ def test_a_norm(width, device):
     for rows in ROWS[:-1]:
         for chained in (False, True):
             assert torch.equal(norm(x[:rows], weight, bias, chained=chained), whole[:rows]), (rows, chained)
+
+
+@pytest.mark.parametrize("channels", [32, 64, 80, 128])
+@pytest.mark.parametrize("bits", [16, 8])
+def test_attention(bits, channels, device):
+    """A program for each row and head, or one for each window of positions."""
+    heads, room = 16, 513
+    where = {"device": device, "dtype": torch.bfloat16}
+    qkv = torch.randn(ROWS[-1], 3 * heads * channels, **where)
+    caches = [torch.randn(300, heads, room, channels, **where) for _ in range(2)]
+    scales, arrived = None, torch.zeros(512, device=device, dtype=torch.int32)
+    if bits == 8:
+        caches = [each.to(torch.float8_e4m3fn) for each in caches]
+        scales = tuple((torch.rand(300, heads, room, device=device) + 0.5).half() for _ in range(2))
+
+    def mixed(rows, filled):
+        found = torch.empty(rows, heads * channels, **where)
+        at = torch.tensor(filled, device=device, dtype=torch.int32)
+        how = {"scales": None if scales is None else tuple(each[:rows] for each in scales)}
+        attend(qkv[:rows], *(each[:rows] for each in caches), found, at, arrived=arrived, **how)
+        return found
+
+    for filled in (0, 1, 100, 128, 129, 400, 512):
+        whole = mixed(300, filled)
+        for rows in (1, 2, 8, 31, 32, 64):
+            assert torch.equal(mixed(rows, filled), whole[:rows]), (rows, filled)
 
 
 @pytest.mark.parametrize("form", ["post", "pre"])

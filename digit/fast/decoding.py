@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -12,7 +13,6 @@ from digit.errors import DigitError
 from digit.fast.graphs import capture
 from digit.fast.kernels.attention import attend
 from digit.fast.kernels.draw import Filters, draw
-from digit.fast.kernels.linear import FEW, linear
 from digit.fast.packed import PackedTransformer
 from digit.fast.weights import state_of
 from digit.nn.decoding import CacheBits, CodeTables, inference
@@ -110,8 +110,6 @@ class FastDecoder:
         self.guidance = torch.ones(shape.length, device=device)
         self.filled = torch.zeros((), device=device, dtype=torch.int32)
         self.drawn = torch.zeros((), device=device, dtype=torch.int32)
-        hopper = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
-        self.chained = shape.streams <= FEW and hopper
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
         if device.type == "cuda":
             self._capture()
@@ -183,7 +181,7 @@ class FastDecoder:
             guidance=self.guidance if self.shape.guided else None,
             tables=self.tables,
             embedded=self.embedded,
-            chained=self.chained,
+            chained=self.packed.chained,
         )
 
     def scores(self, offset: int = 0) -> Float[Tensor, "s v"]:
@@ -193,12 +191,13 @@ class FastDecoder:
             mixed = torch.empty(len(qkv), self.config.width, device=self.device, dtype=qkv.dtype)
             keys, values = self.cache.keys[layer], self.cache.values[layer]
             scales = self.cache.scales[layer] if self.cache.scales else None
-            attend(qkv, keys, values, mixed, self.filled, offset=offset, scales=scales, chained=self.chained)
+            how: dict[str, Any] = {"offset": offset, "scales": scales, "chained": self.packed.chained}
+            attend(qkv, keys, values, mixed, self.filled, arrived=self.packed.arrived, **how)
             return mixed
 
-        hidden = self.packed(self.embedded, mix, chained=self.chained)
-        how = {"parts": True, "arrived": self.packed.arrived, "chained": self.chained}
-        return linear(hidden, self.head, dtype=torch.float32, **how)
+        hidden = self.packed(self.embedded, mix)
+        how: dict[str, Any] = {"parts": True, "arrived": self.packed.arrived, "dtype": torch.float32}
+        return self.packed.product(hidden, self.head, **how)
 
     def _capture(self) -> None:
         """Graphs of one position and of `STRIDE`."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from digit.fast.graphs import Captured
 from digit.fast.kernels.draw import Filters, draw
 from digit.fast.kernels.filling import embed, settle
-from digit.fast.kernels.linear import linear
+from digit.fast.kernels.noise import gumbels
 from digit.fast.packed import PackedTransformer
 from digit.fast.weights import state_of
 from digit.nn.decoding import products_dtype
@@ -47,7 +47,7 @@ class FastFiller:
     ) -> tuple[Int[Tensor, "b m"], Float[Tensor, "b m"]]:
         """A code per position, and its log-probability before filters and temperature."""
         rows = hidden.reshape(-1, hidden.shape[-1])
-        logits = linear(rows, self.head, dtype=torch.float32)
+        logits = self.packed.product(rows, self.head, dtype=torch.float32)
         codes = torch.empty(len(rows), 1, device=rows.device, dtype=torch.int64)
         confidence = torch.empty(len(rows), 1, device=rows.device)
         top_p = config.top_p < 1
@@ -94,19 +94,21 @@ def fill(
     renderer: MaskedRenderer,
     codes: Int[Tensor, "b n"],
     keys: Int[Tensor, "b 2"],
-    gumbel: Float[Tensor, "b t m"],
+    confidence_keys: Int[Tensor, "b 2"],
     config: SamplerConfig,
     *,
+    steps: int,
     noise: float,
     progress: Callable[[int], None] | None = None,
     autocast: bool | None = None,
 ) -> Int[Tensor, "b m"]:
     """What `renderer_masked.fill` draws, by packed weights and one kernel per draw."""
     transformer, specials = renderer.transformer, renderer.config.specials
-    dtype, given = products_dtype(transformer, autocast), (codes, keys.to(codes.device), gumbel)
+    dtype = products_dtype(transformer, autocast)
+    given = codes, keys.to(codes.device), confidence_keys.to(codes.device)
 
-    def work(filler: FastFiller, codes: Tensor, keys: Tensor, gumbel: Tensor) -> Tensor:
-        return _passes(renderer, filler, codes, keys, gumbel, config, noise=noise)
+    def work(filler: FastFiller, *given: Tensor) -> Tensor:
+        return _passes(renderer, filler, *given, config, steps=steps, noise=noise)
 
     def current() -> FastFiller:
         return filler_for(transformer, renderer.projection.weight, specials=specials, dtype=dtype)
@@ -116,7 +118,7 @@ def fill(
             return work(current().set(config), *given)
         # A graph reads these where they are; the transformer's weights it has copied.
         tables = [part.weight.data_ptr() for part in renderer.children() if isinstance(part, nn.Embedding)]
-        key = (len(codes), gumbel.shape[1], config, noise, dtype, *tables)
+        key = (len(codes), steps, config, noise, dtype, *tables)
         # To see whether a weight has changed takes long: the GPU begins with what there is meanwhile.
         last = last_filler(transformer)
         early = None if last is None else last.set(config).replay(key, *given)
@@ -137,17 +139,19 @@ def _passes(
     filler: FastFiller,
     codes: Int[Tensor, "b n"],
     keys: Int[Tensor, "b 2"],
-    gumbel: Float[Tensor, "b t m"],
+    confidence_keys: Int[Tensor, "b 2"],
     config: SamplerConfig,
     *,
+    steps: int,
     noise: float,
 ) -> Int[Tensor, "b m"]:
     """The loop: embed, read, draw, settle, each a kernel or few."""
-    b, steps, m = gumbel.shape
+    b, m, device = len(codes), renderer.config.vq_length, codes.device
+    gumbel = gumbels(confidence_keys, steps, m)
     table = renderer.vq_embedding.weight * renderer.scale
     prefix, positions = renderer.embed_codes(codes), renderer.vq_position_embedding.weight[1:]
-    vq_codes = torch.full((b, m), renderer.mask, device=gumbel.device)
-    masked = torch.arange(m, device=gumbel.device).repeat(b, 1)
+    vq_codes = torch.full((b, m), renderer.mask, device=device)
+    masked = torch.arange(m, device=device).repeat(b, 1)
     for step, left in enumerate(masked_after(m, steps)):
         embedded = embed(prefix, table, positions, vq_codes, filler.packed.dtype)
         hidden = filler.packed.read(embedded, wanted=masked + prefix.shape[1])

@@ -69,17 +69,24 @@ class PackedTransformer:
             )
         self.norm = _norm_of(transformer.norm) if self.pre else None
         widest = max(outputs, max(self.config.mlp, 3) * self.config.width)
-        self.arrived = counters(widest, self.blocks[0].qkv[0].device)
+        device = self.blocks[0].qkv[0].device
+        self.arrived = counters(widest, device)
+        # Whether each launch begins while the kernel before it still runs.
+        self.chained = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
-    def __call__(
-        self, x: Float[Tensor, "r d"], attend: Attend, *, chained: bool = False
-    ) -> Float[Tensor, "r d"]:
-        """Hidden states of rows that meet only in `attend`. `chained`: as in `kernels.linear.linear`."""
-        how: dict[str, Any] = {"parts": True, "arrived": self.arrived, "chained": chained}
+    def __call__(self, x: Float[Tensor, "r d"], attend: Attend) -> Float[Tensor, "r d"]:
+        """Hidden states of rows that meet only in `attend`."""
+        how: dict[str, Any] = {"parts": True, "arrived": self.arrived}
         for layer, block in enumerate(self.blocks):
-            read = norm(x, *block.attention_norm, chained=chained) if self.pre else x
-            x = self._rest(x, attend(layer, linear(read, *block.qkv, **how)), block, **how)
-        return x if self.norm is None else norm(x, *self.norm, chained=chained)
+            read = self._normed(x, block.attention_norm) if self.pre else x
+            x = self._rest(x, attend(layer, self.product(read, *block.qkv, **how)), block, **how)
+        return x if self.norm is None else self._normed(x, self.norm)
+
+    def product(
+        self, x: Float[Tensor, "r k"], matrix: Float[Tensor, "n k"], bias: Tensor | None = None, **how: Any
+    ) -> Float[Tensor, "r n"]:
+        """`kernels.linear.linear`."""
+        return linear(x, matrix, bias, chained=self.chained, **how)
 
     def read(
         self,
@@ -96,7 +103,7 @@ class PackedTransformer:
         b, n, width = x.shape
         x = x.to(self.dtype, copy=True, memory_format=torch.contiguous_format).view(b * n, width)
         for layer, block in enumerate(self.blocks):
-            read = norm(x, *block.attention_norm) if self.pre else x
+            read = self._normed(x, block.attention_norm) if self.pre else x
             final = layer + 1 == len(self.blocks)
             if wanted is None or not final:
                 queries, keys, values = self._split(read, *block.qkv, b)
@@ -118,24 +125,26 @@ class PackedTransformer:
         if cache is not None:
             cache.length += n
         if len(x) and self.norm is not None:
-            x = norm(x, *self.norm)
+            x = self._normed(x, self.norm)
         return x.view(b, -1 if len(x) else 0, width)
 
     def _split(self, x: Tensor, matrix: Tensor, bias: Tensor, batch: int) -> tuple[Tensor, ...]:
         """Products by heads, (batch, heads, positions, channels) each."""
         heads, width = self.config.heads, self.config.width
-        product = linear(x, matrix, bias)
+        product = self.product(x, matrix, bias)
         split = product.view(batch, len(x) // batch, len(matrix) // width, heads, width // heads)
         return split.permute(2, 0, 3, 1, 4).unbind(0)
 
     def _rest(self, x: Tensor, mixed: Tensor, block: PackedBlock, **how: Any) -> Tensor:
         """All of a block after attention."""
-        chained = how.get("chained", False)
-        x = linear(mixed, *block.out, residual=x, **how)
-        inner = norm(x, *(block.mlp_norm if self.pre else block.attention_norm), chained=chained)
-        hidden = linear(inner, *block.up, gelu=self.gelu, **how)
-        x = linear(hidden, *block.down, residual=x if self.pre else inner, **how)
-        return x if self.pre else norm(x, *block.mlp_norm, chained=chained)
+        x = self.product(mixed, *block.out, residual=x, **how)
+        inner = self._normed(x, block.mlp_norm if self.pre else block.attention_norm)
+        hidden = self.product(inner, *block.up, gelu=self.gelu, **how)
+        x = self.product(hidden, *block.down, residual=x if self.pre else inner, **how)
+        return x if self.pre else self._normed(x, block.mlp_norm)
+
+    def _normed(self, x: Float[Tensor, "r d"], layer: Norm) -> Float[Tensor, "r d"]:
+        return norm(x, *layer, chained=self.chained)
 
 
 def _packed(layer: torch.nn.Linear, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

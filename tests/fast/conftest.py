@@ -16,7 +16,8 @@ def small_tiles(monkeypatch):
     """The interpreter computes all of a tile, also where it lies outside: tiles that fit the tests' sizes."""
     from digit.fast.kernels import attention, linear, nearest
 
-    monkeypatch.setattr(attention, "tile", lambda scaled: (4, 1))
+    monkeypatch.setattr(attention, "BLOCK", 4)
+    monkeypatch.setattr(attention, "WINDOW", 8)
     monkeypatch.setattr(linear, "tile", lambda *shape: (4, 4, 16, 1, 1))
     monkeypatch.setattr(linear, "few_tile", lambda *shape: (4, 1))
     monkeypatch.setattr(nearest, "scan", partial(nearest.scan, tiles=nearest.Tiles(16, 16, 16)))

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
-from digit.fast.kernels.noise import gumbels
+from digit.fast.kernels.noise import gumbel
 
 
 @triton.jit
@@ -98,7 +98,7 @@ def _draw(
     position = tl.load(counter) + offset  # written before the kernels that this one is chained to
     if not greedy:
         place = tl.load(places + row) if placed else position
-        noise = gumbels(keys + 2 * (row // rows_of_key), place, step, block)
+        noise = gumbel(keys + 2 * (row // rows_of_key), place, step, block)
     if chained:
         # In this order: what follows begins only when all before has ended, so that within a position the
         # caches of the positions before it may be read at any time.

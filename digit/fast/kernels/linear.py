@@ -22,7 +22,14 @@ Gelu = Literal["", "exact", "tanh"]
 PART = 1024  # inputs of a part of a sum
 FEW = 16  # rows up to which reading the matrix is all that takes time
 SPREAD = 512  # rows up to which several programs share the parts of a sum
+MANY = 4096  # rows from which on a program fills its processor, and goes from tile to tile
 LEAST = 16  # rows and outputs of a tile, at least
+# Rows, outputs and inputs of a tile, warps and stages, from small to large.
+TILES = (
+    *((64, 32, 128, 4, 4), (64, 64, 64, 4, 6)),
+    *((64, 128, 64, 4, 4), (64, 128, 64, 4, 3), (128, 128, 64, 8, 3)),
+)
+LARGE = (128, 256, 64, 8, 3)
 
 
 @triton.jit
@@ -42,28 +49,19 @@ def _summed(total, partial, arrived, size, tile, place, there, parts: tl.constex
 
 @triton.jit
 @no_type_check
-def _finish(
-    total,
-    shift,
-    residual,
-    out,
-    place,
-    there,
-    biased: tl.constexpr,
-    gelu: tl.constexpr,
-    with_residual: tl.constexpr,
-):
-    """What follows the product, in float32; it is written as `out` has its numbers."""
-    if biased:
+def _finished(total, shift, residual, gelu: tl.constexpr):
+    """What follows the product, in float32."""
+    if shift is not None:
         total += shift
     if gelu == "exact":
         total = 0.5 * total * (1.0 + tl.erf(total * 0.7071067811865476))
-    if gelu == "tanh":  # x (1 + tanh(y)) / 2 = x / (1 + exp(-2 y))
-        inner = total * (1.5957691216057308 + 0.07135481627159747 * total * total)
-        total = total / (1.0 + tl.exp2(tl.minimum(-1.4426950408889634 * inner, 126.0)))
-    if with_residual:
-        total += tl.load(residual + place, mask=there, other=0.0).to(tl.float32)
-    tl.store(out + place, total.to(out.dtype.element_ty), mask=there)
+    if gelu == "tanh":  # x (1 + tanh(y)) / 2 = x / (1 + exp(-2 y)), whose root is an instruction
+        twice = total * (-2.3022081985 - 0.1029432395 * (total * total))  # -2 y / ln 2
+        root = tl.rsqrt(1.0 + tl.exp2(tl.minimum(twice, 126.0)))
+        total = total * root * root
+    if residual is not None:
+        total += residual.to(tl.float32)
+    return total
 
 
 @triton.jit
@@ -113,40 +111,55 @@ def _many_rows(
     block_m: tl.constexpr,
     block_n: tl.constexpr,
     block_k: tl.constexpr,
-    biased: tl.constexpr,
     gelu: tl.constexpr,
-    with_residual: tl.constexpr,
     described: tl.constexpr,
+    large: tl.constexpr,
+    chained: tl.constexpr,
 ):
-    # Programs that run at the same time share rows and matrix: 8 rows of tiles, column by column.
+    if chained:
+        gdc_launch_dependents()
+        gdc_wait()
     tiles_m, tiles_n = tl.cdiv(rows, block_m), tl.cdiv(outputs, block_n)
-    tile, band = tl.program_id(0), 8 * tiles_n
-    first = tile // band * 8
-    height = min(tiles_m - first, 8)
-    m, n = (first + tile % band % height) * block_m, (tile % band // height) * block_n
-    row, column, k = m + tl.arange(0, block_m), n + tl.arange(0, block_n), tl.arange(0, block_k)
-    here, below = (row < rows)[:, None], (column < outputs)[None, :]
-    if not described:
-        x += row[:, None].to(tl.int64) * inputs + k[None, :]
-        matrix += column[None, :].to(tl.int64) * inputs + k[:, None]
-    shift = tl.load(bias + column, mask=column < outputs, other=0.0)[None, :] if biased else 0.0
-    place, there = row[:, None].to(tl.int64) * outputs + column[None, :], here & below
-    total = tl.zeros((block_m, block_n), tl.float32)
-    if part >= inputs:
-        total = _add_up(x, matrix, total, 0, inputs, m, n, k, here, below, inputs, block_k, described)
-    elif parts > 1:
-        start = tl.program_id(1) * part
-        total = _add_up(x, matrix, total, start, part, m, n, k, here, below, inputs, block_k, described)
-    else:
-        for start in range(0, inputs, part):
-            none = tl.zeros((block_m, block_n), tl.float32)
-            total += _add_up(x, matrix, none, start, part, m, n, k, here, below, inputs, block_k, described)
-    if parts == 1:
-        _finish(total, shift, residual, out, place, there, biased, gelu, with_residual)
-    else:
-        total, last = _summed(total, partial, arrived, rows * outputs, tile, place, there, parts)
-        if last:
-            _finish(total, shift, residual, out, place, there, biased, gelu, with_residual)
+    own = tl.cdiv(tiles_m * tiles_n - tl.program_id(0), tl.num_programs(0)) if large else 1
+    for number in range(own):
+        # Programs that run at the same time share rows and matrix: 8 rows of tiles, column by column.
+        tile, band = tl.program_id(0) + number * tl.num_programs(0), 8 * tiles_n
+        first = tile // band * 8
+        height = min(tiles_m - first, 8)
+        m, n = (first + tile % band % height) * block_m, (tile % band // height) * block_n
+        row, column, k = m + tl.arange(0, block_m), n + tl.arange(0, block_n), tl.arange(0, block_k)
+        here, below = (row < rows)[:, None], (column < outputs)[None, :]
+        values, weights = x, matrix
+        if not described:
+            values = x + row[:, None].to(tl.int64) * inputs + k[None, :]
+            weights = matrix + column[None, :].to(tl.int64) * inputs + k[:, None]
+        shift = (
+            tl.load(bias + column, mask=column < outputs, other=0.0)[None, :] if bias is not None else None
+        )
+        total = tl.zeros((block_m, block_n), tl.float32)
+        if parts > 1 or part >= inputs:
+            at = tl.program_id(1) * part if parts > 1 else 0
+            total = _add_up(
+                values, weights, total, at, part, m, n, k, here, below, inputs, block_k, described
+            )
+        else:
+            for at in range(0, inputs, part):
+                none = tl.zeros((block_m, block_n), tl.float32)
+                total += _add_up(
+                    values, weights, none, at, part, m, n, k, here, below, inputs, block_k, described
+                )
+        if large:
+            beside = residual.load([m, n]) if residual is not None else None
+            out.store([m, n], _finished(total, shift, beside, gelu).to(out.dtype))
+        else:
+            place, there = row[:, None].to(tl.int64) * outputs + column[None, :], here & below
+            last = True
+            if parts > 1:
+                total, last = _summed(total, partial, arrived, rows * outputs, tile, place, there, parts)
+            if last:
+                beside = tl.load(residual + place, mask=there, other=0.0) if residual is not None else None
+                total = _finished(total, shift, beside, gelu)
+                tl.store(out + place, total.to(out.dtype.element_ty), mask=there)
 
 
 @triton.jit
@@ -167,9 +180,7 @@ def _few_rows(
     padded: tl.constexpr,
     block_n: tl.constexpr,
     block_k: tl.constexpr,
-    biased: tl.constexpr,
     gelu: tl.constexpr,
-    with_residual: tl.constexpr,
     chained: tl.constexpr,
 ):
     n, k = tl.program_id(0) * block_n + tl.arange(0, block_n), tl.arange(0, block_k)
@@ -184,7 +195,7 @@ def _few_rows(
         other=0.0,
         eviction_policy="evict_first",
     )
-    shift = tl.load(bias + n, mask=n < outputs, other=0.0)[:, None] if biased else 0.0
+    shift = tl.load(bias + n, mask=n < outputs, other=0.0)[:, None] if bias is not None else None
     if chained:
         gdc_wait()
     r = tl.arange(0, padded)
@@ -194,33 +205,34 @@ def _few_rows(
     # Else the compiler would begin the sum with the bias, which many rows add at its end.
     total = tl.where(real, total, 0.0)
     place, there = r[None, :] * outputs + n[:, None], real & here
-    if parts == 1:
-        _finish(total, shift, residual, out, place, there, biased, gelu, with_residual)
-    else:
-        tile = tl.program_id(0)
-        total, last = _summed(total, partial, arrived, rows * outputs, tile, place, there, parts)
-        if last:
-            _finish(total, shift, residual, out, place, there, biased, gelu, with_residual)
+    last = True
+    if parts > 1:
+        total, last = _summed(total, partial, arrived, rows * outputs, tl.program_id(0), place, there, parts)
+    if last:
+        beside = tl.load(residual + place, mask=there, other=0.0) if residual is not None else None
+        total = _finished(total, shift, beside, gelu)
+        tl.store(out + place, total.to(out.dtype.element_ty), mask=there)
 
 
-def tile(rows: int, outputs: int, inputs: int, shared: int) -> tuple[int, int, int, int, int]:
-    """Rows, outputs and inputs of a tile of `_many_rows`, warps and stages: the fastest measured on an H200.
+def tile(rows: int, outputs: int, parts: int, device: torch.device) -> tuple[int, int, int, int, int]:
+    """Of TILES the smallest whose programs run all at once, each of the parts by its own; else the largest.
 
-    A tile has to fit into the shared memory of a program, in bytes.
+    On an H200 that is the fastest, or within 5 % of it, for the products of a 219M transformer on 64 to 2,048
+    rows.
     """
-    results, deep = rows * outputs, inputs > 2048
-    if results <= 400_000:
-        return 64, 32, 128, 4, 4 if shared >= 100_000 else 3
-    if results <= (1_500_000 if deep else 1_100_000):
-        return 64, 64, 64, 4, 6 if shared >= 100_000 else 4
-    if shared < 150_000 or (results <= 3_500_000 and not deep):
-        return 64, 128, 64, 4, 3
-    return (128, 256, 64, 8, 3) if deep and results > 3_500_000 else (128, 128, 64, 8, 4 if deep else 3)
+    processors, shared = _machine(device)
+    for block_m, block_n, block_k, warps, stages in TILES:
+        each = 2 * (block_m + block_n) * block_k * stages + 1024  # bytes of shared memory
+        if triton.cdiv(rows, block_m) * triton.cdiv(outputs, block_n) * parts <= processors * (
+            shared // each
+        ):
+            return block_m, block_n, block_k, warps, stages
+    return TILES[-1]
 
 
-def few_tile(outputs: int, shared: int) -> tuple[int, int]:
-    """Outputs of a program of `_few_rows` and warps, likewise."""
-    return (32, 2) if outputs <= 1024 or shared < 150_000 else (64, 4)
+def few_tile(outputs: int, device: torch.device) -> tuple[int, int]:
+    """Outputs of a program of `_few_rows` and warps, the fastest measured on an H200."""
+    return (32, 2) if outputs <= 1024 or _machine(device)[1] < 150_000 else (64, 4)
 
 
 def linear(
@@ -249,8 +261,7 @@ def linear(
         parts: whether long sums come in parts; calls for the same rows must agree on it.
         arrived: `counters`, needed with `parts`; a call leaves zeros.
         dtype: of the result; the rows' if left out.
-        chained: the launch begins, and reads its weights, while the kernel before it still runs; with
-            `parts`, for up to FEW rows.
+        chained: the launch begins while the kernel before it still runs; with few rows, reading the matrix.
     """
     (rows, inputs), outputs = x.shape, len(matrix)
     if x.is_cuda and x.dtype == torch.float32:
@@ -260,47 +271,45 @@ def linear(
     out = torch.empty(rows, outputs, device=x.device, dtype=dtype or x.dtype)
     if not rows:
         return out
-    few, shared = parts and rows <= FEW, _shared(x.device)
+    few = parts and rows <= FEW
     count = -(-inputs // PART) if parts and rows <= SPREAD else 1
-    nothing = x  # a pointer that is never read
-    given: list[Any] = [
-        nothing if bias is None else bias,
-        nothing if residual is None else residual,
-        out,
-        x.new_empty(count, rows, outputs, dtype=torch.float32) if count > 1 else nothing,
-        nothing if arrived is None else arrived,
-    ]
+    partial = x.new_empty(count, rows, outputs, dtype=torch.float32) if count > 1 else None
     how: dict[str, Any] = {
         "outputs": outputs,
         "inputs": inputs,
         "part": PART if parts and inputs > PART else inputs,
         "parts": count,
-        "biased": bias is not None,
         "gelu": gelu,
-        "with_residual": residual is not None,
+        "chained": chained,
         "enable_fp_fusion": False,
+        **({"launch_pdl": True} if chained and torch.version.cuda else {}),
     }
     if few:
-        block_n, warps = few_tile(outputs, shared)
+        block_n, warps = few_tile(outputs, x.device)
         block_k, padded = max(16, min(PART, triton.next_power_of_2(inputs))), 8 if rows <= 8 else 16
-        how |= {"rows": rows, "padded": padded, "block_n": block_n, "block_k": block_k, "chained": chained}
-        how |= {"num_warps": warps, **({"launch_pdl": True} if chained and torch.version.cuda else {})}
-        _few_rows[(triton.cdiv(outputs, block_n), count)](x, matrix, *given, **how)
+        how |= {"rows": rows, "padded": padded, "block_n": block_n, "block_k": block_k, "num_warps": warps}
+        grid = (triton.cdiv(outputs, block_n), count)
+        _few_rows[grid](x, matrix, bias, residual, out, partial, arrived, **how)
         return out
-    block_m, block_n, block_k, warps, stages = tile(rows, outputs, inputs, shared)
     described = _described(x)
-    sources: list[Any] = [x, matrix]
-    if described:
-        blocks = [block_m, block_k], [block_n, block_k]
-        sources = [
-            TensorDescriptor(source, list(source.shape), list(source.stride()), block)
-            for source, block in zip(sources, blocks, strict=True)
-        ]
-    how |= {"block_m": block_m, "block_n": block_n, "block_k": block_k, "described": described}
-    how |= {"num_warps": warps, "num_stages": stages}
-    _many_rows[(triton.cdiv(rows, block_m) * triton.cdiv(outputs, block_n), count)](
-        *[*sources, *given, rows], **how
+    large = (
+        described
+        and _described(out)
+        and out.itemsize == 2
+        and rows >= MANY
+        and _machine(x.device)[1] >= 220_000
     )
+    block_m, block_n, block_k, warps, stages = LARGE if large else tile(rows, outputs, count, x.device)
+    tiles = triton.cdiv(rows, block_m) * triton.cdiv(outputs, block_n)
+    programs = min(tiles, _machine(x.device)[0]) if large else tiles
+    sources: list[Any] = [x, matrix, bias, residual, out]
+    if described:
+        sources[:2] = _descriptor(x, block_m, block_k), _descriptor(matrix, block_n, block_k)
+    if large:
+        sources[3:] = (each if each is None else _descriptor(each, block_m, block_n) for each in sources[3:])
+    how |= {"block_m": block_m, "block_n": block_n, "block_k": block_k, "described": described}
+    how |= {"large": large, "num_warps": warps, "num_stages": stages}
+    _many_rows[(programs, count)](*sources, partial, arrived, rows, **how)
     return out
 
 
@@ -310,14 +319,20 @@ def counters(outputs: int, device: torch.device) -> Int[Tensor, " p"]:
     return torch.zeros(tiles, device=device, dtype=torch.int32)
 
 
-def _described(x: Tensor) -> bool:
-    """Whether the copy engine can read rows like these, 16 bytes at a time: on Hopper and later."""
-    hopper = x.is_cuda and torch.cuda.get_device_capability(x.device) >= (9, 0)
-    return hopper and x.shape[1] * x.itemsize % 16 == 0
+def _described(rows: Tensor) -> bool:
+    """Whether the copy engine can move rows like these, 16 bytes at a time: on Hopper and later."""
+    hopper = rows.is_cuda and torch.cuda.get_device_capability(rows.device) >= (9, 0)
+    return hopper and rows.shape[1] * rows.itemsize % 16 == 0
 
 
-def _shared(device: torch.device) -> int:
-    """Bytes of shared memory that a program can have."""
+def _descriptor(source: Tensor, rows: int, columns: int) -> TensorDescriptor:
+    """For the copy engine: a matrix by rectangles."""
+    return TensorDescriptor(source, list(source.shape), list(source.stride()), [rows, columns])
+
+
+def _machine(device: torch.device) -> tuple[int, int]:
+    """Processors, and bytes of shared memory of each; an H200's where there is no GPU."""
     if device.type != "cuda":
-        return 232_448
-    return torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+        return 132, 233_472
+    found = torch.cuda.get_device_properties(device)
+    return found.multi_processor_count, found.shared_memory_per_multiprocessor

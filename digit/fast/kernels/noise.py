@@ -2,8 +2,11 @@
 
 from typing import no_type_check
 
+import torch
 import triton
 import triton.language as tl
+from jaxtyping import Float, Int
+from torch import Tensor
 from triton.language.random import philox_impl
 
 from digit.nn import noise
@@ -26,7 +29,7 @@ def _polynomial(x, coefficients: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def gumbels(key, place, step, block: tl.constexpr):
+def gumbel(key, place, step, block: tl.constexpr):
     """The noise of the first `block` codes, a multiple of 8; `key` points to two 64-bit numbers.
 
     A kernel that calls it is launched with enable_fp_fusion=False.
@@ -46,3 +49,19 @@ def gumbels(key, place, step, block: tl.constexpr):
     e = (bits - _SQRT_HALF) >> 23
     f = (bits - (e << 23)).to(tl.float32, bitcast=True) - 1.0
     return f * _polynomial(f, _LOG_MANTISSA) - e.to(tl.float32) * _LN_2
+
+
+@triton.jit
+@no_type_check
+def _write(keys, out, count, block: tl.constexpr):
+    key, place, code = tl.program_id(0), tl.program_id(1), tl.arange(0, block)
+    row = (key * tl.num_programs(1) + place).to(tl.int64)
+    tl.store(out + row * count + code, gumbel(keys + 2 * key, place, 0, block), mask=code < count)
+
+
+def gumbels(keys: Int[Tensor, "b 2"], places: int, count: int) -> Float[Tensor, "b p n"]:
+    """What `digit.nn.noise.gumbels` gives of each key at places 0 to `places` - 1, on the keys' device."""
+    out = torch.empty(len(keys), places, count, device=keys.device)
+    block = max(8, triton.next_power_of_2(count))
+    _write[(len(keys), places)](keys, out, count, block=block, **{"enable_fp_fusion": False})
+    return out

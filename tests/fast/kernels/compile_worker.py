@@ -25,6 +25,7 @@ from digit.fast.decoding import FastDecoder, Shape
 from digit.fast.kernels import linear, nearest
 from digit.fast.kernels.draw import Filters, draw
 from digit.fast.kernels.filling import embed, settle
+from digit.fast.kernels.noise import gumbels
 from digit.prior import Prior, PriorConfig
 
 compiled: collections.Counter[str] = collections.Counter()
@@ -49,7 +50,7 @@ def compile_only(self: Any, *arguments: Any, warmup: bool, **options: Any) -> No
     name = f"{self.fn.__module__.rpartition('.')[2]}.{self.fn.__name__}"
     kernel = launch(self, *arguments, warmup=True, **options)
     assert kernel.metadata.shared <= SHARED, f"{name} needs {kernel.metadata.shared} bytes of shared memory"
-    if name == "draw._draw":
+    if name in ("draw._draw", "noise._write"):
         assert "fma.rn.f32" not in kernel.asm["ptx"], (
             "noise with fused products has other bits than the plain"
         )
@@ -65,10 +66,10 @@ def decoding(config: PriorConfig) -> None:
     """Few rows, more and many; caches of 16 and 8 bits; kernels in a chain and by themselves."""
     prior, length = Prior(config).eval(), config.length
     tables, plain = prior.tables(), Filters(*[False] * 5)
-    for rows, bits in itertools.product((1, 64, 1024), (16, 8)):
+    for rows, bits in itertools.product((1, 64, 1024, 4096), (16, 8)):
         shape = Shape(rows, False, length, length, torch.bfloat16, bits, plain)
         decoder = FastDecoder(prior.transformer, tables, shape)
-        decoder.chained = rows == 1
+        decoder.packed.chained = bits == 16
         decoder.scores()
     given = {"settings": torch.ones(3, dtype=torch.float64), "counter": torch.zeros((), dtype=torch.int32)}
     codes, keys = torch.zeros(2, length, dtype=torch.int64), torch.zeros(2, 2, dtype=torch.int64)
@@ -98,8 +99,8 @@ def filling() -> None:
     """Between the passes of the masked renderer."""
     whole = {"dtype": torch.int64}
     vq_codes, masked = torch.zeros(2, 256, **whole), torch.zeros(2, 181, **whole)
-    gumbel = torch.zeros(2, 256, dtype=torch.float64)
-    how = {"confidence": torch.zeros(2, 181), "gumbel": gumbel, "noise": 1.5, "left": 142, "mask": 1024}
+    gumbel = gumbels(torch.zeros(2, 2, **whole), 8, 256)
+    how = {"confidence": torch.zeros(2, 181), "gumbel": gumbel[:, 1], "noise": 1.5, "left": 142, "mask": 1024}
     settle(vq_codes, masked, masked, **how)
     embed(
         torch.zeros(2, 257, 1024), torch.zeros(1025, 1024), torch.zeros(256, 1024), vq_codes, torch.bfloat16

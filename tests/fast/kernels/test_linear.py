@@ -30,3 +30,23 @@ def test_few_rows_and_many_mean_the_same(parts, gelu, inputs):
     bare = linear(x[:3], matrix, **how)
     torch.testing.assert_close(bare, linear(x, matrix, **how)[:3], atol=1e-5, rtol=1e-5)
     assert not arrived.any()
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_programs_that_go_on_with_the_next_large_tile(monkeypatch, parts):
+    """Moved by the copy engine, also where a tile lies partly outside; the last has fewer to do."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(linear_module, "_described", lambda x: True)
+    shapes = (30, 48), (40, 48), (40,), (30, 40)
+    x, matrix, bias, residual = (torch.randn(*shape).to(torch.float16) for shape in shapes)
+    bias = bias.float()
+    how = {"gelu": "tanh", "residual": residual, "parts": parts, "arrived": counters(40, torch.device("cpu"))}
+    monkeypatch.setattr(linear_module, "SPREAD", 0)
+    plain = linear(x, matrix, bias, **how)
+    monkeypatch.setattr(linear_module, "MANY", 1)
+    monkeypatch.setattr(linear_module, "LARGE", (8, 16, 16, 1, 1))
+    monkeypatch.setattr(linear_module, "_machine", lambda device: (3, 233_472))
+    assert torch.equal(linear(x, matrix, bias, **how), plain)
+    product = F.linear(x.float(), matrix.float(), bias)
+    wanted = F.gelu(product, approximate="tanh") + residual.float()
+    torch.testing.assert_close(plain.float(), wanted, atol=2e-3, rtol=2e-3)
