@@ -17,6 +17,7 @@ from digit.distributed import is_main, on_main
 from digit.errors import DigitError, LineageError
 from digit.files import make_folder, read_json, sha256_file, write_json_atomic
 from digit.progress import say
+from digit.weights.artifact import CONFIG, KINDS, verify
 
 MARK = ".digit.json"
 RESULTS = "results of `digit evaluate`"
@@ -49,7 +50,9 @@ class Claim:
             make_folder(self.out)
             # The same command in another process may sweep up the temporary: it has the lock, and marked.
             with contextlib.suppress(FileNotFoundError):
-                self._write({"finished": False, "files": [str(file.absolute()) for file in files]})
+                self._write(
+                    {"finished": False, "files": dict.fromkeys(str(file.absolute()) for file in files)}
+                )
         try:
             yield
         finally:
@@ -57,10 +60,12 @@ class Claim:
                 (self.out / MARK).unlink(missing_ok=True)
 
     def finish(self, record: Mapping[str, Any], files: Sequence[str | Path]) -> None:
-        """Note what the command gave and the files that it left, by their names in the folder."""
+        """Note what the command gave and the files that it left, by their names in the folder, with sizes."""
         if is_main():
             given = json.loads(json.dumps(record, default=_plain))
-            self._write({"finished": True, "files": [str(file) for file in files], "record": given})
+            paths = {str(file): self.out / file for file in files}
+            left = {name: path.stat().st_size if path.is_file() else None for name, path in paths.items()}
+            self._write({"finished": True, "files": left, "record": given})
 
     def _write(self, rest: Mapping[str, Any]) -> None:
         mark = {"verb": self.verb, "made_of": self.made_of, **rest}
@@ -171,13 +176,35 @@ def _look(
                 f"{out} already holds what `digit {verb}` made of something else ({', '.join(refused[:3])}): "
                 "choose another --out, or give what it was begun with"
             )
-    own = mark.get("files", [])
+    own = mark.get("files", {})
+    own = own if isinstance(own, dict) else dict.fromkeys(own)  # as it was noted before sizes were
     for file in files:
         if file.exists() and str(file) not in own:
             raise DigitError(f"{file} is there already: choose another name or delete it")
     whole = mark.get("finished") and {str(file) for file in files} <= set(own)
-    whole = whole and all((out / file).exists() for file in own)
+    if whole and (damage := _damage(out, own)) is not None:
+        say(f"{damage}: `digit {verb}` is not taken for finished")
+        whole = False
     return {"told": told, "record": mark["record"] if whole else None}
+
+
+def _damage(out: Path, own: Mapping[str, int | None]) -> str | None:
+    """Which file of a finished command is not as it was left, by the checksum that was written with it, or
+    else by its size; JSON without its checksum is somebody's own change."""
+    try:
+        for path, size in ((out / name, size) for name, size in own.items()):
+            if not path.exists():
+                return f"{path} is gone"
+            if path.suffix == ".json":
+                read_json(path)
+            elif size is not None and path.stat().st_size != size:
+                return f"{path} has {path.stat().st_size:,} bytes in place of {size:,}"
+        for folder in (out, *(out / name for name in own if (out / name).is_dir())):
+            if (folder / CONFIG).is_file() and read_json(folder / CONFIG).get("kind") in KINDS:
+                verify(folder)
+    except DigitError as error:
+        return str(error).partition(": ")[0]
+    return None
 
 
 def _older(out: Path, verb: str) -> bool:

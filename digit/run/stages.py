@@ -40,7 +40,7 @@ from digit.training.optimizer import warm_up_warning
 from digit.training.update import TRAJECTORY
 from digit.vqgan_config import VQGANLossConfig
 from digit.vqgan_loss import VQGANLoss, perceptual_network
-from digit.weights.artifact import CONFIG, MODEL, artifact_of, load
+from digit.weights.artifact import MODEL, artifact_of, load, verify
 from digit.weights.storage import to_dict
 
 Stage = TypeVar("Stage", bound=nn.Module)
@@ -71,19 +71,22 @@ def claimed(out: str | Path, verb: str, **made_of: Any) -> Claim:
 
 
 def is_finished(out: str | Path, training: TrainConfig) -> bool:
-    """Whether all updates that are asked for are done, and the artifact is there."""
+    """Whether all updates that are asked for are done, and the artifact is there and whole."""
 
     def finished() -> bool:
         status = read_status(out)
-        return (
-            _is_whole(Path(out)) and status is not None and status.finished and status.step >= training.steps
-        )
+        done = status is not None and status.finished and status.step >= training.steps
+        return done and _is_whole(Path(out))
 
     return on_main(finished)
 
 
 def _is_whole(out: Path) -> bool:
-    return (out / CONFIG).is_file() and (out / MODEL).is_file()
+    try:
+        verify(out)
+    except DigitError:
+        return False
+    return True
 
 
 def _say_finished(out: Path, training: TrainConfig, told: Sequence[str]) -> None:
@@ -113,7 +116,8 @@ def run_stage(
 ) -> dict[str, Any]:
     """Train a stage by the one loop, print what came of it, and give the verb's record.
 
-    Nothing is read, trained or written where the run is finished; a lost artifact is written again.
+    Nothing is read, trained or written where the run is finished; a lost or damaged artifact is written
+    again.
     """
     out = found.out
     if is_finished(out, training):
@@ -125,6 +129,7 @@ def run_stage(
         with found.begun():
             trained = train(stage, data(), training, out, **how)
             if is_main() and not _is_whole(out):
+                say(f"{out / MODEL} is lost or damaged: it is written again")
                 save(trained)
     status, measured = read_status(out), {}
     assert status is not None

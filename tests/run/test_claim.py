@@ -1,5 +1,6 @@
 """--out belongs to whoever filled it, and what goes on is what began."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -131,6 +132,43 @@ def test_a_finished_training_that_lost_its_artifact_writes_it_again(chain, run, 
     (tmp_path / "prior" / "model.safetensors").unlink()
     assert run(*base)[0] == 0
     assert (tmp_path / "prior" / "model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize("damage", ["cut", "byte", "gone"])
+@pytest.mark.parametrize("verb", ["fit", "train prior", "train vqgan", "compose", "convert", "sample"])
+def test_a_damaged_result_is_not_called_finished(chain, run, tmp_path, verb, damage):
+    """It is said and made again, to the byte; a single byte is found where a checksum was written."""
+    out = tmp_path / "out"
+    assert run(*command(chain, verb), "--out", out)[0] == 0
+    before = snapshot(out)
+    own = {"compose": "renderer/model.safetensors", "sample": "000001.png"}.get(verb, "model.safetensors")
+    data = bytearray((out / own).read_bytes())
+    data[-5] ^= 1
+    if damage == "byte" and verb == "sample":
+        own, data = "samples.json", bytearray(b"{")
+    (out / own).write_bytes(data if damage == "byte" else data[:-1])
+    if damage == "gone":
+        (out / own).unlink()
+    code, _, err = run(*command(chain, verb), "--out", out)
+    assert code == 0 and own in err and "nothing is left to do" not in err, err
+    assert "is not taken for finished" in err or "is lost or damaged: it is written again" in err
+    after = snapshot(out)
+    assert after[own] == before[own] and after.keys() >= before.keys()
+    code, _, err = run(*command(chain, verb), "--out", out)
+    assert code == 0 and "nothing is left to do" in err and snapshot(out) == after
+
+
+def test_ones_own_change_of_a_json_is_left_alone(chain, run, tmp_path):
+    """As `read_json` says: whoever takes out the line of the checksum has changed it on purpose."""
+    out = tmp_path / "out"
+    assert run(*command(chain, "compose"), "--out", out)[0] == 0
+    value = json.loads((out / "config.json").read_text())
+    value.pop("checksum")
+    value["sampling"]["prior"]["temperature"] = 0.7
+    (out / "config.json").write_text(json.dumps(value))
+    before = snapshot(out)
+    code, _, err = run(*command(chain, "compose"), "--out", out)
+    assert code == 0 and "nothing is left to do" in err and snapshot(out) == before
 
 
 def test_pictures_are_known_by_their_content(tmp_path):
