@@ -1,6 +1,7 @@
 """pixels -> features: patch tokens of an inner block of a frozen self-supervised ViT (DiGIT, section 3.2)."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,7 @@ _PRESETS: dict[str, tuple[str, bool]] = {
     "mocov3-b": ("vit_base_patch16_224", False),
     "mae-b": ("vit_base_patch16_224.mae", True),
 }
+_MOST = 256  # patches along a side: 65,536 codes of a picture, a hundred times what a prior reads
 DINOV3_LICENCE = (
     "weights of DINOv3 are under the DINOv3 License, which binds who uses or passes on them or what was made "
     "with them: https://ai.meta.com/resources/models-and-libraries/dinov3-license/"
@@ -130,6 +132,13 @@ class Encoder(nn.Module):
         """Channels of a feature vector."""
         return self.vit.embed_dim
 
+    @property
+    def flops(self) -> int:
+        """Floating-point operations for a picture, of the blocks' matrices and of attention."""
+        tokens = self.tokens + self.vit.num_prefix_tokens
+        matrices = sum(each.numel() for each in self.vit.blocks.parameters() if each.ndim == 2)
+        return 2 * tokens * matrices + 4 * tokens**2 * self.width * len(self.vit.blocks)
+
     def train(self, mode: bool = True) -> "Encoder":
         """Stays in evaluation mode: the encoder is frozen."""
         return super().train(False)
@@ -200,6 +209,14 @@ def _build(config: EncoderConfig, weights: Path | None, *, pretrained: bool) -> 
     ):
         raise DigitError(
             f"{config.name} is not a plain ViT: choose dinov2-b, dinov3-b or another vit_* name of timm"
+        )
+    patches = re.search(r"patch(\d+)", architecture)
+    side = config.arguments.get("patch_size", patches and int(patches[1]))
+    if isinstance(side, int) and config.image_size > _MOST * max(side, 1):
+        count = (config.image_size // max(side, 1)) ** 2
+        raise DigitError(
+            f"{config.name} at {config.image_size} pixels reads {count:,} patches, each of which looks at "
+            f"all others: give an --encoder-size of at most {_MOST * side}"
         )
     # No head and no pooling, so that the final norm is the one over tokens.
     arguments = {"num_classes": 0, "global_pool": "", **size, **config.arguments}

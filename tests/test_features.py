@@ -6,7 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
+from digit import features
 from digit.errors import DigitError
 from digit.features import Encoder, EncoderConfig, encoder_config, in_half, reading, resize_positions
 from digit.nn.backbone import timm
@@ -86,6 +89,29 @@ def test_half_precision_is_float16_until_that_overflows(overflows):
     error = float((found - exact).norm() / exact.norm())
     assert found.isfinite().all()
     assert 1e-3 < error < 0.02 if overflows else 1e-5 < error < 1e-3
+
+
+@pytest.mark.parametrize("size", [16, 64, 256])
+def test_operations_are_those_that_torch_counts(size):
+    encoder = Encoder(EncoderConfig(TINY.name, size, arguments=SMALL))
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counted:
+        encoder(torch.rand(1, 3, size, size))
+    embedding = 2 * encoder.tokens * encoder.vit.patch_embed.proj.weight.numel()
+    assert encoder.flops == counted.get_total_flops() - embedding
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        EncoderConfig("vit_base_patch14_reg4_dinov2", 14 * 257),
+        EncoderConfig("vit_base_patch16_dinov3", 16384),
+        EncoderConfig(TINY.name, 4 * 257, arguments=SMALL),
+    ],
+)
+def test_more_patches_than_can_be_meant_are_refused_before_anything_is_built(config, monkeypatch):
+    monkeypatch.setattr(features, "create", None)
+    with pytest.raises(DigitError, match=r"reads [\d,]+ patches, .* give an --encoder-size of at most"):
+        Encoder(config)
 
 
 def test_gradients_reach_the_pixels():

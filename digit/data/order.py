@@ -12,11 +12,17 @@ def order(seed: int, step: int, batch_size: int, n: int) -> Int[np.ndarray, " b"
     """Indices in [0, n) of a step, from 0: sample k is position step * batch_size + k of endless epochs.
 
     Every epoch is a fresh permutation of n; batches run across epoch borders, so nothing is dropped or
-    repeated, and a resumed run continues the order exactly. Raises DigitError on an empty set or batch.
+    repeated, and a resumed run continues the order exactly. Raises DigitError on an empty set or batch, and
+    on a batch of more than a thousand epochs.
     """
     if n < 1 or batch_size < 1 or step < 0:
         raise DigitError(
             f"no order for n={n}, batch_size={batch_size}, step={step}: give a picture and a batch"
+        )
+    if batch_size > 1000 * n:
+        raise DigitError(
+            f"a batch of {batch_size:,} would hold each of {n:,} pictures {batch_size // n:,} times: give a "
+            "smaller --batch"
         )
     positions = np.arange(step * batch_size, (step + 1) * batch_size, dtype=np.int64)
     epochs, places = np.divmod(positions, n)

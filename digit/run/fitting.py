@@ -27,6 +27,7 @@ from digit.weights.storage import to_dict
 BLOCK = 512  # pictures that one process reads in a row
 SEEN = 512  # pictures that the report is made of, at most
 GIB = 2**30
+COSTLY = 10**13  # floating-point operations of an encoder for a picture: three hundred times DINOv2-B at 224
 FEW = 39  # vectors a cluster below which faiss warns (Clustering.cpp, min_points_per_centroid)
 
 
@@ -53,14 +54,23 @@ class Plan:
 
     @property
     def warnings(self) -> list[str]:
-        """A sentence where clusters have few vectors each: many become codes that nothing uses."""
-        each = min(self.vectors / self.clusters, self.per_cluster)
-        if each >= FEW:
-            return []
-        return [
-            f"{each:.3g} feature vectors a cluster, fewer than {FEW}: give fewer --clusters, more pictures "
-            "or a larger --per-cluster, else many codes stay unused"
-        ]
+        """A sentence where clusters have few vectors each, so that many become codes that nothing uses, and
+        one where a picture takes many times the work of a usual one."""
+        found, each = [], min(self.vectors / self.clusters, self.per_cluster)
+        if each < FEW:
+            found.append(
+                f"{each:.3g} feature vectors a cluster, fewer than {FEW}: give fewer --clusters, more "
+                "pictures or a larger --per-cluster, else many codes stay unused"
+            )
+        cost, side = self.encoder.flops, self.encoder.config.image_size
+        if cost > COSTLY:
+            whole = cost * len(self.source) * (1 + self.mirror)
+            found.append(
+                f"{self.encoder.tokens:,} patches of a picture at {side} px cost the encoder "
+                f"{cost / 1e12:.3g} TFLOP, all pictures {whole / 1e15:.3g} PFLOP, {whole / 3.6e17:.2g} hours "
+                "at 100 TFLOP/s: a smaller --encoder-size takes less"
+            )
+        return found
 
 
 def open_encoder(

@@ -40,7 +40,7 @@ from digit.training.optimizer import warm_up_warning
 from digit.training.update import TRAJECTORY
 from digit.vqgan_config import VQGANLossConfig
 from digit.vqgan_loss import VQGANLoss, perceptual_network
-from digit.weights.artifact import MODEL, artifact_of, load, verify
+from digit.weights.artifact import MODEL, Undrawn, artifact_of, load, verify
 from digit.weights.storage import to_dict
 
 Stage = TypeVar("Stage", bound=nn.Module)
@@ -49,14 +49,26 @@ Picture = Callable[[Any, int], Image.Image]
 
 # Beside what resuming tells of its own: what only measures, and the strength of losses and of dropout.
 MAY_CHANGE = ("held_out", "losses", "model.dropout", "model.label_dropout", "model.label_smoothing")
+MANY, TOO_MANY = 2 * 10**9, 10**11  # parameters: of which a line says the cost, and that nobody means
 HELD_OUT = 2048  # pictures that the reconstruction error is measured on, at most
 
 
 def build(make: Callable[[], Stage], training: TrainConfig, plan: DryRun) -> Stage:
     """A stage whose first weights are those of the seed; a dry run's weights have no values.
 
-    Randomness outside goes on as if nothing had happened.
+    Randomness outside goes on as if nothing had happened. Before memory is taken a line says how much a large
+    stage needs.
+
+    Raises:
+        DigitError: more parameters than can be meant.
     """
+    with torch.random.fork_rng([]), torch.device("meta"), Undrawn():
+        count = sum(each.numel() for each in make().parameters())
+    if count > MANY:
+        taken = f"{count:,} parameters, {16 * count / 1e9:,.0f} GB with gradients and moments"
+        if count > TOO_MANY:
+            raise DigitError(f"the stage would have {taken}: give fewer --layers or a smaller --width")
+        say(f"the stage has {taken}; --dry-run says what a run of it takes")
     with torch.random.fork_rng([]), plan.building():
         torch.default_generator.manual_seed(training.seed)
         return make()

@@ -140,7 +140,7 @@ def load(
     repeated = _LARGEST if artifact["kind"] == "probe" else len(tensors)  # a probe's layers share a tensor
     _check_sizes(artifact["config"], repeated, path / CONFIG)
     # Settings that do not fit the tensors could ask for any amount of memory.
-    with torch.device("meta"), _Undrawn():
+    with torch.device("meta"), Undrawn():
         try:
             outline = stage_type(config)
         except _IMPOSSIBLE as error:
@@ -150,7 +150,7 @@ def load(
     if problems := misfits(tensors, layout, most=4):
         raise DigitError(f"{path / MODEL} does not fit its settings: tensors {problems}")
     check_finite(tensors, path / MODEL)
-    with torch.random.fork_rng([]), _Undrawn():
+    with torch.random.fork_rng([]), Undrawn():
         module = stage_type(config)
     module.load_state_dict(tensors)
     module.artifact = artifact
@@ -225,7 +225,7 @@ def classes_of(kind: str) -> tuple[type[Any], type[Any]]:
 _STARTS = ("normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_")
 
 
-class _Undrawn(TorchFunctionMode):
+class Undrawn(TorchFunctionMode):
     """Modules are made without their random start, whose place the loaded tensors take.
 
     Drawing it takes longer than reading the tensors, and on the meta device imports torch's compiler.

@@ -13,6 +13,14 @@ def test_every_epoch_is_a_fresh_permutation_across_batch_borders():
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
+def test_a_batch_of_thousands_of_epochs_is_refused_at_once():
+    assert len(order(0, 0, 5000, 5)) == 5000
+    with pytest.raises(
+        DigitError, match=r"16,777,216 would hold each of 24 pictures 699,050 times: give a sm"
+    ):
+        order(0, 0, 2**24, 24)
+
+
 def test_a_step_does_not_depend_on_what_came_before():
     alone = order(0, 7, 3, 5)
     for step in range(20):

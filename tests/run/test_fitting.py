@@ -7,6 +7,7 @@ import torch
 from digit import kmeans
 from digit.data.images import open_images
 from digit.data.loader import load_pixels
+from digit.run import fitting
 from digit.run.fitting import Plan, cluster, open_encoder, write_tokenizer
 from digit.weights.artifact import load
 
@@ -36,6 +37,14 @@ def test_the_clusters_are_those_of_all_features(plan):
         features = torch.stack([plan.encoder(pixels / 255) for pixels in views], 1).flatten(0, 2)
     expected = kmeans.fit(features, 8, iterations=3, seed=3, places=torch.arange(len(features)))
     torch.testing.assert_close(result.centroids, expected.centroids, rtol=1e-5, atol=1e-5)
+
+
+def test_what_pictures_cost_the_encoder_is_said_where_it_is_much(plan, monkeypatch):
+    assert plan.warnings == []
+    monkeypatch.setattr(fitting, "COSTLY", plan.encoder.flops - 1)
+    (told,) = plan.warnings
+    whole = plan.encoder.flops * 48 * 2
+    assert "16 patches of a picture at 16 px" in told and f"{whole / 1e15:.3g} PFLOP" in told
 
 
 def test_the_report_is_of_the_codes_that_the_artifact_gives(plan, tmp_path):

@@ -26,6 +26,22 @@ def test_first_weights_are_those_of_the_seed_and_outside_nothing_happens():
     assert stages.build(lambda: torch.nn.Linear(4, 4), config, DryRun(dry_run=True)).weight.is_meta
 
 
+def test_a_large_stage_says_what_it_takes_before_memory_is_taken(monkeypatch, capsys):
+    def make(width: int):
+        return lambda: torch.nn.Linear(width, width, bias=False)
+
+    config = TrainConfig(steps=1, batch=1)
+    stages.build(make(4), config, DryRun())
+    assert capsys.readouterr().err == ""
+    stages.build(make(50_000), config, DryRun(dry_run=True))
+    assert (
+        "the stage has 2,500,000,000 parameters, 40 GB with gradients and moments" in capsys.readouterr().err
+    )
+    for plan in (DryRun(), DryRun(dry_run=True)):
+        with pytest.raises(DigitError, match=r"1,000,000,000,000 parameters, 16,000 GB .* fewer --layers"):
+            stages.build(make(10**6), config, plan)
+
+
 def test_reconstruction_error_is_that_of_all_pictures(monkeypatch):
     pixels = torch.full((130, 3, 4, 4), 51, dtype=torch.uint8)  # more than are decoded at once
     shape = VQGANConfig(image_size=4, width=8, multipliers=(1, 1), blocks=1, codes=8, code_dim=4)
