@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from digit.errors import DigitError
 from digit.nn.backbone import Standardize, as_floats, create, timm
 from digit.nn.batch import in_pieces
-from digit.progress import say
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -52,10 +51,6 @@ _PRESETS: dict[str, tuple[str, bool]] = {
     "mae-b": ("vit_base_patch16_224.mae", True),
 }
 _MOST = 256  # patches along a side: 65,536 codes of a picture, a hundred times what a prior reads
-DINOV3_LICENCE = (
-    "weights of DINOv3 are under the DINOv3 License, which binds who uses or passes on them or what was made "
-    "with them: https://ai.meta.com/resources/models-and-libraries/dinov3-license/"
-)
 
 
 def encoder_config(name: str, image_size: int | None = None, **settings: Any) -> EncoderConfig:
@@ -221,8 +216,6 @@ def _build(config: EncoderConfig, weights: Path | None, *, pretrained: bool) -> 
     # No head and no pooling, so that the final norm is the one over tokens.
     arguments = {"num_classes": 0, "global_pool": "", **size, **config.arguments}
     vit: Any = create(config.name, weights=weights, pretrained=pretrained, **arguments)
-    if rotary and (pretrained or weights is not None):
-        say(f"{config.name}: {DINOV3_LICENCE}")
     patch = vit.patch_embed.patch_size[0]
     if config.image_size % patch:
         raise DigitError(

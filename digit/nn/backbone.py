@@ -18,6 +18,12 @@ from torch import Tensor, nn
 
 from digit.errors import DigitError
 from digit.files import check_finite
+from digit.progress import say
+
+DINOV3_LICENCE = (
+    "weights of DINOv3 are under the DINOv3 License, which binds who uses or passes on them or what was made "
+    "with them: https://ai.meta.com/resources/models-and-libraries/dinov3-license/"
+)
 
 
 @cache
@@ -27,11 +33,11 @@ def timm() -> ModuleType:
     PyPI's torchvision is built against CUDA. Beside a CPU-only torch its compiled operators do not load, and
     its import then fails where it describes them ("operator torchvision::nms does not exist"), though timm
     needs only its transforms. Declaring the named schemas, without implementation, lets the import through;
-    calling one still fails.
+    calling one still fails. Raises DigitError for a timm that is too old.
     """
     while True:
         try:
-            return importlib.import_module("timm")
+            module = importlib.import_module("timm")
         except RuntimeError as error:
             missing = re.search(r"operator torchvision::(\w+) does not exist", str(error))
             if missing is None or missing[1] in _declared:
@@ -41,6 +47,11 @@ def timm() -> ModuleType:
             _declared[missing[1]] = library
             for name in [name for name in sys.modules if name.split(".")[0] in ("torchvision", "timm")]:
                 del sys.modules[name]
+            continue
+        # Older ones build no network on the meta device, by which artifacts are checked.
+        if tuple(map(int, re.findall(r"\d+", module.__version__)[:3])) < (1, 0, 21):
+            raise DigitError(f"timm {module.__version__} is too old: install timm 1.0.21 or newer")
+        return module
 
 
 _declared: dict[str, torch.library.Library] = {}
@@ -96,8 +107,10 @@ def create(
     """The timm network `name`, random, from a local file, or downloaded (`pretrained`).
 
     `arguments` go to timm. Raises DigitError for an unknown name, arguments the network does not take, a file
-    that does not fit, or a download that fails.
+    that does not fit, or a download that fails. Of DINOv3's weights the licence is said.
     """
+    if "_dinov3" in name and (pretrained or weights is not None):
+        say(f"{name}: {DINOV3_LICENCE}")
     if not timm().is_model(name.split(".")[0]):
         close = difflib.get_close_matches(name, timm().list_models(), n=3)
         hint = f"; did you mean {', '.join(close)}?" if close else "; timm.list_models() lists the names"

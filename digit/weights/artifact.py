@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from digit.errors import DigitError
-from digit.features import DINOV3_LICENCE, Encoder, EncoderConfig
+from digit.features import Encoder, EncoderConfig
 from digit.files import (
     check_finite,
     read_json,
@@ -20,6 +20,7 @@ from digit.files import (
     write_json_atomic,
     write_safetensors_atomic,
 )
+from digit.nn.backbone import DINOV3_LICENCE
 from digit.nn.classifier import Classifier, ClassifierConfig
 from digit.nn.linear_probe import Probe, ProbeConfig
 from digit.prior import Prior, PriorConfig

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from digit.errors import DigitError
-from digit.features import DINOV3_LICENCE, Encoder, EncoderConfig
+from digit.features import Encoder, EncoderConfig
 from digit.files import check_finite
-from digit.nn.backbone import create
+from digit.nn.backbone import DINOV3_LICENCE, create
 from digit.progress import say
 from digit.weights.foreign import check_layout
 from digit.weights.vit import PLACES, check_plain

@@ -1,11 +1,13 @@
 """timm networks from local files: strict, with sentences for what does not fit."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from digit.errors import DigitError
-from digit.nn.backbone import Standardize, create, load_weights
+from digit.nn.backbone import Standardize, create, load_weights, timm
 
 TINY = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2, "num_classes": 0}
 VIT = "vit_tiny_patch16_224"
@@ -59,6 +61,15 @@ def test_a_file_that_is_not_finite_is_named(tmp_path):
         DigitError, match=r"vit\.safetensors holds .* not finite, in blocks\.1\.attn\.qkv\.bias"
     ):
         load_weights(create(VIT, **TINY), tmp_path / "vit.safetensors", VIT)
+
+
+@pytest.mark.parametrize(
+    ("version", "old"), [("1.0.20", True), ("0.9.16", True), ("1.0.21", False), ("1.1.0.dev0", False)]
+)
+def test_a_timm_that_is_too_old_is_said(monkeypatch, version, old):
+    monkeypatch.setattr(timm(), "__version__", version)
+    with pytest.raises(DigitError, match=f"timm {version} is too old: install") if old else nullcontext():
+        timm.__wrapped__()
 
 
 def test_unknown_name_gets_close_names():

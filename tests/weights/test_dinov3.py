@@ -276,11 +276,11 @@ def test_the_loader_takes_timms_names_and_sends_others_to_convert(tmp_path, caps
     config = EncoderConfig(
         "vit_small_patch16_dinov3", 12, arguments=convert_dinov3(metas(), **HOW).config.arguments
     )
-    capsys.readouterr()
     for name, words in (("meta", "names of DINOv3's authors: `digit convert`"), ("transformers", "convert")):
         save_file(NAMES[name](metas()), tmp_path / f"{name}.safetensors")
         with pytest.raises(DigitError, match=words):
             Encoder(config, tmp_path / f"{name}.safetensors")
+    capsys.readouterr()
     save_file(timms(metas()), tmp_path / "timm.safetensors")
     Encoder(config, tmp_path / "timm.safetensors")
     assert capsys.readouterr().err.count("DINOv3 License") == 1
