@@ -28,8 +28,9 @@ test: $(VENV)/installed-test
 	$(RUN)/python -m pytest -n 2 --dist loadfile
 
 # What only a GPU can show; fails where there is none. The result goes into bench/results/test-gpu.json.
+# Processes share the GPU: most of the time goes into compiling its kernels on processors.
 test-gpu: $(VENV)/installed-test
-	$(RUN)/python -m pytest tests_gpu -q
+	$(RUN)/python -m pytest tests_gpu -n 8
 
 lint: $(VENV)/installed-test
 	$(RUN)/ruff format --check .

@@ -2,13 +2,16 @@
 
     git worktree add ../before COMMIT
     python bench/before_after.py --before ../before [--parts draw codes ...] [--out F] [--smoke]
+    python bench/before_after.py --pictures cifar10-test.zip --statistics F  # which `distances` needs
 
 Each part runs in processes of its own, first with the code of the other checkout, then with this one's, all
 in one run on one device. draw: the published prior and renderers and the whole chain to pictures in memory,
 with random weights. codes: DINOv2-B features to codes of pictures on the device, and an iteration of K-means.
 tokenize and fit: the commands, from JPEG files on the disk to what they write. train: the loop on the 219M
 prior, by its default settings and by those that were fastest before. seeds: how many of 64 seeds of the
-bundled model have other codes in another batch, in another number format, or on a CPU.
+bundled model have other codes in another batch, in another number format, or on a CPU. distances: of 10,000
+pictures of the bundled model for each of five blocks of seeds, the Fréchet distance to pictures whose
+statistics the second command has written, in the mean features of the bundled encoder's patches.
 """
 
 import argparse
@@ -32,13 +35,14 @@ import torch
 from PIL import Image
 
 HERE = Path(__file__).parents[1]
-PARTS = ("draw", "codes", "tokenize", "fit", "train", "seeds")
+PARTS = ("draw", "codes", "tokenize", "fit", "train", "seeds", "distances")
 ENCODER = "vit_base_patch14_reg4_dinov2"
 BATCHES = {"prior": (1, 2, 8, 64, 256, 512, 1024, 2048), "renderer": (1, 512), "masked": (1, 128)}
 CHAINS = (1, 1024)  # pictures
 PICTURES = {"tokenize": 20_000, "fit": 20_000}
 MICRO = 512  # images per update
 K, WIDTH, VECTORS = 8192, 768, 2_097_152
+BLOCKS, BLOCK, AT_ONCE = 5, 10_000, 2500  # of seeds
 
 
 def timed(work: Callable[[], object], device: torch.device, repeats: int) -> list[float]:
@@ -295,6 +299,50 @@ def seeds(device: torch.device, smoke: bool) -> Iterator[dict[str, Any]]:
             yield {"name": f"{way}, {name}", "unit": f"of {count} images differ", "values": values}
 
 
+def distances(device: torch.device, smoke: bool) -> Iterator[dict[str, Any]]:
+    """How far the bundled model's pictures are from others, by its defaults, with seeds' classes in turn."""
+    from digit.evaluation.scores import Gaussian, Moments, frechet_distance
+    from digit.pipeline import DigitPipeline
+
+    statistics = np.load(os.environ["STATISTICS"])
+    reference = Gaussian(*(torch.from_numpy(statistics[name]) for name in ("mu", "sigma")))
+    pipeline = DigitPipeline.from_pretrained(device=device)
+    at_once, block = (4, 8) if smoke else (AT_ONCE, BLOCK)
+    for renderer in pipeline.renderers:
+        values = []
+        for start in range(0, BLOCKS * block, block):
+            moments = Moments(reference.width)
+            for first in range(start, start + block, at_once):
+                seeds = range(first, first + at_once)
+                how = {"labels": [seed % 10 for seed in seeds], "renderer": renderer, "batch_size": at_once}
+                moments.update(described(pipeline, pipeline(seeds=seeds, **how).pixels))
+            values.append(frechet_distance(moments, reference))
+        yield {"name": f"{renderer} renderer, {block} pictures", "unit": "Fréchet distance", "values": values}
+
+
+def described(pipeline: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """A vector for each uint8 picture: the mean of its patches' features, in float32."""
+    with torch.no_grad():
+        parts = [part.to(pipeline.device).float() / 255 for part in pixels.split(AT_ONCE)]
+        return torch.cat([pipeline.tokenizer.encoder(part).mean(1) for part in parts])
+
+
+def write_statistics(pictures: Path, out: Path, device: torch.device) -> None:
+    """Mean and covariance of `described` of all pictures there."""
+    from digit.evaluation.pictures import open_pictures
+    from digit.evaluation.scores import Moments
+    from digit.pipeline import DigitPipeline
+
+    pipeline, moments = DigitPipeline.from_pretrained(device=device), None
+    for pixels in open_pictures(pictures, size=pipeline.vqgan.config.image_size).batches:
+        vectors = described(pipeline, pixels)
+        moments = moments or Moments(vectors.shape[1])
+        moments.update(vectors)
+    assert moments is not None
+    print(f"{moments.n} pictures")
+    np.savez(out, mu=moments.mean, sigma=moments.covariance)
+
+
 def smooth(count: int, size: int) -> torch.Tensor:
     """Random uint8 pictures with structure of every size, as photographs have."""
     generator, total = torch.Generator().manual_seed(0), torch.zeros(count, 3, size, size)
@@ -334,6 +382,8 @@ def run(part: str, checkout: Path, options: argparse.Namespace, pictures: Path) 
     command += ["--smoke"] if options.smoke else []
     places = os.pathsep.join([str(checkout), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = os.environ | {"PYTHONPATH": places, "PICTURES": str(pictures)}
+    if options.statistics:
+        environment["STATISTICS"] = str(options.statistics.resolve())
     done = subprocess.run(command, env=environment, cwd=pictures, stdout=subprocess.PIPE, text=True)
     rows = [json.loads(line[4:]) for line in done.stdout.splitlines() if line.startswith("ROW ")]
     for row in rows:
@@ -348,6 +398,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--before", type=Path, default=HERE, help="checkout to compare with")
+    parser.add_argument("--pictures", type=Path, help="write --statistics of these, and nothing else")
+    parser.add_argument("--statistics", type=Path, help="for the part `distances`: an .npz file")
     parser.add_argument("--before-commit", help="its commit, where the checkout has no .git")
     parser.add_argument("--after-commit", help="this one's, likewise")
     parser.add_argument("--parts", nargs="+", choices=PARTS, help="all, or with --smoke the first two")
@@ -357,8 +409,13 @@ def main() -> None:
     parser.add_argument("--worker", choices=PARTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.parts = options.parts or (PARTS[:2] if options.smoke else PARTS)
+    if "distances" in options.parts and not options.pictures and options.statistics is None:
+        raise SystemExit("the part distances needs --statistics")
     if options.smoke:
         options.device = "cpu"
+    if options.pictures:
+        write_statistics(options.pictures, options.statistics, torch.device(options.device))
+        return
     if options.worker:
         worker(options.worker, torch.device(options.device), options.smoke)
         return

@@ -75,7 +75,7 @@ def test_launches_are_chained(prior, device):
     if torch.cuda.get_device_capability(device) < (9, 0):
         pytest.skip("launches are chained from compute capability 9.0 on")
     prior.sample([0], config=SamplerConfig())
-    assert decoder_of(prior).packed.chained
+    assert decoder_of(prior).packed.chains(1)
 
 
 @HALF

@@ -5,7 +5,7 @@ import torch
 
 from digit.fast import decoding
 from digit.fast.kernels.attention import attend
-from digit.fast.kernels.linear import counters, linear
+from digit.fast.kernels.linear import FEW, counters, linear
 from digit.fast.kernels.norm import norm
 from digit.nn.sampling import SamplerConfig
 from digit.pipeline import DigitPipeline
@@ -45,9 +45,9 @@ def images_that_differ(draw, batches):
 
 
 @pytest.mark.parametrize("parts", [False, True], ids=["whole sums", "sums in parts"])
-@pytest.mark.parametrize("gelu", ["", "tanh"])
 @pytest.mark.parametrize(
-    ("inputs", "outputs"), [(320, 960), (1024, 1024), (1024, 8192), (4096, 1024), (1536, 4608)]
+    ("inputs", "outputs", "gelu"),
+    [(320, 960, ""), (1024, 1024, ""), (1024, 4096, "tanh"), (4096, 1024, ""), (1536, 4608, "exact")],
 )
 def test_a_product(inputs, outputs, gelu, parts, device):
     x = torch.randn(ROWS[-1], inputs, device=device).bfloat16()
@@ -57,7 +57,7 @@ def test_a_product(inputs, outputs, gelu, parts, device):
     how = {"gelu": gelu, "parts": parts, "arrived": counters(outputs, device)}
     whole = linear(x, matrix, bias, residual=residual, **how)
     for rows in ROWS[:-1]:
-        for chained in (False, True):
+        for chained in {False, parts and rows <= FEW}:
             found = linear(x[:rows], matrix, bias, residual=residual[:rows], chained=chained, **how)
             assert torch.equal(found, whole[:rows]), (rows, chained)
 

@@ -181,7 +181,7 @@ class FastDecoder:
             guidance=self.guidance if self.shape.guided else None,
             tables=self.tables,
             embedded=self.embedded,
-            chained=self.packed.chained,
+            chained=self.packed.chains(self.shape.streams),
         )
 
     def scores(self, offset: int = 0) -> Float[Tensor, "s v"]:
@@ -191,8 +191,9 @@ class FastDecoder:
             mixed = torch.empty(len(qkv), self.config.width, device=self.device, dtype=qkv.dtype)
             keys, values = self.cache.keys[layer], self.cache.values[layer]
             scales = self.cache.scales[layer] if self.cache.scales else None
-            how: dict[str, Any] = {"offset": offset, "scales": scales, "chained": self.packed.chained}
-            attend(qkv, keys, values, mixed, self.filled, arrived=self.packed.arrived, **how)
+            chained = self.packed.chains(len(qkv))
+            how: dict[str, Any] = {"offset": offset, "scales": scales, "arrived": self.packed.arrived}
+            attend(qkv, keys, values, mixed, self.filled, chained=chained, **how)
             return mixed
 
         hidden = self.packed(self.embedded, mix)

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from digit.fast.kernels.linear import Gelu, counters, linear
+from digit.fast.kernels.linear import FEW, Gelu, counters, linear
 from digit.fast.kernels.norm import norm
 from digit.nn.transformer import KeyValueCache, Transformer
 
@@ -71,7 +71,7 @@ class PackedTransformer:
         widest = max(outputs, max(self.config.mlp, 3) * self.config.width)
         device = self.blocks[0].qkv[0].device
         self.arrived = counters(widest, device)
-        # Whether each launch begins while the kernel before it still runs.
+        # Whether launches for few rows begin while the kernel before them still runs.
         self.chained = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
     def __call__(self, x: Float[Tensor, "r d"], attend: Attend) -> Float[Tensor, "r d"]:
@@ -86,7 +86,11 @@ class PackedTransformer:
         self, x: Float[Tensor, "r k"], matrix: Float[Tensor, "n k"], bias: Tensor | None = None, **how: Any
     ) -> Float[Tensor, "r n"]:
         """`kernels.linear.linear`."""
-        return linear(x, matrix, bias, chained=self.chained, **how)
+        return linear(x, matrix, bias, chained=self.chains(len(x)), **how)
+
+    def chains(self, rows: int) -> bool:
+        """Whether kernels for so many rows follow each other in a chain."""
+        return self.chained and rows <= FEW
 
     def read(
         self,
@@ -144,7 +148,7 @@ class PackedTransformer:
         return x if self.pre else self._normed(x, block.mlp_norm)
 
     def _normed(self, x: Float[Tensor, "r d"], layer: Norm) -> Float[Tensor, "r d"]:
-        return norm(x, *layer, chained=self.chained)
+        return norm(x, *layer, chained=self.chains(len(x)))
 
 
 def _packed(layer: torch.nn.Linear, dtype: torch.dtype) -> tuple[Tensor, Tensor]:

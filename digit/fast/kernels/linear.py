@@ -114,11 +114,7 @@ def _many_rows(
     gelu: tl.constexpr,
     described: tl.constexpr,
     large: tl.constexpr,
-    chained: tl.constexpr,
 ):
-    if chained:
-        gdc_launch_dependents()
-        gdc_wait()
     tiles_m, tiles_n = tl.cdiv(rows, block_m), tl.cdiv(outputs, block_n)
     own = tl.cdiv(tiles_m * tiles_n - tl.program_id(0), tl.num_programs(0)) if large else 1
     for number in range(own):
@@ -162,7 +158,7 @@ def _many_rows(
                 tl.store(out + place, total.to(out.dtype.element_ty), mask=there)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["rows"])
 @no_type_check
 def _few_rows(
     x,
@@ -172,7 +168,7 @@ def _few_rows(
     out,
     partial,
     arrived,
-    rows: tl.constexpr,
+    rows,
     outputs: tl.constexpr,
     inputs: tl.constexpr,
     part: tl.constexpr,
@@ -261,7 +257,8 @@ def linear(
         parts: whether long sums come in parts; calls for the same rows must agree on it.
         arrived: `counters`, needed with `parts`; a call leaves zeros.
         dtype: of the result; the rows' if left out.
-        chained: the launch begins while the kernel before it still runs; with few rows, reading the matrix.
+        chained: the launch begins, and reads its weights, while the kernel before it still runs; with
+            `parts`, for up to FEW rows.
     """
     (rows, inputs), outputs = x.shape, len(matrix)
     if x.is_cuda and x.dtype == torch.float32:
@@ -280,16 +277,15 @@ def linear(
         "part": PART if parts and inputs > PART else inputs,
         "parts": count,
         "gelu": gelu,
-        "chained": chained,
         "enable_fp_fusion": False,
-        **({"launch_pdl": True} if chained and torch.version.cuda else {}),
     }
     if few:
         block_n, warps = few_tile(outputs, x.device)
         block_k, padded = max(16, min(PART, triton.next_power_of_2(inputs))), 8 if rows <= 8 else 16
-        how |= {"rows": rows, "padded": padded, "block_n": block_n, "block_k": block_k, "num_warps": warps}
+        how |= {"padded": padded, "block_n": block_n, "block_k": block_k, "chained": chained}
+        how |= {"num_warps": warps, **({"launch_pdl": True} if chained and torch.version.cuda else {})}
         grid = (triton.cdiv(outputs, block_n), count)
-        _few_rows[grid](x, matrix, bias, residual, out, partial, arrived, **how)
+        _few_rows[grid](x, matrix, bias, residual, out, partial, arrived, rows, **how)
         return out
     described = _described(x)
     large = (
