@@ -1,10 +1,8 @@
 """What numbers may be: written once into their annotations, read by the command line and by dataclasses."""
 
 import math
-from dataclasses import dataclass, fields
-from typing import Annotated, Any, get_args, get_type_hints
-
-from digit.errors import DigitError
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args
 
 MANY = 2**31 - 1
 
@@ -54,18 +52,6 @@ Positive = Annotated[float, Bounds(0, 10**9, above=True)]
 Temperature = Annotated[float, Bounds(0, 1000)]
 TopP = Annotated[float, Bounds(0, 1, above=True)]
 Guidance = Annotated[float, Bounds(0, 1000)]
-
-
-def check_bounds(settings: Any) -> None:
-    """DigitError for the first number of a dataclass that is out of its annotation's bounds."""
-    hints = get_type_hints(type(settings), include_extras=True)
-    for field in fields(settings):
-        found, value = bounds_of(hints[field.name]), getattr(settings, field.name)
-        if found is None or value is None:
-            continue
-        for number in value if isinstance(value, tuple) else (value,):
-            if refusal := found.refusal(number):
-                raise DigitError(f"{field.name}: {refusal}")
 
 
 def bounds_of(annotation: Any) -> Bounds | None:

@@ -1,13 +1,45 @@
-"""What goes wrong on the user's side, each in one sentence that says what to do."""
+"""What goes wrong on the user's side, each in one sentence that says what to do, in the caller's words."""
 
-from collections.abc import Mapping
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+
+# Sentences are written with options as they are typed. What stands in backticks is a command.
+_OPTION = re.compile(r"`[^`]*`|(?<![\w/.-])--(no-)?([a-z][a-z0-9-]*)( (?=[A-Z]{2,}\b))?")
+_caller = {"types": False}  # one for all threads
+
+
+@contextlib.contextmanager
+def on_command_line() -> Iterator[None]:
+    """Inside, sentences name options as they are typed; outside, as arguments of Python."""
+    before, _caller["types"] = _caller["types"], True
+    try:
+        yield
+    finally:
+        _caller["types"] = before
+
+
+def spoken(sentence: str) -> str:
+    """The sentence in the caller's words: `--top-k` is top_k in Python, and `--no-mirror` mirror=False."""
+    if _caller["types"]:
+        return sentence
+
+    def argument(found: re.Match[str]) -> str:
+        off, name, value = found.groups()
+        end = "=False" if off else "=" if value else ""  # as in --out FOLDER
+        return found[0] if name is None else name.replace("-", "_") + end
+
+    return _OPTION.sub(argument, sentence)
 
 
 class DigitError(Exception):
     """Bad input: the command line prints it as one sentence and exits with code 2.
 
-    The message names the file or option and says what to do. Nothing half written is left behind.
+    The message names the file, option or argument and says what to do. Nothing half written is left behind.
     """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(spoken(sentence))
 
 
 class LineageError(DigitError):

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from digit.calls import check_fields, checked
 from digit.errors import DigitError
 from digit.nn.backbone import Standardize, as_floats, create, timm
 from digit.nn.batch import in_pieces
@@ -34,6 +35,10 @@ class EncoderConfig:
     hosted: bool = True  # whether timm can fetch weights that deserve this name
     position_rule: Literal["timm", "reference"] = "timm"  # how loaded positions are resized to image_size
 
+    def __post_init__(self) -> None:
+        """Fail at construction with the field's name."""
+        check_fields(self)
+
 
 # Short names of the paper's encoders. timm hosts no iBOT and no MoCo v3 weights: both are its plain ViT-B/16.
 _PRESETS: dict[str, tuple[str, bool]] = {
@@ -53,6 +58,7 @@ _PRESETS: dict[str, tuple[str, bool]] = {
 _MOST = 256  # patches along a side: 65,536 codes of a picture, a hundred times what a prior reads
 
 
+@checked
 def encoder_config(name: str, image_size: int | None = None, **settings: Any) -> EncoderConfig:
     """The settings of an encoder by its short name, or of any ViT by timm's name.
 
@@ -93,6 +99,7 @@ class Encoder(nn.Module):
         DigitError: no plain ViT, a block it does not have, a size its patches do not divide, bad weights.
     """
 
+    @checked
     def __init__(
         self, config: EncoderConfig, weights: Path | None = None, *, pretrained: bool = False
     ) -> None:

@@ -10,8 +10,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from digit.bounds import Count, Seed, Whole
+from digit.calls import checked
 from digit.distributed import add_up, gather, gather_rows
 from digit.errors import DigitError
+from digit.nn.checks import check_device
 from digit.nn.nearest import exact_products, nearest, rows_at_once
 
 
@@ -151,13 +154,14 @@ class KMeansResult:
     iterations: int  # updates done; fewer than asked for when the codes stopped changing
 
 
+@checked
 @torch.no_grad()
 def fit(
     vectors: Float[Tensor, "m d"],
-    k: int,
+    k: Count,
     *,
-    iterations: int = 20,
-    seed: int = 0,
+    iterations: Whole = 20,
+    seed: Seed = 0,
     start: Float[Tensor, "k d"] | None = None,
     places: Int[Tensor, " m"] | None = None,
     device: torch.device | str | None = None,
@@ -185,15 +189,19 @@ def fit(
     Raises:
         DigitError: no centroids, fewer vectors than centroids, or a vector that is not finite.
     """
+    device = None if device is None else check_device(device)
     # A tensor's device has the number of the GPU, without which "cuda" would not be where the vectors are.
     device = torch.empty(0, device=vectors.device if device is None else device).device
     together = places is not None
     count = sum(gather(len(vectors))) if together else len(vectors)
-    if k < 1:
-        raise DigitError(f"{k} clusters cannot be made: choose one or more")
     if count < k:
         raise DigitError(
             f"{count} feature vectors cannot make {k} clusters: choose fewer clusters or more pictures"
+        )
+    if start is not None and start.shape != (k, vectors.shape[1]):
+        raise DigitError(
+            f"start: give a row per cluster as wide as the vectors, ({k}, {vectors.shape[1]}), not "
+            f"{tuple(start.shape)}"
         )
     if start is None:
         chosen = torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:k]
@@ -298,6 +306,7 @@ def _split_empty(centroids: Tensor, counts: Tensor) -> None:
         heapq.heappush(largest_first, (-half, index))
 
 
+@checked
 @torch.no_grad()
 def assign(
     features: Float[Tensor, "... d"],

@@ -11,12 +11,16 @@ from jaxtyping import Float, Int, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
+from digit.bounds import Batch, Count, Draws, Guidance, Temperature, TopP, Weight, Whole
+from digit.calls import checked
 from digit.errors import DigitError, LineageError
+from digit.nn.checks import check_device, check_prefix
 from digit.nn.decoding import CacheBits
+from digit.nn.labels import label_ids
 from digit.prior import Prior
 from digit.renderer import Renderer
 from digit.renderer_masked import MaskedRenderer
-from digit.request import Request, at_once, label_ids, resolve, seeds_and_labels
+from digit.request import Request, at_once, resolve, seeds_and_labels
 from digit.tokenizer import Tokenizer
 from digit.vqgan import VQGAN, decoding
 from digit.weights.model_folder import (
@@ -54,6 +58,7 @@ class Pictures:
 class DigitPipeline:
     """The whole chain. Without a renderer the prior's codes are VQ codes (the paper's VQ-only baseline)."""
 
+    @checked
     def __init__(
         self,
         prior: Prior,
@@ -76,8 +81,10 @@ class DigitPipeline:
         """Where the stages are."""
         return next(self.prior.parameters()).device
 
+    @checked
     def to(self, device: torch.device | str) -> "DigitPipeline":
         """Move every stage to `device`; returns the pipeline itself."""
+        device = check_device(device)
         for module in self._parts().values():
             module.to(device)
         return self
@@ -104,6 +111,7 @@ class DigitPipeline:
         return f"DigitPipeline({parts}, {side} px{classes}, {self.device})"
 
     @classmethod
+    @checked
     def from_pretrained(
         cls,
         path_or_name: str | Path | None = None,
@@ -120,6 +128,7 @@ class DigitPipeline:
         model = open_model(locate(path_or_name), device=device, parts=parts)
         return cls(**model.parts, classes=model.classes, sampling=model.sampling)
 
+    @checked
     def save_pretrained(
         self, path: str | Path, *, stored_as: Literal["float32", "float16", "int8"] = "float32"
     ) -> None:
@@ -129,32 +138,34 @@ class DigitPipeline:
         """
         save_model(path, self._parts(), classes=self.classes, sampling=self.sampling, stored_as=stored_as)
 
+    @checked
     def label_ids(self, labels: Sequence[int | str]) -> list[int]:
         """Class names or numbers as numbers; DigitError for an unknown name or a number out of range."""
         return label_ids(labels, names=self.classes, classes=self.prior.config.classes)
 
     # Long by its signature and docstring, which are the settings of drawing.
+    @checked
     @torch.no_grad()
     def __call__(
         self,
         labels: Sequence[int | str] | int | str | None = None,
         *,
-        num_images: int | None = None,
+        num_images: Draws | None = None,
         seeds: Sequence[int] | None = None,
         unconditional: bool = False,
         renderer: RendererName | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        guidance: float | None = None,
+        temperature: Temperature | None = None,
+        top_k: Whole | None = None,
+        top_p: TopP | None = None,
+        guidance: Guidance | None = None,
         guidance_schedule: Literal["constant", "linear"] | None = None,
-        renderer_temperature: float | None = None,
-        renderer_top_k: int | None = None,
-        renderer_top_p: float | None = None,
-        steps: int | None = None,
-        noise: float | None = None,
+        renderer_temperature: Temperature | None = None,
+        renderer_top_k: Whole | None = None,
+        renderer_top_p: TopP | None = None,
+        steps: Count | None = None,
+        noise: Weight | None = None,
         prefix: Int[Tensor, "b p"] | None = None,
-        batch_size: int | None = None,
+        batch_size: Batch | None = None,
         autocast: bool | None = None,
         cache_bits: CacheBits = 16,
         progress: Callable[[int], None] | None = None,
@@ -218,8 +229,11 @@ class DigitPipeline:
             noise=noise,
         )
         count = len(request.seeds)
-        if prefix is not None and len(prefix) != count:
-            raise DigitError(f"{count} seeds came with {len(prefix)} rows of a prefix: give one row per seed")
+        if prefix is not None:
+            own = self.prior.config
+            check_prefix(count, prefix, length=own.length, codes=own.codes)
+        if request.renderer == "masked" and self.renderer_masked is not None:
+            self.renderer_masked.check_steps(request.steps)
         classes = None if request.labels is None else torch.tensor(request.labels, device=self.device)
         decode = self.vqgan.decode if autocast is False else decoding(self.vqgan)
         size, side = batch_size or at_once(self.device, count), self.vqgan.config.image_size
@@ -252,6 +266,7 @@ class DigitPipeline:
             return self.renderer.sample(codes, seeds, request.rendering, cache_bits=bits, **how)
         return codes
 
+    @checked
     @torch.no_grad()
     def encode(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
         """The codes that the prior models of square pictures of the VQGAN's side; on the CPU.
@@ -269,13 +284,19 @@ class DigitPipeline:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             return reader.encode(pixels.to(self.device)).cpu()
 
+    @checked
     def decode(
         self, codes: Int[Tensor, "b n"], *, seeds: Sequence[int] | None = None, **how: Any
     ) -> UInt8[Tensor, "b 3 h w"]:
         """The pixels of codes as `encode` and a call give them: a call whose prefix is all of each picture.
 
-        `seeds` are the renderer's, 0 and on if left out; `how` are settings of a call.
+        `seeds` are the renderer's, 0 and on if left out; `how` are settings of a call. DigitError for codes
+        that are not the prior's, or not all of a picture.
         """
+        if codes.shape[1] != self.prior.config.length:
+            raise DigitError(
+                f"codes: pictures of this model have {self.prior.config.length} of them, not {codes.shape[1]}"
+            )
         return self(seeds=range(len(codes)) if seeds is None else seeds, prefix=codes, **how).pixels
 
     @property
@@ -294,6 +315,7 @@ class DigitPipeline:
             )
         return name or next(iter(self.renderers), None)
 
+    @checked
     def work(self, num_images: int, *, prefix: int = 0) -> int:
         """How many units `progress` will count for `num_images` pictures: the codes to be drawn."""
         drawn = self.prior.config.length - prefix

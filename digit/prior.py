@@ -10,10 +10,13 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from digit.bounds import Batch
+from digit.calls import check_fields, checked
 from digit.errors import DigitError
 from digit.nn.batch import CodeBatch, Specials, with_end
 from digit.nn.checks import check_labels, check_prefix
 from digit.nn.decoding import CacheBits, CodeTables, decode
+from digit.nn.labels import label_ids
 from digit.nn.losses import cross_entropy
 from digit.nn.noise import keys
 from digit.nn.sampling import SamplerConfig
@@ -39,6 +42,7 @@ class PriorConfig:
 
     def __post_init__(self) -> None:
         """Fail at construction with the field's name."""
+        check_fields(self)
         if self.codes < 1 or self.length < 1 or self.classes < 0:
             raise DigitError(f"a prior needs at least one code and one position, this one has {self}")
         if not 0 <= self.label_dropout < 1 or not 0 <= self.label_smoothing < 1:
@@ -54,6 +58,7 @@ class PriorConfig:
 class Prior(nn.Module):
     """GPT over the codes of an image in raster order; the label, if any, is the symbol it starts from."""
 
+    @checked
     def __init__(self, config: PriorConfig) -> None:
         """Tables and blocks drawn as the reference draws them."""
         super().__init__()
@@ -140,14 +145,21 @@ class Prior(nn.Module):
             self.code_embedding.weight, positions, self.scale, head.weight, self.config.specials
         )
 
+    def _numbers(self, labels: Sequence[int | str]) -> list[int]:
+        """Labels of which some may be names of classes, which a loaded prior knows; numbers stay."""
+        names = getattr(self, "artifact", {}).get("classes") or ()
+        known = {"names": names, "classes": self.config.classes}
+        return [each if isinstance(each, int) else label_ids([each], **known)[0] for each in labels]
+
+    @checked
     def sample(
         self,
         seeds: Sequence[int] | Int[Tensor, " b"],
-        labels: Int[Tensor, " b"] | None = None,
+        labels: Sequence[int | str] | Int[Tensor, " b"] | None = None,
         config: SamplerConfig | None = None,
         *,
         prefix: Int[Tensor, "b p"] | None = None,
-        batch_size: int = 64,
+        batch_size: Batch = 64,
         progress: Callable[[int], None] | None = None,
         autocast: bool | None = None,
         cache_bits: CacheBits = 16,
@@ -162,9 +174,9 @@ class Prior(nn.Module):
         """
         config, own = config or SamplerConfig(), self.config
         always = own.classes > 0 and own.label_dropout == 0
-        labels = check_labels(
-            len(seeds), labels, classes=own.classes, always=always, guidance=config.guidance
-        )
+        if labels is not None and not isinstance(labels, Tensor):
+            labels = torch.tensor(self._numbers(labels), dtype=torch.int64)
+        ids = check_labels(len(seeds), labels, classes=own.classes, always=always, guidance=config.guidance)
         if prefix is None:
             prefix = torch.empty(len(seeds), 0, dtype=torch.int64)
         check_prefix(len(seeds), prefix, length=own.length, codes=own.codes)
@@ -172,7 +184,7 @@ class Prior(nn.Module):
         batches = []
         for start in range(0, len(seeds), batch_size):
             rows = slice(start, start + batch_size)
-            given, batch = prefix[rows].to(device), labels[rows].to(device)
+            given, batch = prefix[rows].to(device), ids[rows].to(device)
             with torch.no_grad():
                 read = self.embed(given, batch)
                 null_read = self.embed(given) if config.guidance != 1 else None

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from digit.distributed import is_main
+from digit.errors import spoken
 
 INTERVAL = 10.0  # seconds between two plain lines
 
@@ -83,6 +84,6 @@ def progress(title: str, total: int | None) -> Bar:
 
 
 def say(sentence: str) -> None:
-    """One line on standard error, from the main process."""
+    """One line on standard error, from the main process, in the words of the caller."""
     if is_main():
-        print(sentence, file=sys.stderr, flush=True)
+        print(spoken(sentence), file=sys.stderr, flush=True)

@@ -9,6 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from digit.bounds import Batch
+from digit.calls import check_fields, checked
 from digit.errors import DigitError
 from digit.nn.batch import CodeBatch, Specials, with_end
 from digit.nn.checks import check_codes
@@ -37,6 +39,7 @@ class RendererConfig:
 
     def __post_init__(self) -> None:
         """Fail at construction with the fields."""
+        check_fields(self)
         if min(self.codes, self.length, self.vq_codes, self.vq_length) < 1:
             raise DigitError(
                 f"a renderer needs at least one code and one position on both sides, this one has {self}"
@@ -48,6 +51,7 @@ class RendererConfig:
 class Renderer(nn.Module):
     """GPT over [codes, start, VQ codes], causal throughout; each of the two parts has its own positions."""
 
+    @checked
     def __init__(self, config: RendererConfig) -> None:
         """Tables and blocks drawn as the reference draws them."""
         super().__init__()
@@ -124,13 +128,14 @@ class Renderer(nn.Module):
             self.vq_embedding.weight, positions, self.scale, self.projection.weight, self.config.specials
         )
 
+    @checked
     def sample(
         self,
         codes: Int[Tensor, "b n"],
         seeds: Sequence[int] | Int[Tensor, " b"],
         config: SamplerConfig | None = None,
         *,
-        batch_size: int = 64,
+        batch_size: Batch = 64,
         progress: Callable[[int], None] | None = None,
         autocast: bool | None = None,
         cache_bits: CacheBits = 16,

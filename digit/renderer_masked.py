@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from digit.bounds import Batch, Weight
+from digit.calls import checked
 from digit.errors import DigitError
 from digit.nn.batch import CodeBatch
 from digit.nn.checks import check_codes
@@ -40,6 +42,7 @@ def masked_after(length: int, steps: int) -> list[int]:
 class MaskedRenderer(nn.Module):
     """Transformer over [codes, separator, VQ codes or masks]; every position reads all others."""
 
+    @checked
     def __init__(self, config: MaskedConfig) -> None:
         """Tables and blocks drawn as the reference draws them."""
         super().__init__()
@@ -119,6 +122,15 @@ class MaskedRenderer(nn.Module):
         rank = torch.rand(b, m, device=vq_codes.device).argsort(1).argsort(1)
         return rank < count
 
+    def check_steps(self, steps: int) -> None:
+        """DigitError for more passes than there are VQ codes, or none."""
+        if not 1 <= steps <= self.config.vq_length:
+            most = self.config.vq_length
+            raise DigitError(
+                f"passes (in Python: steps) are {steps}: give 1 to {most}, the number of VQ codes"
+            )
+
+    @checked
     def sample(
         self,
         codes: Int[Tensor, "b n"],
@@ -126,8 +138,8 @@ class MaskedRenderer(nn.Module):
         config: SamplerConfig | None = None,
         *,
         steps: int | None = None,
-        noise: float | None = None,
-        batch_size: int = 64,
+        noise: Weight | None = None,
+        batch_size: Batch = 64,
         progress: Callable[[int], None] | None = None,
         autocast: bool | None = None,
     ) -> Int[Tensor, "b m"]:
@@ -141,8 +153,7 @@ class MaskedRenderer(nn.Module):
         check_codes(len(seeds), codes, length=own.length, codes=own.codes, guidance=guidance)
         steps, noise = own.steps if steps is None else steps, own.noise if noise is None else noise
         device, m = self.code_embedding.weight.device, own.vq_length
-        if not 1 <= steps <= m:
-            raise DigitError(f"passes (in Python: steps) are {steps}: give 1 to {m}, the number of VQ codes")
+        self.check_steps(steps)
         batches = []
         for start in range(0, len(seeds), batch_size):
             rows = slice(start, start + batch_size)

@@ -1,8 +1,5 @@
 """What a call of the pipeline asks for, resolved: a seed and a label per picture, and every setting."""
 
-import difflib
-import re
-import unicodedata
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -10,11 +7,9 @@ from typing import Any
 import torch
 
 from digit.errors import DigitError
+from digit.nn.labels import label_ids
 from digit.nn.sampling import DRAW, SamplerConfig
-from digit.progress import say
 from digit.weights.model_folder import PipelineSampling
-
-_NUMBER = re.compile(r"-?[0-9]+")
 
 
 @dataclass(frozen=True)
@@ -57,10 +52,7 @@ def resolve(
     """
     of_prior = _with(own.prior_unconditional if labels is None else own.prior, prior)
     if labels is None and of_prior.guidance != 1.0:
-        raise DigitError(
-            "guidance needs classes: leave out --guidance, or --unconditional where it is given (in Python"
-            " guidance, or unconditional=True)"
-        )
+        raise DigitError("guidance needs classes: leave out --guidance, or --unconditional where it is given")
     of_renderer = _with(own.renderer, rendering)
     if renderer == "masked":  # it has no top-k and no top-p
         of_renderer = _with(own.masked, {"temperature": rendering.get("temperature")})
@@ -95,8 +87,10 @@ def seeds_and_labels(
         labels = [labels]
     ids = None if labels is None else label_ids(labels, names=names, classes=classes)
     count = len(seeds) if seeds is not None else num_images or (len(ids) if ids else 1)
-    if count < 1 or (num_images is not None and num_images != count):
-        raise DigitError(f"--num {num_images} does not fit {count} seeds: give one of them, at least 1")
+    if count < 1:
+        raise DigitError("--seeds is empty: give at least one, or leave it out")
+    if num_images is not None and num_images != count:
+        raise DigitError(f"num_images {num_images} does not fit {count} seeds: give one of them")
     chosen = list(seeds) if seeds is not None else list(range(count))
     if ids is not None:
         return chosen, in_turn(ids, count)
@@ -113,36 +107,6 @@ def in_turn(labels: Sequence[int], count: int) -> list[int]:
     return [labels[i % len(labels)] for i in range(count)]
 
 
-def label_ids(labels: Sequence[int | str], *, names: Sequence[str], classes: int) -> list[int]:
-    """Class names or numbers as numbers; DigitError for unknown ones, or a model without classes.
-
-    A text is the name of a class if one is called so, however its accents are composed, and a number only
-    else; where names look like numbers, a line says which class is meant.
-    """
-    if not classes:
-        raise DigitError("this model knows no classes: leave --labels out")
-    place = {unicodedata.normalize("NFC", name): i for i, name in enumerate(names)}
-    numbered, ids, told = any(map(_NUMBER.fullmatch, place)), list[int](), dict[str, str]()
-    for label in labels:
-        named = place.get(unicodedata.normalize("NFC", label)) if isinstance(label, str) else None
-        if named is not None:
-            ids.append(named)
-            if _NUMBER.fullmatch(str(label)) and int(label) != named:
-                told[str(label)] = f"label {label} is the class called so, number {named}"
-        elif isinstance(label, str) and not _NUMBER.fullmatch(label):
-            raise DigitError(f"unknown label {label!r}: choose {_likely(label, names)}")
-        elif not 0 <= int(label) < classes:
-            called = f", or the name of a class: {_likely(str(label), names)}" if numbered else ""
-            raise DigitError(f"label {label} is out of range: choose 0 to {classes - 1}{called}")
-        else:
-            ids.append(int(label))
-            if numbered and isinstance(label, str) and int(label) < len(names):
-                told[label] = f"no class is called {label}: it is number {label}, called {names[int(label)]}"
-    for line in told.values():
-        say(line)
-    return ids
-
-
 def at_once(device: torch.device, pictures: int) -> int:
     """Pictures that are drawn in one batch where nobody says how many: 64 on a CPU.
 
@@ -153,15 +117,6 @@ def at_once(device: torch.device, pictures: int) -> int:
         return 64
     room = torch.cuda.get_device_properties(device).total_memory // (64 << 20)
     return max(64, min(pictures, room, 1024))
-
-
-def _likely(label: str, names: Sequence[str]) -> str:
-    """The classes to choose from, or the most similar ones where there are many."""
-    if len(names) <= 20:
-        return f"from {', '.join(names) or 'numbers'}"
-    known = {name.lower(): name for name in names}
-    near = [known[name] for name in difflib.get_close_matches(label.lower(), known, n=3, cutoff=0.5)]
-    return f"{' or '.join(near)}, or a number" if near else f"a number from 0 to {len(names) - 1}"
 
 
 def _with(settings: SamplerConfig, given: dict[str, Any]) -> SamplerConfig:

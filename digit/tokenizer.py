@@ -9,10 +9,12 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
+from digit.calls import check_fields, checked
 from digit.errors import DigitError
 from digit.features import Encoder, EncoderConfig, reading
 from digit.kmeans import assign
 from digit.nn.backbone import in_range
+from digit.nn.checks import check_vocabulary
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,10 @@ class TokenizerConfig:
     # exact: float32 with the centroids' own norms. The others repeat the published code on an imported
     # checkpoint: stored takes the norms that lie in it, half computes in float16 besides, as training did.
     distance: Literal["exact", "stored", "half"] = "exact"
+
+    def __post_init__(self) -> None:
+        """Fail at construction with the field's name."""
+        check_fields(self)
 
 
 class Tokenizer(nn.Module):
@@ -42,6 +48,7 @@ class Tokenizer(nn.Module):
     centroids: Tensor
     squares: Tensor | None
 
+    @checked
     def __init__(
         self,
         config: TokenizerConfig,
@@ -76,11 +83,13 @@ class Tokenizer(nn.Module):
         """Codes of a picture, in raster order."""
         return self.encoder.tokens
 
+    @checked
     @torch.no_grad()
     def features(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:
         """What the codes are the nearest centroids of; pixels as `Encoder.forward` takes them."""
         return self.encoder(pixels)
 
+    @checked
     @torch.no_grad()
     def encode(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
         """The codes of square pictures of any size: the nearest centroid, by `config.distance`.
@@ -89,14 +98,17 @@ class Tokenizer(nn.Module):
         """
         return self.nearest(self.encoder(in_range(pixels)))
 
+    @checked
     @torch.no_grad()
     def nearest(self, features: Float[Tensor, "b n d"]) -> Int[Tensor, "b n"]:
         """The codes of features."""
         half = self.config.distance == "half"
         return assign(features, self.centroids, squares=self.squares, half=half)
 
+    @checked
     def vectors(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b n d"]:
-        """The centroids that codes stand for."""
+        """The centroids that codes stand for; DigitError for codes that it has not."""
+        check_vocabulary(codes, self.config.codes)
         return F.embedding(codes, self.centroids)
 
 

@@ -12,10 +12,12 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from digit.calls import checked
 from digit.errors import DigitError
 from digit.nn.autoencoder import BlockStyle, Decoder, Encoder
 from digit.nn.backbone import as_floats, in_range
 from digit.nn.batch import in_pieces
+from digit.nn.checks import check_vocabulary
 from digit.vqgan_config import VQGANConfig
 
 
@@ -26,6 +28,7 @@ class VQGAN(nn.Module):
     downsampling.
     """
 
+    @checked
     def __init__(self, config: VQGANConfig) -> None:
         super().__init__()
         _check(config)
@@ -55,6 +58,7 @@ class VQGAN(nn.Module):
         """VQ codes of a picture."""
         return self.grid**2
 
+    @checked
     def encode(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
         """VQ codes in raster order of pixels, uint8 or floats in [0, 1]; DigitError for others.
 
@@ -62,8 +66,10 @@ class VQGAN(nn.Module):
         """
         return self.quantize(self.latents(in_range(pixels)))[0]
 
+    @checked
     def decode(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b 3 h w"]:
-        """Pixels in [0, 1] of `length` VQ codes in raster order."""
+        """Pixels in [0, 1] of `length` VQ codes in raster order; DigitError for codes that it has not."""
+        check_vocabulary(codes, self.config.codes)
         return self.decode_latents(self.code_latents(codes)).clamp(0, 1)
 
     def code_latents(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b d gh gw"]:

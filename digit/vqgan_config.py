@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from digit.bounds import Codebook, Count, Decay, Depth, Side, Size, Weight, Whole, check_bounds
+from digit.bounds import Codebook, Count, Decay, Depth, Side, Size, Weight, Whole
+from digit.calls import check_fields
 
 Family = Literal["maskgit", "taming"]
 Shortcut = Literal["branch", "input"]
@@ -32,7 +33,7 @@ class VQGANConfig:
 
     def __post_init__(self) -> None:
         """Refuse numbers without a meaning."""
-        check_bounds(self)
+        check_fields(self)
 
     @property
     def downsampling(self) -> int:
@@ -73,4 +74,4 @@ class VQGANLossConfig:
 
     def __post_init__(self) -> None:
         """Refuse numbers without a meaning."""
-        check_bounds(self)
+        check_fields(self)

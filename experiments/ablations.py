@@ -46,7 +46,7 @@ from ablation.schedule import Task, side_by_side
 from ablation.stages import equal_steps
 from devices import check_devices
 
-from digit.errors import DigitError
+from digit.errors import DigitError, on_command_line
 from digit.files import read_json, write_json_atomic
 from digit.progress import say
 from digit.training.log import read_status
@@ -56,6 +56,7 @@ SHARED = ("classifier", "encoders", "rows")  # parts that processes do side by s
 OVERHEAD = 12.0  # seconds a row for sampling and probes, for the plan
 
 
+@on_command_line()
 def main(arguments: list[str] | None = None) -> int:
     """Do the parts that are not done; 0 when all that was asked for is, 3 when time ran out."""
     options = parse(arguments)

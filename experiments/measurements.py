@@ -38,11 +38,12 @@ from measuring.scale import FULL, SMOKE
 from measuring.side_by_side import Desk, side_by_side
 from measuring.work import Run, do
 
-from digit.errors import DigitError
+from digit.errors import DigitError, on_command_line
 from digit.progress import say
 from digit.weights.model_folder import locate
 
 
+@on_command_line()
 def main(arguments: list[str] | None = None) -> int:
     """Do what is not done; 0 when all is, 2 for wrong options, 3 when something is left."""
     options = parse(arguments)

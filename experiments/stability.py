@@ -55,7 +55,7 @@ from native.scale import SMOKE, Scale
 
 from digit.data.images import open_images
 from digit.data.pixels import PixelData
-from digit.errors import DigitError
+from digit.errors import DigitError, on_command_line
 from digit.evaluation.result import read_result
 from digit.features import Encoder, encoder_config
 from digit.files import read_json, read_safetensors, write_json_atomic, write_safetensors_atomic
@@ -71,6 +71,7 @@ from digit.weights.artifact import load
 MEASURING = 1.5  # minutes kept for the measurements, which come last
 
 
+@on_command_line()
 def main(arguments: list[str] | None = None) -> int:
     """The command line; 0 when everything is done."""
     parser = argparse.ArgumentParser(

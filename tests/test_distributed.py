@@ -74,7 +74,7 @@ def test_each_process_has_a_gpu_of_its_own(gpus, monkeypatch):
         *["cuda:1"] * 3,
         "cpu",
     ]
-    with pytest.raises(DigitError, match="--device cuda:0: each of several processes"):
+    with pytest.raises(DigitError, match="device cuda:0: each of several processes"):
         device.choose_device("cuda:0")
 
 

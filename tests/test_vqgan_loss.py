@@ -187,6 +187,6 @@ def test_artifact_holds_no_training_state():
 
 
 def test_missing_perceptual_network_is_named():
-    with pytest.raises(DigitError, match="--perceptual-weights"):
+    with pytest.raises(DigitError, match="perceptual_weights"):
         stage(replace(CONFIG, perceptual="resnet18"))
     assert perceptual_network(CONFIG) is None

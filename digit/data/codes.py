@@ -15,6 +15,7 @@ import torch
 from jaxtyping import UInt16
 from torch import Tensor
 
+from digit.calls import checked
 from digit.data.order import order
 from digit.distributed import on_main, share
 from digit.errors import DigitError
@@ -115,6 +116,7 @@ class Codes:
         }
 
 
+@checked
 def open_codes(path: Path) -> Codes:
     """The set in `path`; of several processes, all of which call, the main one compares the checksums."""
 

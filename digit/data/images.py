@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from digit.calls import checked
 from digit.data.archives import LARGEST, SUFFIXES, Listing, ignore_reason, list_tars, list_zip
 from digit.data.classes import counted, find_classes, grouped, in_order, plain, plainly_named, relabel
 from digit.data.decode import BrokenImage
+from digit.data.samples import no_samples
 from digit.errors import DigitError
 
 
@@ -105,6 +107,7 @@ class ImageSource:
         }
 
 
+@checked
 def open_images(
     path: str | Path,
     *,
@@ -115,9 +118,9 @@ def open_images(
     """One picture, or those of a folder (flat or of class folders), zip, .tar or `x-{000..127}.tar`.
 
     The class of a picture is the path of folders it lies in, or what a shard states beside it (`find_classes`
-    says what is none). A split is chosen by `under="train"` or by the path's end, `pictures.zip:train`. Given
-    `classes`, labels are places in that list, so that the splits of a set, or the pictures for an existing
-    model, agree. Raises DigitError when there is nothing to read, a class is not listed, or, if `strict`, a
+    says what is none). Of what digit itself wrote only samples count, no grids, strips or plots.
+    A split is chosen by `under="train"` or by the path's end, `pictures.zip:train`. Given `classes`, labels
+    are places in that list, so that the splits of a set, or the pictures for an existing model, agree. Raises DigitError when there is nothing to read, a class is not listed, or, if `strict`, a
     picture has no class and others have.
     """
     path = Path(path)
@@ -125,19 +128,24 @@ def open_images(
         before, _, under = str(path).rpartition(":")
         path = Path(before)
     listing, kind = _list(path)
-    chosen, prefix = range(len(listing.names)), ""
+    sheets = no_samples(
+        listing.names, [name for name, _ in listing.ignored], path if kind == "folder" else None
+    )
+    chosen, prefix = [i for i in range(len(listing.names)) if i not in sheets], ""
     if under is not None:
         prefix = plain(under).strip("/") + "/"
         # At the top, or below the one folder that many archives wrap around everything.
         chosen = [
-            i for i, place in enumerate(listing.places)
-            if place.startswith(prefix) or place.partition("/")[2].startswith(prefix)
+            i for i in chosen
+            if (place := listing.places[i]).startswith(prefix)
+            or place.partition("/")[2].startswith(prefix)
         ]  # fmt: skip
     places = [f"/{listing.places[i]}".partition(f"/{prefix}")[2] for i in chosen]
-    ignored = [each for each in listing.ignored if not prefix or f"/{prefix}" in f"/{each[0]}"]
+    left_out = listing.ignored + [(listing.names[i], reason) for i, reason in sheets.items()]
+    ignored = [each for each in left_out if not prefix or f"/{prefix}" in f"/{each[0]}"]
     if not chosen:
         where = f"folder {under!r} of {path}" if under is not None else str(path)
-        hint = f" ({grouped(listing.ignored)})" if listing.ignored else ""
+        hint = f" ({grouped(left_out)})" if left_out else ""
         raise DigitError(f"no picture found in {where}{hint}: give a folder, zip or tar of pictures")
     stated = listing.label_names and [listing.label_names[i] for i in chosen]
     how: dict[str, Any] = {"known": classes or (), "split": prefix.split("/")[-2] if prefix else None}

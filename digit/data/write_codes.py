@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from digit.calls import checked
 from digit.data.codes import FORMAT, Codes
 from digit.data.identity import of_images
 from digit.data.images import ImageSource
@@ -53,6 +54,7 @@ class CodeKind:
     artifact: str  # id of the tokenizer or VQGAN, kept as lineage
 
 
+@checked
 def write_codes(
     source: ImageSource,
     out: Path,

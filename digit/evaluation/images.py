@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from digit.calls import checked
 from digit.data.classes import relabel
 from digit.distributed import is_main
 from digit.errors import DigitError
@@ -29,6 +30,7 @@ from digit.progress import say
 
 
 # Long by its signature and docstring.
+@checked
 def picture_metrics(
     samples: Source,
     reference: Source | Sequence[Measured],

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
+from digit.calls import checked
 from digit.errors import DigitError
 from digit.evaluation.inception import read_inception
 from digit.features import encoder_config, resize_positions
@@ -77,6 +78,7 @@ def _joined(parts: list[Tensor | None]) -> Tensor | None:
     return torch.cat(there) if there else None
 
 
+@checked
 def open_network(
     spec: str, *, inception_weights: Path | None = None, device: str | torch.device = "cpu"
 ) -> Network:

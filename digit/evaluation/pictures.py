@@ -18,6 +18,7 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 from torch import Tensor
 
+from digit.calls import checked
 from digit.data.decode import BrokenImage, decode
 from digit.data.images import ImageSource, open_images
 from digit.data.loader import Square, in_blocks, stream
@@ -48,6 +49,7 @@ class Pictures:
 Source = str | Path | ImageSource | Tensor | Iterable[Tensor] | Pictures  # uint8 tensors are n 3 h w
 
 
+@checked
 def open_pictures(
     source: Source, *, size: int | None = None, batch_size: int = 256, bilinear: bool = False
 ) -> Pictures:
@@ -212,6 +214,7 @@ def _member(archive: zipfile.ZipFile, name: str) -> Any:
     return archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True)
 
 
+@checked
 def open_npz(path: str | Path, batch_size: int = 256) -> Pictures:
     """A file of pictures, of statistics (mu, sigma, mu_s, sigma_s), or of both, as ADM's are.
 

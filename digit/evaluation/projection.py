@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from digit.calls import checked
 from digit.errors import DigitError
 from digit.evaluation.stability import Perturbation, perturb
 
@@ -26,12 +27,14 @@ class Views(NamedTuple):
     lda: Float[Tensor, "n r"]
 
 
+@checked
 def pca(points: Float[Tensor, "n d"], count: int) -> Float[Tensor, "d r"]:
     """The `count` orthonormal directions of largest variance, float64, largest first."""
     points = points.double()
     return torch.linalg.svd(points - points.mean(0), full_matrices=False)[2][:count].T
 
 
+@checked
 def lda(
     points: Float[Tensor, "n d"], labels: Int[Tensor, " n"], count: int, *, shrinkage: float = 0.0
 ) -> Float[Tensor, "d r"]:
@@ -125,6 +128,7 @@ def toy(
     return torch.stack((signal, nuisance * draws[:, 1]), 1), labels
 
 
+@checked
 def toy_values(nuisances: Sequence[float] = NUISANCES, *, seed: int = 0) -> Iterator[tuple[str, float]]:
     """Yield (name, value) by nuisance, for PCA and LDA fitted on one draw of the toy and measured on another.
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from digit.calls import checked
 from digit.errors import DigitError
 from digit.files import read_json, write_json_atomic
 from digit.weights.artifact import version
@@ -15,6 +16,7 @@ from digit.weights.artifact import version
 FORMAT = 1
 
 
+@checked
 def result(
     measurement: str,
     values: Iterable[tuple[str, float | int]],
@@ -54,12 +56,14 @@ def result(
     }
 
 
+@checked
 def write_result(path: Path, value: Mapping[str, Any]) -> None:
     """Write a result as JSON, whole or not at all; values that are not finite are written as null."""
     values = {name: number if math.isfinite(number) else None for name, number in value["values"].items()}
     write_json_atomic(path, {**value, "values": values})
 
 
+@checked
 def read_result(path: Path) -> dict[str, Any]:
     """Read a result; DigitError if the file is none."""
     value = read_json(path)

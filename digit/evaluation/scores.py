@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from digit.calls import checked
 from digit.distributed import add_up
 from digit.errors import DigitError
 
@@ -123,6 +124,7 @@ def _check_widths(a: Moments | Gaussian, b: Moments | Gaussian) -> None:
         )
 
 
+@checked
 def kernel_distance(
     samples: Float[Tensor, "n d"],
     reference: Float[Tensor, "m d"],
@@ -176,6 +178,7 @@ class PrecisionRecall(NamedTuple):
     recall: float  # of the reference pictures, inside the generated one's: variety
 
 
+@checked
 def precision_recall(
     reference: Float[Tensor, "m d"], generated: Float[Tensor, "n d"], *, k: int = 3, chunk: int = 2048
 ) -> PrecisionRecall:
@@ -211,6 +214,7 @@ def _squared(rows: Tensor, columns: Tensor) -> Tensor:
     return torch.addmm(norms, rows, columns.T, alpha=-2).clamp_min_(0)
 
 
+@checked
 def inception_score(
     probabilities: Float[Tensor, "n c"],
     *,
@@ -247,6 +251,7 @@ def inception_score(
     return float(stacked.mean()), float(stacked.std(correction=0))
 
 
+@checked
 def class_accuracy(probabilities: Float[Tensor, "n c"], labels: Int[Tensor, " n"]) -> float:
     """Share of pictures, in [0, 1], whose largest probability is their label's; logits serve as well.
 

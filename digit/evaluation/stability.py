@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from PIL import Image
 from torch import Tensor
 
+from digit.calls import checked
 from digit.errors import DigitError
 from digit.evaluation.codebook import codebook_report
 from digit.tokenizer import Tokenizer
@@ -177,6 +178,7 @@ def as_tokenizer(module: Tokenizer | VQGAN) -> PictureTokenizer:
     return whole
 
 
+@checked
 def stability(
     tokenizer: PictureTokenizer,
     pictures: Iterable[Float[Tensor, "_ 3 h w"]],

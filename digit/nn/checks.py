@@ -1,10 +1,24 @@
-"""What sampling refuses before it begins, each in a sentence."""
+"""What is refused before anything begins, each in a sentence: devices, and what sampling is given."""
+
+import re
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
 from digit.errors import DigitError
+
+
+def check_device(name: str | torch.device) -> torch.device:
+    """The device called so; DigitError where this machine has none."""
+    device = str(name)
+    if not re.fullmatch(r"(cpu|mps)(:0)?|cuda(:\d\d?)?", device):  # torch takes cuda:255 for cuda
+        raise DigitError(f"--device {device}: unknown device; choose cpu, cuda, cuda:N or mps")
+    found = torch.device(device)
+    there = {"cpu": 1, "cuda": torch.cuda.device_count() * torch.cuda.is_available()}
+    if (found.index or 0) >= there.get(found.type, torch.backends.mps.is_available()):
+        raise DigitError(f"--device {device}: there is no such GPU here; choose cpu")
+    return found
 
 
 def check_labels(
@@ -63,3 +77,11 @@ def check_codes(count: int, given: Int[Tensor, "b n"], *, length: int, codes: in
         raise DigitError(f"codes run from {lowest} to {highest}, the renderer knows {codes}")
     if guidance != 1:
         raise DigitError(f"guidance is {guidance}: a renderer has none, give 1")
+
+
+def check_vocabulary(codes: Int[Tensor, "b n"], vocabulary: int) -> None:
+    """Raises DigitError for codes outside 0 to vocabulary - 1."""
+    if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < vocabulary:
+        raise DigitError(
+            f"codes run from {int(codes.min())} to {int(codes.max())}: give codes from 0 to {vocabulary - 1}"
+        )

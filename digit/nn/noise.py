@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from digit.calls import checked
+
 AT_ONCE = 2**16  # numbers whose every intermediate array lies in a processor's own memory
 
 LN_2 = 0.6931471824645996
@@ -39,6 +41,7 @@ LOG_MANTISSA = (
 SQRT_HALF = 0x3F3504F3  # the bits of sqrt(1/2) in float32
 
 
+@checked
 def keys(seeds: Sequence[int] | Int[Tensor, " b"], *, stage: str) -> Int[Tensor, "b 2"]:
     """The bits of two 64-bit keys per seed, any whole number; on the CPU.
 

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from digit.calls import check_fields
 from digit.errors import DigitError
 from digit.nn.noise import gumbels
 
@@ -30,6 +31,7 @@ class SamplerConfig:
 
     def __post_init__(self) -> None:
         """Fail before the first batch."""
+        check_fields(self)
         if not 0 <= self.temperature < float("inf"):
             raise DigitError(
                 f"temperature is {self.temperature}: give a number from 0 (the likeliest code) up"

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from digit.calls import check_fields
 from digit.errors import DigitError
 
 
@@ -26,6 +27,7 @@ class TransformerConfig:
 
     def __post_init__(self) -> None:
         """Fail at construction, not in a reshape."""
+        check_fields(self)
         if min(self.width, self.layers, self.heads, self.mlp) < 1:
             raise DigitError(f"width, layers, heads and mlp must be at least 1, this transformer has {self}")
         if self.width % self.heads:

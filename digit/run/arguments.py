@@ -173,7 +173,8 @@ def _options(
         if word.count("|") and len(word) > LONG:
             text, word = f"{text.removesuffix('.')}: {word.replace('|', ', ')}.", "NAME"
         place = POSITIONAL in notes
-        return [Option(path, kind, word, default, text, group, place, None in notes, bounds_of(annotation))]
+        bounds = None if kind is str else bounds_of(annotation)  # those of Python's other type
+        return [Option(path, kind, word, default, text, group, place, None in notes, bounds)]
     hints, comments = get_type_hints(kind, include_extras=True), _comments(kind)  # pyright: ignore[reportArgumentType]
     hidden = next((note for note in notes if isinstance(note, Hidden)), hidden)
     return [
@@ -198,9 +199,9 @@ def _plain(annotation: Any) -> tuple[Any, list[Any]]:
         kind, notes = _plain(parts[0])
         return kind, [*parts[1:], *notes]
     if origin in (Union, types.UnionType):
-        (part,) = (part for part in parts if part is not type(None))
+        part = next(part for part in parts if part is not type(None))
         kind, notes = _plain(part)
-        return kind, [*notes, None]
+        return kind, [*notes, *([None] if type(None) in parts else [])]
     if origin is tuple:
         members = [_plain(part) for part in parts]
         return tuple[tuple(kind for kind, _ in members)], [note for _, notes in members for note in notes]

@@ -3,10 +3,12 @@
 from pathlib import Path
 from typing import Any, Literal
 
+from digit.calls import checked
 from digit.run.options import File, Folder
 from digit.run.table import print_table, saved
 
 
+@checked
 def compose(
     prior: Folder,
     vqgan: Folder,

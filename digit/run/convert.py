@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from digit.bounds import Bounds, Size
+from digit.calls import checked
 from digit.run.options import File, Folder, Pixels, Positional
 from digit.run.table import print_table, saved
 
 PICTURES = 256  # side in pixels that the published tokenizers see before their encoder's own resize
 
 
+@checked
 def convert(
     file: Positional[File],
     out: Folder,
@@ -111,6 +113,7 @@ def convert(
     return record
 
 
+@checked
 def convert_official(
     name: Positional[Literal["base", "base_400", "base_cond", "base_cond_400", "large", "large_cond"]],
     out: Folder,

@@ -1,12 +1,12 @@
 """Which device a command uses."""
 
 import os
-import re
 
 import torch
 
 from digit.distributed import local_rank, world_size
 from digit.errors import DigitError
+from digit.nn.checks import check_device
 from digit.progress import say
 
 
@@ -28,18 +28,10 @@ def choose_device(name: str | None, *, float64: bool = False) -> torch.device:
         own = torch.device("cuda", local_rank() % torch.cuda.device_count())
     if name == "cuda" and own is not None:
         return own
-    if not re.fullmatch(r"(cpu|mps)(:0)?|cuda(:\d\d?)?", name):  # torch takes cuda:255 for cuda
-        raise DigitError(f"--device {name}: unknown device; choose cpu, cuda, cuda:N or mps")
-    device = torch.device(name)
+    device = check_device(name)
     if device.type == "mps" and (float64 or world_size() > 1):
         why = "this command adds in float64, which it has not" if float64 else "it serves one process"
         raise DigitError(f"--device {name}: {why}; choose cpu")
-    if device.type == "mps" and not torch.backends.mps.is_available():
-        raise DigitError(f"--device {name}: there is no such GPU here; choose cpu")
-    if device.type == "cuda" and not (
-        torch.cuda.is_available() and (device.index or 0) < torch.cuda.device_count()
-    ):
-        raise DigitError(f"--device {name}: there is no such GPU here; choose cpu")
     if device.type == "cuda" and own is not None and device != own:  # NCCL wants tensors where its group is
         raise DigitError(f"--device {name}: each of several processes has a GPU of its own; choose cuda")
     return device

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from digit.bounds import Size, Weight, check_bounds
+from digit.bounds import Size, Weight
+from digit.calls import check_fields
 from digit.errors import DigitError
 from digit.run.table import print_table
 from digit.training.config import TrainConfig
@@ -35,7 +36,7 @@ class DryRun:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be meant."""
-        check_bounds(self)
+        check_fields(self)
 
     @contextlib.contextmanager
     def building(self) -> Iterator[None]:

@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from digit.bounds import Batch, Bounds, Codebook, Count, Depth, Positive, Seed, Share, Whole
+from digit.calls import checked
 from digit.errors import DigitError
 from digit.run.options import Device, File, Folder, Name, Pictures, Pixels
 from digit.run.table import print_table, saved
 
 
+@checked
 def fit(
     images: Pictures,
     out: Folder,

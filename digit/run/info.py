@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from digit.calls import checked
 from digit.run.options import Name, Positional
 from digit.run.table import print_table
 
 
+@checked
 def info(path: Positional[Name | None] = None) -> dict[str, Any]:
     """Describe an artifact, a model, a tokenised data set, a training's folder, samples or a result file.
 

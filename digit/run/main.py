@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from digit import __version__
-from digit.errors import DigitError
+from digit.errors import DigitError, on_command_line
 from digit.run.arguments import call_of, options_of, parser_of, typed
 from digit.run.processes import by_exception, interrupted, number, run_together, without_processes
 from digit.run.recipes import defaults_of, described
@@ -62,6 +62,7 @@ class Command:
     unused: list[str]  # sentences about options that change nothing
 
 
+@on_command_line()
 def understand(arguments: list[str]) -> Command | str:
     """What the command line asks for, or the page of help that it asks for.
 
@@ -98,6 +99,7 @@ def run(arguments: list[str]) -> int:
     return carry_out(command)
 
 
+@on_command_line()
 def carry_out(command: Command) -> int:
     """Run the verb, alone or in several processes; its exit code."""
     arguments, processes = command.arguments, command.processes
@@ -139,6 +141,7 @@ def carry_out(command: Command) -> int:
     return 0
 
 
+@on_command_line()
 def main() -> None:
     """The console script."""
     code = 2

@@ -1,10 +1,12 @@
 """`digit sample`: classes and seeds -> pictures, a grid of them and samples.json."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from digit.bounds import Batch, Count, Draws, Guidance, Temperature, TopP, Weight, Whole
+from digit.calls import checked
 from digit.errors import DigitError
 from digit.run.options import Device, File, Folder, Label, Model, Pictures, Positional, Seeds
 from digit.run.table import saved
@@ -13,6 +15,7 @@ from digit.run.unused import not_used
 RENDERERS = {"autoregressive": ("renderer_top_k", "renderer_top_p"), "masked": ("passes", "noise")}
 
 
+@checked
 def sample(
     model: Positional[Model | None] = None,
     *,
@@ -57,7 +60,7 @@ def sample(
         model: a folder, a bundled model's name, or owner/name on the hub; the bundled one if left out.
         num: how many pictures; seeds count from 0. 16 if neither this nor --seeds is given, and 8 of each
             picture to complete.
-        seeds: which ones, as 0-63 or 1,5,9-12.
+        seeds: which ones, as 0-63 or 1,5,9-12; in Python also a list of numbers.
         labels: class names or numbers, one per seed; fewer are repeated in turn. Without, a seed has its own.
         unconditional: draw without a class.
         prefix_from: a picture, or a folder, zip or tar of them, to complete; their class is that of
@@ -83,7 +86,7 @@ def sample(
         device: cpu, cuda, cuda:N or mps; an NVIDIA GPU if there is one.
     """
     wanted = _wanted(num, seeds, default=16 if prefix_from is None else 8)
-    _check(labels, unconditional, prefix_from, prefix, npz, batch)
+    _check(labels, unconditional, prefix_from, prefix, npz)
     from digit.data.identity import of_set
     from digit.distributed import by_main, is_main
     from digit.files import locked, make_folder
@@ -153,23 +156,25 @@ def sample(
     return record
 
 
-def _wanted(num: int | None, seeds: str | None, *, default: int) -> list[int]:
+def _wanted(num: int | None, seeds: str | Sequence[int] | None, *, default: int) -> list[int]:
     """The seeds asked for."""
-    if seeds is not None and num is not None:
+    if seeds is None:
+        return list(range(default if num is None else num))
+    if num is not None:
         raise DigitError("--num and --seeds say the same thing twice: give one of them")
-    wanted = parse_seeds(seeds) if seeds is not None else list(range(default if num is None else num))
-    if not wanted:
-        raise DigitError(f"--num {num}: draw at least one picture")
+    wanted = parse_seeds(seeds) if isinstance(seeds, str) else list(seeds)
+    if not wanted or len(set(wanted)) < len(wanted):
+        what = "a seed stands there twice" if wanted else "there is none"
+        raise DigitError(f"--seeds {seeds}: {what}; each names one picture")
     return wanted
 
 
 def _check(
-    labels: tuple[str, ...] | None,
+    labels: tuple[str | int, ...] | None,
     unconditional: bool,
     prefix_from: str | Path | None,
     prefix: Whole | None,
     npz: Path | None,
-    batch: Batch | None,
 ) -> None:
     """DigitError for options that exclude each other or mean nothing."""
     if (prefix_from is None) != (prefix is None):
@@ -178,8 +183,6 @@ def _check(
         raise DigitError("--unconditional and --labels exclude each other: give one of them")
     if npz is not None and (Path(npz).suffix != ".npz" or prefix_from is not None):
         raise DigitError(f"--npz {npz}: name a file that ends in .npz, and give no --prefix-from")
-    if batch is not None and batch < 1:
-        raise DigitError(f"--batch {batch}: draw at least one picture at once")
 
 
 def _say_unused(renderer: str | None, settings: dict[str, Any]) -> None:
@@ -219,7 +222,7 @@ def parse_seeds(text: str) -> list[int]:
     """`0-3,7` as [0, 1, 2, 3, 7].
 
     Raises:
-        DigitError: not a list of numbers and ranges, or a seed named twice.
+        DigitError: not a list of numbers and ranges.
     """
     seeds: list[int] = []
     for part in text.split(","):
@@ -230,6 +233,4 @@ def parse_seeds(text: str) -> list[int]:
         if last >= 2**63 or len(seeds) + last - first >= 10**7:
             raise DigitError(f"--seeds {part}: give seeds below 2^63, and 10,000,000 at most")
         seeds.extend(range(first, last + 1))
-    if len(set(seeds)) < len(seeds):
-        raise DigitError(f"--seeds {text}: a seed stands there twice; each names one picture")
     return seeds

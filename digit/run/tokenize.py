@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from digit.bounds import Batch, Count, Depth, Seed
-from digit.errors import DigitError
+from digit.calls import checked
+from digit.errors import DigitError, spoken
 from digit.run.options import Device, Folder, Name, Pictures, Pixels
 from digit.run.table import print_table, saved
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from digit.data.write_codes import CodeKind
 
 
+@checked
 def tokenize(
     images: Pictures,
     out: Folder,
@@ -164,4 +166,4 @@ def _tell_plan(plan: dict[str, Any], out: Path) -> None:
     }
     print_table(f"dry run: codes of {plan['inputs']['path']} in {out}", ["value"], rows)
     if not disk["fits"]:
-        print("the disk has too little room: make some or choose another --out")
+        print(spoken("the disk has too little room: make some or choose another --out"))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from digit.bounds import Decay, Depth, Positive, Size, Weight
+from digit.calls import checked, taken
 from digit.errors import DigitError
 from digit.run.dry_run import DryRun
 from digit.run.options import Codes, Device, File, Folder, Hidden, Pictures
@@ -39,6 +40,7 @@ PriorRecipe = Literal[
 RendererRecipe = Literal["renderer_ar", "renderer_masked"]
 
 
+@checked
 def train_vqgan(
     images: Pictures,
     out: Folder,
@@ -123,6 +125,7 @@ def train_vqgan(
     return {**record, "inputs": source.counts()}
 
 
+@checked
 @by_recipe("prior")
 def train_prior(
     codes: Codes,
@@ -217,6 +220,7 @@ def train_prior(
     return stages.run_stage(stage, data, training, found, where, evaluate, picture, keep, "prior")
 
 
+@checked
 @by_recipe("renderer")
 def train_renderer(
     codes: Codes,
@@ -299,6 +303,7 @@ def train_renderer(
     return stages.run_stage(stage, data, training, found, where, evaluate, picture, keep, "renderer")
 
 
+@checked
 @by_recipe("probe")
 def train_probe(
     prior: Folder,
@@ -368,6 +373,7 @@ def train_probe(
     return stages.run_stage(stage, data, training, found, where, evaluate, None, keep, "linear probe")
 
 
+@checked
 def train_recipe(name: str, *, codes: str | Path, out: str | Path, **changes: Any) -> dict[str, Any]:
     """Run a recipe with changes to any of its settings: what `digit train STAGE --recipe NAME` does.
 
@@ -375,8 +381,8 @@ def train_recipe(name: str, *, codes: str | Path, out: str | Path, **changes: An
         name: base, base_cond, large, renderer_ar, ...: one of digit.run.recipes.RECIPES.
         codes: folder of `digit tokenize`.
         out: the run's folder; the same call resumes a stopped run.
-        changes: fields of TrainConfig (steps=10), of its OptimizerConfig (lr=1e-3), or arguments of the
-            function that trains the stage (width=64, held_out, device, prior, ...).
+        changes: fields of TrainConfig (steps=10), of its OptimizerConfig (lr=1e-3), of DryRun (dry_run=True),
+            or arguments of the function that trains the stage (width=64, held_out, device, prior, ...).
 
     Raises:
         DigitError: no such recipe or setting, a conditional recipe on codes without labels, and whatever the
@@ -387,13 +393,16 @@ def train_recipe(name: str, *, codes: str | Path, out: str | Path, **changes: An
     recipe = RECIPES[name]
     train = {"prior": train_prior, "renderer": train_renderer, "probe": train_probe}[recipe.stage]
 
-    def taken(kind: type) -> dict[str, Any]:
+    def of(kind: type) -> dict[str, Any]:
         return {field.name: changes.pop(field.name) for field in fields(kind) if field.name in changes}
 
-    training = replace(changes.pop("training", recipe.training), **taken(TrainConfig))
-    training = replace(training, optimizer=replace(training.optimizer, **taken(OptimizerConfig)))
+    training = taken("training", changes.pop("training", recipe.training), TrainConfig)
+    training = replace(training, **of(TrainConfig))
+    training = replace(training, optimizer=replace(training.optimizer, **of(OptimizerConfig)))
+    if plan := of(DryRun):
+        changes["plan"] = DryRun(**plan)
     signature = inspect.signature(train).parameters
-    known = [*signature, *(field.name for field in fields(TrainConfig))]
+    known = [*signature, *(field.name for kind in (TrainConfig, DryRun) for field in fields(kind))]
     for change in changes:
         if change not in known or change in IDENTITY:
             close = difflib.get_close_matches(change, known, n=1)
@@ -402,6 +411,4 @@ def train_recipe(name: str, *, codes: str | Path, out: str | Path, **changes: An
     for option, parameter in signature.items():
         if parameter.default is parameter.empty and option not in {*changes, "codes", "out"}:
             raise DigitError(f"recipe {name} needs {option}: give {option}=...")
-        if isinstance(changes.get(option), str) and "Path" in str(parameter.annotation):
-            changes[option] = Path(changes[option])
     return train(codes=Path(codes), out=Path(out), recipe=name, training=training, **changes)

@@ -4,7 +4,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from digit.bounds import Batch, Count, Decay, Positive, Seed, Weight, Whole, check_bounds
+from digit.bounds import Batch, Count, Decay, Positive, Seed, Weight, Whole
+from digit.calls import check_fields
 from digit.errors import DigitError
 
 
@@ -27,7 +28,7 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        check_bounds(self)
+        check_fields(self)
         if self.min_lr > self.lr:
             raise DigitError(f"min_lr: {self.min_lr} is above lr, {self.lr}: give a smaller one")
         if self.kind == "sgd" and self.nesterov and self.betas[0] == 0:
@@ -65,7 +66,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""
-        check_bounds(self)
+        check_fields(self)
 
 
 def accumulation(config: TrainConfig, processes: int = 1) -> int:

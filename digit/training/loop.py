@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from digit.calls import checked
 from digit.distributed import (
     any_of,
     by_main,
@@ -34,6 +35,7 @@ from digit.distributed import (
 )
 from digit.errors import DigitError
 from digit.files import atomic_path, clean_up
+from digit.nn.checks import check_device
 from digit.training import checkpoint
 from digit.training.config import TrainConfig
 from digit.training.interrupt import Interrupts
@@ -59,6 +61,7 @@ class Stop(enum.IntEnum):
 SIGNALS = {signal.SIGINT: Stop.INTERRUPTED, signal.SIGTERM: Stop.TERMINATED}
 
 
+@checked
 def train(
     stage: nn.Module,
     data: Callable[[int], Any],
@@ -95,7 +98,7 @@ def train(
     (Terminated for SIGTERM).
     """
     out, started = Path(out), time.monotonic()
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = check_device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     with contextlib.ExitStack() as stack:
         stack.enter_context(by_main(_own(out)))
         # the caller's randomness goes on as if nothing had happened

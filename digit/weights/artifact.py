@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from digit.calls import checked
 from digit.errors import DigitError
 from digit.features import Encoder, EncoderConfig
 from digit.files import (
@@ -21,6 +22,7 @@ from digit.files import (
     write_safetensors_atomic,
 )
 from digit.nn.backbone import DINOV3_LICENCE
+from digit.nn.checks import check_device
 from digit.nn.classifier import Classifier, ClassifierConfig
 from digit.nn.linear_probe import Probe, ProbeConfig
 from digit.prior import Prior, PriorConfig
@@ -59,6 +61,7 @@ _IMPOSSIBLE = (
 )  # fmt: skip
 
 
+@checked
 def save(
     module: nn.Module,
     path: str | Path,
@@ -115,6 +118,7 @@ def identity(module: nn.Module) -> str:
     return fingerprint(json.dumps([kind_of(module), changed(config)], sort_keys=True), _tensors(module))
 
 
+@checked
 def load(
     path: str | Path,
     *,
@@ -129,7 +133,7 @@ def load(
     `kind`, when settings or tensors do not fit, when a weight is NaN or infinite, or when a newer digit wrote
     it.
     """
-    path = Path(path)
+    path, device = Path(path), check_device(device)
     artifact = verify(path, kind=kind)
     stage_type, config_type = classes_of(artifact["kind"])
     if dtype not in (None, torch.float32) and artifact["kind"] not in LOW_PRECISION:

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
+from digit.bounds import Count, Weight
+from digit.calls import check_fields
 from digit.errors import DigitError, LineageError, check_lineage
 from digit.files import read_json, write_json_atomic
 from digit.nn.sampling import DRAW, SamplerConfig
@@ -28,9 +30,13 @@ class PipelineSampling:
     prior_unconditional: SamplerConfig = field(default_factory=SamplerConfig)  # without labels
     renderer: SamplerConfig = field(default_factory=SamplerConfig)  # the autoregressive renderer
     masked: SamplerConfig = field(default_factory=SamplerConfig)  # the masked renderer
-    masked_steps: int = 8  # its passes
-    masked_noise: float = 4.5  # weight of its Gumbel noise on confidence
+    masked_steps: Count = 8  # its passes
+    masked_noise: Weight = 4.5  # weight of its Gumbel noise on confidence
     draw: str | None = DRAW  # the rule that these settings were made for; None: older than this field
+
+    def __post_init__(self) -> None:
+        """Fail at construction with the field's name."""
+        check_fields(self)
 
 
 class Model(NamedTuple):

@@ -21,7 +21,7 @@ def test_a_protocol_takes_its_own_number_of_pictures():
         assert name == protocol.name
         check_number("samples", 50_000, protocol, few=False)
         check_number("samples", 3, protocol, few=True)
-        with pytest.raises(DigitError, match="pass --few"):
+        with pytest.raises(DigitError, match="pass few"):
             check_number("samples", 3, protocol, few=False)
     check_number("samples", FEWEST, OWN, few=False)
     check_number("the reference", FEWEST, ADM, few=False, reference=True)

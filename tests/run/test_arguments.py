@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from digit.errors import DigitError
+from digit.errors import DigitError, on_command_line
 from digit.run.arguments import call_of, options_of, parser_of, typed
 
 
@@ -44,8 +44,9 @@ def verb(
 
 
 def call(*arguments: str, defaults=None):
-    parser = parser_of("verb", verb, defaults)
-    return call_of(verb, typed(parser, arguments), defaults or {})
+    with on_command_line():
+        parser = parser_of("verb", verb, defaults)
+        return call_of(verb, typed(parser, arguments), defaults or {})
 
 
 def test_only_what_is_typed_is_given():

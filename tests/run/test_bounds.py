@@ -7,7 +7,8 @@ from typing import get_args, get_origin
 
 import pytest
 
-from digit.bounds import Bounds, bounds_of, check_bounds
+from digit.bounds import Bounds, bounds_of
+from digit.calls import check_fields
 from digit.errors import DigitError
 from digit.run import main
 from digit.run.arguments import options_of, parser_of
@@ -135,4 +136,4 @@ def test_python_callers_get_the_same_sentence(kind, wrong):
         match=r"^[a-z0-9_]+: .* is out of bounds: give a",
     ):
         kind(**wrong)
-    check_bounds(VQGANConfig())
+    check_fields(VQGANConfig())

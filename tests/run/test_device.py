@@ -26,14 +26,14 @@ def test_what_is_not_there_is_said(monkeypatch):
     unknown = ("", "gpu", "tpu", "xpu", "meta", "cpu:x", "cuda:-1", "cuda:255", "cpu:7", "mps:", "CUDA")
     absent = ("cuda", "cuda:7", "cuda:99", "mps", "mps:0")
     for name, words in (*((n, "unknown device") for n in unknown), *((n, "no such GPU") for n in absent)):
-        with pytest.raises(DigitError, match=f"--device {name}: .*{words}"):
+        with pytest.raises(DigitError, match=f"^device {name}: .*{words}"):
             choose_device(name)
 
 
 def test_a_macs_gpu_is_taken_by_name(monkeypatch):
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     assert choose_device("mps").type == "mps" and choose_device(None).type == "cpu"
-    with pytest.raises(DigitError, match="--device mps: this command adds in float64"):
+    with pytest.raises(DigitError, match=r"^device mps: this command adds in float64"):
         choose_device("mps", float64=True)
 
 

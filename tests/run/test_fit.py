@@ -69,7 +69,7 @@ def test_an_encoder_of_an_artifact_has_its_own_settings(chain, tmp_path, option)
     from digit.weights.artifact import save
 
     save(load(chain.root / "tokenizer").encoder, tmp_path / "encoder")
-    with pytest.raises(DigitError, match=r"convert its file again|leave out the other --encoder options"):
+    with pytest.raises(DigitError, match=r"convert its file again|leave out the other encoder options"):
         fit(chain.images, tmp_path / "t", encoder=str(tmp_path / "encoder"), clusters=4, **option)
     made = fit(
         chain.images,

@@ -225,7 +225,7 @@ def test_python_takes_recipes_too(chain, tmp_path):
     )
     config = describe(tmp_path)["config"]
     assert (config["width"], config["classes"], config["dropout"]) == (16, 0, 0.1)
-    with pytest.raises(DigitError, match="no recipe 'base' of a renderer: choose from renderer_ar"):
+    with pytest.raises(DigitError, match="recipe: give one of renderer_ar, renderer_masked, not 'base'"):
         digit.train_renderer(chain.root / "codes", tmp_path, recipe="base")
 
 

@@ -67,5 +67,5 @@ def test_a_prior_has_the_classes_of_its_codes_or_none(chain):
     assert stages.classes_of(codes, False, None) == []
     codes.labels = None
     assert stages.classes_of(codes, True, None) == []
-    with pytest.raises(DigitError, match="--recipe base"):
+    with pytest.raises(DigitError, match="take recipe base"):
         stages.classes_of(codes, True, "base_cond")

@@ -75,7 +75,7 @@ def test_a_tokenizer_that_was_not_trained_with_is_refused(tmp_path):
         ("km.npy", {"part": "vqgan"}, "--part"),
         ("stage1_cls.pt", {"part": "vqgan"}, "no VQGAN"),
         ("stage1_cls.pt", {"part": "prior"}, "no linear probe"),
-        ("stage1_cls.pt", {"part": "tokenizer"}, "--encoder-heads"),
+        ("stage1_cls.pt", {"part": "tokenizer"}, "encoder_heads"),
         ("stage1_cls.pt", {"tokenizer": Path("nowhere")}, "nowhere"),
     ],
 )
@@ -106,7 +106,7 @@ def test_tokenizer_of_every_checkpoint_is_the_same(contents):
 
 
 def test_heads_of_an_odd_encoder_must_be_given(contents):
-    with pytest.raises(DigitError, match="--encoder-heads"):
+    with pytest.raises(DigitError, match="encoder_heads"):
         tokenizer_copy(contents["stage1_cls"], where="x")
 
 

@@ -291,7 +291,7 @@ def test_heads_by_width(width, moco, heads):
     if moco:
         content = {"state_dict": prefixed("module.base_encoder.", content)}
     if heads is None:
-        with pytest.raises(DigitError, match=r"file does not say .* its 32 channels .* pass --encoder-heads"):
+        with pytest.raises(DigitError, match=r"file does not say .* its 32 channels .* pass encoder_heads"):
             convert_vit(content, where="file", image_size=4, block=-1)
         return
     encoder = convert_vit(content, where="file", image_size=4, block=-1)
@@ -416,8 +416,8 @@ BAD = {
         {},
     ),
     r"patch_embed.proj.weight \[32\]": (changed(patch_embed__proj__weight=torch.ones(32)), {}),
-    "--encoder-heads 5 does not divide the 32 channels": (weights(), {"heads": 5}),
-    "--encoder-heads 0 does not": (weights(), {"heads": 0}),
+    "encoder_heads 5 does not divide the 32 channels": (weights(), {"heads": 5}),
+    "encoder_heads 0 does not": (weights(), {"heads": 0}),
     "patches of 4 pixels, which 15 is no multiple": (weights(), {"image_size": 15}),
     "has 4 blocks, none numbered -5": (weights(), {"block": -5}),
     "has 0 blocks": (

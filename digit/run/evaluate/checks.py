@@ -2,11 +2,13 @@
 
 from typing import Any
 
+from digit.calls import checked
 from digit.errors import DigitError
 from digit.run.options import Device, File, Positional
 from digit.run.table import print_table
 
 
+@checked
 def compare_results(a: Positional[File], b: Positional[File]) -> dict[str, Any]:
     """Two results side by side, with b - a; refused unless measured alike, on the same features.
 
@@ -34,6 +36,7 @@ def compare_results(a: Positional[File], b: Positional[File]) -> dict[str, Any]:
     return {**alike, "counts": {"a": first["counts"], "b": second["counts"]}, "values": values}
 
 
+@checked
 def selftest(*, device: Device | None = None) -> dict[str, Any]:
     """Closed-form Gaussians, merged statistics, torch-fidelity's own values; exit code 2 if one is off.
 

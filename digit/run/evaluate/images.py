@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from digit.bounds import Batch
+from digit.calls import checked
 from digit.run.options import Device, File, Network, Pictures, Pixels
 from digit.run.table import print_table
 
 Metrics = tuple[Literal["fd", "sfd", "is", "kd", "precision_recall", "class_accuracy"], ...]
 
 
+@checked
 def evaluate_images(
     samples: Pictures,
     reference: Pictures,

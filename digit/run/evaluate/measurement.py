@@ -16,11 +16,12 @@ from torch import Tensor
 from digit.data.identity import of_folder, of_set
 from digit.data.images import ImageSource, open_images
 from digit.data.loader import Report, stream
-from digit.errors import DigitError
+from digit.data.samples import listed_samples
+from digit.errors import DigitError, spoken
 from digit.evaluation.networks import Network, open_network
 from digit.evaluation.pictures import Pictures, open_npz
 from digit.evaluation.result import read_result, result, write_result
-from digit.files import make_folder, read_json
+from digit.files import make_folder
 from digit.pipeline import DigitPipeline
 from digit.progress import progress, say
 from digit.run.claim import RESULTS, contents, identity_of, nothing_left
@@ -96,16 +97,17 @@ def measured(written: Path | None, made_of: Mapping[str, Any]) -> dict[str, Any]
     return before
 
 
-def of_classes(images: str, under: str | None, classes: Sequence[str], per_class: int) -> ImageSource:
+def of_classes(images: str, under: str | None, classes: Sequence[str | int], per_class: int) -> ImageSource:
     """The first `per_class` pictures of each class named, or of all, which a line says; DigitError without
     such labels."""
     source = open_images(images, under=under)
     if source.labels is None:
         raise DigitError(f"the pictures of {images} have no labels: put them into class folders")
+    places = {name: i for i, name in enumerate(source.classes)} | {i: i for i in range(len(source.classes))}
     for name in classes:
-        if name not in source.classes:
+        if name not in places:
             raise DigitError(f"{images} has no class {name!r}: it has {', '.join(source.classes[:12])}")
-    wanted = [source.classes.index(name) for name in classes] or range(len(source.classes))
+    wanted = [places[name] for name in classes] or range(len(source.classes))
     chosen = [np.flatnonzero(source.labels == label)[:per_class] for label in wanted]
     some = source.select(np.sort(np.concatenate(chosen)))
     say(some.read_as)
@@ -122,11 +124,8 @@ def generated(path: str) -> ImageSource | Pictures:
         return found
     if not (folder / "samples.json").is_file():
         return open_told(path)
-    listed = read_json(folder / "samples.json")
-    rows = listed.get("samples") if isinstance(listed, dict) else None
-    if not isinstance(rows, list) or not all(
-        isinstance(row, dict) and isinstance(row.get("file"), str) for row in rows
-    ):
+    rows = listed_samples(folder)
+    if rows is None:
         raise DigitError(f"{folder / 'samples.json'} is no list of `digit sample`: take it out of the folder")
     images = open_images(folder)
     places = {name: place for place, name in enumerate(images.names)}
@@ -138,7 +137,8 @@ def generated(path: str) -> ImageSource | Pictures:
     if names and all(row.get("class") for row in rows):
         labels = np.array([names.index(row["class"]) for row in rows])
     listed = images.select([places[row["file"]] for row in rows])
-    told = replace(listed, labels=labels, classes=names if labels is not None else [], ignored=[])
+    others = [each for each in images.ignored if each[0].endswith(".png")]
+    told = replace(listed, labels=labels, classes=names if labels is not None else [], ignored=others)
     told = replace(told, notes=["samples.json names none for some"] if labels is None else [])
     say(told.read_as)
     return told
@@ -276,7 +276,7 @@ def keep(
     for warning in value.get("warnings", ()):
         print(warning)
     if written is None:
-        print(f"not kept: --out FOLDER keeps the full record as JSON{also}")
+        print(spoken(f"not kept: --out FOLDER keeps the full record as JSON{also}"))
     else:
         saved(written, *files)
 

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from digit.bounds import Batch, Guidance, Several, Temperature, TopP, Whole
+from digit.calls import checked
 from digit.run.options import Device, File, Model, Network, Pictures, Positional
 from digit.run.table import print_table
 
 
+@checked
 def evaluate_prefix(
     models: Positional[tuple[Model, ...]],
     images: Pictures,

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from digit.bounds import Batch, Depth, Positive, Seed
-from digit.errors import DigitError
+from digit.calls import checked
+from digit.errors import DigitError, spoken
 from digit.run.options import Codes, Device, Folder, Pictures
 from digit.run.table import print_table
 
@@ -20,6 +21,7 @@ PROTOCOL = (
 POOLS = {"all": "the start and all codes, as in the reference", "codes": "the codes alone, without the start"}
 
 
+@checked
 def evaluate_probe(
     prior: tuple[Folder, ...] = (),
     codes: tuple[Codes, ...] = (),
@@ -122,7 +124,8 @@ def evaluate_probe(
     )
     _print(probed)
     if not test and not test_images:
-        print("chosen and scored on the same pictures, which is slightly optimistic: --test scores on others")
+        line = "chosen and scored on the same pictures, which is slightly optimistic: --test scores on others"
+        print(spoken(line))
     plot = partial(_draw, probed, names, f"linear probe by layer, mean over {POOLS[pool]}")
     measurement.keep(written, value, made_of=made_of, plot=plot, also=", and a plot by layer")
     return value

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from digit.bounds import MANY, Batch, Bounds, Seed, Share
+from digit.calls import checked
 from digit.errors import DigitError
 from digit.run.options import Device, Folder, Label, Pictures, Pixels
 from digit.run.table import print_table
 
 
+@checked
 def evaluate_projection(
     *,
     out: Path | None = None,

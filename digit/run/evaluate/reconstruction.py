@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from digit.bounds import Batch, Several
+from digit.calls import checked
 from digit.run.options import Device, File, Model, Network, Pictures, Positional
 from digit.run.table import print_table
 
 
+@checked
 def evaluate_reconstruction(
     model: Positional[Model],
     images: Pictures,

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from digit.bounds import Batch, Count, Seed
+from digit.calls import checked
 from digit.errors import DigitError
 from digit.run.options import Device, Folder, Pictures, Pixels
 from digit.run.table import print_table
 
 
+@checked
 def evaluate_stability(
     images: Pictures,
     tokenizers: tuple[Folder, ...],

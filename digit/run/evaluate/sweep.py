@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from digit.bounds import Batch, Count, Guidance, Several, Temperature, TopP, Weight, Whole
+from digit.calls import checked
 from digit.run.options import Device, File, Model, Network, Pictures, Positional
 from digit.run.table import print_table
 
 
+@checked
 def evaluate_sweep(
     model: Positional[Model | None] = None,
     *,
