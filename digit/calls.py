@@ -106,7 +106,7 @@ def _as(value: Any, annotation: Any) -> Any:
         if not callable(value):
             raise _unlike(value, "a function")
     elif _is_class(annotation) and not isinstance(value, annotation):
-        raise _unlike(value, f"a {annotation.__name__}")
+        raise _unlike(value, f"{_article(annotation.__name__)} {annotation.__name__}")
     return value
 
 
@@ -164,6 +164,8 @@ def _tensor(value: Any, annotation: Any) -> Any:
     """A tensor of the annotated kind and shape; whole numbers of any width count as whole numbers."""
     import torch
 
+    if hasattr(value, "flags"):  # torch takes no array that is read only or runs backwards, nor another order
+        value = value.astype(value.dtype.newbyteorder("="))
     try:
         found = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError, OverflowError):
@@ -196,10 +198,16 @@ def _meant(annotation: Any) -> str:
         return "a tensor"
     if get_origin(kind) in (tuple, list, Sequence):
         return "a list"
-    return _MEANT.get(kind) or f"a {getattr(kind, '__name__', 'value')}"
+    name = getattr(kind, "__name__", "value")
+    return _MEANT.get(kind) or f"{_article(name)} {name}"
+
+
+def _article(name: str) -> str:
+    return "an" if name[0] in "AEIOaeio" else "a"
 
 
 def _unlike(value: Any, meant: str) -> _Unlike:
     simple = value is None or isinstance(value, str | int | float)
-    shown = repr(value) if simple else f"a {type(value).__name__}"
+    name = type(value).__name__
+    shown = repr(value) if simple else f"{_article(name)} {name}"
     return _Unlike(f"give {meant}, not {shown if len(shown) < 60 else shown[:56] + '...'}")

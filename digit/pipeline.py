@@ -304,6 +304,7 @@ class DigitPipeline:
         """The renderers this pipeline has, the default one first."""
         return [name for name, part in RENDERERS.items() if getattr(self, part) is not None]
 
+    @checked
     def renderer_called(self, name: str | None) -> str | None:
         """The renderer of this name; without one the default, None where there is none.
 

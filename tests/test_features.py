@@ -209,7 +209,7 @@ def test_bad_choices_are_one_sentence(tmp_path):
         "is not a plain ViT": lambda: Encoder(EncoderConfig("resnet18", 32)),
         "no network named": lambda: Encoder(EncoderConfig("vit_tiny_patch16_223", 32)),
         "patches of 4 pixels, which 18": lambda: Encoder(encoder_config(TINY.name, 18, arguments=SMALL)),
-        "not hosted by timm: pass --encoder-weights": lambda: Encoder(
+        "not hosted by timm: pass encoder_weights": lambda: Encoder(
             encoder_config("ibot-b"), pretrained=True
         ),
         "knows no size": lambda: encoder_config("no-such-encoder"),

@@ -118,10 +118,11 @@ def open_images(
     """One picture, or those of a folder (flat or of class folders), zip, .tar or `x-{000..127}.tar`.
 
     The class of a picture is the path of folders it lies in, or what a shard states beside it (`find_classes`
-    says what is none). Of what digit itself wrote only samples count, no grids, strips or plots.
-    A split is chosen by `under="train"` or by the path's end, `pictures.zip:train`. Given `classes`, labels
-    are places in that list, so that the splits of a set, or the pictures for an existing model, agree. Raises DigitError when there is nothing to read, a class is not listed, or, if `strict`, a
-    picture has no class and others have.
+    says what is none). Of what digit itself wrote only samples count, no grids, strips or plots. A split is
+    chosen by `under="train"` or by the path's end, `pictures.zip:train`. Given `classes`, labels are places
+    in that list, so that the splits of a set, or the pictures for an existing model, agree. Raises DigitError
+    when there is nothing to read, a class is not listed, or, if `strict`, a picture has no class and others
+    have.
     """
     path = Path(path)
     if not path.exists() and ":" in path.name and under is None:

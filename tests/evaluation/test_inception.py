@@ -29,7 +29,7 @@ def test_inception_comes_from_the_cache_or_is_fetched_whole(tmp_path, monkeypatc
         return answer
 
     monkeypatch.setattr(inception.urllib.request, "urlopen", urlopen)
-    for words in ("no route.*--inception-weights", "slow", "another file than published"):
+    for words in ("no route.*inception_weights", "slow", "another file than published"):
         with pytest.raises(DigitError, match=words):
             open_network("inception")
         assert not place.exists()

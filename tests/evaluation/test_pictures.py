@@ -172,7 +172,7 @@ def test_one_small_picture_does_not_decide_for_all(tmp_path, capsys):
     opened = open_pictures(pictures_of(tmp_path / "set", (8, 8), *[(32, 32)] * 9))
     assert opened.size == 32
     told = capsys.readouterr().err
-    assert "several sizes (9 of 32x32, 1 of 8x8): measured are all at 32 px (--size)" in told
+    assert "several sizes (9 of 32x32, 1 of 8x8): measured are all at 32 px (size)" in told
     assert open_pictures(tmp_path / "set", size=16).size == 16
     assert "all at 16 px" in capsys.readouterr().err
 

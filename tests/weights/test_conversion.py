@@ -71,8 +71,8 @@ def test_a_tokenizer_that_was_not_trained_with_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options", "words"),
     [
-        ("km.npy", {}, "--encoder"),
-        ("km.npy", {"part": "vqgan"}, "--part"),
+        ("km.npy", {}, "encoder=FILE"),
+        ("km.npy", {"part": "vqgan"}, "a part vqgan"),
         ("stage1_cls.pt", {"part": "vqgan"}, "no VQGAN"),
         ("stage1_cls.pt", {"part": "prior"}, "no linear probe"),
         ("stage1_cls.pt", {"part": "tokenizer"}, "encoder_heads"),

@@ -1,0 +1,351 @@
+"""Callers in Python: every public function takes what people give it, and refuses the rest at the door."""
+
+import ast
+import importlib
+import inspect
+import math
+import pkgutil
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import numpy as np
+import pytest
+import torch
+
+import digit
+from digit.bounds import Bounds, Count, Share
+from digit.calls import check_fields, checked, taken
+from digit.errors import DigitError
+
+ROOT = Path(__file__).parents[1]
+# Called for each code that is drawn, or once by the house: they trust their callers.
+INNER = {"digit.nn.sampling.draw"}
+MODULES = ("kmeans", "features", "tokenizer", "vqgan", "prior", "renderer", "renderer_masked")
+
+
+def documented() -> dict[str, Any]:
+    """What README and docs import from modules of digit in their lines of Python, by full name."""
+    found = {}
+    for page in (ROOT / "README.md", *(ROOT / "docs").glob("*.md")):
+        for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
+            for node in ast.walk(ast.parse(block)):
+                if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("digit"):
+                    for alias in node.names:
+                        module = importlib.import_module(node.module)
+                        found[f"{node.module}.{alias.name}"] = getattr(module, alias.name)
+    return found
+
+
+def public() -> dict[str, Callable[..., Any]]:
+    """Every function of the surface by its name: exported, documented, of the pipeline and of the method."""
+    surface = {f"digit.{name}": getattr(digit, name) for name in digit.__all__} | documented()
+    found = {name: value for name, value in surface.items() if inspect.isfunction(value)}
+    stages = {f"digit.{name}": importlib.import_module(f"digit.{name}") for name in MODULES}
+    found["digit.kmeans.fit"] = stages["digit.kmeans"].fit
+    own = {
+        f"{where}.{name}": value
+        for where, module in stages.items()
+        for name, value in vars(module).items()
+        if inspect.isclass(value) and value.__module__ == where and not is_dataclass(value)
+    }
+    own["digit.DigitPipeline"] = digit.DigitPipeline
+    for where, kind in own.items():
+        for name in ("__init__", "__call__", "encode", "decode", "sample", "vectors", "features", "nearest"):
+            if name in vars(kind) and where.rpartition(".")[2] in (*STAGES, "DigitPipeline"):
+                found[f"{where}.{name}"] = vars(kind)[name]
+    for name, value in vars(digit.DigitPipeline).items():
+        value = value.__func__ if isinstance(value, classmethod) else value
+        if (
+            inspect.isfunction(value)
+            and not name.startswith("_")
+            and len(inspect.signature(value).parameters) > 1
+        ):
+            found[f"digit.DigitPipeline.{name}"] = value
+    return {name: value for name, value in found.items() if name not in INNER}
+
+
+PLAIN = {Path: type(Path())}
+STAGES = ("Tokenizer", "Prior", "Renderer", "MaskedRenderer", "VQGAN", "Encoder")
+PUBLIC = public()
+
+
+def hints_of(function: Callable[..., Any]) -> dict[str, Any]:
+    hints = get_type_hints(function, include_extras=True)
+    kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(function).parameters
+    return {
+        name: hints[name] for name, each in parameters.items() if each.kind not in kinds and name in hints
+    }
+
+
+def parts_of(annotation: Any) -> tuple[Any, list[Any], Bounds | None]:
+    """A type without Annotated and None, its members where it is a union, and the bounds of a number."""
+    bounds = None
+    while get_origin(annotation) is Annotated:
+        bounds = next((note for note in annotation.__metadata__ if isinstance(note, Bounds)), bounds)
+        annotation = get_args(annotation)[0]
+    if get_origin(annotation) in (Union, type(int | str)):
+        kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+        if len(kinds) == 1:
+            return parts_of(kinds[0])
+        return annotation, kinds, bounds
+    return annotation, [annotation], bounds
+
+
+def optional(annotation: Any) -> bool:
+    while get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    return annotation is Any or type(None) in get_args(annotation)
+
+
+def good(annotation: Any) -> list[Any]:
+    """What people give for this, in every form of it."""
+    kind, kinds, bounds = parts_of(annotation)
+    origin = get_origin(kind)
+    if len(kinds) > 1:
+        return [value for each in kinds for value in good(each)]
+    if kind is int:
+        number = 1 if bounds is None or 1 in bounds else int(bounds.low)
+        return [number, np.int64(number), np.int32(number), torch.tensor(number), np.array(number)]
+    if kind is float:
+        number = 1 if bounds is None or 1 in bounds else (bounds.low + min(bounds.high, 1)) / 2
+        return [number, float(number), np.float32(number), torch.tensor(float(number))]
+    if kind is bool:
+        return [True, np.bool_(False)]
+    if kind in (str, Path):
+        return ["some/place", Path("some/place")]
+    if origin is Literal:
+        return [get_args(kind)[0]]
+    if origin in (tuple, list, Sequence):
+        member, *rest = get_args(kind)
+        first, count = good(member)[0], 1 if not rest or rest[-1] is ... else len(rest) + 1
+        several = [[first] * count, (first,) * count]
+        if parts_of(member)[0] in (int, float):
+            several += [np.array([first] * count), torch.tensor([first] * count)]
+        return several + ([first, Path(first)] if parts_of(member)[0] is Path else [])
+    if origin in (dict, Mapping):
+        return [{}]
+    if hasattr(kind, "array_type"):
+        shape = [3 if "3" in size else 2 for size in kind.dim_str.split() if "..." not in size]
+        whole = torch.zeros(shape, dtype=torch.int64 if kind.__name__.startswith("Int[") else torch.float32)
+        return [whole, whole.numpy(), whole.tolist()]
+    if kind is torch.device:
+        return [torch.device("cpu")]
+    return [object.__new__(kind)] if is_dataclass(kind) else []
+
+
+def wrong(annotation: Any) -> list[Any]:
+    """What nobody means, in every form that people mistype."""
+    kind, kinds, bounds = parts_of(annotation)
+    origin, nothing = get_origin(kind), [] if optional(annotation) else [None]
+    if len(kinds) > 1:
+        return [object(), *nothing]
+    if kind in (int, float):
+        beyond = [] if bounds is None else [bounds.low - 1, bounds.high + 1]
+        beyond += [] if bounds is None or kind is int else [math.nan, math.inf]
+        whole = [1.5, np.float64(1.5), torch.tensor(1.5)] if kind is int else []
+        return [
+            "8",
+            True,
+            np.bool_(True),
+            [1],
+            object(),
+            *map(kind, beyond[:2]),
+            *beyond[2:],
+            *whole,
+            *nothing,
+        ]
+    if kind is bool:
+        return ["yes", 1, 0, object(), *nothing]
+    if kind in (str, Path):
+        return [3, 2.5, b"x", ["x"], "", " ", object(), *nothing]
+    if origin is Literal:
+        return ["nonsense", object(), *nothing]
+    if origin in (tuple, list, Sequence):
+        member = get_args(kind)[0]
+        lone = [] if parts_of(member)[0] is Path else ["cat", Path("cat")]
+        return [3, object(), {"a": 1}, *lone, *([each] for each in wrong(member)), *nothing]
+    if origin in (dict, Mapping):
+        return [3, "x", [1], *nothing]
+    if hasattr(kind, "array_type"):
+        deep = torch.zeros([2] * 7)
+        return ["x", object(), ["a"], [[1], [2, 3]], *([deep] if "..." not in kind.dim_str else []), *nothing]
+    if origin is Callable:
+        return [3, "x", *nothing]
+    return [object(), "x", *nothing] if inspect.isclass(kind) and kind is not Any else []
+
+
+def test_every_public_function_checks_what_it_is_given():
+    unchecked = [name for name, function in PUBLIC.items() if not hasattr(function, "__wrapped__")]
+    assert not unchecked and len(PUBLIC) > 45, unchecked
+    names = {name.rpartition(".")[2] for name in PUBLIC}
+    assert {"fit", "tokenize", "train_prior", "sample", "compose", "evaluate_images", "load", "save"} <= names
+    for _, name, _ in pkgutil.walk_packages([str(ROOT / "digit" / "run")], "digit.run."):
+        assert importlib.import_module(name)
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_what_people_give_is_taken_in_every_form(name):
+    for argument, hint in hints_of(PUBLIC[name]).items():
+        for value in good(hint):
+            found = taken(argument, value, hint)
+            kind, kinds, _ = parts_of(hint)
+            if kind in (int, float, bool, Path, str):
+                assert type(found) is PLAIN.get(kind, kind), (name, argument, value)
+            if get_origin(kind) is tuple:
+                assert isinstance(found, tuple)
+                member = parts_of(get_args(kind)[0])
+                assert len(member[1]) > 1 or all(
+                    type(each) is PLAIN.get(member[0], member[0])
+                    for each in found
+                    if member[0] in (int, float, Path, str)
+                )
+            if len(kinds) == 1 and hasattr(kind, "array_type"):
+                assert type(found) is torch.Tensor
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_what_nobody_means_is_one_sentence_before_any_work(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    function, hints = PUBLIC[name], hints_of(PUBLIC[name])
+    parameters = inspect.signature(function).parameters
+    owner = {"self": object(), "cls": object()}
+    needed = {
+        other: owner.get(other) or next(iter(good(hints.get(other, Any))), object())
+        for other, each in parameters.items()
+        if each.default is each.empty and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
+    }
+    for argument, hint in hints.items():
+        for value in wrong(hint):
+            # The wrong one is checked first: others may be of classes that are hard to make here.
+            given = {argument: value, **{each: needed[each] for each in needed if each != argument}}
+            with pytest.raises(DigitError) as error:
+                call_first(function, argument, given)
+            said = str(error.value)
+            assert said.startswith(f"{argument}: ") and "--" not in said, (value, said)
+            assert len(said.splitlines()) == 1 and len(said) < 300, said
+    assert not list(tmp_path.iterdir())
+
+
+def call_first(function: Callable[..., Any], argument: str, given: dict[str, Any]) -> None:
+    """Call with arguments of which others than the first may be wrong too."""
+    try:
+        function(**given)
+    except DigitError as error:
+        if str(error).startswith(f"{argument}: "):
+            raise
+        taken(argument, given[argument], hints_of(function)[argument])
+        raise AssertionError(f"{argument}={given[argument]!r} is taken") from error
+
+
+def settings() -> list[type]:
+    """The dataclasses that people write, of the surface and of what its functions take."""
+    kinds = {
+        value
+        for value in (*documented().values(), digit.SamplerConfig, digit.PipelineSampling)
+        if is_dataclass(value)
+    }
+    for function in PUBLIC.values():
+        kinds |= {
+            part for hint in hints_of(function).values() for part in parts_of(hint)[1] if is_dataclass(part)
+        }
+    return sorted(
+        (kind for kind in kinds if kind.__name__.endswith(("Config", "Sampling", "DryRun"))), key=str
+    )
+
+
+@pytest.mark.parametrize("kind", settings(), ids=lambda kind: kind.__name__)
+def test_settings_are_checked_as_arguments_are(kind):
+    hints = get_type_hints(kind, include_extras=True)
+    for field in fields(kind):
+        if hints[field.name] in (int, float, bool, str) or get_origin(hints[field.name]) is Literal:
+            for value in wrong(hints[field.name]):
+                made = object.__new__(kind)  # what the suite's own checks of types would refuse
+                for each in fields(kind):
+                    usual = next(iter(good(hints[each.name])), None)
+                    default = usual if each.default is MISSING else each.default
+                    object.__setattr__(made, each.name, value if each is field else default)
+                with pytest.raises(DigitError, match=f"^{field.name}: "):
+                    made.__post_init__()
+
+
+class Thing:
+    """A class of a caller's own."""
+
+
+@checked
+def example(
+    count: Count,
+    names: tuple[str, ...] = (),
+    *more: int,
+    shares: tuple[Share, Share] | None = None,
+    stream: Iterable[int] = (),
+    thing: Thing | None = None,
+    anything: Any = None,
+    **rest: float,
+) -> tuple[Any, ...]:
+    """Give back what came."""
+    return count, names, more, shares, list(stream), thing, anything, rest
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"count": 0}, "count: 0 is out of bounds: give a whole number from 1 up to"),
+        ({"count": "3"}, "count: give a whole number, not '3'"),
+        ({"count": 1, "names": "cat"}, "names: give a list, each a text, not 'cat'"),
+        ({"count": 1, "names": ["a", 2]}, "names: give a text, not 2"),
+        ({"count": 1, "shares": (0.5,)}, "shares: give 2 values, these are 1"),
+        ({"count": 1, "shares": (0.5, 2)}, "shares: 2 is out of bounds"),
+        ({"count": 1, "stream": 3}, "stream: give a list or a stream, not 3"),
+        ({"count": 1, "thing": "x" * 99}, "thing: give a Thing, not 'xxx"),
+        ({"count": torch.zeros(2)}, "count: give a whole number, not a Tensor"),
+    ],
+)
+def test_sentences_name_the_argument(given, words):
+    with pytest.raises(DigitError) as error:
+        example(**given)
+    assert str(error.value).startswith(words), str(error.value)
+
+
+def test_the_rest_is_as_it_was():
+    thing = Thing()
+    assert example(2, ["a"], 3, 4.5, thing=thing, other=None) == (  # pyright: ignore
+        2, ("a",), (3, 4.5), None, [], thing, None, {"other": None}
+    )  # fmt: skip
+    for call in (lambda: example(), lambda: example(1, cuont=2, count=1)):  # pyright: ignore
+        with pytest.raises(TypeError, match=r"example\(\)"):
+            call()
+    assert inspect.signature(example).parameters["count"].default is inspect.Parameter.empty
+
+
+def test_arrays_come_in_many_forms():
+    codes = PUBLIC["digit.tokenizer.Tokenizer.vectors"]
+    hint = hints_of(codes)["codes"]
+    table = np.arange(12, dtype=np.uint16).reshape(3, 4)
+    table.flags.writeable = False  # as of a memory map
+    for value in (
+        table,
+        table[::-1][::-1],
+        table.astype(">i4"),
+        table.tolist(),
+        torch.from_numpy(table.astype(np.uint8)),
+    ):
+        found = taken("codes", value, hint)
+        assert found.dtype == torch.int64 and found.tolist() == table.tolist()
+
+
+def test_a_home_folder_is_meant():
+    assert taken("out", "~/x", Path) == Path.home() / "x"
+    assert taken("device", torch.device("cpu"), str) == "cpu"
+
+
+def test_fields_become_what_is_annotated():
+    found = digit.SamplerConfig()
+    object.__setattr__(found, "temperature", 1)
+    object.__setattr__(found, "top_k", np.int64(3))
+    check_fields(found)
+    assert type(found.temperature) is float and type(found.top_k) is int
