@@ -88,7 +88,7 @@ def open_encoder(
         config = encoder_config(name, **{"block": block, "norm": norm, **given})
         return Encoder(config, weights=weights, pretrained=weights is None and not random), {}
     network: Any = load(name, kind="encoder")
-    default = EncoderConfig("", 1)
+    default = EncoderConfig("any", 1)
     if given or weights is not None:
         raise DigitError(
             f"the encoder {name} has its own weights and settings: leave out the other --encoder options"
