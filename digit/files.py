@@ -41,6 +41,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     The folder that holds it is made. If the block raises, the temporary is removed and `path` is as it was.
     """
     path = Path(path)
+    check_writable(path.parent)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex[:8]}-{path.name}"
     try:
@@ -118,7 +119,11 @@ def _lock(path: Path) -> FileLock:
 
 
 def make_folder(path: str | Path) -> None:
-    """Make a folder, and see that files can be made in it before work is spent on them; OSError if not."""
+    """Make a folder, and see that files can be made in it before work is spent on them.
+
+    DigitError where no folder can be, OSError where a disk takes nothing.
+    """
+    check_writable(Path(path))
     Path(path).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=path):
         pass

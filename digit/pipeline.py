@@ -209,22 +209,17 @@ class DigitPipeline:
             names=self.classes,
             classes=self.prior.config.classes,
         )
-        request = resolve(
-            self.sampling,
+        request = self.requested(
             *rows,
-            renderer=self.renderer_called(renderer),
-            prior={
-                "temperature": temperature,
-                "top_k": top_k,
-                "top_p": top_p,
-                "guidance": guidance,
-                "guidance_schedule": guidance_schedule,
-            },
-            rendering={
-                "temperature": renderer_temperature,
-                "top_k": renderer_top_k,
-                "top_p": renderer_top_p,
-            },
+            renderer=renderer,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            guidance=guidance,
+            guidance_schedule=guidance_schedule,
+            renderer_temperature=renderer_temperature,
+            renderer_top_k=renderer_top_k,
+            renderer_top_p=renderer_top_p,
             steps=steps,
             noise=noise,
         )
@@ -232,8 +227,6 @@ class DigitPipeline:
         if prefix is not None:
             own = self.prior.config
             check_prefix(count, prefix, length=own.length, codes=own.codes)
-        if request.renderer == "masked" and self.renderer_masked is not None:
-            self.renderer_masked.check_steps(request.steps)
         classes = None if request.labels is None else torch.tensor(request.labels, device=self.device)
         decode = self.vqgan.decode if autocast is False else decoding(self.vqgan)
         size, side = batch_size or at_once(self.device, count), self.vqgan.config.image_size
@@ -251,6 +244,36 @@ class DigitPipeline:
         settings = request.settings if prefix is None else request.settings | {"prefix": prefix.shape[1]}
         pixels, codes, vq_codes = (torch.cat(parts) for parts in (all_pixels, all_codes, all_vq))
         return Pictures(pixels, codes, vq_codes, request.seeds, request.labels, settings)
+
+    @checked
+    def requested(
+        self,
+        seeds: list[int],
+        labels: list[int] | None,
+        *,
+        renderer: RendererName | None = None,
+        steps: int | None = None,
+        noise: float | None = None,
+        **settings: Any,
+    ) -> Request:
+        """What a call with these seeds, labels and settings draws; DigitError for what it would refuse."""
+        start = "renderer_"
+        request = resolve(
+            self.sampling,
+            seeds,
+            labels,
+            renderer=self.renderer_called(renderer),
+            prior={name: value for name, value in settings.items() if not name.startswith(start)},
+            rendering={
+                name.removeprefix(start): value for name, value in settings.items() if name.startswith(start)
+            },
+            steps=steps,
+            noise=noise,
+        )
+        self.prior.labels_for(len(seeds), request.labels, guidance=request.prior.guidance)
+        if request.renderer == "masked" and self.renderer_masked is not None:
+            self.renderer_masked.check_steps(request.steps)
+        return request
 
     def _render(
         self, codes: Int[Tensor, "b n"], seeds: Sequence[int], request: Request, bits: CacheBits, **how: Any

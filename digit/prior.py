@@ -145,11 +145,20 @@ class Prior(nn.Module):
             self.code_embedding.weight, positions, self.scale, head.weight, self.config.specials
         )
 
-    def _numbers(self, labels: Sequence[int | str]) -> list[int]:
-        """Labels of which some may be names of classes, which a loaded prior knows; numbers stay."""
-        names = getattr(self, "artifact", {}).get("classes") or ()
-        known = {"names": names, "classes": self.config.classes}
-        return [each if isinstance(each, int) else label_ids([each], **known)[0] for each in labels]
+    def labels_for(
+        self, count: int, labels: Sequence[int | str] | Int[Tensor, " m"] | None, *, guidance: float
+    ) -> Int[Tensor, " b"]:
+        """The number of each seed's class, -1 where it has none; names are those that a loaded prior knows.
+
+        Raises DigitError for labels and guidance that `sample` refuses.
+        """
+        classes = self.config.classes
+        if labels is not None and not isinstance(labels, Tensor):
+            known = {"names": getattr(self, "artifact", {}).get("classes") or (), "classes": classes}
+            ids = [each if isinstance(each, int) else label_ids([each], **known)[0] for each in labels]
+            labels = torch.tensor(ids, dtype=torch.int64)
+        always = classes > 0 and self.config.label_dropout == 0
+        return check_labels(count, labels, classes=classes, always=always, guidance=guidance)
 
     @checked
     def sample(
@@ -173,10 +182,7 @@ class Prior(nn.Module):
         its label, and for a prefix that is not of this prior.
         """
         config, own = config or SamplerConfig(), self.config
-        always = own.classes > 0 and own.label_dropout == 0
-        if labels is not None and not isinstance(labels, Tensor):
-            labels = torch.tensor(self._numbers(labels), dtype=torch.int64)
-        ids = check_labels(len(seeds), labels, classes=own.classes, always=always, guidance=config.guidance)
+        ids = self.labels_for(len(seeds), labels, guidance=config.guidance)
         if prefix is None:
             prefix = torch.empty(len(seeds), 0, dtype=torch.int64)
         check_prefix(len(seeds), prefix, length=own.length, codes=own.codes)

@@ -15,7 +15,7 @@ from typing import Any
 
 from digit.distributed import is_main, on_main
 from digit.errors import DigitError, LineageError
-from digit.files import make_folder, read_json, sha256_file, write_json_atomic
+from digit.files import check_writable, make_folder, read_json, sha256_file, write_json_atomic
 from digit.progress import say
 from digit.weights.artifact import CONFIG, KINDS, verify
 
@@ -155,6 +155,7 @@ def _look(
     """What a claim says of the folder as it is."""
     if out.is_file():
         raise DigitError(f"{out} is a file: choose another --out")
+    check_writable(out)
     there, mark = contents(out), {}
     told: list[str] = []
     if there is not None and not (out / MARK).is_file():

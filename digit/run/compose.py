@@ -69,7 +69,7 @@ def compose(
     )
     if claimed.record is not None:
         nothing_left(out)
-        return {**claimed.record, "model": out}
+        return {**claimed.record, "out": out, "model": out}
     pipeline = DigitPipeline(first, second, **parts, classes=classes, sampling=settings)
     with claimed.begun():
         pipeline.save_pretrained(out, stored_as=stored_as)
@@ -83,6 +83,12 @@ def compose(
         },
     )
     saved(out)
-    record = {"model": out, "megabytes": size, "classes": classes, "renderers": pipeline.renderers}
+    record = {
+        "out": out,
+        "model": out,
+        "megabytes": size,
+        "classes": classes,
+        "renderers": pipeline.renderers,
+    }
     claimed.finish(record, ["config.json", *modules])
     return record

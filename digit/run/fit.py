@@ -74,7 +74,7 @@ def fit(
     """
     from digit.data.identity import of_images
     from digit.distributed import by_main, is_main, main_first, wait
-    from digit.files import locked, make_folder
+    from digit.files import check_writable, locked, make_folder
     from digit.progress import say
     from digit.run.claim import claim, nothing_left
     from digit.run.device import choose_device
@@ -82,6 +82,7 @@ def fit(
     from digit.run.pictures import open_told
 
     out, where = Path(out), choose_device(device, float64=True)
+    check_writable(out)  # before weights are fetched
     source = open_told(images, under=under, num=num, strict=strict)
     given = {"image_size": encoder_size, "mean": encoder_mean, "std": encoder_std}
     given["arguments"] = dict(encoder_arguments) or None
@@ -117,7 +118,7 @@ def fit(
         claimed = claim(out, "fit", made_of(plan, of_images(source), iterations=iterations))
         if claimed.record is not None:
             nothing_left(out)
-            return {**claimed.record, "tokenizer": out}
+            return {**claimed.record, "out": out, "tokenizer": out}
         with claimed.begun():
             result, report = cluster(plan, iterations=iterations)
             written = write_tokenizer(plan, result, report, out, encoder=encoder) if is_main() else {}

@@ -242,7 +242,7 @@ def write_tokenizer(
     write_json_atomic(out / "report.json", {**summary, "inertia_by_iteration": result.inertia})
     if report.skipped:
         report.write(out / "skipped.json")
-    return {"tokenizer": out, "id": identity, **summary}
+    return {"out": out, "tokenizer": out, "id": identity, **summary}
 
 
 def _some_pictures(plan: Plan) -> UInt8[Tensor, "n 3 s s"]:

@@ -89,7 +89,7 @@ def sample(
     _check(labels, unconditional, prefix_from, prefix, npz)
     from digit.data.identity import of_set
     from digit.distributed import by_main, is_main
-    from digit.files import locked, make_folder
+    from digit.files import check_writable, locked, make_folder
     from digit.request import at_once, seeds_and_labels
     from digit.run.claim import claim, nothing_left
     from digit.run.complete import complete
@@ -105,8 +105,6 @@ def sample(
     else:
         chosen = None if labels is None else pipeline.label_ids(labels)
     out, npz = Path(out), npz and Path(npz)
-    for folder in (out, *([] if npz is None else [npz.parent])):
-        make_folder(folder)
     settings: dict[str, Any] = {
         "renderer": renderer,
         "temperature": temperature,
@@ -121,6 +119,13 @@ def sample(
         "noise": noise,
         **({} if cache_bits == 16 else {"cache_bits": cache_bits}),
     }
+    any_class = [0] * len(wanted) if classes and not unconditional else None
+    asked = {name: value for name, value in settings.items() if name != "cache_bits"}
+    pipeline.requested(wanted, any_class if prefix_from is not None else chosen, **asked)
+    folders = (out, *([] if npz is None else [npz.parent]))
+    for prepare in (check_writable, make_folder):  # all are looked at before one is made
+        for folder in folders:
+            prepare(folder)
     _say_unused(pipeline.renderer_called(renderer), settings | {"passes": passes})
     how: dict[str, Any] = {"labels": chosen, "settings": settings, "codes": codes, "batch": batch}
     about: dict[str, Any] = {"seeds": wanted, "labels": chosen, "codes": codes}
@@ -131,7 +136,7 @@ def sample(
         claimed = claim(out, "sample", made_of(config, **about), files=files)
         if claimed.record is not None:
             nothing_left(out)
-            return {**claimed.record, "grid": out / "grid.png", "list": out / "samples.json"}
+            return {**claimed.record, "out": out, "grid": out / "grid.png", "list": out / "samples.json"}
         with claimed.begun(*files):
             if prefix_from is not None and prefix is not None:
                 how["unconditional"] = unconditional
@@ -145,6 +150,7 @@ def sample(
         record: dict[str, Any] = {
             "pictures": len(content["samples"]),
             **({"strips": len(content["strips"])} if "strips" in content else {}),
+            "out": out,
             "grid": out / "grid.png",
             "list": out / "samples.json",
             "settings": content["settings"],

@@ -82,6 +82,7 @@ def train_vqgan(
 
     from digit.data.identity import of_images
     from digit.evaluation.networks import weights_sha256
+    from digit.files import check_writable
     from digit.nn.batch import PixelBatch
     from digit.run import stages
     from digit.run.device import choose_device
@@ -93,6 +94,7 @@ def train_vqgan(
     from digit.weights.storage import to_dict
 
     where, out = choose_device(device), Path(out)
+    check_writable(out)  # before all pictures are read for what they are
     source = open_told(images, under=under, strict=strict)
     unseen = open_told(held_out, under=held_out_under) if held_out else source
     network, size = stages.perceptual(losses, perceptual_weights, plan), model.image_size

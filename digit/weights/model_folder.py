@@ -12,7 +12,7 @@ from torch import nn
 from digit.bounds import Count, Weight
 from digit.calls import check_fields
 from digit.errors import DigitError, LineageError, check_lineage
-from digit.files import read_json, write_json_atomic
+from digit.files import make_folder, read_json, write_json_atomic
 from digit.nn.sampling import DRAW, SamplerConfig
 from digit.weights.artifact import artifact_of, describe, load, save, verify
 from digit.weights.storage import StoredAs, from_dict
@@ -146,7 +146,7 @@ def save_model(
 ) -> None:
     """Write modules that were loaded from artifacts, each into a folder of its name, and the config.json."""
     folder = Path(path)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     for name, module in parts.items():
         there = artifact_of(module)
         save(

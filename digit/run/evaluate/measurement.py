@@ -21,7 +21,7 @@ from digit.errors import DigitError, spoken
 from digit.evaluation.networks import Network, open_network
 from digit.evaluation.pictures import Pictures, open_npz
 from digit.evaluation.result import read_result, result, write_result
-from digit.files import make_folder
+from digit.files import check_writable, make_folder
 from digit.pipeline import DigitPipeline
 from digit.progress import progress, say
 from digit.run.claim import RESULTS, contents, identity_of, nothing_left
@@ -49,6 +49,7 @@ def result_file(out: Path | None, name: str) -> Path | None:
     there = contents(out) if written != out else None
     if there not in (None, RESULTS):
         raise DigitError(f"{out} already holds {there}: choose another --out")
+    check_writable(written.parent)
     beside = [written.with_suffix(".png"), *sorted(written.parent.glob(f"{written.stem}-*"))]
     taken = next((file for file in beside if file.exists() and not written.exists()), None)
     if taken is not None:
