@@ -117,15 +117,16 @@ def _one_of(value: Any, kinds: Sequence[Any]) -> Any:
     kinds = [kind for kind in kinds if kind is not type(None)]
     if any(inspect.isclass(kind) and type(value) is kind for kind in kinds):
         kinds = [kind for kind in kinds if kind is type(value)]
-    refusals = []
+    of_members = None  # what is wrong in a list, where one is meant
     for kind in kinds:
         try:
             return _as(value, kind)
         except _Unlike as error:
-            refusals.append(error)
-    several = any(get_origin(kind) in (tuple, list, Sequence) for kind in kinds)
-    if len(kinds) == 1 or (several and _members(value) is not None):
-        raise refusals[0]
+            listed = get_origin(kind) in (tuple, list, Sequence) and _members(value) is not None
+            if listed or len(kinds) == 1:
+                of_members = error
+    if of_members is not None:
+        raise of_members
     raise _unlike(value, " or ".join(dict.fromkeys(_meant(kind) for kind in kinds)))
 
 
@@ -173,6 +174,8 @@ def _tensor(value: Any, annotation: Any) -> Any:
     whole = not (found.is_floating_point() or found.is_complex() or found.dtype is torch.bool)
     if annotation.__name__.startswith("Int[") and (whole or not found.numel()):
         found = found.long()
+    elif annotation.__name__.startswith("Float[") and whole:
+        found = found.float()
     if not isinstance(found, annotation):
         kind = "whole numbers" if annotation.__name__.startswith("Int[") else "numbers"
         shape, dtype = " ".join(map(str, found.shape)), str(found.dtype).removeprefix("torch.")

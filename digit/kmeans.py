@@ -32,9 +32,10 @@ class Reservoir:
         device: where the sample is kept, float32: capacity x width x 4 bytes.
     """
 
-    def __init__(self, capacity: int, seed: int = 0, *, device: torch.device | str = "cpu") -> None:
+    @checked
+    def __init__(self, capacity: Count, seed: Seed = 0, *, device: torch.device | str = "cpu") -> None:
         self.capacity = capacity
-        self._seed, self._device = seed, torch.device(device)
+        self._seed, self._device = seed, check_device(device)
         self.seen = self._held = 0  # vectors offered, and held
         self._kept: Tensor | None = None
         self._draws = torch.full((capacity,), _LARGEST)
@@ -321,6 +322,8 @@ def assign(
     computes |x|^2 - 2 x.c + |c|^2 in float16, as the published training does: near neighbours then swap,
     since float16 resolves these sums to 1 or 2.
     """
+    if features.shape[-1] != centroids.shape[1]:
+        raise DigitError(f"features have {features.shape[-1]} channels, the centroids {centroids.shape[1]}")
     flat = features.flatten(0, -2) if features.ndim > 1 else features[None]
     centroids = centroids.float()
     squares = centroids.square().sum(1) if squares is None else squares.float()

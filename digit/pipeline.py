@@ -340,7 +340,7 @@ class DigitPipeline:
         return name or next(iter(self.renderers), None)
 
     @checked
-    def work(self, num_images: int, *, prefix: int = 0) -> int:
+    def work(self, num_images: Whole, *, prefix: Whole = 0) -> int:
         """How many units `progress` will count for `num_images` pictures: the codes to be drawn."""
         drawn = self.prior.config.length - prefix
         return num_images * (drawn + (self.vqgan.length if self.renderers else 0))

@@ -4,7 +4,6 @@ import ast
 import importlib
 import inspect
 import math
-import pkgutil
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, fields, is_dataclass
@@ -16,9 +15,11 @@ import pytest
 import torch
 
 import digit
+from digit import kmeans
 from digit.bounds import Bounds, Count, Share
 from digit.calls import check_fields, checked, taken
 from digit.errors import DigitError
+from digit.nn.classifier import Classifier, ClassifierConfig
 
 ROOT = Path(__file__).parents[1]
 # Called for each code that is drawn, or once by the house: they trust their callers.
@@ -183,8 +184,6 @@ def test_every_public_function_checks_what_it_is_given():
     assert not unchecked and len(PUBLIC) > 45, unchecked
     names = {name.rpartition(".")[2] for name in PUBLIC}
     assert {"fit", "tokenize", "train_prior", "sample", "compose", "evaluate_images", "load", "save"} <= names
-    for _, name, _ in pkgutil.walk_packages([str(ROOT / "digit" / "run")], "digit.run."):
-        assert importlib.import_module(name)
 
 
 @pytest.mark.parametrize("name", PUBLIC)
@@ -349,3 +348,146 @@ def test_fields_become_what_is_annotated():
     object.__setattr__(found, "top_k", np.int64(3))
     check_fields(found)
     assert type(found.temperature) is float and type(found.top_k) is int
+
+
+@pytest.fixture
+def verbs(chain):
+    """Every verb that writes, with texts for paths and small work; called with where it should write."""
+    root, small = chain.root, {**chain.small, "width": np.int64(16)}
+    codes, model, how = str(root / "codes"), str(root / "model"), {"device": "cpu"}
+    measures = {"features": [f"classifier:{root / 'net'}"], "few": True, **how}
+    if not (root / "net").exists():
+        torch.manual_seed(0)
+        digit.save(
+            Classifier(ClassifierConfig(3, width=4, image_size=16)),
+            str(root / "net"),
+            classes=("a", "b", "c"),
+        )
+    stages = {name: str(root / name) for name in ("prior", "vqgan", "renderer", "tokenizer")}
+    return {
+        "fit": lambda out: digit.fit(chain.images, out, **chain.fitted, **how),
+        "train_vqgan": lambda out: digit.train_vqgan(chain.images, out, training=chain.short, **how),
+        "tokenize": lambda out: digit.tokenize(chain.images, out, tokenizer=stages["tokenizer"], **how),
+        "train_prior": lambda out: digit.train_prior(codes, out, held_out=codes, **small),
+        "train_renderer": lambda out: digit.train_renderer(codes, out, vqgan=stages["vqgan"], **small),
+        "train_probe": lambda out: digit.train_probe(
+            stages["prior"], codes, out, lr_factors=[1, 2], training=chain.short, **how
+        ),
+        "compose": lambda out: digit.compose(out=out, **stages),
+        "sample": lambda out: digit.sample(
+            model, seeds=np.array([4, 2]), labels=["red", np.int64(1)], out=out, **how
+        ),
+        "evaluate_images": lambda out: digit.evaluate_images(chain.images, chain.images, out=out, **measures),
+        "evaluate_reconstruction": lambda out: digit.evaluate_reconstruction(
+            model, chain.images, num=np.int64(4), out=out, **measures
+        ),
+        "evaluate_prefix": lambda out: digit.evaluate_prefix(
+            [model], chain.images, np.array([0, 3]), num=4, out=out, **measures
+        ),
+        "evaluate_sweep": lambda out: digit.evaluate_sweep(
+            model, reference=chain.images, num=4, top_k=[0, 2], out=out, **measures
+        ),
+        "evaluate_probe": lambda out: digit.evaluate_probe(stages["prior"], codes, epochs=1, out=out, **how),
+        "evaluate_stability": lambda out: digit.evaluate_stability(
+            chain.images, stages["vqgan"], num=4, noise_only=True, out=out, **how
+        ),
+        "evaluate_projection": lambda out: digit.evaluate_projection(out=out, **how),
+    }  # fmt: skip
+
+
+WRITING = [
+    name.removeprefix("digit.") for name in PUBLIC if "out" in hints_of(PUBLIC[name]) and name.count(".") == 1
+]
+ELSEWHERE = {"train_recipe"}  # is one of the others
+
+
+def test_every_verb_that_writes_is_called_here(verbs):
+    assert set(verbs) == set(WRITING) - ELSEWHERE
+
+
+@pytest.mark.parametrize("name", sorted(set(WRITING) - ELSEWHERE))
+def test_a_place_that_cannot_be_is_found_before_the_work(verbs, name, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").write_text("mine")
+    for out in ("file", "file/below", Path("file/below/deep")):
+        with pytest.raises(DigitError, match="file is a file: choose another out"):
+            verbs[name](out)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+    assert "saved" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["train_prior", "compose", "sample", "evaluate_stability"])
+def test_texts_lists_and_arrays_do_what_paths_tuples_and_numbers_do(verbs, name, tmp_path):
+    record = verbs[name](str(tmp_path / "out"))
+    assert any((tmp_path / "out").iterdir()) and record.get("out", tmp_path / "out") == tmp_path / "out"
+    if name == "sample":
+        assert [row["class"] for row in digit.info(record["out"])["samples"]] == ["red", "green"]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"labels": ["pink"]}, "unknown label 'pink'"),
+        ({"labels": [3]}, "label 3 is out of range"),
+        ({"labels": "red"}, "labels: give a list"),
+        ({"labels": [0, 1, 2]}, "labels names 3 classes for 2 pictures"),
+        ({"seeds": [5, 5], "num": None}, "seeds .*a seed stands there twice"),
+        ({"seeds": 3, "num": None}, "seeds: give a text or a list, not 3"),
+        ({"seeds": [-1], "num": None}, "seeds: -1 is out of bounds"),
+        ({"renderer": "masked", "passes": 99}, "passes .* give 1 to 16"),
+        ({"guidance": 2.0, "unconditional": True}, "guidance needs classes"),
+        ({"temperature": 1e-39}, "temperature is 1e-39"),
+        ({"cache_bits": 8}, "leave cache_bits at 16"),
+        ({"prefix_from": "x", "prefix": 99}, "prefix 99: pictures of this model have 16 codes"),
+        ({"prefix": 2}, "prefix_from and prefix go together"),
+        ({"npz": "x.np"}, "npz x.np: name a file that ends in"),
+        ({"device": "cuda"}, "device cuda: there is no such GPU here"),
+        ({"batch": 0}, "batch: 0 is out of bounds"),
+    ],
+)
+def test_what_cannot_be_drawn_is_found_before_a_folder_is_made(chain, given, words, tmp_path):
+    how = {"num": 2, "device": "cpu", "out": tmp_path / "out", **given}
+    with pytest.raises(DigitError, match=words) as error:
+        digit.sample(chain.root / "model", **how)
+    assert "--" not in str(error.value) and not list(tmp_path.iterdir())
+
+
+def test_a_pipeline_refuses_before_it_draws(chain):
+    pipeline, heard = digit.DigitPipeline.from_pretrained(str(chain.root / "model")), []
+    wrong_ones = (
+        {"renderer": "masked", "steps": 99},
+        {"prefix": [[0], [99]], "batch_size": 1},
+        {"seeds": [0, 1], "prefix": np.zeros((1, 3), np.int64)},
+        {"labels": ["red", "pink"]},
+        {"top_k": -1},
+        {"guidance": 2.0, "unconditional": True},
+    )
+    for given in wrong_ones:
+        with pytest.raises(DigitError):
+            pipeline(**{"seeds": [0, 1], **given}, progress=heard.append)
+    assert not heard
+
+
+def test_what_comes_back_is_a_plain_tensor(chain):
+    pipeline = digit.DigitPipeline.from_pretrained(chain.root / "model")
+    drawn = pipeline(["red", 0], seeds=np.array([3, 4]))
+    codes = drawn.codes.numpy().astype(np.uint16)
+    vectors = pipeline.tokenizer.features(drawn.pixels).flatten(0, 1)
+    clusters = kmeans.fit(vectors.numpy(), np.int64(4))
+    found = {
+        torch.uint8: (drawn.pixels, pipeline.decode(codes)),
+        torch.int64: (
+            *(drawn.codes, drawn.vq_codes, pipeline.encode(drawn.pixels.numpy()), clusters.counts),
+            *(pipeline.tokenizer.encode(drawn.pixels), pipeline.vqgan.encode(drawn.pixels)),
+            *(pipeline.prior.sample((3, 4), ["red", 0]), pipeline.renderer.sample(codes, [3, 4])),
+            *(pipeline.renderer_masked.sample(codes, range(2)), kmeans.assign(vectors, clusters.centroids)),
+        ),
+        torch.float32: (clusters.centroids, pipeline.tokenizer.vectors(codes), vectors),
+    }
+    for dtype, tensors in found.items():
+        for tensor in tensors:
+            assert type(tensor) is torch.Tensor and tensor.dtype is dtype and tensor.device.type == "cpu"
+            assert not tensor.requires_grad and not tensor.is_inference()
+    assert torch.equal(
+        pipeline.prior.sample([3, 4], ["red", 0]), pipeline.prior.sample([3, 4], torch.tensor([2, 0]))
+    )

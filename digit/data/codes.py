@@ -15,6 +15,7 @@ import torch
 from jaxtyping import UInt16
 from torch import Tensor
 
+from digit.bounds import Batch
 from digit.calls import checked
 from digit.data.order import order
 from digit.distributed import on_main, share
@@ -132,11 +133,12 @@ class CodeData:
     of all together, does not divide among them.
     """
 
+    @checked
     def __init__(
         self,
         codes: Codes,
         *,
-        batch_size: int,
+        batch_size: Batch,
         arrays: tuple[str, ...] = ("codes",),
         seed: int = 0,
         device: torch.device | str = "cpu",

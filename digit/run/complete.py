@@ -12,7 +12,6 @@ from digit.data.classes import plain
 from digit.data.images import ImageSource
 from digit.data.loader import in_blocks, stream
 from digit.distributed import gather, gather_rows, is_main, rank, world_size
-from digit.errors import DigitError
 from digit.pipeline import DigitPipeline
 from digit.progress import progress, say
 from digit.request import in_turn
@@ -63,11 +62,9 @@ def complete(
         batch: pictures at once.
 
     Raises:
-        DigitError: a number of codes that pictures of this model have not, no tokenizer, a broken picture.
+        DigitError: no tokenizer, a broken picture.
     """
     length = pipeline.prior.config.length
-    if not 0 <= known <= length:
-        raise DigitError(f"--prefix {known}: pictures of this model have {length} codes, give 0 to {length}")
     source = open_told(pictures)
     if labels is not None:
         labels = in_turn(labels, len(source))

@@ -122,15 +122,20 @@ def sample(
     any_class = [0] * len(wanted) if classes and not unconditional else None
     asked = {name: value for name, value in settings.items() if name != "cache_bits"}
     pipeline.requested(wanted, any_class if prefix_from is not None else chosen, **asked)
-    folders = (out, *([] if npz is None else [npz.parent]))
-    for prepare in (check_writable, make_folder):  # all are looked at before one is made
-        for folder in folders:
-            prepare(folder)
+    length = pipeline.prior.config.length
+    if prefix is not None and prefix > length:
+        raise DigitError(f"--prefix {prefix}: pictures of this model have {length} codes, give 0 to {length}")
+    if cache_bits == 8 and pipeline.device.type != "cuda":
+        raise DigitError("a cache of 8 bits needs a GPU and Triton: leave --cache-bits at 16")
     _say_unused(pipeline.renderer_called(renderer), settings | {"passes": passes})
     how: dict[str, Any] = {"labels": chosen, "settings": settings, "codes": codes, "batch": batch}
     about: dict[str, Any] = {"seeds": wanted, "labels": chosen, "codes": codes}
     about["settings"] = {**settings, "cache_bits": cache_bits}
     about |= {"pictures": of_set(prefix_from), "known": prefix, "unconditional": unconditional}
+    folders = (out, *([] if npz is None else [npz.parent]))
+    for prepare in (check_writable, make_folder):  # all are looked at before one is made
+        for folder in folders:
+            prepare(folder)
     with by_main(locked(out, f"another process is drawing pictures into {out}: wait, or choose --out")):
         files = () if npz is None else (npz,)
         claimed = claim(out, "sample", made_of(config, **about), files=files)

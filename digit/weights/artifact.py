@@ -136,6 +136,8 @@ def load(
     path, device = Path(path), check_device(device)
     artifact = verify(path, kind=kind)
     stage_type, config_type = classes_of(artifact["kind"])
+    if dtype is not None and not dtype.is_floating_point:
+        raise DigitError(f"dtype: give a floating point one, such as torch.bfloat16, not {dtype}")
     if dtype not in (None, torch.float32) and artifact["kind"] not in LOW_PRECISION:
         raise DigitError(
             f"{path} is a {artifact['kind']}, which works in float32 only: load it without a dtype"

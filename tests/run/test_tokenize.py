@@ -28,6 +28,19 @@ def test_tokenize_gives_what_the_artifact_gives(chain, run):
     assert json.loads(out)["images"] == 48
 
 
+def test_what_digit_drew_is_a_set_without_its_grid_and_strips(chain, run, tmp_path):
+    drawn, model = tmp_path / "drawn", chain.root / "model"
+    assert run("sample", model, "--num", 4, "--out", drawn)[0] == 0
+    completed = tmp_path / "completed"
+    assert run("sample", model, "--num", 2, "--prefix-from", drawn, "--prefix", 3, "--out", completed)[0] == 0
+    vqgan = ("--vqgan", chain.root / "vqgan", "--views", 1)
+    for folder, count, left_out in ((drawn, 4, "grid.png"), (completed, 8, "grid.png and 4 others")):
+        codes = tmp_path / f"codes of {folder.name}"
+        code, _, err = run("tokenize", "--images", folder, "--out", codes, *vqgan)
+        assert code == 0 and len(Codes(codes)) == count
+        assert f"{left_out} (a sheet or plot of digit's, no sample)" in err
+
+
 def test_the_same_chain_from_a_folder_of_odd_pictures(chain, run, tmp_path):
     """A folder as people have them: formats mixed, one file broken, one that is no picture."""
     from odd_pictures import broken, readable
