@@ -259,7 +259,7 @@ def test_the_licence_is_told_once_and_stored_in_what_is_written(tmp_path, capsys
     tokenizer = Tokenizer(TokenizerConfig(encoder.config, 4), encoder=encoder, centroids=torch.rand(4, D))
     save(tokenizer, tmp_path / "tokenizer", extra={"size": 12})
     assert describe(tmp_path / "tokenizer")["extra"].keys() == {"size", "licence"}
-    with pytest.raises(DigitError, match="--position-rule is not of DINOv3"):
+    with pytest.raises(DigitError, match="position_rule is not of DINOv3"):
         convert(tmp_path / "meta.pth", tmp_path / "other", position_rule="reference")
 
 
@@ -304,7 +304,7 @@ BAD = {
         {},
     ),
     "positions of another base": (broken(rope_embed__periods=torch.ones(4)), {}),
-    "--encoder-heads 5 gives no multiple of 4": (metas(), {"heads": 5}),
+    "encoder_heads 5 gives no multiple of 4": (metas(), {"heads": 5}),
     "patches of 4 pixels, which 15": (metas(), {"image_size": 15}),
     "has 4 blocks, none numbered -5": (metas(), {"block": -5}),
 }
