@@ -5,6 +5,8 @@ from digit.nn.sampling import SamplerConfig as SamplerConfig
 from digit.pipeline import DigitPipeline as DigitPipeline
 from digit.pipeline import Pictures as Pictures
 from digit.run.compose import compose as compose
+from digit.run.convert import convert as convert
+from digit.run.convert import convert_official as convert_official
 from digit.run.evaluate.checks import compare_results as compare_results
 from digit.run.evaluate.checks import selftest as selftest
 from digit.run.evaluate.images import evaluate_images as evaluate_images

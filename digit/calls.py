@@ -201,6 +201,8 @@ def _meant(annotation: Any) -> str:
         return "a tensor"
     if get_origin(kind) in (tuple, list, Sequence):
         return "a list"
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(map(str, get_args(kind)))}"
     name = getattr(kind, "__name__", "value")
     return _MEANT.get(kind) or f"{_article(name)} {name}"
 

@@ -152,7 +152,7 @@ class MaskedRenderer(nn.Module):
         own, guidance = self.config, config.guidance
         check_codes(len(seeds), codes, length=own.length, codes=own.codes, guidance=guidance)
         steps, noise = own.steps if steps is None else steps, own.noise if noise is None else noise
-        device, m = self.code_embedding.weight.device, own.vq_length
+        device = self.code_embedding.weight.device
         self.check_steps(steps)
         batches = []
         for start in range(0, len(seeds), batch_size):

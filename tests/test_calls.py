@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import numpy as np
 import pytest
 import torch
+from tests_support import FIXTURES
 
 import digit
 from digit import kmeans
@@ -20,6 +21,7 @@ from digit.bounds import Bounds, Count, Share
 from digit.calls import check_fields, checked, taken
 from digit.errors import DigitError
 from digit.nn.classifier import Classifier, ClassifierConfig
+from digit.run.verbs import VERBS
 
 ROOT = Path(__file__).parents[1]
 # Called for each code that is drawn, or once by the house: they trust their callers.
@@ -182,6 +184,7 @@ def wrong(annotation: Any) -> list[Any]:
 def test_every_public_function_checks_what_it_is_given():
     unchecked = [name for name, function in PUBLIC.items() if not hasattr(function, "__wrapped__")]
     assert not unchecked and len(PUBLIC) > 45, unchecked
+    assert {verb.function().__name__ for verb in VERBS.values()} <= set(digit.__all__)
     names = {name.rpartition(".")[2] for name in PUBLIC}
     assert {"fit", "tokenize", "train_prior", "sample", "compose", "evaluate_images", "load", "save"} <= names
 
@@ -391,6 +394,8 @@ def verbs(chain):
         "evaluate_stability": lambda out: digit.evaluate_stability(
             chain.images, stages["vqgan"], num=4, noise_only=True, out=out, **how
         ),
+        "convert": lambda out: digit.convert(str(FIXTURES / "stage1_uncond.pt"), out),
+        "convert_official": lambda out: digit.convert_official("base", out, files=str(root)),
         "evaluate_projection": lambda out: digit.evaluate_projection(out=out, **how),
     }  # fmt: skip
 

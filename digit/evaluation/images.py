@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from digit.bounds import Batch
 from digit.calls import checked
 from digit.data.classes import relabel
 from digit.distributed import is_main
@@ -37,7 +38,7 @@ def picture_metrics(
     networks: Sequence[Network],
     *,
     protocol: Protocol = OWN,
-    batch_size: int = 256,
+    batch_size: Batch = 256,
     device: str | torch.device = "cpu",
     labels: Int[Tensor, " n"] | Int[np.ndarray, " n"] | None = None,
     metrics: Sequence[Metric] | None = None,

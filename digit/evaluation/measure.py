@@ -12,6 +12,7 @@ from digit.errors import DigitError
 from digit.evaluation.networks import Network, Outputs
 from digit.evaluation.pictures import Pictures, shared
 from digit.evaluation.scores import Gaussian, Moments
+from digit.nn.checks import check_device
 
 Precision = Literal["fp32", "tf32", "bf16"]
 
@@ -44,7 +45,7 @@ def measure(
     """
     if together:
         pictures = shared(pictures)
-    device = torch.device(device)
+    device = check_device(device)
     running = [_Running(pictures.n, device, keep=keep, spatial=spatial) for _ in networks]
     sizes: list[int] = []  # of the batches
     for batch in pictures.batches:

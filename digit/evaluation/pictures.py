@@ -18,6 +18,7 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 from torch import Tensor
 
+from digit.bounds import Batch, Side
 from digit.calls import checked
 from digit.data.decode import BrokenImage, decode
 from digit.data.images import ImageSource, open_images
@@ -46,12 +47,12 @@ class Pictures:
     spatial: Gaussian | None = None  # and of sFID's
 
 
-Source = str | Path | ImageSource | Tensor | Iterable[Tensor] | Pictures  # uint8 tensors are n 3 h w
+Source = str | Path | ImageSource | Tensor | Iterable[Tensor] | Pictures  # uint8 tensors or arrays n 3 h w
 
 
 @checked
 def open_pictures(
-    source: Source, *, size: int | None = None, batch_size: int = 256, bilinear: bool = False
+    source: Source, *, size: Side | None = None, batch_size: Batch = 256, bilinear: bool = False
 ) -> Pictures:
     """A set as batches of uint8 pixels; files are rendered at `size` px, or at their commonest short side.
 
@@ -61,13 +62,17 @@ def open_pictures(
     """
     if isinstance(source, Pictures):
         return source
-    if isinstance(source, Tensor):
-        side = source.shape[-1] if source.ndim == 4 else None
-        return Pictures("the tensor of pictures", source.split(batch_size), len(source), size=side)
+    if isinstance(source, Tensor | np.ndarray):
+        pixels = torch.as_tensor(source)
+        if pixels.ndim != 4 or pixels.shape[1] != 3:
+            raise DigitError(f"pictures of the shape {tuple(pixels.shape)} are none: give uint8 n 3 h w")
+        return Pictures(
+            "the tensor of pictures", pixels.split(batch_size), len(pixels), size=pixels.shape[-1]
+        )
     if isinstance(source, ImageSource):
         return of_images(source, size=size, batch_size=batch_size, bilinear=bilinear)
     if not isinstance(source, str | Path):
-        batches = iter(source)
+        batches = map(torch.as_tensor, source)
         first = next(batches, None)  # read ahead: its size decides at which the reference is rendered
         if first is None:
             raise DigitError("the stream of pictures holds no pictures: give some")

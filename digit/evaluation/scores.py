@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from digit.bounds import Count, Whole
 from digit.calls import checked
 from digit.distributed import add_up
 from digit.errors import DigitError
@@ -57,7 +58,7 @@ class Moments:
 
     def merge(self, other: "Moments") -> "Moments":
         """The moments of both sets together, on this one's device; neither is changed."""
-        _check_widths(self, other)
+        _check_widths(self.width, other.width)
         both = Moments(self.width, device=self.sum.device)
         both.n = self.n + other.n
         both.sum = self.sum + other.sum.to(self.sum.device)
@@ -91,6 +92,7 @@ class Moments:
         return (self.outer - self.n * torch.outer(mean, mean)) / (self.n - 1)
 
 
+@checked
 def frechet_distance(a: Moments | Gaussian, b: Moments | Gaussian) -> float:
     """|mean_a - mean_b|^2 + tr(A + B - 2 sqrt(A B)) of two Gaussians (Dowson and Landau 1982), at least 0.
 
@@ -98,7 +100,7 @@ def frechet_distance(a: Moments | Gaussian, b: Moments | Gaussian) -> float:
     B L, so they are real and no matrix square root is taken. On the device of `a`. Raises DigitError on
     different widths or fewer than two pictures.
     """
-    _check_widths(a, b)
+    _check_widths(a.width, b.width)
     mean_a, cov_a = a.mean, a.covariance
     mean_b, cov_b = b.mean.to(mean_a.device), b.covariance.to(mean_a.device)
     root = _root(cov_a)
@@ -117,10 +119,10 @@ def _root(covariance: Tensor) -> Tensor:
     return vectors * values.clamp_min(0).sqrt()
 
 
-def _check_widths(a: Moments | Gaussian, b: Moments | Gaussian) -> None:
-    if a.width != b.width:
+def _check_widths(here: int, there: int) -> None:
+    if here != there:
         raise DigitError(
-            f"features of widths {a.width} and {b.width} cannot be compared: use one network for both"
+            f"features of widths {here} and {there} cannot be compared: use one network for both"
         )
 
 
@@ -129,9 +131,9 @@ def kernel_distance(
     samples: Float[Tensor, "n d"],
     reference: Float[Tensor, "m d"],
     *,
-    subsets: int = 100,
-    size: int = 1000,
-    seed: int = 2020,
+    subsets: Count = 100,
+    size: Count = 1000,
+    seed: Whole = 2020,
 ) -> tuple[float, float]:
     """Mean and standard deviation, over random subsets, of the squared MMD with the kernel (x y / d + 1)^3.
 
@@ -139,6 +141,7 @@ def kernel_distance(
     the order of the draws are torch-fidelity's. In float64 on the features' device. The mean may be slightly
     below 0 for sets of one distribution. Raises DigitError if a set has fewer than `size` or NaN.
     """
+    _check_widths(samples.shape[1], reference.shape[1])
     smaller = min(len(samples), len(reference))
     if smaller < size or size < 2:
         raise DigitError(
@@ -180,7 +183,7 @@ class PrecisionRecall(NamedTuple):
 
 @checked
 def precision_recall(
-    reference: Float[Tensor, "m d"], generated: Float[Tensor, "n d"], *, k: int = 3, chunk: int = 2048
+    reference: Float[Tensor, "m d"], generated: Float[Tensor, "n d"], *, k: Count = 3, chunk: Count = 2048
 ) -> PrecisionRecall:
     """Improved precision and recall: a manifold is balls around a set's features, to their k-th neighbours.
 
@@ -188,6 +191,7 @@ def precision_recall(
     stored. Both shares depend on m and n: compare only equal sizes (10,000 each is usual). Raises DigitError
     if a set has k or fewer.
     """
+    _check_widths(reference.shape[1], generated.shape[1])
     smaller = min(len(reference), len(generated))
     if smaller <= k:
         raise DigitError(f"{smaller} pictures have no {k}-th neighbours: give more pictures")
@@ -218,8 +222,8 @@ def _squared(rows: Tensor, columns: Tensor) -> Tensor:
 def inception_score(
     probabilities: Float[Tensor, "n c"],
     *,
-    splits: int = 10,
-    split_size: int | None = None,
+    splits: Count = 10,
+    split_size: Count | None = None,
     seed: int | None = 2020,
 ) -> tuple[float, float]:
     """Mean and standard deviation, over `splits` parts, of exp(E KL(p(y|x) || p(y))), each between 1 and c.
@@ -257,6 +261,8 @@ def class_accuracy(probabilities: Float[Tensor, "n c"], labels: Int[Tensor, " n"
 
     Raises DigitError if there are no pictures or a label is not in 0 .. c - 1.
     """
+    if len(labels) != len(probabilities):
+        raise DigitError(f"there are {len(labels)} labels for {len(probabilities)} pictures: give one each")
     if len(labels) == 0:
         raise DigitError("the class accuracy of no pictures is not defined: give pictures to measure")
     classes = probabilities.shape[1]

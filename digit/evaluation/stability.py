@@ -14,13 +14,15 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from PIL import Image
 from torch import Tensor
 
+from digit.bounds import Seed
 from digit.calls import checked
 from digit.errors import DigitError
 from digit.evaluation.codebook import codebook_report
+from digit.nn.backbone import in_range
 from digit.tokenizer import Tokenizer
 from digit.vqgan import VQGAN
 
@@ -181,10 +183,10 @@ def as_tokenizer(module: Tokenizer | VQGAN) -> PictureTokenizer:
 @checked
 def stability(
     tokenizer: PictureTokenizer,
-    pictures: Iterable[Float[Tensor, "_ 3 h w"]],
+    pictures: Iterable[Shaped[Tensor, "_ 3 h w"]],
     *,
     perturbations: Sequence[Perturbation] = ALL,
-    seed: int = 0,
+    seed: Seed = 0,
 ) -> Iterator[tuple[str, float]]:
     """Yield (name, value) by perturbation, such as "token change, noise 30 dB", then for the tokenizer.
 
@@ -195,7 +197,7 @@ def stability(
 
     Args:
         tokenizer: a digit Tokenizer, a VQGAN in `as_tokenizer`, or anything with `encode`.
-        pictures: batches in [0, 1]; a picture's place in them, not its batch, fixes its noise.
+        pictures: batches of uint8 or in [0, 1]; a picture's place in them, not its batch, fixes its noise.
         perturbations: which, and how strong.
         seed: of the noise.
 
@@ -205,9 +207,13 @@ def stability(
     sums: dict[str, float] = defaultdict(float)  # over all positions, in float64
     decoded, codes = torch.zeros(4, dtype=torch.float64), []
     whole: Any = tokenizer
+    if not hasattr(tokenizer, "encode") or isinstance(tokenizer, str):
+        raise DigitError(
+            "tokenizer: give a Tokenizer, a VQGAN in as_tokenizer, or anything that has `encode`"
+        )
     seen = 0
     with torch.no_grad():
-        for pixels in pictures:
+        for pixels in (in_range(torch.as_tensor(each)) for each in pictures):
             indices = range(seen, seen + len(pixels))
             seen += len(pixels)
             clean = _read(tokenizer, pixels)
