@@ -110,7 +110,7 @@ def test_operations_are_those_that_torch_counts(size):
 )
 def test_more_patches_than_can_be_meant_are_refused_before_anything_is_built(config, monkeypatch):
     monkeypatch.setattr(features, "create", None)
-    with pytest.raises(DigitError, match=r"reads [\d,]+ patches, .* give an --encoder-size of at most"):
+    with pytest.raises(DigitError, match=r"reads [\d,]+ patches, .* give an encoder_size of at most"):
         Encoder(config)
 
 
