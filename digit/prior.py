@@ -3,14 +3,14 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from digit.bounds import Batch
+from digit.bounds import MANY, Batch, Bounds, Depth, Size
 from digit.calls import check_fields, checked
 from digit.errors import DigitError
 from digit.nn.batch import CodeBatch, Specials, with_end
@@ -22,6 +22,8 @@ from digit.nn.noise import keys
 from digit.nn.sampling import SamplerConfig
 from digit.nn.transformer import Transformer, TransformerConfig, embedding, projection, stream
 
+Label = Annotated[int, Bounds(-1, MANY)]  # -1 is none
+
 
 @dataclass(frozen=True)
 class PriorConfig:
@@ -30,9 +32,9 @@ class PriorConfig:
     codes: int  # size of the vocabulary, without special symbols
     length: int  # codes per image
     classes: int = 0  # labels it can be given; 0 is unconditional
-    width: int = 1024  # residual channels
-    layers: int = 16  # transformer blocks
-    heads: int = 16  # attention heads
+    width: Size = 1024  # residual channels
+    layers: Depth = 16  # transformer blocks
+    heads: Size = 16  # attention heads
     norm: Literal["post", "pre"] = "post"  # where the LayerNorms sit
     dropout: float = 0.1  # share of zeroed values in training
     label_dropout: float = 0.0  # share of images trained without their label, which guidance needs
@@ -164,7 +166,7 @@ class Prior(nn.Module):
     def sample(
         self,
         seeds: Sequence[int] | Int[Tensor, " b"],
-        labels: Sequence[int | str] | Int[Tensor, " b"] | None = None,
+        labels: Sequence[Label | str] | Int[Tensor, " b"] | None = None,
         config: SamplerConfig | None = None,
         *,
         prefix: Int[Tensor, "b p"] | None = None,

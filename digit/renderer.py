@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from digit.bounds import Batch
+from digit.bounds import Batch, Depth, Size
 from digit.calls import check_fields, checked
 from digit.errors import DigitError
 from digit.nn.batch import CodeBatch, Specials, with_end
@@ -29,9 +29,9 @@ class RendererConfig:
     length: int  # codes per image
     vq_codes: int  # size of the VQGAN's vocabulary
     vq_length: int  # VQ codes per image
-    width: int = 1024  # residual channels
-    layers: int = 16  # transformer blocks
-    heads: int = 16  # attention heads
+    width: Size = 1024  # residual channels
+    layers: Depth = 16  # transformer blocks
+    heads: Size = 16  # attention heads
     norm: Literal["post", "pre"] = "pre"  # where the LayerNorms sit
     dropout: float = 0.1  # share of zeroed values in training
     label_smoothing: float = 0.1  # share of the target spread over all VQ codes

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
+from digit.bounds import Codebook
 from digit.calls import check_fields, checked
 from digit.errors import DigitError
 from digit.features import Encoder, EncoderConfig, reading
@@ -22,7 +23,7 @@ class TokenizerConfig:
     """An encoder and the number of its centroids."""
 
     encoder: EncoderConfig  # whose features are clustered
-    codes: int  # K, the number of centroids
+    codes: Codebook  # K, the number of centroids
     # exact: float32 with the centroids' own norms. The others repeat the published code on an imported
     # checkpoint: stored takes the norms that lie in it, half computes in float16 besides, as training did.
     distance: Literal["exact", "stored", "half"] = "exact"

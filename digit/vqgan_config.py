@@ -5,6 +5,7 @@ from typing import Literal
 
 from digit.bounds import Codebook, Count, Decay, Depth, Side, Size, Weight, Whole
 from digit.calls import check_fields
+from digit.errors import DigitError
 
 Family = Literal["maskgit", "taming"]
 Shortcut = Literal["branch", "input"]
@@ -34,6 +35,8 @@ class VQGANConfig:
     def __post_init__(self) -> None:
         """Refuse numbers without a meaning."""
         check_fields(self)
+        if not self.multipliers:
+            raise DigitError("multipliers: give at least one, for full resolution")
 
     @property
     def downsampling(self) -> int:

@@ -17,7 +17,7 @@ ALLOWED = {
     "files": {"errors", "progress"},
     "distributed": {"errors"},
     "figure": {"errors", "files"},
-    "vqgan_config": {"bounds", "calls"},
+    "vqgan_config": {"bounds", "calls", "errors"},
     "progress": {"distributed", "errors"},
     "nn": LEAVES,
     "fast": LEAVES | {"nn", *FLOW},

@@ -41,11 +41,11 @@ class SamplerConfig:
                 f"temperature is {self.temperature}: give 0 (the likeliest code) or a number from {COLDEST}"
             )
         if self.top_k < 0:
-            raise DigitError(f"top-k is {self.top_k}: give the number of codes to keep, or 0 for all")
+            raise DigitError(f"top_k is {self.top_k}: give the number of codes to keep, or 0 for all")
         if not 0 < self.top_p <= 1:
-            raise DigitError(f"top-p is {self.top_p}: give a probability above 0, up to 1 for all codes")
+            raise DigitError(f"top_p is {self.top_p}: give a probability above 0, up to 1 for all codes")
         if self.top_p_of not in ("codes", "vocabulary"):
-            raise DigitError(f"top-p is of {self.top_p_of!r}: give codes or vocabulary")
+            raise DigitError(f"top_p is of {self.top_p_of!r}: give codes or vocabulary")
         if self.top_p_of == "vocabulary" and self.top_k and self.top_p < 1:
             raise DigitError(
                 "top-p of the whole vocabulary goes without top-k, as in fairseq: give one of them"

@@ -150,7 +150,7 @@ def test_codes_are_those_of_the_model_in_the_order_of_the_pictures(chain, models
 
 def test_wrong_settings_are_refused_before_the_work():
     assert settings_of(None, False, temperature=0.5, top_k=None) == {"temperature": 0.5}
-    with pytest.raises(DigitError, match="top-p is 2"):
+    with pytest.raises(DigitError, match="top_p is 2"):
         settings_of(None, True, top_p=2.0)
     with pytest.raises(DigitError, match=r"^guidance 2"):
         settings_of(2.0, False)
