@@ -409,8 +409,6 @@ def main() -> None:
     parser.add_argument("--worker", choices=PARTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.parts = options.parts or (PARTS[:2] if options.smoke else PARTS)
-    if "distances" in options.parts and not options.pictures and options.statistics is None:
-        raise SystemExit("the part distances needs --statistics")
     if options.smoke:
         options.device = "cpu"
     if options.pictures:
@@ -419,6 +417,8 @@ def main() -> None:
     if options.worker:
         worker(options.worker, torch.device(options.device), options.smoke)
         return
+    if "distances" in options.parts and options.statistics is None:
+        raise SystemExit("the part distances needs --statistics")
     result: dict[str, Any] = {
         "measurement": "before and after",
         "date": time.strftime("%Y-%m-%d"),

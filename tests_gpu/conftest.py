@@ -1,9 +1,9 @@
 """What only a GPU can show (`make test-gpu`): minutes on one, and a failure where there is none.
 
-A run of all of it leaves bench/results/test-gpu.json, whole or not at all: which commit ran where, with which
-outcome, and the figures that tests recorded. In a copy without git, COMMIT in the environment names the
-commit. What is compiled runs in processes of its own, since the compiler does not take functions whose types
-are checked, as they are in this one.
+A run of all of it, in one process or in several, leaves bench/results/test-gpu.json, whole or not at all:
+which commit ran where, with which outcome, and the figures that tests recorded. In a copy without git, COMMIT
+in the environment names the commit. What is compiled runs in processes of its own, since the compiler does
+not take functions whose types are checked, as they are in this one.
 """
 
 import collections
@@ -53,6 +53,7 @@ class Record:
 
     def __init__(self, config: pytest.Config) -> None:
         self.tests: dict[str, dict[str, Any]] = {}
+        self.plugins = config.pluginmanager
         self.whole = [Path(given).resolve() for given in config.args] == [HERE]
         self.command = shlex.join(["python", "-m", "pytest", *config.invocation_params.args])
 
@@ -66,6 +67,10 @@ class Record:
         row["seconds"] = round(row["seconds"] + report.duration, 3)
         if report.outcome != "passed":
             row |= {"outcome": report.outcome, "reason": reason(report)}
+        terminal: Any = self.plugins.get_plugin("terminalreporter")
+        if report.failed and terminal is not None:  # at once: a run that is cut short has named it too
+            terminal.ensure_newline()
+            terminal.write_line(f"FAILED {report.nodeid}: {row['reason']}")
         if figures := dict(report.user_properties):
             row["figures"] = figures
 
