@@ -21,8 +21,8 @@ from digit.files import check_finite
 from digit.progress import say
 
 DINOV3_LICENCE = (
-    "weights of DINOv3 are under the DINOv3 License, which binds who uses or passes on them or what was made "
-    "with them: https://ai.meta.com/resources/models-and-libraries/dinov3-license/"
+    "the weights are under Meta's DINOv3 License, to be read before they or what is made with them is used or "
+    "passed on: https://ai.meta.com/resources/models-and-libraries/dinov3-license/"
 )
 
 
