@@ -21,8 +21,8 @@ from digit.files import check_finite
 from digit.progress import say
 
 DINOV3_LICENCE = (
-    "the weights are under Meta's DINOv3 License, to be read before they or what is made with them is used or "
-    "passed on: https://ai.meta.com/resources/models-and-libraries/dinov3-license/"
+    "the weights are under Meta's DINOv3 License, to be read before they, or what is made with them, are "
+    "used or passed on: https://ai.meta.com/resources/models-and-libraries/dinov3-license/"
 )
 
 
