@@ -41,8 +41,7 @@ from digit.vqgan import VQGAN
 from digit.vqgan_config import VQGANConfig
 
 TOP_K, TOP_P = SamplerConfig(top_k=200), SamplerConfig(top_p=0.8)  # the published settings of the two stages
-# To choose between: positions or outputs and warps; rows, outputs, inputs, warps and stages.
-ATTENTION_TILES = ((16, 1), (16, 2), (16, 4), (32, 2), (32, 8), (64, 1), (128, 4))
+# To choose between: outputs and warps; rows, outputs, inputs, warps and stages.
 FEW_TILES = ((16, 2), (32, 2), (32, 4), (64, 4))
 TILES = (
     *((64, 32, 128, 4, 4), (64, 64, 64, 4, 6), (64, 128, 64, 4, 3), (64, 256, 64, 4, 4)),
@@ -363,7 +362,7 @@ class Bench:
         if self.device.type != "cuda":
             return
         for rows, bits in itertools.product((1, 64, 2048), (16, 8)):
-            self.attention_tiles(rows, bits)
+            self.attention(rows, bits)
         from torch.nn.attention import SDPBackend, sdpa_kernel
 
         for n, causal, size in ((513, False, 64), (256, True, 256)):
@@ -378,7 +377,7 @@ class Bench:
         for shape, rows in itertools.product(shapes, (1, 16, 64, 256, 1024, 4096, 65664)):
             self.product_tiles(*shape, rows)
 
-    def attention_tiles(self, rows: int, bits: int) -> None:
+    def attention(self, rows: int, bits: int) -> None:
         """The mean over filled caches from 4 to 228 positions."""
         from digit.fast.kernels import attention
 
@@ -392,16 +391,17 @@ class Bench:
             caches = [each.to(torch.float8_e4m3fn) for each in caches]
             each = torch.rand(rows, heads, room, device=self.device).half()
             scales = (each, each)
-        for tile in ATTENTION_TILES:
+        arrived = torch.zeros(rows * heads, device=self.device, dtype=torch.int32)
+        ways = {"one program": 0, "one each window": 10**9} if rows <= 64 else {"one program": 0}
+        for name, few in ways.items():
             seconds = []
-            with mock.patch.object(attention, "tile", return_value=tile):
+            with mock.patch.object(attention, "FEW", few):
                 for filled in range(4, 256, 32):
                     at = torch.tensor(filled, device=self.device, dtype=torch.int32)
-                    seconds.append(
-                        repeated(partial(attention.attend, qkv, *caches, mixed, at, scales=scales))
-                    )
+                    how = {"arrived": arrived, "scales": scales}
+                    seconds.append(repeated(partial(attention.attend, qkv, *caches, mixed, at, **how)))
             mean = 1e6 * sum(seconds) / len(seconds)
-            self.row(f"attention, {bits} bits, {tile}", rows, microseconds=mean)
+            self.row(f"attention, {bits} bits, {name}", rows, microseconds=mean)
 
     def product_tiles(self, inputs: int, outputs: int, rows: int) -> None:
         """Of matrices that together are larger than the cache between chip and memory."""
@@ -418,10 +418,13 @@ class Bench:
 
         half = bias.to(x.dtype)
         self.row(f"{name}, library", rows, microseconds=each(lambda m: torch.addmm(half, x, m.T)))
-        few = rows <= linear.FEW
+        few, chosen = rows <= linear.FEW, partial(mock.patch.multiple, linear)
         for parts, tile in itertools.product((True,) if few else (True, False), FEW_TILES if few else TILES):
             ours = partial(linear.linear, x, bias=bias, parts=parts, arrived=arrived)
-            with mock.patch.object(linear, "few_tile" if few else "tile", return_value=tile):
+            of_few, of_many = {"few_tile": lambda *_, t=tile: t}, {"TILES": (tile,), "MANY": 2**62}
+            if tile == linear.LARGE:
+                of_many = {"MANY": 0}
+            with chosen(**(of_few if few else of_many)):
                 microseconds = each(ours)
             what = f"{name}, {'parts' if parts else 'whole'}, {tile}"
             self.row(what, rows, microseconds=microseconds)
