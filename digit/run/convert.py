@@ -59,7 +59,9 @@ def convert(
     file, out = Path(file), Path(out)
     from digit.files import check_finite, sha256_file
     from digit.prior import Prior
+    from digit.progress import say
     from digit.run.claim import claim, identity_of, nothing_left
+    from digit.run.unused import not_used
     from digit.tokenizer import Tokenizer
     from digit.weights.artifact import describe, kind_of, save
     from digit.weights.conversion import convert_file
@@ -87,6 +89,12 @@ def convert(
         distance=distance,
     )
     check_finite(module.state_dict(), file)
+    options = {"encoder": encoder, "tokenizer": tokenizer, "vqgan": vqgan, "encoder_heads": encoder_heads}
+    options |= {"block": None if block == -3 else block, "image_size": image_size}
+    options |= {"position_rule": position_rule, "distance": distance}
+    unused = {name for name, value in options.items() if value is not None} - _used(module, part, encoder)
+    if unused:
+        say(not_used(sorted(unused), f"{file} is converted to a {kind_of(module)} without"))
     stored: StoredAs = lossless(dict(module.named_parameters())) if stored_as == "auto" else stored_as
     extra: dict[str, Any] = {"converted_from": {"file": file.name, "sha256": sha256_file(file)}}
     if isinstance(module, Tokenizer):
@@ -111,6 +119,28 @@ def convert(
     }
     claimed.finish(record, ["config.json", "model.safetensors"])
     return record
+
+
+def _used(module: Any, part: str, encoder: Path | None) -> set[str]:
+    """The options that say something about what `module` was converted from."""
+    from digit.features import Encoder
+    from digit.nn.linear_probe import Probe
+    from digit.tokenizer import Tokenizer
+    from digit.vqgan import VQGAN
+
+    of_encoder = {"encoder_heads", "block", "image_size", "position_rule"}
+    match module:
+        case Encoder():
+            return of_encoder
+        case Tokenizer() if part == "tokenizer":
+            return {"encoder_heads", "distance"}
+        case Tokenizer():
+            return {"encoder", "distance"} | (set() if encoder and encoder.is_dir() else of_encoder)
+        case VQGAN():
+            return {"image_size"} if part == "model" else set()
+        case Probe():
+            return set()
+    return {"tokenizer", "vqgan", "encoder_heads"}  # of a DiGIT checkpoint
 
 
 @checked

@@ -74,6 +74,8 @@ def convert_model(
     """
     if out.exists():
         raise DigitError(f"{out} exists already: choose another --out or delete it")
+    if encoder is not None and not encoder.exists():  # gigabytes would be fetched before it is read
+        raise DigitError(f"--encoder {encoder} does not exist: check the path")
     wanted = [model.prior, model.renderer] + ([] if copies else [model.centroids, model.vqgan])
     found = {file: download(file, files=files, cache=cache, endpoint=endpoint) for file in wanted}
     parts: dict[str, dict[str, Any]] = {}

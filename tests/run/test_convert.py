@@ -226,6 +226,24 @@ def test_what_was_made_is_a_table(run, tmp_path):
     assert f"saved: {tmp_path / 'a'}" in lines
 
 
+@pytest.mark.parametrize(
+    ("options", "unused"),
+    [
+        ("vq_only.pt --encoder lost.pth --image-size 64 --block -2", "--block, --encoder, --image-size are"),
+        ("stage1_uncond.pt --part tokenizer --encoder-heads 3 --vqgan lost", "--vqgan is"),
+        ("stage1_uncond.pt --part tokenizer --encoder-heads 3 --distance half", None),
+        ("stage2_ar.pt --part vqgan --image-size 64", "--image-size is"),
+        ("linear_probe.pt --encoder-heads 3", "--encoder-heads is"),
+        ("linear_probe.pt --part prior --encoder-heads 3", None),
+    ],
+)
+def test_options_that_are_not_of_the_file_are_said(run, tmp_path, options, unused):
+    name, *others = options.split()
+    code, _, err = run("convert", FIXTURES / name, *others, "--out", tmp_path / "a")
+    assert code == 0, err
+    assert (f"digit: {unused} not used: {FIXTURES / name} is converted to" in err) if unused else not err, err
+
+
 @pytest.mark.parametrize("way", ["no network", "HF_HUB_OFFLINE"])
 def test_offline_on_the_command_line(run, tmp_path, monkeypatch, way):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", way == "HF_HUB_OFFLINE")
