@@ -50,6 +50,21 @@ def imported(path: Path) -> set[str]:
 FILES = sorted(path for path in ROOT.rglob("*.py") if path != ROOT / "__init__.py")
 
 
+def test_pickles_are_read_in_one_place():
+    """By torch's restricted reader; NumPy never reads them."""
+    restricted = []
+    for path in FILES:
+        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+            said = ast.unparse(call.func), {word.arg: ast.unparse(word.value) for word in call.keywords}
+            assert said[0] not in ("pickle.load", "pickle.loads"), path
+            if said[0] in ("np.load", "numpy.load"):
+                assert said[1]["allow_pickle"] == "False", path
+            if said[0] == "torch.load":
+                assert said[1]["weights_only"] == "True", path
+                restricted.append(path.relative_to(ROOT).as_posix())
+    assert restricted == ["weights/foreign.py"]
+
+
 # What Windows lacks. SIGKILL of `run/processes.py` comes after a SIGTERM, by which a process there ends.
 POSIX = (
     "pread pwrite fork getuid geteuid sched_getaffinity statvfs register_at_fork killpg setsid mkfifo uname"

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from digit.files import read_json
+from torture.page import table
 
 ROOT = Path(__file__).parents[1]
 NAMES = tuple(f"T{number}" for number in (*range(1, 14), 15, 18, 19))
@@ -51,3 +52,18 @@ def test_nothing_is_lost(results, name):
 
 def test_none_is_left_out(results):
     assert set(results) == set(NAMES)
+
+
+def test_the_page_has_the_figures_that_are_kept():
+    kept = read_json(ROOT / "bench" / "results" / "reliability.json")["tests"]
+    page = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
+    assert set(kept) == set(NAMES) and table(kept) in page
+    assert "torture --results bench/results/reliability.json --out docs/reliability.md" in (
+        ROOT / "Makefile"
+    ).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_row_is_a_file_whose_first_line_names_it(name):
+    files = [file for file in (ROOT / "torture").glob("*.py") if file.read_text().startswith(f'"""{name}: ')]
+    assert len(files) == 1

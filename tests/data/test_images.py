@@ -1,4 +1,5 @@
 import os
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -223,3 +224,17 @@ def test_a_folder_that_may_not_be_read_is_told(tmp_path, monkeypatch):
     assert source.classes == ["cat", "dog"] and source.ignored == [
         ("fox/", "cannot be read: Permission denied")
     ]
+
+
+def test_a_picture_takes_little_memory(tmp_path):
+    """What one more costs: its name and place, at most two kilobytes."""
+    taken = {}
+    for count in (500, 4_500):
+        names = [f"class {i % 10}/a picture of some length {i:08d}.jpg" for i in range(count)]
+        path = write_zip(tmp_path / f"{count}.zip", names)
+        tracemalloc.start()
+        source = open_images(path)
+        taken[count] = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(source) == count
+    assert taken[4_500] - taken[500] < 4_000 * 2_048

@@ -6,8 +6,9 @@ import shutil
 import pytest
 from PIL import Image
 
+from digit.run import fitting
 from digit.run.fit import fit
-from digit.weights.artifact import load
+from digit.weights.artifact import identity, load
 
 
 def picture_size(path):
@@ -51,6 +52,24 @@ def test_a_fit_says_what_it_found_and_where_it_is(chain, run, tmp_path):
     written = [line.removeprefix("saved: ") for line in out.splitlines() if line.startswith("saved: ")]
     assert written == [str(tmp_path / name) for name in ("t", "t/report.json", "t/codebook.png")]
     assert json.loads((tmp_path / "t" / "report.json").read_text())["pictures"] == 10
+
+
+def test_an_interrupted_fit_begins_again_and_gives_the_same_tokenizer(chain, run, tmp_path, monkeypatch):
+    shape = [word for pair in chain.fitted["encoder_arguments"].items() for word in pair]
+    call = ("fit", "--images", chain.images, "--encoder", "vit_tiny_patch16_224", "--encoder-size", 16)
+    call += ("--encoder-weights", chain.root / "encoder.safetensors", "--encoder-arguments", *shape)
+    call += ("--clusters", 8, "--per-cluster", 64, "--iterations", 5, "--device", "cpu", "--out", tmp_path)
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fitting, "cluster", interrupted)
+        code, out, err = run(*call)
+    assert code == 130 and not out and "digit: interrupted" in err
+    assert not (tmp_path / "config.json").exists()
+    assert run(*call)[0] == 0
+    assert identity(load(tmp_path)) == identity(load(chain.root / "tokenizer"))
 
 
 def test_the_same_fit_gives_the_same_tokenizer(chain, tmp_path):

@@ -46,6 +46,27 @@ def test_networks_without_a_checkpoint_are_known_by_their_tensors(tmp_path):
         assert type(module) is kind and not lineage
 
 
+def test_no_path_of_the_settings_is_opened(tmp_path):
+    """Nor is any other of their texts with a stroke: what they say instead changes nothing."""
+    content, changed = torch.load(FIXTURES / "stage2_ar.pt", weights_only=False), []
+
+    def elsewhere(settings):
+        for key, value in settings.items():
+            if isinstance(value, dict):
+                elsewhere(value)
+            elif isinstance(value, str) and "/" in value:
+                settings[key] = f"/nowhere/{len(changed)}"
+                changed.append(key)
+
+    elsewhere(content["cfg"])
+    torch.save(content, tmp_path / "file.pt")
+    assert len(changed) > 2
+    before, after = (
+        convert_file(file, encoder_heads=3) for file in (FIXTURES / "stage2_ar.pt", tmp_path / "file.pt")
+    )
+    assert identity(before[0]) == identity(after[0]) and before[1] == after[1]
+
+
 def test_the_lineage_names_the_copies_in_the_file():
     """What a checkpoint was trained with is what its own copies are, taken out one by one."""
     for name, parts in {"stage1_cls": ("tokenizer",), "stage2_ar": ("tokenizer", "vqgan")}.items():

@@ -114,3 +114,15 @@ def test_a_model_is_a_folder_or_one_that_comes_with_the_package(folder, tmp_path
         locate("cifar9")
     with pytest.raises(DigitError, match="it is no pipeline"):
         read_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked"), [("a/b", ("a/b", None)), ("a/b@v1", ("a/b", "v1")), ("a/b@0c1d", ("a/b", "0c1d"))]
+)
+def test_a_revision_is_fetched(folder, monkeypatch, name, asked):
+    def fetch(repository, revision):
+        assert (repository, revision) == asked
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    assert locate(name) == folder
