@@ -1,5 +1,6 @@
 """docs/architecture.md is true: its examples run, its links lead somewhere, its layers are the real ones."""
 
+import json
 import re
 from pathlib import Path
 
@@ -35,3 +36,15 @@ def test_a_layer_may_import_what_the_table_says(name):
     assert row, f"{name} is not in the table"
     said = set().union(*(WORDS.get(word, {word}) for word in row[1].split(", ")))
     assert said == ALLOWED[name]
+
+
+def test_counts_are_those_of_the_commits_that_they_name():
+    kept = json.loads((PAGE.parents[1] / "bench" / "results" / "structure.json").read_text())["checkouts"]
+    for row, key in (
+        ("", "commit"),
+        ("files", "files"),
+        ("lines", "lines"),
+        ("options of all verbs", "options"),
+    ):
+        cells = [f"{found[key]:,}" if key != "commit" else found[key] for found in kept]
+        assert f"| {row} | {cells[0]} | {cells[1]} |".replace("|  |", "| |") in TEXT
