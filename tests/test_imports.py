@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from digit.run.verbs import VERBS
+
 ROOT = Path(__file__).parents[1] / "digit"
 FLOW = ["features", "kmeans", "tokenizer", "vqgan", "vqgan_loss", "prior", "renderer", "renderer_masked"]
 LEAVES = {"errors", "bounds", "calls", "files", "distributed", "figure", "progress", "vqgan_config"}
@@ -156,6 +158,14 @@ def circle(graph: dict[str, set[str]]) -> list[str]:
         return found
 
     return next(filter(None, (walk(name, []) for name in sorted(graph))), [])
+
+
+def test_no_verb_imports_another():
+    verbs = {f"digit.run.{verb.place.partition(':')[0]}" for verb in VERBS.values()}
+    assert len(verbs) > 10
+    for path in (ROOT / "run").rglob("*.py"):
+        here = ".".join(path.relative_to(ROOT.parent).with_suffix("").parts)
+        assert not (modules(path) & verbs) - {here}, path
 
 
 def test_no_import_leads_back():
