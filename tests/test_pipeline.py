@@ -56,6 +56,11 @@ def classed(chain):
     return pipeline, pipeline(seeds=range(12))
 
 
+def test_a_pipeline_says_what_it_is_in_one_line(classed):
+    said = repr(classed[0])
+    assert said.startswith("DigitPipeline(prior + ") and "3 classes, cpu)" in said and "\n" not in said
+
+
 @pytest.mark.parametrize("seeds", [[3, 4, 5, 6], [11, 0, 7], [2], [8, 5, 2, 11, 0, 1]])
 @pytest.mark.parametrize("renderer", ["autoregressive", "masked"])
 def test_a_seed_is_its_class_and_its_picture_in_any_company(classed, seeds, renderer):
