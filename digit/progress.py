@@ -63,6 +63,7 @@ class Bar:
 
     def say(self, line: str) -> None:
         """A line that stays, above the bar."""
+        line = spoken(line)
         if self._bar:
             self._bar.console.print(line, highlight=False, soft_wrap=True, markup=False)
         elif self._shown:

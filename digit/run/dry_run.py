@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from digit.bounds import Size, Weight
 from digit.calls import check_fields
-from digit.errors import DigitError
+from digit.errors import DigitError, spoken
 from digit.run.table import print_table
 from digit.training.config import TrainConfig
 
@@ -189,7 +189,7 @@ def _memory(stage: "nn.Module", batch: Any, training: TrainConfig, plan: DryRun,
         advice = f"one sample at once is too much too, give {more}"
         if most:
             advice = f"give --micro-batch {1 << (most.bit_length() - 1)} ({most} at most)"
-        answer["advice"] = f"{need:.0f} GiB are needed and one {plan.gpu} has {room}: {advice}"
+        answer["advice"] = spoken(f"{need:.0f} GiB are needed and one {plan.gpu} has {room}: {advice}")
     return answer
 
 
@@ -229,7 +229,7 @@ def _disk(stage: "nn.Module", training: TrainConfig, out: Path) -> dict[str, Any
     if most <= free:
         return {**sizes, "fits": True}
     advice = f"{most:.1f} GiB are needed below {out} and {free:.1f} are free: make room, give --keep 1 or "
-    return {**sizes, "fits": False, "advice": f"{advice}choose another --out"}
+    return {**sizes, "fits": False, "advice": spoken(f"{advice}choose another --out")}
 
 
 def _check_folder(out: Path, stage: "nn.Module", training: TrainConfig) -> str:

@@ -14,7 +14,7 @@ from digit import kmeans
 from digit.data.images import ImageSource
 from digit.data.loader import Report, in_blocks, load_pixels, stream
 from digit.distributed import rank, world_size
-from digit.errors import DigitError
+from digit.errors import DigitError, spoken
 from digit.evaluation.codebook import codebook_report, nearest_patches
 from digit.features import Encoder, EncoderConfig, encoder_config, reading
 from digit.files import atomic_path, check_writable, write_json_atomic
@@ -70,7 +70,7 @@ class Plan:
                 f"{cost / 1e12:.3g} TFLOP, all pictures {whole / 1e15:.3g} PFLOP, {whole / 3.6e17:.2g} hours "
                 "at 100 TFLOP/s: a smaller --encoder-size takes less"
             )
-        return found
+        return [spoken(sentence) for sentence in found]
 
 
 def open_encoder(

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import nn
 
-from digit.errors import DigitError
+from digit.errors import DigitError, spoken
 from digit.training.config import OptimizerConfig
 
 
@@ -33,7 +33,7 @@ def warm_up_warning(config: OptimizerConfig, total: int) -> str | None:
     if config.warmup <= total:
         return None
     last = learning_rate(total - 1, config, total)
-    return (
+    return spoken(
         f"the warm-up of {config.warmup:,} updates is longer than the run of {total:,}: the learning rate "
         f"ends at {last:.1e} and never reaches {config.lr:g}, give a shorter --warmup"
     )
