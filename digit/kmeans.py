@@ -147,7 +147,7 @@ def _shifted(words: Tensor, count: int) -> Tensor:
 
 @dataclass(frozen=True)
 class KMeansResult:
-    """What `fit` found; counts and the last inertia belong to the returned centroids."""
+    """What `fit` found, on its device; counts and the last inertia belong to the returned centroids."""
 
     centroids: Float[Tensor, "k d"]  # float32
     inertia: list[float]  # sum of squared distances at the start of each iteration, and at the end

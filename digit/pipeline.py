@@ -39,7 +39,7 @@ LARGE = 64  # side in pixels above which decoding 16 pictures keeps a GPU busy; 
 
 @dataclass(frozen=True)
 class Pictures:
-    """What a pipeline call returns; row i everywhere belongs to seed i."""
+    """What a pipeline call returns, plain tensors on the CPU; row i everywhere belongs to seed i."""
 
     pixels: UInt8[Tensor, "b 3 h w"]  # channels last in memory, as pictures have them
     codes: Int[Tensor, "b n"]

@@ -68,7 +68,10 @@ class VQGAN(nn.Module):
 
     @checked
     def decode(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b 3 h w"]:
-        """Pixels in [0, 1] of `length` VQ codes in raster order; DigitError for codes that it has not."""
+        """Pixels in [0, 1] of `length` VQ codes in raster order, with gradients unless torch.no_grad().
+
+        DigitError for codes that it has not.
+        """
         check_vocabulary(codes, self.config.codes)
         return self.decode_latents(self.code_latents(codes)).clamp(0, 1)
 
