@@ -157,9 +157,11 @@ class MaskedRenderer(nn.Module):
         batches = []
         for start in range(0, len(seeds), batch_size):
             rows = slice(start, start + batch_size)
-            both = (keys(seeds[rows], stage=f"renderer_masked{what}") for what in ("", " confidence"))
+            own_keys, of_confidence = (
+                keys(seeds[rows], stage=f"renderer_masked{what}") for what in ("", " confidence")
+            )
             how = {"steps": steps, "noise": noise, "progress": progress, "autocast": autocast}
-            batches.append(fill(self, codes[rows].to(device), *both, config, **how))
+            batches.append(fill(self, codes[rows].to(device), own_keys, of_confidence, config, **how))
         return torch.cat(batches)
 
 

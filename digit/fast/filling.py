@@ -107,8 +107,8 @@ def fill(
     dtype = products_dtype(transformer, autocast)
     given = codes, keys.to(codes.device), confidence_keys.to(codes.device)
 
-    def work(filler: FastFiller, *given: Tensor) -> Tensor:
-        return _passes(renderer, filler, *given, config, steps=steps, noise=noise)
+    def work(filler: FastFiller, codes: Tensor, keys: Tensor, confidence_keys: Tensor) -> Tensor:
+        return _passes(renderer, filler, codes, keys, confidence_keys, config, steps=steps, noise=noise)
 
     def current() -> FastFiller:
         return filler_for(transformer, renderer.projection.weight, specials=specials, dtype=dtype)

@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from digit.errors import DigitError
 from digit.nn.forms import replaceable
@@ -37,9 +37,9 @@ class CodeTables:
         return F.linear(hidden, self.head)
 
 
-def products_dtype(transformer: Transformer, autocast: bool | None = None) -> torch.dtype:
+def products_dtype(network: nn.Module, autocast: bool | None = None) -> torch.dtype:
     """bfloat16 under autocast, else the weights' own."""
-    weight = next(transformer.parameters())
+    weight = next(network.parameters())
     return torch.bfloat16 if _autocasts(weight, autocast) else weight.dtype
 
 
@@ -49,19 +49,19 @@ def _autocasts(weight: Tensor, asked: bool | None) -> bool:
 
 
 @contextmanager
-def inference(transformer: Transformer, *, autocast: bool | None = None) -> Iterator[torch.dtype]:
+def inference(network: nn.Module, *, autocast: bool | None = None) -> Iterator[torch.dtype]:
     """No gradients, no dropout, bfloat16 if asked (default: on CUDA); gives the dtype of keys and values."""
-    weight = next(transformer.parameters())
-    before, training = transformer.training, any(part.training for part in transformer.modules())
+    weight = next(network.parameters())
+    before, training = network.training, any(part.training for part in network.modules())
     if training:
-        transformer.eval()
+        network.eval()
     try:
         casts = _autocasts(weight, autocast)
         with torch.inference_mode(), torch.autocast(weight.device.type, torch.bfloat16, enabled=casts):
-            yield products_dtype(transformer, autocast)
+            yield products_dtype(network, autocast)
     finally:
         if training:
-            transformer.train(before)
+            network.train(before)
         torch.clear_autocast_cache()  # an outer autocast would train on copies without gradients
 
 

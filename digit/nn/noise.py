@@ -1,7 +1,7 @@
-"""seed, stage, step, place and code -> Gumbel noise: the same bits on every machine, in any order."""
+"""seed, stage, step, place and code -> Gumbel and Gaussian noise: the same bits on every machine."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -39,6 +39,14 @@ LOG_MANTISSA = (
     -0.08533313125371933,
 )
 SQRT_HALF = 0x3F3504F3  # the bits of sqrt(1/2) in float32
+# sin(pi y / 2) / y for y^2 in [0, 1], by powers of y^2; within 7e-9.
+SINE = (
+    1.5707963705062866,
+    -0.6459637880325317,
+    0.07968991994857788,
+    -0.004674143623560667,
+    0.00015167170204222202,
+)
 
 
 @checked
@@ -70,23 +78,58 @@ def gumbels(
     row_keys = keys.cpu().expand(*shape, 2).reshape(-1, 2).numpy().view(np.uint64)
     row_places = places.cpu().expand(shape).reshape(-1).numpy()
     out = np.empty((len(row_places), count), np.float32)
-    words = np.empty((max(1, AT_ONCE // max(1, count)), (count + 1) // 2), "<u8")
-    generator = np.random.Philox(0)  # its state is set for each row: to make one takes longer
-    state = generator.state
-    counter, key = state["state"]["counter"], state["state"]["key"]
-    for start in range(0, len(out), len(words)):
-        stop = min(start + len(words), len(out))
-        for row in range(start, stop):
-            key[:] = row_keys[row]
-            counter[:] = 0, row_places[row], step, 0  # it counts on before each block of four
-            generator.state = state
-            words[row - start] = generator.random_raw(words.shape[1])
-        out[start:stop] = gumbel(words[: stop - start].view("<u4")[:, :count])
+    for rows, words in _words(row_keys, row_places, step, (count + 1) // 2):
+        out[rows] = gumbel(words[:, :count])
     return torch.from_numpy(out).view(*shape, count)
 
 
+def gaussians(keys: Int[Tensor, "b 2"], count: int) -> Float[Tensor, "b n"]:
+    """Independent normal numbers for each key: float32, on the CPU; the first ones do not depend on `count`.
+
+    Of pairs of the words that `gumbels` has at place 0 and step 0, by the way of Box and Muller (1958), and
+    by operations that every processor rounds alike.
+    """
+    out = np.empty((len(keys), -(-count // 2), 2), np.float32)
+    row_keys, none = keys.cpu().numpy().view(np.uint64), np.zeros(len(keys), np.int64)
+    for rows, words in _words(row_keys, none, 0, out.shape[1]):
+        radius = np.sqrt(exponential(words[:, 0::2]) * np.float32(2))
+        quarter, angle = words[:, 1::2] >> 30, (words[:, 1::2] & (2**30 - 1)).astype(np.float32)
+        y = angle * np.float32(2**-30)  # in quarters of a turn
+        sine, cosine = (each * polynomial(each * each, SINE) for each in (y, np.float32(1) - y))
+        odd = quarter % 2 == 1
+        first, second = np.where(odd, -sine, cosine), np.where(odd, cosine, sine)
+        sign = np.where(quarter > 1, np.float32(-1), np.float32(1))
+        out[rows] = np.stack((radius * first * sign, radius * second * sign), -1)
+    return torch.from_numpy(out).flatten(1)[:, :count]
+
+
+def _words(keys: np.ndarray, places: np.ndarray, step: int, count: int) -> Iterator[tuple[slice, np.ndarray]]:
+    """The first 2 x count words of 32 bits of each key and place, some rows at a time."""
+    raw = np.empty((max(1, AT_ONCE // max(1, 2 * count)), count), "<u8")
+    generator = np.random.Philox(0)  # its state is set for each row: to make one takes longer
+    state = generator.state
+    counter, key = state["state"]["counter"], state["state"]["key"]
+    for start in range(0, len(places), len(raw)):
+        rows = slice(start, min(start + len(raw), len(places)))
+        for row in range(start, rows.stop):
+            key[:] = keys[row]
+            counter[:] = 0, places[row], step, 0  # it counts on before each block of four
+            generator.state = state
+            raw[row - start] = generator.random_raw(count)
+        yield rows, raw[: rows.stop - start].view("<u4")
+
+
 def gumbel(words: np.ndarray) -> np.ndarray:
-    """-ln(-ln((word | 1) / 2^32)) of uint32 words, within 2e-7 of the larger of 1 and itself; float32.
+    """-ln(-ln((word | 1) / 2^32)) of uint32 words, within 2e-7 of the larger of 1 and itself; float32."""
+    waited = exponential(words)
+    bits = waited.view(np.int32)
+    e = (bits - np.int32(SQRT_HALF)) >> 23
+    f = (bits - (e << 23)).view(np.float32) - np.float32(1)
+    return f * polynomial(f, LOG_MANTISSA) - e.astype(np.float32) * np.float32(LN_2)
+
+
+def exponential(words: np.ndarray) -> np.ndarray:
+    """-ln((word | 1) / 2^32) of uint32 words, within 1e-7 of itself; float32.
 
     Only whole numbers, and products and sums that are each rounded to the nearest float32.
     """
@@ -95,11 +138,7 @@ def gumbel(words: np.ndarray) -> np.ndarray:
     k = np.minimum((a.astype(np.float32).view(np.int32) >> 23) - 127, 31)
     rest = (np.uint32(2) << k.view(np.uint32)) - a
     t = rest.astype(np.float32) * ((126 - k) << 23).view(np.float32)
-    exponential = (31 - k).astype(np.float32) * np.float32(LN_2) + t * polynomial(t, LOG_REST)
-    bits = exponential.view(np.int32)
-    e = (bits - np.int32(SQRT_HALF)) >> 23
-    f = (bits - (e << 23)).view(np.float32) - np.float32(1)
-    return f * polynomial(f, LOG_MANTISSA) - e.astype(np.float32) * np.float32(LN_2)
+    return (31 - k).astype(np.float32) * np.float32(LN_2) + t * polynomial(t, LOG_REST)
 
 
 def polynomial(x: np.ndarray, coefficients: Sequence[float]) -> np.ndarray:

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from digit.nn import noise
-from digit.nn.noise import gumbel, gumbels, keys
+from digit.nn.noise import exponential, gaussians, gumbel, gumbels, keys
 
+GAUSSIAN = "3ebc33516c4185cd4d14a0cc75ecde75480019d1ef26e7608d0d8edd22903d7f"
 GOLDEN = "ed20a47071114e9879bec6617d26e05c8e1f623b62ade09949130b4aea032634"
 
 
@@ -70,3 +71,42 @@ def test_stages_seeds_places_and_steps_are_independent():
     related = torch.corrcoef(torch.stack(several)) - torch.eye(6)
     assert related.abs().max() < 5 / math.sqrt(20_000)
     assert torch.stack(several).mean() == pytest.approx(0.5772, abs=0.02)  # Euler's constant
+
+
+def test_gaussians_belong_to_their_key():
+    seeds = keys([5, -1, 2**65], stage="test")
+    whole = gaussians(seeds, 301)
+    assert whole.shape == (3, 301) and whole.dtype == torch.float32
+    assert torch.equal(gaussians(seeds[1:2], 8), whole[1:2, :8])
+    assert len(whole.unique()) == whole.numel()
+    assert gaussians(keys([], stage="test"), 4).shape == (0, 4)
+
+
+def test_gaussians_are_normal():
+    """Moments, the share within each sixteenth of the distribution, and no link between neighbours."""
+    found = gaussians(keys(range(4), stage="test"), 250_000).double().flatten()
+    assert found.mean().abs() < 0.004 and (found.var() - 1).abs() < 0.006
+    assert (found**3).mean().abs() < 0.015 and ((found**4).mean() - 3).abs() < 0.04
+    shares = torch.histc(torch.special.ndtr(found), 16, 0, 1) / len(found)
+    assert (shares - 1 / 16).abs().max() < 0.001
+    pairs = found.view(-1, 2)
+    assert (pairs[:, 0] * pairs[:, 1]).mean().abs() < 0.006
+    assert (found[1:] * found[:-1]).mean().abs() < 0.004
+    assert ((pairs**2).sum(1) / 2).mean().sub(1).abs() < 0.006  # an exponential number
+
+
+def test_gaussians_are_those_of_box_and_muller():
+    key = keys([7], stage="test")
+    generator = np.random.Philox(key=key[0].numpy().view(np.uint64), counter=[0, 0, 0, 0])
+    words = generator.random_raw(500).astype("<u8").view("<u4").reshape(-1, 2)
+    radius = np.sqrt(-2 * np.log((words[:, 0] | 1) / 2**32))
+    turns = words[:, 1] / 2**32 * 2 * np.pi
+    exact = np.stack((radius * np.cos(turns), radius * np.sin(turns)), 1).ravel()
+    assert np.abs(gaussians(key, 1000)[0].numpy() - exact).max() < 2e-6
+    assert np.allclose(exponential(words[:, 0]), radius**2 / 2, rtol=2e-7)
+
+
+def test_gaussians_are_the_same_everywhere():
+    """Golden: the sha256 of a million numbers."""
+    digest = hashlib.sha256(gaussians(keys(range(4), stage="golden"), 250_000).numpy().tobytes())
+    assert digest.hexdigest() == GAUSSIAN

@@ -5,7 +5,7 @@ softmax of its own, and these are joined in order. Of many rows one program goes
 each window has a program, and the last of them to be done joins.
 """
 
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import torch
 import triton
@@ -243,8 +243,9 @@ def attend(
     """
     rows, heads, length, channels = keys.shape
     key_scales, value_scales = scales if scales is not None else (keys, values)
-    spread, block_c = rows * heads < FEW, triton.next_power_of_2(channels)
-    windows = triton.cdiv(length, WINDOW) if spread else 1
+    spread = rows * heads < FEW
+    block_c: Any = triton.next_power_of_2(channels)
+    windows = (length + WINDOW - 1) // WINDOW if spread else 1
     partial = keys.new_empty(rows * heads * windows * (block_c + 4) if spread else 0, dtype=torch.float32)
     _attend[(rows, heads, windows)](
         qkv,

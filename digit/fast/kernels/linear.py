@@ -305,7 +305,7 @@ def linear(
         sources[3:] = (each if each is None else _descriptor(each, block_m, block_n) for each in sources[3:])
     how |= {"block_m": block_m, "block_n": block_n, "block_k": block_k, "described": described}
     how |= {"large": large, "num_warps": warps, "num_stages": stages}
-    _many_rows[(programs, count)](*sources, partial, arrived, rows, **how)
+    _many_rows[(programs, count)](*[*sources, partial, arrived, rows], **how)
     return out
 
 
