@@ -12,11 +12,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import UInt16
+from jaxtyping import Int, UInt16
 from torch import Tensor
 
 from digit.bounds import Batch
 from digit.calls import checked
+from digit.data.ahead import sent
 from digit.data.order import order
 from digit.distributed import on_main, share
 from digit.errors import DigitError
@@ -156,24 +157,22 @@ class CodeData:
 
     def __call__(self, step: int) -> CodeBatch:
         """This process's rows of the batch of `step`: each image once an epoch, in one of its views."""
-        rows = order(self.seed, step, self.batch_size, self.images)[self._here]
-        view = np.random.default_rng((self.seed, step, 1)).integers(self.views, size=self.batch_size)
-        view = view[self._here]
+        rows, view = self.chosen(step)
         picked = []
         for array in self._arrays:
             if isinstance(array, Tensor):
-                part = array.flatten(0, 1)[_sent(rows * self.views + view, array.device)]
+                part = array.flatten(0, 1)[sent(rows * self.views + view, array.device)]
             else:
-                part = _sent(array[rows, view], self.device)
+                part = sent(array[rows, view], self.device)
             picked.append(part.long() & 0xFFFF)
-        labels = None if self._labels is None else self._labels[_sent(rows, self.device)]
+        labels = None if self._labels is None else self._labels[sent(rows, self.device)]
         return CodeBatch(picked[0], labels, picked[1] if len(picked) > 1 else None)
 
-
-def _sent(array: np.ndarray, device: torch.device) -> Tensor:
-    """The array on `device`; the caller does not wait until the GPU has done what it was given before."""
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+    def chosen(self, step: int) -> tuple[Int[np.ndarray, " b"], Int[np.ndarray, " b"]]:
+        """The pictures of this process's rows, as places in the set, and the view of each."""
+        rows = order(self.seed, step, self.batch_size, self.images)
+        view = np.random.default_rng((self.seed, step, 1)).integers(self.views, size=self.batch_size)
+        return rows[self._here], view[self._here]
 
 
 def _array(path: Path, mode: Literal["r"] | None) -> np.ndarray:

@@ -2,12 +2,12 @@
 
 import hashlib
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from digit.data.ahead import Ahead, sent
 from digit.data.images import ImageSource
 from digit.data.loader import Report, load_pixels
 from digit.data.order import order
@@ -56,14 +56,9 @@ class PixelData:
         self._source, self._threads, self._strict = source, threads, strict
         self._side = int(size * ENLARGED) if crop else size
         self._readable: dict[int, int] = {}  # broken index -> the one that takes its place
-        self._ahead: dict[int, Future[tuple[np.ndarray, Tensor]]] = {}  # by step
         self._labels = None if source.labels is None else torch.from_numpy(source.labels).to(self.device)
-        self._stored: Tensor | None = None
-        self._worker: ThreadPoolExecutor | None = None
-        if len(source) * 3 * self._side**2 <= memory_limit_bytes:
-            self._stored = self._decode_all(progress).to(self.device)
-        else:
-            self._worker = ThreadPoolExecutor(1)
+        fits = len(source) * 3 * self._side**2 <= memory_limit_bytes
+        self._pixels = self._decode_all(progress).to(self.device) if fits else Ahead(self._fetch)
 
     def __len__(self) -> int:
         """Number of pictures, broken ones included."""
@@ -71,12 +66,12 @@ class PixelData:
 
     def __call__(self, step: int) -> PixelBatch:
         """This process's rows of the batch of `step`, counted from 0."""
-        if self._stored is None:
-            indices, pixels = self._fetch_ahead(step)
-            rows = np.arange(len(indices))
+        if isinstance(self._pixels, Ahead):
+            indices, pixels = self._pixels(step)
+            rows, pixels = np.arange(len(indices)), sent(pixels, self.device)
         else:
             indices = rows = self._indices(step)
-            pixels = self._stored
+            pixels = self._pixels
         digest = hashlib.sha256(f"{self.seed}/{step}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
         room = self._side - self.size
@@ -85,7 +80,7 @@ class PixelData:
             for many in (room + 1, room + 1, 2)  # top, left, mirrored
         ]
         draws = torch.stack([torch.from_numpy(rows), torch.from_numpy(indices), *drawn])
-        row, index, top, left, mirrored = self._to_device(draws)
+        row, index, top, left, mirrored = sent(draws, self.device)
         mirrored = mirrored * int(self.flip)
         labels = None if self._labels is None else self._labels[index]
         return PixelBatch(_cut(pixels, row, top, left, mirrored, self.size).float().div_(255), labels)
@@ -115,16 +110,6 @@ class PixelData:
         """The indices, those of broken pictures replaced."""
         return np.array([self._readable.get(index, index) for index in indices.tolist()])
 
-    def _fetch_ahead(self, step: int) -> tuple[np.ndarray, Tensor]:
-        assert self._worker is not None
-        for old in [key for key in self._ahead if key not in (step, step + 1)]:
-            self._ahead.pop(old).cancel()
-        for wanted in (step, step + 1):
-            if wanted not in self._ahead:
-                self._ahead[wanted] = self._worker.submit(self._fetch, wanted)
-        indices, pixels = self._ahead.pop(step).result()
-        return indices, self._to_device(pixels)
-
     def _fetch(self, step: int) -> tuple[np.ndarray, Tensor]:
         """Indices and pixels of a step, each broken picture replaced by the next readable one."""
         indices = self._indices(step)
@@ -152,11 +137,6 @@ class PixelData:
 
     def _all_broken(self) -> DigitError:
         return DigitError(f"no picture of {self._source.path} can be read. {self.report.summary()}")
-
-    def _to_device(self, tensor: Tensor) -> Tensor:
-        if self.device.type != "cuda":
-            return tensor.to(self.device)
-        return tensor.pin_memory().to(self.device, non_blocking=True)  # or the copy would wait for the queue
 
 
 def _cut(pixels: Tensor, row: Tensor, top: Tensor, left: Tensor, mirrored: Tensor, size: int) -> Tensor:

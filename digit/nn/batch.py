@@ -27,6 +27,14 @@ class PixelBatch(NamedTuple):
     labels: Int[Tensor, " b"] | None
 
 
+class ViewBatch(NamedTuple):
+    """Pictures in one view each, with the codes of that view; on one device."""
+
+    pixels: Float[Tensor, "b 3 h w"]  # in [0, 1]
+    codes: Int[Tensor, "b n"]  # int64
+    labels: Int[Tensor, " b"] | None
+
+
 class CodeBatch(NamedTuple):
     """Codes of b images with what goes with them; all on one device, int64, without offsets."""
 

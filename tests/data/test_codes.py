@@ -35,6 +35,8 @@ def test_training_data_is_a_function_of_the_step(pictures, kinds, tmp_path):
             assert torch.equal(a, b)
         assert int(batch.vq_codes.min()) >= 65000  # 16 bits without a sign
         assert torch.equal(batch.vq_codes - 65000, batch.codes)  # the same picture in the same view
+        pictures, view = data.chosen(step)
+        assert (batch.codes.numpy() == codes.array("codes")[pictures, view]).all()
         seen.append(batch.codes)
     assert torch.equal(seen[0], seen[2])
     assert not torch.equal(seen[0], seen[1])

@@ -9,6 +9,8 @@ import digit.distributed
 from digit.data.codes import CodeData, Codes
 from digit.data.images import open_images
 from digit.data.pixels import PixelData
+from digit.data.views import ViewData
+from digit.data.write_codes import CodeKind, write_codes
 from digit.errors import DigitError
 
 
@@ -68,6 +70,26 @@ def test_pixels_with_crops_and_flips(tmp_path, processes, count, limit):
     for step, batch in enumerate(whole):
         assert torch.equal(torch.cat([part[step].pixels for part in parts]), batch.pixels)
         assert torch.equal(torch.cat([part[step].labels for part in parts]), batch.labels)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("limit", [0, 10**9])
+def test_codes_with_their_pixels(tmp_path, processes, monkeypatch, count, limit):
+    source = open_images(make_pictures(tmp_path / "pictures.zip", count=8))
+    kinds = {"codes": CodeKind(lambda pixels: pixels.long().sum((1, 2)), 65536, "tokenizer-id")}
+    codes, _ = write_codes(source, tmp_path / "codes", kinds, size=12, views=3)
+    monkeypatch.setattr("digit.data.identity.on_main", lambda work: work())  # nobody is there to be told
+
+    def read():
+        data = ViewData(codes, source, batch_size=6, seed=3, memory_limit_bytes=limit)
+        return [data(step) for step in range(3)]
+
+    (whole,) = processes(1, read)
+    parts = processes(count, read)
+    for step, batch in enumerate(whole):
+        for name in batch._fields:
+            joined = torch.cat([getattr(part[step], name) for part in parts])
+            assert torch.equal(joined, getattr(batch, name))
 
 
 def test_only_its_own_rows_are_read(tmp_path, processes, monkeypatch):
