@@ -28,11 +28,11 @@ class PixelBatch(NamedTuple):
 
 
 class ViewBatch(NamedTuple):
-    """Pictures in one view each, with the codes of that view; on one device."""
+    """Pictures with the codes of the very views that the pixels show, on one device."""
 
     pixels: Float[Tensor, "b 3 h w"]  # in [0, 1]
-    codes: Int[Tensor, "b n"]  # int64
-    labels: Int[Tensor, " b"] | None
+    codes: Int[Tensor, "b n"]
+    labels: Int[Tensor, " b"] | None = None  # class indices, -1 for none
 
 
 class CodeBatch(NamedTuple):
