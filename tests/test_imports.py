@@ -10,7 +10,10 @@ import pytest
 from digit.run.verbs import VERBS
 
 ROOT = Path(__file__).parents[1] / "digit"
-FLOW = ["features", "kmeans", "tokenizer", "vqgan", "vqgan_loss", "prior", "renderer", "renderer_masked"]
+FLOW = [
+    *("features", "kmeans", "tokenizer", "vqgan", "vqgan_loss", "prior"),
+    *("renderer", "renderer_masked", "renderer_flow"),
+]
 LEAVES = {"errors", "bounds", "calls", "files", "distributed", "figure", "progress", "vqgan_config"}
 ALLOWED = {
     "errors": set(),

@@ -53,17 +53,23 @@ MANY, TOO_MANY = 2 * 10**9, 10**11  # parameters: of which a line says the cost,
 HELD_OUT = 2048  # pictures that the reconstruction error is measured on, at most
 
 
-def build(make: Callable[[], Stage], training: TrainConfig, plan: DryRun) -> Stage:
+def build(
+    make: Callable[[], Stage],
+    training: TrainConfig,
+    plan: DryRun,
+    *,
+    sized: Callable[[], nn.Module] | None = None,
+) -> Stage:
     """A stage whose first weights are those of the seed; a dry run's weights have no values.
 
     Randomness outside goes on as if nothing had happened. Before memory is taken a line says how much a large
-    stage needs.
+    stage needs: of `sized`, which can be made without values, where the stage itself cannot.
 
     Raises:
         DigitError: more parameters than can be meant.
     """
     with torch.random.fork_rng([]), torch.device("meta"), Undrawn():
-        count = sum(each.numel() for each in make().parameters())
+        count = sum(each.numel() for each in (sized or make)().parameters())
     if count > MANY:
         taken = f"{count:,} parameters, {16 * count / 1e9:,.0f} GB with gradients and moments"
         if count > TOO_MANY:

@@ -98,7 +98,8 @@ def train_vqgan(
     source = open_told(images, under=under, strict=strict)
     unseen = open_told(held_out, under=held_out_under) if held_out else source
     network, size = stages.perceptual(losses, perceptual_weights, plan), model.image_size
-    stage = stages.build(lambda: VQGANLoss(VQGAN(model), losses, network), training, plan)
+    make = lambda: VQGANLoss(VQGAN(model), losses, network)  # noqa: E731  (reads maps of the network)
+    stage = stages.build(make, training, plan, sized=lambda: VQGAN(model))
     made_of: dict[str, Any] = {"model": to_dict(model), "crop": crop, "losses": to_dict(losses)}
     made_of["perceptual"] = {"size": losses.perceptual_size, "maps": losses.perceptual_maps}
     if not plan.dry_run:  # its networks have no weights, and it reads no pictures

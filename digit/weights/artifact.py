@@ -27,6 +27,7 @@ from digit.nn.classifier import Classifier, ClassifierConfig
 from digit.nn.linear_probe import Probe, ProbeConfig
 from digit.prior import Prior, PriorConfig
 from digit.renderer import Renderer, RendererConfig
+from digit.renderer_flow import FlowConfig, FlowRenderer
 from digit.renderer_masked import MaskedConfig, MaskedRenderer
 from digit.tokenizer import Tokenizer, TokenizerConfig
 from digit.vqgan import VQGAN
@@ -41,12 +42,18 @@ KINDS: dict[str, tuple[type[Any], type[Any]]] = {
     "prior": (Prior, PriorConfig),
     "renderer": (Renderer, RendererConfig),
     "renderer_masked": (MaskedRenderer, MaskedConfig),
+    "renderer_flow": (FlowRenderer, FlowConfig),
     "classifier": (Classifier, ClassifierConfig),
     "probe": (Probe, ProbeConfig),
 }
 FORMAT = 1  # raised when an older digit could no longer read what is written
 CONFIG, MODEL = "config.json", "model.safetensors"
-LOW_PRECISION = ("prior", "renderer", "renderer_masked")  # kinds whose weights may be bfloat16 or float16
+LOW_PRECISION = (
+    "prior",
+    "renderer",
+    "renderer_masked",
+    "renderer_flow",
+)  # kinds whose weights may be bfloat16 or float16
 _REPEATED = (
     "layers",
     "depth",
