@@ -11,7 +11,7 @@ from torch import Tensor
 
 from digit.errors import DigitError
 from digit.fast.graphs import capture
-from digit.fast.kernels.attention import attend
+from digit.fast.kernels.attention import FEW, attend
 from digit.fast.kernels.draw import Filters, draw
 from digit.fast.packed import PackedTransformer
 from digit.fast.weights import state_of
@@ -110,6 +110,7 @@ class FastDecoder:
         self.guidance = torch.ones(shape.length, device=device)
         self.filled = torch.zeros((), device=device, dtype=torch.int32)
         self.drawn = torch.zeros((), device=device, dtype=torch.int32)
+        self.arrived = torch.zeros(FEW, device=device, dtype=torch.int32)  # windows of attention
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
         if device.type == "cuda":
             self._capture()
@@ -192,7 +193,7 @@ class FastDecoder:
             keys, values = self.cache.keys[layer], self.cache.values[layer]
             scales = self.cache.scales[layer] if self.cache.scales else None
             chained = self.packed.chains(len(qkv))
-            how: dict[str, Any] = {"offset": offset, "scales": scales, "arrived": self.packed.arrived}
+            how: dict[str, Any] = {"offset": offset, "scales": scales, "arrived": self.arrived}
             attend(qkv, keys, values, mixed, self.filled, chained=chained, **how)
             return mixed
 
