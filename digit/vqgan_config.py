@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from digit.bounds import Codebook, Count, Decay, Depth, Side, Size, Weight, Whole
+from digit.bounds import Codebook, Count, Decay, Depth, Share, Side, Size, Weight, Whole
 from digit.calls import check_fields
 from digit.errors import DigitError
 
@@ -68,6 +68,7 @@ class VQGANLossConfig:
     adversarial_weight: Weight = 0.5  # the discriminators' gradient at the last convolution, in the others'
     adversarial_start: Whole = 0  # step at which the discriminators begin to teach
     adversarial_ramp: Count = 1  # steps over which their weight then grows
+    adversarial_margin: Share = 0.1  # how far below log 2 (a share of it) their loss must be to teach fully
     discriminate_patches: bool = True  # a discriminator of pixels
     discriminate_maps: bool = False  # a discriminator of the perceptual network's maps
     discriminator_width: Size = 64  # its first channels

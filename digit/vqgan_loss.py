@@ -1,5 +1,6 @@
 """pixels -> one scalar that trains a VQGAN and its discriminators (VQGAN, arXiv:2012.09841, section 3.1)."""
 
+import math
 from pathlib import Path
 
 import torch
@@ -202,16 +203,30 @@ class VQGANLoss(nn.Module):
                 discriminator.requires_grad_(False)
                 with torch.no_grad():
                     standard = _judge(discriminator, originals, name)
-                judged = preference(_judge(discriminator, rivals, name), standard)
+                shown = _judge(discriminator, rivals, name)
+                judged = preference(shown, standard)
                 discriminator.requires_grad_(True)
                 (push,) = torch.autograd.grad(judged, picture, retain_graph=True)
                 balance = (reference / (self._last_layer(reconstruction, push) + 1e-8)).clamp(max=1e4)
+                balance = balance * self._trust(preference(standard, shown).detach())
                 gradient = gradient + share * balance * push
                 self._report(**{f"adversarial_{name}": judged, f"balance_{name}": balance})
             discriminators = discriminators + self._learn(name, discriminator, originals, rivals)
         # Its value is the loss's, its gradient the sum that was just put together.
         carrier = (reconstruction * gradient).sum()
         return total.detach() + (carrier - carrier.detach()) + discriminators
+
+    def _trust(self, loss: Float[Tensor, ""]) -> Float[Tensor, ""]:
+        """0 for a discriminator at chance, 1 for one whose loss is `adversarial_margin` below.
+
+        The balance alone makes up for every weakness: one that the generator has just fooled would go on
+        pushing at full force along whatever is left of its slope, and be fooled faster than it learns anew.
+        """
+        if self.config.adversarial_margin == 0:
+            return torch.ones_like(loss)
+        saved = 1 - loss / math.log(2)
+        add_up(saved)
+        return (saved / world_size() / self.config.adversarial_margin).clamp(0, 1)
 
     def _learn(
         self, name: str, discriminator: nn.Module, real: list[Tensor], fake: list[Tensor]

@@ -1,5 +1,6 @@
 """VQGAN training: gradients reach the right side, the balance holds, the codebook follows, a run resumes."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -23,7 +24,8 @@ SMALL = VQGANConfig(
     shortcut="input",
     normalized_codes=True,
 )
-CONFIG = VQGANLossConfig(discriminator_width=8, discriminator_ahead=0)
+# Discriminators that have learned nothing teach here, as in the published balance.
+CONFIG = VQGANLossConfig(discriminator_width=8, discriminator_ahead=0, adversarial_margin=0.0)
 
 
 class TwoMaps(nn.Module):
@@ -89,6 +91,58 @@ def test_adversarial_gradient_is_balanced_at_the_last_layer():
     reference = gradients(plain.vqgan)[name]
     push = gradients(adversarial.vqgan)[name] - reference
     torch.testing.assert_close(push.norm(), 0.5 * reference.norm(), rtol=1e-3, atol=0)
+
+
+class Brightness(nn.Module):
+    """A discriminator that takes brighter pictures for real, or darker ones."""
+
+    def __init__(self, slope: float) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(slope))
+
+    def forward(self, pixels: Tensor) -> list[Tensor]:
+        return [self.slope * pixels.mean((1, 2, 3), keepdim=True)]
+
+
+def test_a_discriminator_teaches_as_far_as_it_can_tell():
+    """In full where its loss is below chance by the margin, not at all where it is at chance or wrong."""
+
+    def balance(slope: float, margin: float) -> float:
+        both = stage(replace(CONFIG, adversarial_margin=margin))
+        both.discriminators["patches"] = Brightness(slope)  # fresh reconstructions are brighter
+        both.loss(pictures())
+        return both.metrics["balance_patches"].item()
+
+    always = {slope: balance(slope, margin=0.0) for slope in (-10.0, -0.001, 10.0)}
+    assert min(always.values()) > 0
+    assert balance(-10.0, margin=0.1) == always[-10.0]
+    assert 0 < balance(-0.001, margin=0.1) < 0.01 * always[-0.001]
+    assert balance(10.0, margin=0.1) == 0
+    assert 0 < balance(-10.0, margin=1.0) < always[-10.0]
+
+
+def test_a_discriminator_that_is_pushed_over_learns_again():
+    """The published balance grows as fast as the discriminator fades, and holds it at chance."""
+
+    def late(margin: float) -> list[float]:
+        strong = replace(CONFIG, adversarial_weight=1.0, adversarial_start=30, discriminator_ahead=30)
+        both = stage(replace(strong, adversarial_margin=margin))
+        optimizer = torch.optim.Adam([p for p in both.parameters() if p.requires_grad], 3e-3, (0.5, 0.99))
+        seen = []
+        for step in range(100):
+            loss = both.loss(pictures(4, seed=step % 4))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            seen.append(
+                [both.metrics.get(name, loss) for name in ("discriminator_patches", "balance_patches")]
+            )
+        return torch.tensor(seen[-20:]).mean(0).tolist()
+
+    silent, grown = late(0.0)
+    heard, held = late(VQGANLossConfig().adversarial_margin)
+    assert silent > 0.99 * math.log(2) and grown > 4 * held
+    assert heard < 0.98 * math.log(2) and held < 0.5
 
 
 def test_adversary_waits_for_its_step_and_ramps():

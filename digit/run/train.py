@@ -32,7 +32,7 @@ VQGAN_TRAINING = TrainConfig(
 # Settings that only converters and experiments in Python change are no options.
 Training = Annotated[TrainConfig, Hidden({"skips", "eps", "nesterov", "warmup_from", "min_lr"})]
 Shape = Annotated[VQGANConfig, Hidden({"family", "latent_channels", "attention_levels"})]
-Losses = Annotated[VQGANLossConfig, Hidden({"perceptual_maps", "discriminator_layers"})]
+Losses = Annotated[VQGANLossConfig, Hidden({"perceptual_maps", "discriminator_layers", "adversarial_margin"})]
 
 PriorRecipe = Literal[
     "base", "base_400", "base_cond", "base_cond_400", "large", "large_cond", "vq_only", "ablation_39m"

@@ -92,7 +92,8 @@ def reading(
         (
             "The VQGAN's discriminator and perceptual loss read an ImageNet network (EfficientNet-lite0),"
             " which is neither of the two judges. Its second discriminator, on pixels, stopped saying"
-            " anything early (its loss stays at log 2)."
+            " anything early (its loss stays at log 2): the balance kept it there, which `adversarial_margin`"
+            " has since put right; this VQGAN was not trained again."
         ),
         "",
         (

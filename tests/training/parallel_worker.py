@@ -45,6 +45,7 @@ LOSSES = VQGANLossConfig(
     perceptual=None,
     adversarial_start=2,
     discriminator_ahead=1,  # the discriminators have no gradient in the first update
+    adversarial_margin=0.5,  # the loss of all processes says how far they teach
     discriminator_slope=0.0,  # whose noise each process draws for itself
     dead_after=1000,
     discriminator_width=8,
