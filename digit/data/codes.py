@@ -197,6 +197,8 @@ def _check_meta(meta: Any, path: Path, *, verify: bool) -> None:
             and 0 <= meta["images"] < 2**40
             and isinstance(labelled, bool)
             and isinstance(meta["classes"], list)
+            and all(isinstance(name, str) for name in meta["classes"])
+            and isinstance(meta.get("source"), dict | None)
             and isinstance(meta.get("plan", {}), dict)
             and all(isinstance(row, list) and len(row) == 2 for row in meta.get("skipped", []))
             and isinstance(files, dict)

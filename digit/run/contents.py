@@ -1,5 +1,6 @@
 """What a folder or file of digit's holds: a record for machines, and tables of it for people."""
 
+import contextlib
 import json
 import math
 import re
@@ -209,7 +210,8 @@ def _training(folder: Path) -> dict[str, Any]:
         return {}
     known: dict[str, Any] = {} if status is None else asdict(status)
     states = paths(folder / "state")
-    settings = read_json(states[-1] / "state.json").get("config", {}) if states else {}
+    settings = _object(states[-1] / "state.json").get("config") if states else None
+    settings = settings if isinstance(settings, dict) else {}
     return {**known, "last": rows, "settings": settings}
 
 
@@ -218,17 +220,16 @@ def _last_rows(log: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if log.is_file():
         for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-1000:]:
-            try:
+            with contextlib.suppress(ValueError, TypeError):  # a training may be writing it
                 found |= json.loads(line)
-            except (ValueError, TypeError):  # a training may be writing it
-                continue
     return found
 
 
 def _of_training(folder: Path, training: dict[str, Any]) -> Table:
     """A training in a table."""
     last, settings = training["last"], training["settings"]
-    optimizer = settings.get("optimizer", {})
+    optimizer = settings.get("optimizer")
+    optimizer = optimizer if isinstance(optimizer, dict) else {}
     done, steps = training.get("step", last.get("step")), training.get("steps", settings.get("steps"))
     about = {
         "updates": done if steps is None else f"{done:,} of {steps:,}",

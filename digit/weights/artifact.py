@@ -4,9 +4,10 @@ import importlib.metadata
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import StringConstraints
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -33,7 +34,16 @@ from digit.tokenizer import Tokenizer, TokenizerConfig
 from digit.vqgan import VQGAN
 from digit.vqgan_config import VQGANConfig
 from digit.weights.foreign import misfits
-from digit.weights.storage import StoredAs, changed, fingerprint, from_dict, pack, to_dict, unpack
+from digit.weights.storage import (
+    StoredAs,
+    changed,
+    check_types,
+    fingerprint,
+    from_dict,
+    pack,
+    to_dict,
+    unpack,
+)
 
 KINDS: dict[str, tuple[type[Any], type[Any]]] = {
     "encoder": (Encoder, EncoderConfig),
@@ -48,6 +58,16 @@ KINDS: dict[str, tuple[type[Any], type[Any]]] = {
 }
 FORMAT = 1  # raised when an older digit could no longer read what is written
 CONFIG, MODEL = "config.json", "model.safetensors"
+_TYPES: dict[str, Any] = {  # of what a config.json holds
+    **dict.fromkeys(("kind", "id"), Annotated[str, StringConstraints(min_length=1)]),
+    "stored_as": StoredAs,
+    "config": dict[str, Any],
+    "lineage": dict[str, str],
+    "files": dict[str, str],
+    "classes": list[str],
+    "made_by": dict[str, Any] | None,
+    "extra": dict[str, Any] | None,
+}
 LOW_PRECISION = (
     "prior",
     "renderer",
@@ -207,15 +227,11 @@ def describe(path: str | Path) -> dict[str, Any]:
             f"{path} holds no {CONFIG}: it is not an artifact, or its training has not saved one yet"
         )
     artifact = read_json(path / CONFIG)
-    types: dict[str, type] = dict.fromkeys(("kind", "id", "stored_as"), str)
-    types |= dict.fromkeys(("config", "lineage", "files"), dict) | {"classes": list}
     if not isinstance(artifact, dict) or not isinstance(artifact.get("format"), int):
         raise DigitError(f"{path / CONFIG} does not describe an artifact")
     if artifact["format"] > FORMAT:
         raise DigitError(f"{path} was written by a newer digit (format {artifact['format']}): upgrade digit")
-    for name, expected in types.items():
-        if not isinstance(artifact.get(name), expected):
-            raise DigitError(f"{path / CONFIG} lacks {name}, or it is not a {expected.__name__}")
+    check_types(artifact, _TYPES, where=str(path / CONFIG))
     return artifact
 
 

@@ -121,6 +121,19 @@ def from_dict(kind: type[Settings], value: Any, *, where: str) -> Settings:
         raise DigitError(f"{where}: {place} does not fit ({first['msg']})") from None
 
 
+def check_types(value: Mapping[str, Any], types: Mapping[str, Any], *, where: str) -> None:
+    """DigitError, naming `where` and the entry, unless each of `types` that is there is of its type.
+
+    One whose type allows None may be absent.
+    """
+    for name, kind in types.items():
+        try:
+            pydantic.TypeAdapter(kind).validate_python(value.get(name), strict=True)
+        except pydantic.ValidationError as error:
+            what = "is not there" if name not in value else f"does not fit ({error.errors()[0]['msg']})"
+            raise DigitError(f"{where}: {name} {what}: copy it again") from None
+
+
 def _refuse_unknown(kind: type, value: Any, where: str) -> None:
     """Also in settings inside settings; pydantic drops the keys that a plain dataclass lacks."""
     if not isinstance(value, dict):

@@ -1,11 +1,14 @@
 """What a folder of digit's holds: each kind is recognised and told in full."""
 
+import contextlib
+import copy
 import json
 import shutil
 
 import pytest
 
 from digit.errors import DigitError
+from digit.files import read_json, write_json_atomic
 from digit.nn.sampling import DRAW
 from digit.run.contents import contents
 from digit.weights.model_folder import locate
@@ -80,3 +83,43 @@ def test_the_bundled_model_and_a_part_of_it():
     part = contents(str(locate(None) / "prior"))
     assert told(part)["made by digit"] == ["a version that was not installed"]
     assert told(part)["weights"] == [bundled.record["parts"]["prior"]["values"]]
+
+
+def places(value, before=()):
+    """The way to each entry of nested dictionaries and lists."""
+    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+        yield (*before, key)
+        if isinstance(inner, dict | list):
+            yield from places(inner, (*before, key))
+
+
+STRANGE = (None, True, -1, 10**30, 1e308, "", "x" * 200, [], {}, [[]], [None], [1], {"a": {}}, {"a": 1})
+
+
+@pytest.mark.parametrize(
+    ("folder", "file"),
+    [
+        ("prior", "config.json"),
+        ("tokenizer", "config.json"),
+        ("model", "config.json"),
+        ("codes", "meta.json"),
+    ],
+)
+def test_whatever_stands_in_a_file_it_is_told_or_refused(chain, tmp_path, folder, file):
+    """Every entry replaced by strange ones or taken away, under a checksum that fits."""
+    shutil.copytree(chain.root / folder, tmp_path / "there")
+    path = tmp_path / "there" / file
+    whole = read_json(path)
+    for place in places(whole):
+        for strange in (*STRANGE, ...):
+            value = copy.deepcopy(whole)
+            inner = value
+            for key in place[:-1]:
+                inner = inner[key]
+            if strange is ...:
+                del inner[place[-1]]
+            else:
+                inner[place[-1]] = strange
+            write_json_atomic(path, value, checksum=True)
+            with contextlib.suppress(DigitError):
+                assert contents(str(tmp_path / "there")).tables

@@ -176,7 +176,7 @@ def test_wrong_paths_and_kinds(saved, tmp_path):
         ({"format": 2}, "newer digit"),
         ({"format": "1"}, "does not describe"),
         ({"kind": "poem"}, "no artifact kind 'poem'"),
-        ({"id": 7}, "lacks id"),
+        ({"id": 7}, "id does not fit"),
         ({"files": {"model.safetensors": "00"}}, "sha256 differs"),
         ({"config": {"widht": 8}}, "did you mean width"),
         ({"config": {"inner": {"sise": 3}}}, "did you mean size"),
