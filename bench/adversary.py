@@ -11,11 +11,7 @@ pictures: `psnr` in dB; `sharpness`, the mean difference of neighbouring pixels 
 `distance`, of Fréchet, between features of the bundled tokenizer's encoder. Medians of the seeds.
 """
 
-import datetime
-import shlex
 import statistics
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from machine import describe, parser
+from machine import heading, parser
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -115,15 +111,8 @@ def main() -> None:
             each = [trained(given, margin, s, Path(folder) / f"{margin}-{s}") for s in given.seeds]
             rows[str(margin)] = {name: statistics.median(row[name] for row in each) for name in each[0]}
             rows[str(margin)]["each"] = each
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
-    )
     result = {
-        "measurement": "the pixel discriminator of a small VQGAN, by margin",
-        "command": shlex.join(["python", "bench/adversary.py", *sys.argv[1:]]),
-        "commit": commit.stdout.strip() or None,
-        "date": datetime.date.today().isoformat(),
-        **describe(torch.device("cpu")),
+        **heading("the pixel discriminator of a small VQGAN, by margin", torch.device("cpu")),
         "rows": rows,
     }
     table = Table(title="\n".join(str(result[name]) for name in ("measurement", "command", "commit")))

@@ -8,17 +8,12 @@ the cumulative distribution in order of the codes, with one number per position.
 float32, nothing changes by the edge of top-p. On the CPU.
 """
 
-import datetime
-import shlex
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 from jaxtyping import Float, Int
-from machine import describe, parser
+from machine import heading, parser
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -85,15 +80,8 @@ def main() -> None:
     num = 2 if given.smoke else given.num
     prior = open_model(locate(None), parts=()).parts["prior"].eval()
     rows = {name: changes(prior, config, num) for name, config in CASES.items()}
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True
-    )
     result = {
-        "measurement": "codes that change where logits are rounded to bfloat16",
-        "command": shlex.join(["python", "bench/draws.py", *sys.argv[1:]]),
-        "commit": commit.stdout.strip() or None,
-        "date": datetime.date.today().isoformat(),
-        **describe(torch.device("cpu")),
+        **heading("codes that change where logits are rounded to bfloat16", torch.device("cpu")),
         "pictures": num,
         "rows": rows,
     }

@@ -6,10 +6,13 @@ Prints the rate of a large matrix product (bfloat16 on a GPU) and of a large cop
 """
 
 import argparse
+import datetime
 import gc
 import json
 import platform
+import shlex
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -67,6 +70,19 @@ def describe(device: torch.device) -> dict[str, Any]:
         "device": gpu or platform.processor() or platform.machine(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+    }
+
+
+def heading(measurement: str, device: torch.device) -> dict[str, Any]:
+    """`describe`, with what was measured, by which command, at which commit and when."""
+    git = ["git", "rev-parse", "HEAD"]
+    commit = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True)
+    return {
+        "measurement": measurement,
+        "command": shlex.join(["python", f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
+        "commit": commit.stdout.strip() or None,
+        "date": datetime.date.today().isoformat(),
+        **describe(device),
     }
 
 

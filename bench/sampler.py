@@ -395,7 +395,7 @@ class Bench:
         ways = {"one program": 0, "one each window": 10**9} if rows <= 64 else {"one program": 0}
         for name, few in ways.items():
             seconds = []
-            with mock.patch.object(attention, "FEW", few):
+            with mock.patch.object(attention, "PAIRS", few):
                 for filled in range(4, 256, 32):
                     at = torch.tensor(filled, device=self.device, dtype=torch.int32)
                     how = {"arrived": arrived, "scales": scales}

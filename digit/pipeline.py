@@ -1,6 +1,6 @@
 """labels, seeds -> pixels: prior, renderer and VQGAN composed; the tokenizer travels along."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import Tensor
 from digit.bounds import Batch, Count, Draws, Guidance, Temperature, TopP, Weight, Whole
 from digit.calls import checked
 from digit.errors import DigitError, LineageError
+from digit.nn.batch import in_equal_parts
 from digit.nn.checks import check_device, check_prefix
 from digit.nn.decoding import CacheBits
 from digit.nn.labels import label_ids
@@ -34,7 +35,6 @@ from digit.weights.model_folder import (
 
 RendererName = Literal["autoregressive", "masked"]
 RENDERERS: dict[RendererName, str] = {"autoregressive": "renderer", "masked": "renderer_masked"}
-LARGE = 64  # side in pixels above which decoding 16 pictures keeps a GPU busy; 64 smaller ones do not
 
 
 @dataclass(frozen=True)
@@ -240,7 +240,7 @@ class DigitPipeline:
             vq_codes = self._render(codes, seeds, request, cache_bits, **how)
             all_codes.append(codes.cpu())
             all_vq.append(vq_codes.cpu())
-            all_pixels += [to_uint8(few).cpu() for few in _decoded(decode, vq_codes, side)]
+            all_pixels += [to_uint8(few).cpu() for few in in_equal_parts(decode, vq_codes, side=side)]
         settings = request.settings if prefix is None else request.settings | {"prefix": prefix.shape[1]}
         pixels, codes, vq_codes = (torch.cat(parts) for parts in (all_pixels, all_codes, all_vq))
         return Pictures(pixels, codes, vq_codes, request.seeds, request.labels, settings)
@@ -350,17 +350,3 @@ def to_uint8(pixels: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
     """Pixels in [0, 1] as bytes, rounded to the nearest level, channels last in memory."""
     levels = (pixels.float().clamp(0, 1) * 255).round()
     return levels.to(torch.uint8, memory_format=torch.channels_last)
-
-
-def _decoded(
-    decode: Callable[[Tensor], Tensor], codes: Int[Tensor, "b m"], side: int
-) -> Iterator[Float[Tensor, "c 3 h w"]]:
-    """Pixels of VQ codes, in parts whose size is not the batch's: activations take far more room than codes.
-
-    A GPU's convolutions round by how many pictures they get: always the same number, the last part filled up.
-    Those of a CPU round a single one differently: it is decoded as two.
-    """
-    on_gpu, size = codes.is_cuda, 16 if side > LARGE else 64
-    for part in codes.split(size):
-        whole = size if on_gpu else max(2, len(part))
-        yield decode(torch.cat((part, part[:1].expand(whole - len(part), -1))))[: len(part)]

@@ -7,15 +7,16 @@ arXiv:2210.02747). Time runs from noise at 0 to the picture at 1.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from digit.bounds import Batch, Count, Decay, Depth, Size, Weight
+from digit.bounds import Count, Decay, Depth, Size, Weight
 from digit.calls import check_fields, checked
 from digit.errors import DigitError
-from digit.nn.batch import ViewBatch
+from digit.nn.batch import ViewBatch, in_equal_parts
 from digit.nn.checks import check_codes
 from digit.nn.decoding import inference
 from digit.nn.modulated import ModulatedBlock, Times, modulated
@@ -153,7 +154,6 @@ class FlowRenderer(nn.Module):
         *,
         steps: Count | None = None,
         guidance: Weight | None = None,
-        batch_size: Batch = 64,
         progress: Callable[[int], None] | None = None,
         autocast: bool | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
@@ -165,9 +165,7 @@ class FlowRenderer(nn.Module):
             labels: numbers of classes, -1 for none; none if left out.
             steps: passes of the transformer: steps of Adams and Bashforth's method of second order.
             guidance: weight of what codes and class change; other than 1 it takes a second pass at each step.
-            batch_size: pictures at once. On a GPU each batch is filled up to it, so that a picture's products
-                are the same in any number of pictures.
-            progress: hears how many pictures each step has passed.
+            progress: hears how many pictures each step has passed, with those that fill up a part.
             autocast: half precision; by default on a GPU only.
 
         Raises:
@@ -184,18 +182,13 @@ class FlowRenderer(nn.Module):
             )
         how = {"steps": steps or own.steps, "progress": progress}
         how["guidance"] = own.guidance if guidance is None else guidance
-        pictures = []
-        for start in range(0, len(codes), batch_size):
-            part = slice(start, start + batch_size)
-            noise = gaussians(keys(seeds[part], stage="renderer_flow"), 3 * own.image_size**2)
-            noise = noise.view(-1, 3, own.image_size, own.image_size)
-            given = (each.to(device) for each in (noise, codes[part], self._labels(rows[part])))
-            if device.type == "cuda":
-                given = (filled_up(each, batch_size) for each in given)
-            with inference(self, autocast=autocast):
-                found = self._flow(*given, **how)[: len(noise)]
-            pictures.append((found.clone().clamp_(-1, 1) + 1) / 2)
-        return torch.cat(pictures)
+        noise = gaussians(keys(seeds, stage="renderer_flow"), 3 * own.image_size**2)
+        noise = noise.view(-1, 3, own.image_size, own.image_size)
+        given = (each.to(device) for each in (noise, codes, self._labels(rows)))
+        with inference(self, autocast=autocast):
+            parts = in_equal_parts(partial(self._flow, **how), *given, side=own.image_size)
+            found = torch.cat(list(parts))
+        return (found.clone().clamp_(-1, 1) + 1) / 2
 
     def _flow(
         self,
@@ -223,8 +216,3 @@ class FlowRenderer(nn.Module):
             if progress is not None:
                 progress(len(x))
         return x
-
-
-def filled_up(rows: Tensor, count: int) -> Tensor:
-    """The rows, the last of them again until there are so many."""
-    return torch.cat((rows, rows[-1:].expand(count - len(rows), *rows.shape[1:])))

@@ -10,7 +10,7 @@ from digit.data.images import open_images
 from digit.data.views import ViewData
 from digit.errors import DigitError
 from digit.nn.batch import ViewBatch
-from digit.renderer_flow import LEAST, FlowConfig, FlowRenderer, filled_up
+from digit.renderer_flow import LEAST, FlowConfig, FlowRenderer
 from digit.training.loop import train
 from digit.weights.artifact import load, save
 
@@ -147,7 +147,7 @@ def test_a_picture_is_that_of_its_row():
     renderer, heard = settled(), []
     codes, seeds, labels = torch.randint(5, (5, 4)), [7, 2**70, -3, 7, 0], [0, -1, 2, 0, 1]
     codes[3] = codes[0]
-    whole = renderer.sample(codes, seeds, labels, steps=3, batch_size=2, progress=heard.append)
+    whole = renderer.sample(codes, seeds, labels, steps=3, progress=heard.append)
     assert whole.shape == (5, 3, 8, 8) and 0 <= whole.min() <= whole.max() <= 1
     assert not whole.is_inference() and sum(heard) == 3 * 5
     assert torch.equal(whole[3], whole[0]) and not torch.equal(whole[1], whole[0])
@@ -171,10 +171,6 @@ def test_it_learns_to_draw_what_codes_say():
         optimizer.step()
     found = renderer.sample(torch.arange(4)[:, None], range(4), steps=4)
     assert (found - pictures).abs().mean() < 0.05, (found - pictures).abs().mean()
-
-
-def test_rows_are_filled_up_by_the_last():
-    assert filled_up(torch.tensor([[1, 2], [3, 4]]), 4).tolist() == [[1, 2], [3, 4], [3, 4], [3, 4]]
 
 
 @pytest.mark.parametrize(

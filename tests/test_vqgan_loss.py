@@ -55,6 +55,15 @@ def gradients(module: nn.Module) -> dict[str, Tensor]:
     return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
 
 
+def update(both, optimizer, step):
+    """One, on pictures that come again; its loss."""
+    loss = both.loss(pictures(4, seed=step % 4))
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss
+
+
 def test_one_backward_gives_each_side_its_own_gradient():
     both = stage(replace(CONFIG, discriminate_maps=True), maps=True)
     both.loss(pictures()).backward()
@@ -130,10 +139,7 @@ def test_a_discriminator_that_is_pushed_over_learns_again():
         optimizer = torch.optim.Adam([p for p in both.parameters() if p.requires_grad], 3e-3, (0.5, 0.99))
         seen = []
         for step in range(100):
-            loss = both.loss(pictures(4, seed=step % 4))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            loss = update(both, optimizer, step)
             seen.append(
                 [both.metrics.get(name, loss) for name in ("discriminator_patches", "balance_patches")]
             )
@@ -198,10 +204,7 @@ def test_training_improves_reconstructions():
     optimizer = torch.optim.AdamW([p for p in both.parameters() if p.requires_grad], lr=3e-3)
     values = []
     for step in range(20):
-        loss = both.loss(pictures(4, seed=step % 4))
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        loss = update(both, optimizer, step)
         values.append(float(both.metrics["psnr"]))
     assert sum(values[-5:]) / 5 > values[0] + 3
     assert torch.isfinite(loss)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from digit.errors import DigitError
 from digit.fast.graphs import capture
-from digit.fast.kernels.attention import FEW, attend
+from digit.fast.kernels.attention import PAIRS, attend
 from digit.fast.kernels.draw import Filters, draw
 from digit.fast.packed import PackedTransformer
 from digit.fast.weights import state_of
@@ -110,7 +110,7 @@ class FastDecoder:
         self.guidance = torch.ones(shape.length, device=device)
         self.filled = torch.zeros((), device=device, dtype=torch.int32)
         self.drawn = torch.zeros((), device=device, dtype=torch.int32)
-        self.arrived = torch.zeros(FEW, device=device, dtype=torch.int32)  # windows of attention
+        self.arrived = torch.zeros(PAIRS, device=device, dtype=torch.int32)  # windows of attention
         self.graphs: dict[int, torch.cuda.CUDAGraph] = {}
         if device.type == "cuda":
             self._capture()

@@ -5,7 +5,7 @@ symbols too: the softmax of its loss and of its top-p runs over all of them. So 
 is predicted after the last code, the others never occur as targets, and none of them is ever drawn.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -17,6 +17,7 @@ from digit.errors import DigitError
 
 Specials = Literal[0, 5]  # none, or fairseq's: <s>, <pad>, </s>, <unk>, <n>; code k has id 5 + k
 
+LARGE = 64  # side in pixels above which 16 pictures keep a GPU busy; 64 smaller ones are needed
 PAD, END, MASK = 1, 2, 3  # ids; END also starts a sequence
 
 
@@ -69,6 +70,20 @@ def in_pieces(run: Callable[[Tensor], Tensor], batch: Tensor, most: int | None =
             continue
         torch.cuda.empty_cache()  # outside the handler, whose traceback holds what did not fit
     return done[0] if len(done) == 1 else torch.cat(done)
+
+
+def in_equal_parts(run: Callable[..., Tensor], *rows: Tensor, side: int) -> Iterator[Tensor]:
+    """`run` of rows, a picture of `side` pixels for each, in parts whose size is not that of the batch.
+
+    A GPU's products and convolutions round by how many pictures they get: always the same number, the last
+    part filled up. Those of a CPU round a single one differently: it is computed as two.
+    """
+    size = 16 if side > LARGE else 64
+    for parts in zip(*(each.split(size) for each in rows), strict=True):
+        count = len(parts[0])
+        whole = size if parts[0].is_cuda else max(2, count)
+        filled = (torch.cat((part, part[:1].expand(whole - count, *part.shape[1:]))) for part in parts)
+        yield run(*filled)[:count]
 
 
 def rows(batch: Any) -> int:

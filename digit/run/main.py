@@ -176,9 +176,7 @@ def _load_torch() -> None:
     """Import it now: a signal during these seconds ends the process at once."""
     try:
         import torch  # noqa: F401
-    # All: torch and its libraries read dozens of variables as they are imported, and each raises what it
-    # likes for a wrong one. Nothing of ours runs inside, and the sentence names what was raised.
-    except Exception as error:
+    except Exception as error:  # its libraries raise what they like for wrong variables
         reason = str(error).strip().splitlines() or [""]
         raise DigitError(
             f"torch cannot be loaded ({type(error).__name__}: {reason[0][:200]}): install it again, or unset "

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from digit.errors import DigitError
-from digit.nn.batch import END, PixelBatch, in_pieces, rows, split, with_end
+from digit.nn.batch import END, PixelBatch, in_equal_parts, in_pieces, rows, split, with_end
 
 
 @pytest.mark.parametrize(("room", "most", "sizes"), [
@@ -64,3 +64,18 @@ def test_a_small_batch_is_itself():
 def test_no_tensor_no_batch():
     with pytest.raises(DigitError, match="holds no tensor"):
         rows({"name": "x"})
+
+
+@pytest.mark.parametrize(
+    ("side", "count", "seen"), [(64, 130, [64, 64, 2]), (65, 33, [16, 16, 2]), (8, 1, [2])]
+)
+def test_parts_have_a_size_of_their_own(side, count, seen):
+    """No row is computed alone, and what was filled up does not come back."""
+    sizes, rows = [], torch.arange(count)
+
+    def run(first, second):
+        sizes.append(len(first))
+        return first + second[:, 0]
+
+    found = torch.cat(list(in_equal_parts(run, rows, rows[:, None] * 10, side=side)))
+    assert torch.equal(found, rows * 11) and sizes == seen

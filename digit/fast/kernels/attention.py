@@ -16,7 +16,7 @@ from triton.language.extra.cuda import gdc_launch_dependents, gdc_wait
 
 WINDOW = 128  # positions
 BLOCK = 16  # positions, each of a slot
-FEW = 512  # pairs of row and head from which on programs are enough without one for each window
+PAIRS = 512  # pairs of row and head from which on programs are enough without one for each window
 
 
 @triton.jit
@@ -239,11 +239,11 @@ def attend(
 
     `filled` lies on the device, so that one captured graph serves every position. Keys and values are
     (b, heads, length, channels), in 8 bits with `scales` of (b, heads, length) each. `arrived` are zeros, one
-    for each pair of row and head where these are fewer than FEW; a call leaves zeros.
+    for each pair of row and head where these are fewer than PAIRS; a call leaves zeros.
     """
     rows, heads, length, channels = keys.shape
     key_scales, value_scales = scales if scales is not None else (keys, values)
-    spread = rows * heads < FEW
+    spread = rows * heads < PAIRS
     block_c: Any = triton.next_power_of_2(channels)
     windows = (length + WINDOW - 1) // WINDOW if spread else 1
     partial = keys.new_empty(rows * heads * windows * (block_c + 4) if spread else 0, dtype=torch.float32)

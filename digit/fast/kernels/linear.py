@@ -211,11 +211,7 @@ def _few_rows(
 
 
 def tile(rows: int, outputs: int, parts: int, device: torch.device) -> tuple[int, int, int, int, int]:
-    """Of TILES the smallest whose programs run all at once, each of the parts by its own; else the largest.
-
-    On an H200 that is the fastest, or within 5 % of it, for the products of a 219M transformer on 64 to 2,048
-    rows.
-    """
+    """Of TILES the smallest whose programs run all at once, each part by its own; else the largest."""
     processors, shared = _machine(device)
     for block_m, block_n, block_k, warps, stages in TILES:
         each = 2 * (block_m + block_n) * block_k * stages + 1024  # bytes of shared memory

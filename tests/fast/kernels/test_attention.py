@@ -8,7 +8,7 @@ from digit.fast.kernels.attention import attend
 
 @pytest.fixture(params=[0, 512], ids=["one program", "a program each window"])
 def arrived(request, monkeypatch):
-    monkeypatch.setattr(attention, "FEW", request.param)
+    monkeypatch.setattr(attention, "PAIRS", request.param)
     counters = torch.zeros(6, dtype=torch.int32)
     yield counters
     assert not counters.any()
@@ -38,7 +38,7 @@ def test_one_program_and_one_each_window_give_the_same_bits(monkeypatch):
     keys, values = torch.randn(2, 2, 3, 30, 16).unbind(0)
     qkv, found = torch.randn(2, 3 * 3 * 16), []
     for few in (0, 512):
-        monkeypatch.setattr(attention, "FEW", few)
+        monkeypatch.setattr(attention, "PAIRS", few)
         found.append(torch.empty(2, 3 * 16))
         counter, arrived = torch.tensor(27, dtype=torch.int32), torch.zeros(6, dtype=torch.int32)
         attend(qkv, keys.clone(), values.clone(), found[-1], counter, arrived=arrived)
