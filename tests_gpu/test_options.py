@@ -76,15 +76,18 @@ def codes(device):
 
 @pytest.fixture
 def alike(record):
-    """The share of codes that the plain path draws too, of more than one code, or nothing would show."""
+    """The share of codes that the plain path draws too, of more than one code, or nothing would show.
 
-    def compare(name, sample):
+    The likeliest may be the same one everywhere.
+    """
+
+    def compare(name, sample, config):
         with forms.plain():
             plain = sample()
         fast = sample()
         share = float((fast == plain).double().mean())
         record(f"{name}: share of equal codes", share)
-        assert share >= SHARE and len(plain.unique()) > 1, name
+        assert share >= SHARE and (len(plain.unique()) > 1 or config.temperature == 0), name
         return fast, plain
 
     return compare
@@ -94,30 +97,31 @@ def alike(record):
 def test_a_prior(prior, images, config, alike):
     classes = torch.arange(images) % CLASSES
     for name, labels in (("labels", classes), ("no labels", None)):
-        alike(name, lambda labels=labels: prior.sample(range(images), labels, config, autocast=False))
+        alike(name, lambda labels=labels: prior.sample(range(images), labels, config, autocast=False), config)
 
 
 @pytest.mark.parametrize("config", GUIDED)
 def test_a_guided_prior(prior, images, config, alike):
     labels = torch.arange(images) % CLASSES
-    alike("guided", lambda: prior.sample(range(images), labels, config, autocast=False))
+    alike("guided", lambda: prior.sample(range(images), labels, config, autocast=False), config)
 
 
 def test_top_p_of_the_vocabulary(prior, renderer, images, codes, alike):
     if prior.config.specials:
-        alike("prior", lambda: prior.sample(range(images), config=OF_VOCABULARY, autocast=False))
+        draw = lambda: prior.sample(range(images), config=OF_VOCABULARY, autocast=False)  # noqa: E731
+        alike("prior", draw, OF_VOCABULARY)
     if renderer.config.specials:
-        drawn = codes[:images]
-        alike("renderer", lambda: renderer.sample(drawn, range(images), OF_VOCABULARY, autocast=False))
+        own = codes[:images]
+        draw = lambda: renderer.sample(own, range(images), OF_VOCABULARY, autocast=False)  # noqa: E731
+        alike("renderer", draw, OF_VOCABULARY)
 
 
 @pytest.mark.parametrize("known", [1, 4, LENGTH])
 @pytest.mark.parametrize("config", [SamplerConfig(top_k=50), GUIDED[0]], ids=["free", "guided"])
 def test_prefixes(prior, images, codes, known, config, alike):
     prefix, labels = codes[:images, :known].cpu(), torch.arange(images) % CLASSES
-    fast, plain = alike(
-        "prefix", lambda: prior.sample(range(images), labels, config, prefix=prefix, autocast=False)
-    )
+    draw = lambda: prior.sample(range(images), labels, config, prefix=prefix, autocast=False)  # noqa: E731
+    fast, plain = alike("prefix", draw, config)
     assert torch.equal(fast[:, :known].cpu(), prefix) and torch.equal(plain[:, :known].cpu(), prefix)
 
 
@@ -131,13 +135,15 @@ def test_a_samples_own_beginning_gives_it_again(prior, images):
 
 @pytest.mark.parametrize("config", CONFIGS)
 def test_a_renderer(renderer, images, codes, config, alike):
-    alike("renderer", lambda: renderer.sample(codes[:images], range(images), config, autocast=False))
+    draw = lambda: renderer.sample(codes[:images], range(images), config, autocast=False)  # noqa: E731
+    alike("renderer", draw, config)
 
 
 @pytest.mark.parametrize("how", [{}, {"steps": 1}, {"steps": 5, "noise": 0.0}, {"noise": 9.0}], ids=str)
 @pytest.mark.parametrize("config", CONFIGS)
 def test_a_masked_renderer(masked, images, codes, config, how, alike):
-    alike("masked", lambda: masked.sample(codes[:images], range(images), config, autocast=False, **how))
+    draw = lambda: masked.sample(codes[:images], range(images), config, autocast=False, **how)  # noqa: E731
+    alike("masked", draw, config)
 
 
 def test_caches_of_eight_bits(prior, renderer, images, codes, record):

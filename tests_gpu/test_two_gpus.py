@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from digit.training.log import read
 
 ROOT = Path(__file__).parents[1]
-ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT)}
+ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))}
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -164,8 +164,10 @@ def _attend(
             tl.store(values + place, v.to(values.dtype.element_ty), mask=real)
     # Each of `block` slots keeps a softmax of its own over the positions it sees: within a window nothing
     # crosses threads but the products of one position. Slot 0 of the first begins with the new position.
+    # Its score is added up in float64: its channels lie in other threads with another number of warps.
     own = (slot == 0) & (begin == 0)
-    tops, totals = tl.where(own, tl.sum(q * k, 0), float("-inf")), tl.where(own, 1.0, 0.0)
+    score = tl.sum((q * k).to(tl.float64), 0).to(tl.float32)
+    tops, totals = tl.where(own, score, float("-inf")), tl.where(own, 1.0, 0.0)
     sums = tl.where(own[:, None], v[None, :], 0.0)
     if spread:
         tops, totals, sums = _seen(q, tiles, tops, totals, sums, blocks, scaled)
