@@ -275,7 +275,8 @@ def read_codes(folder: Path, _: Specimens) -> None:
 def read_model(folder: Path, _: Specimens) -> None:
     """Open a model and draw a picture with it."""
     pipeline = DigitPipeline.from_pretrained(folder)
-    for renderer in pipeline.renderers or [None]:
+    renderers: list[Any] = [*pipeline.renderers] or [None]
+    for renderer in renderers:
         pipeline(seeds=[0], renderer=renderer)
 
 
