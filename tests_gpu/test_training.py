@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.xdist_group("training")
 ROOT = Path(__file__).parents[1]
 GOLDEN = json.loads((ROOT / "tests/fixtures/training_curve.json").read_text())
 BFLOAT16 = 0.02  # nats: the bound of the same arithmetic on a CPU (tests/training/test_curve.py)
@@ -19,11 +20,10 @@ MASKS = (
 
 @pytest.fixture(scope="module")
 def curves(device):
-    paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests/training")))
+    paths = os.pathsep.join((str(ROOT), str(ROOT / "tests/training"), os.environ.get("PYTHONPATH", "")))
     command = [sys.executable, str(Path(__file__).with_name("curve_worker.py")), str(device)]
-    done = subprocess.run(
-        command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, timeout=400
-    )
+    environment = {**os.environ, "PYTHONPATH": paths, "TORCHINDUCTOR_COMPILE_THREADS": "1"}  # as others run
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
 
