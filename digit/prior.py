@@ -16,7 +16,7 @@ from digit.errors import DigitError
 from digit.nn.batch import CodeBatch, Specials, with_end
 from digit.nn.checks import check_labels, check_prefix
 from digit.nn.decoding import CacheBits, CodeTables, decode
-from digit.nn.labels import label_ids
+from digit.nn.labels import label_ids, start_of, taught
 from digit.nn.losses import cross_entropy
 from digit.nn.noise import keys
 from digit.nn.sampling import SamplerConfig
@@ -99,10 +99,8 @@ class Prior(nn.Module):
 
         With specials it is the reference's: over its whole vocabulary, the end after the last code included.
         """
-        labels = batch.labels if self.config.classes else None
-        if self.training and self.config.label_dropout > 0 and labels is not None:
-            dropped = torch.rand(labels.shape, device=labels.device) < self.config.label_dropout
-            labels = labels.masked_fill(dropped, -1)
+        dropout = self.config.label_dropout if self.training else 0.0
+        labels = taught(batch.labels, classes=self.config.classes, dropout=dropout)
         if self.config.specials:
             read, targets = batch.codes, with_end(batch.codes, self.config.specials)
         else:
@@ -126,10 +124,9 @@ class Prior(nn.Module):
         self, codes: Int[Tensor, "b t"], labels: Int[Tensor, " b"] | None = None
     ) -> Float[Tensor, "b t+1 d"]:
         """The start symbol and t codes as the transformer reads them."""
-        none = self.config.classes
         if labels is None:
-            labels = torch.full((len(codes),), none, device=codes.device)
-        start = self.start_embedding(torch.where(labels < 0, none, labels)).unsqueeze(1)
+            labels = torch.full((len(codes),), -1, device=codes.device)
+        start = start_of(self.start_embedding, labels)
         x = torch.cat((start, self.code_embedding(codes)), dim=1) * self.scale
         return x + self.position_embedding.weight[: x.shape[1]]
 

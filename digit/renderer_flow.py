@@ -173,7 +173,7 @@ class FlowRenderer(nn.Module):
                 labels for a renderer that knows no classes.
         """
         own, device = self.config, self.projection.weight.device
-        check_codes(len(seeds), codes, length=own.length, codes=own.codes, guidance=1.0)
+        check_codes(len(seeds), codes, length=own.length, codes=own.codes)
         rows = torch.full((len(codes),), -1) if labels is None else torch.as_tensor(labels)
         if len(rows) != len(codes) or int(rows.max()) >= own.classes or int(rows.min()) < -1:
             known = f"0 to {own.classes - 1}, or -1 for none" if own.classes else "none, it is told no class"

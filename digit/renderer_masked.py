@@ -15,6 +15,7 @@ from digit.nn.batch import CodeBatch
 from digit.nn.checks import check_codes
 from digit.nn.decoding import inference
 from digit.nn.forms import replaceable
+from digit.nn.labels import start_of, taught
 from digit.nn.losses import cross_entropy
 from digit.nn.noise import gumbels, keys
 from digit.nn.sampling import SamplerConfig, draw
@@ -40,7 +41,10 @@ def masked_after(length: int, steps: int) -> list[int]:
 
 
 class MaskedRenderer(nn.Module):
-    """Transformer over [codes, separator, VQ codes or masks]; every position reads all others."""
+    """Transformer over [codes, separator, VQ codes or masks]; every position reads all others.
+
+    The label, if it knows any, is the separator.
+    """
 
     @checked
     def __init__(self, config: MaskedConfig) -> None:
@@ -50,7 +54,7 @@ class MaskedRenderer(nn.Module):
         self.scale = math.sqrt(config.width)  # of the tables, to unit variance; positions stay small
         self.code_embedding = embedding(config.codes, config.width)
         self.position_embedding = embedding(config.length, config.width)
-        self.separator_embedding = embedding(1, config.width)
+        self.separator_embedding = embedding(config.classes + 1, config.width)  # last row: no label
         self.vq_embedding = embedding(config.vq_codes + 1, config.width)  # the last row is the mask
         self.vq_position_embedding = embedding(config.vq_length + 1, config.width)  # row 0: separator
         blocks = TransformerConfig(
@@ -64,9 +68,14 @@ class MaskedRenderer(nn.Module):
         """The value that stands for a masked VQ code."""
         return self.config.vq_codes
 
-    def logits(self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]) -> Float[Tensor, "b m v"]:
-        """Logits of every VQ code given the codes and the VQ codes that are not `mask`."""
-        return self.projection(self.hidden(codes, vq_codes)[:, 1:])[..., self.config.specials :]
+    def logits(
+        self,
+        codes: Int[Tensor, "b n"],
+        vq_codes: Int[Tensor, "b m"],
+        labels: Int[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, "b m v"]:
+        """Logits of every VQ code given the codes, the VQ codes that are not `mask`, and the label if any."""
+        return self.projection(self.hidden(codes, vq_codes, labels)[:, 1:])[..., self.config.specials :]
 
     forward = logits
 
@@ -76,19 +85,24 @@ class MaskedRenderer(nn.Module):
         """What the reference calls logits: specials, then VQ codes; the first row is the separator's."""
         return self.projection(self.hidden(codes, vq_codes))
 
-    def hidden(self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]) -> Float[Tensor, "b m+1 d"]:
+    def hidden(
+        self,
+        codes: Int[Tensor, "b n"],
+        vq_codes: Int[Tensor, "b m"],
+        labels: Int[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, "b m+1 d"]:
         """The hidden states at the separator and the VQ codes."""
-        return self.transformer(stream(self.embed(codes, vq_codes)))[:, codes.shape[1] :]
-
-    def embed(self, codes: Int[Tensor, "b n"], vq_codes: Int[Tensor, "b m"]) -> Float[Tensor, "b n+m+1 d"]:
-        """Codes, separator and VQ codes or masks as the transformer reads them."""
         x = self.vq_embedding(vq_codes) * self.scale + self.vq_position_embedding.weight[1:]
-        return torch.cat((self.embed_codes(codes), x), dim=1)
+        x = torch.cat((self.embed(codes, labels), x), dim=1)
+        return self.transformer(stream(x))[:, codes.shape[1] :]
 
-    def embed_codes(self, codes: Int[Tensor, "b n"]) -> Float[Tensor, "b n+1 d"]:
+    def embed(
+        self, codes: Int[Tensor, "b n"], labels: Int[Tensor, " b"] | None = None
+    ) -> Float[Tensor, "b n+1 d"]:
         """Codes and separator as the transformer reads them."""
         x = self.code_embedding(codes) * self.scale + self.position_embedding.weight
-        separator = self.separator_embedding.weight * self.scale + self.vq_position_embedding.weight[:1]
+        separator = start_of(self.separator_embedding, labels) * self.scale
+        separator = separator + self.vq_position_embedding.weight[:1]
         return torch.cat((x, separator.expand(len(x), 1, -1)), dim=1)
 
     cross_entropy = staticmethod(cross_entropy)  # a form of it may take its place in training
@@ -96,17 +110,25 @@ class MaskedRenderer(nn.Module):
     def loss(self, batch: CodeBatch) -> Float[Tensor, ""]:
         """Cross-entropy in nats per masked VQ code, with label smoothing; masks come from torch's generator.
 
-        With specials its softmax runs over the reference's whole vocabulary, as there.
+        In training some labels are dropped. With specials its softmax runs over the reference's whole
+        vocabulary, as there.
         """
         assert batch.vq_codes is not None, "a renderer trains on codes with VQ codes"
         targets = batch.vq_codes
-        return self.masked_loss(batch.codes, targets, self.draw_masks(targets))
+        masked = self.draw_masks(targets)
+        dropout = self.config.label_dropout if self.training else 0.0
+        labels = taught(batch.labels, classes=self.config.classes, dropout=dropout)
+        return self.masked_loss(batch.codes, targets, masked, labels)
 
     def masked_loss(
-        self, codes: Int[Tensor, "b n"], targets: Int[Tensor, "b m"], masked: Bool[Tensor, "b m"]
+        self,
+        codes: Int[Tensor, "b n"],
+        targets: Int[Tensor, "b m"],
+        masked: Bool[Tensor, "b m"],
+        labels: Int[Tensor, " b"] | None = None,
     ) -> Float[Tensor, ""]:
         """The loss under given masks."""
-        hidden = self.hidden(codes, targets.masked_fill(masked, self.mask))[:, 1:]
+        hidden = self.hidden(codes, targets.masked_fill(masked, self.mask), labels)[:, 1:]
         return self.cross_entropy(
             hidden.flatten(0, 1),
             self.projection.weight,
@@ -137,20 +159,23 @@ class MaskedRenderer(nn.Module):
         seeds: Sequence[int] | Int[Tensor, " b"],
         config: SamplerConfig | None = None,
         *,
+        labels: Sequence[int] | Int[Tensor, " b"] | None = None,
         steps: int | None = None,
         noise: Weight | None = None,
         batch_size: Batch = 64,
         progress: Callable[[int], None] | None = None,
         autocast: bool | None = None,
     ) -> Int[Tensor, "b m"]:
-        """Draw the VQ codes of each image, on the renderer's device; row i depends on codes and seed i alone.
+        """Draw the VQ codes of each image, on the renderer's device; row i depends on row i of what is given.
 
-        `progress` hears how many VQ codes each step settled. Raises DigitError for guidance, which a renderer
-        has not, for codes that are not its own, and for steps outside 1 to the number of VQ codes.
+        `labels` are numbers of classes, -1 for none; none if left out. `progress` hears how many VQ codes
+        each step settled. Raises DigitError for codes that are not the renderer's, for labels that it does
+        not know, for guidance or missing labels where it never saw an image without its label, and for steps
+        outside 1 to the number of VQ codes.
         """
-        config = config or SamplerConfig()
-        own, guidance = self.config, config.guidance
-        check_codes(len(seeds), codes, length=own.length, codes=own.codes, guidance=guidance)
+        config, own = config or SamplerConfig(), self.config
+        check_codes(len(seeds), codes, length=own.length, codes=own.codes)
+        ids = own.labels_for(len(seeds), labels, guidance=config.guidance)
         steps, noise = own.steps if steps is None else steps, own.noise if noise is None else noise
         device = self.code_embedding.weight.device
         self.check_steps(steps)
@@ -161,6 +186,7 @@ class MaskedRenderer(nn.Module):
                 keys(seeds[rows], stage=f"renderer_masked{what}") for what in ("", " confidence")
             )
             how = {"steps": steps, "noise": noise, "progress": progress, "autocast": autocast}
+            how["labels"] = None if ids is None else ids[rows].to(device)
             batches.append(fill(self, codes[rows].to(device), own_keys, of_confidence, config, **how))
         return torch.cat(batches)
 
@@ -175,24 +201,31 @@ def fill(
     *,
     steps: int,
     noise: float,
+    labels: Int[Tensor, " b"] | None = None,
     progress: Callable[[int], None] | None = None,
     autocast: bool | None = None,
 ) -> Int[Tensor, "b m"]:
     """Draw all VQ codes of images in `steps`; after each, those that are least sure are masked again.
 
     A VQ code is drawn with the noise of its image's key, its position and the step. Its confidence has noise
-    of the other key, whose place is the step, with a weight that falls from `noise` to 0.
+    of the other key, whose place is the step, with a weight that falls from `noise` to 0. With guidance each
+    image is read twice, with its label and without; a linear schedule rises from step to step.
     """
     b, m, device = len(codes), renderer.config.vq_length, codes.device
     gumbel = gumbels(confidence_keys.unsqueeze(1), torch.arange(steps), m).to(device)
     vq_codes = torch.full((b, m), renderer.mask, device=device)
     masked = torch.arange(m, device=device).repeat(b, 1)  # positions, equally many per image
+    read = twice(codes, config), with_none(labels, config)
     with inference(renderer.transformer, autocast=autocast):
         for step, left in enumerate(masked_after(m, steps)):
-            hidden = renderer.hidden(codes, vq_codes)[:, 1:]
-            hidden = hidden.gather(1, masked.unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
+            hidden = renderer.hidden(read[0], twice(vq_codes, config), read[1])[:, 1:]
+            places = twice(masked, config).unsqueeze(-1)
+            hidden = hidden.gather(1, places.expand(-1, -1, hidden.shape[-1]))
             logits = renderer.projection(hidden)[..., renderer.config.specials :]
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            if config.guidance != 1:
+                conditional, null = logits.chunk(2)
+                logits = null + config.guidance_at(step, steps) * (conditional - null)
             drawn = draw(logits, keys.unsqueeze(1), masked, config, step=step)
             if progress is not None:
                 progress(b * (masked.shape[1] - left))
@@ -207,6 +240,18 @@ def fill(
                 mask=renderer.mask,
             )
     return vq_codes
+
+
+def twice(rows: Tensor, config: SamplerConfig) -> Tensor:
+    """What is read of images: once, or with guidance once more for those without a label."""
+    return rows if config.guidance == 1 else torch.cat((rows, rows))
+
+
+def with_none(labels: Int[Tensor, " b"] | None, config: SamplerConfig) -> Int[Tensor, " r"] | None:
+    """The labels of rows as `twice` gives them."""
+    if labels is None or config.guidance == 1:
+        return labels
+    return torch.cat((labels, torch.full_like(labels, -1)))
 
 
 def settle(

@@ -104,11 +104,82 @@ def test_what_sampling_refuses():
     ):
         with pytest.raises(DigitError, match=message):
             renderer.sample(given, seeds)
-    with pytest.raises(DigitError, match="guidance"):
-        renderer.sample(codes, [1, 2], SamplerConfig(guidance=2.0))
+    for labels, config, message in (
+        (None, SamplerConfig(guidance=2.0), "guidance 2.0 needs a renderer of classes"),
+        ([0, 1], None, "the renderer knows none"),
+    ):
+        with pytest.raises(DigitError, match=message):
+            renderer.sample(codes, [1, 2], config, labels=labels)
 
 
 def test_wrong_settings_are_refused():
-    for wrong in ({"codes": 0}, {"vq_length": 0}, {"label_smoothing": 1.0}):
+    for wrong in (
+        *({"codes": 0}, {"vq_length": 0}, {"label_smoothing": 1.0}),
+        *({"classes": -1}, {"label_dropout": 1.0}, {"label_dropout": float("nan")}),
+    ):
         with pytest.raises(DigitError):
             replace(TINY, **wrong)
+
+
+BY_CLASS = replace(TINY, classes=3, label_dropout=0.5)
+
+
+def test_the_vq_codes_read_the_label_and_the_codes_do_not():
+    renderer, (codes, vq_codes) = make(BY_CLASS), codes_of()
+    labels = torch.tensor([2, 0, -1])
+    told, untold = renderer.logits(codes, vq_codes, labels), renderer.logits(codes, vq_codes)
+    assert (told[:2] != untold[:2]).any(-1).all() and torch.equal(told[2], untold[2])
+    read = renderer.embed(codes, labels)
+    assert torch.equal(read[:, :4], renderer.embed(codes)[:, :4])
+
+
+def test_labels_are_dropped_in_training_only():
+    renderer, (codes, vq_codes) = make(replace(BY_CLASS, dropout=0.0)), codes_of(4)
+    batch = CodeBatch(codes, torch.tensor([0, 1, 2, 2]), vq_codes)
+
+    def expected(labels):
+        logits = renderer.logits(codes, vq_codes, labels).transpose(1, 2)
+        return F.cross_entropy(logits, vq_codes, label_smoothing=0.1)
+
+    assert torch.allclose(renderer.loss(batch), expected(batch.labels), atol=1e-12)
+    torch.manual_seed(1)
+    dropped = torch.rand(4) < 0.5
+    assert 0 < dropped.sum() < 4
+    torch.manual_seed(1)
+    loss = renderer.train().loss(batch)
+    assert torch.allclose(loss, expected(batch.labels.masked_fill(dropped, -1)), atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [SamplerConfig(guidance=3.0), SamplerConfig(guidance=2.0, guidance_schedule="linear", top_p=0.9)],
+)
+def test_guided_sampling_draws_from_the_guided_logits(sampler):
+    renderer, (codes, _) = make(BY_CLASS), codes_of(20)
+    labels = torch.arange(20) % 3
+    drawn = renderer.sample(codes, range(20), sampler, labels=labels)
+    null = renderer.logits(codes, drawn)
+    expected = drawn_at_once(
+        renderer.logits(codes, drawn, labels), keys(range(20), stage="renderer"), sampler, null=null
+    )
+    assert torch.equal(drawn, expected)
+    again = renderer.sample(codes, range(20), sampler, labels=labels.tolist(), batch_size=3)
+    assert torch.equal(again, drawn)
+    rows = [11, 2]
+    assert torch.equal(renderer.sample(codes[rows], rows, sampler, labels=labels[rows]), drawn[rows])
+
+
+def test_a_renderer_by_class_also_draws_without_if_it_was_trained_to():
+    renderer, (codes, _) = make(BY_CLASS), codes_of(6)
+    free = renderer.sample(codes, range(6))
+    assert torch.equal(renderer.sample(codes, range(6), labels=[-1] * 6), free)
+    assert not torch.equal(renderer.sample(codes, range(6), labels=[1] * 6), free)
+    always = make(replace(BY_CLASS, label_dropout=0.0))
+    for labels, sampler, message in (
+        (None, None, "this renderer was trained with a label for every image"),
+        ([0] * 6, SamplerConfig(guidance=2.0), "needs a renderer trained with label dropout"),
+        ([3] * 6, None, "the renderer knows 0 to 2"),
+        ([0] * 5, None, "6 seeds came with 5 labels"),
+    ):
+        with pytest.raises(DigitError, match=message):
+            always.sample(codes, range(6), sampler, labels=labels)

@@ -122,3 +122,71 @@ def test_what_sampling_refuses():
         renderer.sample(codes, [1])
     with pytest.raises(DigitError):
         replace(TINY, vq_codes=0)
+
+
+BY_CLASS = replace(TINY, classes=3, label_dropout=0.5)
+
+
+def test_every_position_reads_the_label():
+    renderer, (codes, vq_codes) = make(BY_CLASS), codes_of()
+    labels = torch.tensor([2, 0, -1])
+    told, untold = renderer.logits(codes, vq_codes, labels), renderer.logits(codes, vq_codes)
+    assert (told[:2] != untold[:2]).any(-1).all() and torch.equal(told[2], untold[2])
+
+
+def test_labels_are_dropped_in_training_only():
+    renderer, (codes, vq_codes) = make(replace(BY_CLASS, dropout=0.0)), codes_of(4)
+    batch = CodeBatch(codes, torch.tensor([0, 1, 2, 2]), vq_codes)
+    for training in (False, True):
+        torch.manual_seed(3)
+        loss = renderer.train(training).loss(batch)
+        torch.manual_seed(3)
+        masked = renderer.draw_masks(vq_codes)
+        dropped = (torch.rand(4) < 0.5) & training
+        assert training == bool(dropped.any()) and not dropped.all()
+        labels = batch.labels.masked_fill(dropped, -1)
+        assert torch.equal(loss, renderer.masked_loss(codes, vq_codes, masked, labels))
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_guided_steps_keep_the_most_confident_of_the_guided(schedule):
+    """Temperature 0 without noise, against a slow loop over single images."""
+    renderer, (codes, _) = make(BY_CLASS), codes_of(5)
+    labels = torch.tensor([0, 1, 2, 1, -1])
+    config = SamplerConfig(temperature=0.0, guidance=3.0, guidance_schedule=schedule)
+    drawn = renderer.sample(codes, range(5), config, labels=labels, noise=0.0)
+    for row in range(5):
+        vq_codes, read = torch.full((1, 12), renderer.mask), codes[row : row + 1]
+        for step, left in enumerate(masked_after(12, 4)):
+            weight = 3.0 if schedule == "constant" else 1 + 2 * step / 3
+            null = renderer.logits(read, vq_codes)[0]
+            logits = null + weight * (renderer.logits(read, vq_codes, labels[row : row + 1])[0] - null)
+            odds = logits.log_softmax(-1)
+            masked = [position for position in range(12) if vq_codes[0, position] == renderer.mask]
+            masked.sort(key=lambda position: -odds[position].max().item())
+            for position in masked[: len(masked) - left]:
+                vq_codes[0, position] = odds[position].argmax()
+        assert torch.equal(drawn[row], vq_codes[0])
+
+
+def test_a_seed_fixes_its_guided_image_whatever_the_batch():
+    renderer, (codes, _) = make(BY_CLASS), codes_of(20)
+    labels, config = torch.arange(20) % 3, SamplerConfig(guidance=2.0)
+    together = renderer.sample(codes, range(20), config, labels=labels)
+    again = renderer.sample(codes, range(20), config, labels=labels.tolist(), batch_size=3)
+    assert torch.equal(again, together) and not together.is_inference()
+    rows = [7, 3]
+    assert torch.equal(renderer.sample(codes[rows], rows, config, labels=labels[rows]), together[rows])
+    plain = renderer.sample(codes, range(20), labels=labels)
+    assert not torch.equal(plain, together) and not torch.equal(plain, renderer.sample(codes, range(20)))
+
+
+def test_what_a_renderer_by_class_refuses():
+    always, (codes, _) = make(replace(BY_CLASS, label_dropout=0.0)), codes_of(2)
+    for labels, config, message in (
+        (None, None, "this renderer was trained with a label for every image"),
+        ([0, 0], SamplerConfig(guidance=2.0), "needs a renderer trained with label dropout"),
+        ([0, 3], None, "the renderer knows 0 to 2"),
+    ):
+        with pytest.raises(DigitError, match=message):
+            always.sample(codes, [1, 2], config, labels=labels)

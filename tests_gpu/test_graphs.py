@@ -70,6 +70,26 @@ def test_a_renderer(renderer, images, half, device):
     compare(renderer, lambda: renderer.sample(codes, range(images), autocast=half))
 
 
+@HALF
+@pytest.mark.parametrize("images", [1, 3])
+def test_guided_renderers(shape, images, half, device, monkeypatch):
+    torch.manual_seed(4)
+    by_class = {"classes": CLASSES, "label_dropout": 0.1, **shape}
+    codes, how = torch.randint(CODES, (images, LENGTH), device=device), {"autocast": half}
+    how["labels"] = torch.arange(images) % CLASSES
+    config = SamplerConfig(guidance=2.0)
+    renderer = Renderer(RendererConfig(CODES, LENGTH, CODES // 8, LENGTH, **by_class)).eval().to(device)
+    compare(renderer, lambda: renderer.sample(codes, range(images), config, **how))
+    masked = MaskedRenderer(MaskedConfig(CODES, LENGTH, CODES // 8, LENGTH, **by_class)).eval().to(device)
+    others = {**how, "labels": (how["labels"] + 1) % CLASSES}
+    captured = [masked.sample(codes, range(images), config, **each) for each in (how, how, others)]
+    filler = filling.last_filler(masked.transformer)
+    assert filler is not None and (device.type == "cpu" or filler._graphs)
+    monkeypatch.setattr(filling, "replays", lambda codes: False)
+    alone = [masked.sample(codes, range(images), config, **each) for each in (how, how, others)]
+    assert all(map(torch.equal, captured, alone)) and len(alone[0].unique()) > 2
+
+
 def test_launches_are_chained(prior, device):
     """Or the comparison above says nothing about them."""
     if torch.cuda.get_device_capability(device) < (9, 0):

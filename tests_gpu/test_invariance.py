@@ -118,16 +118,19 @@ def test_a_prior(way, form, device, record):
     assert not any(found.values()), found
 
 
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
 @pytest.mark.parametrize("kind", [Renderer, MaskedRenderer])
-def test_a_renderer(kind, device, record):
+def test_a_renderer(kind, guidance, device, record):
     shape = MaskedConfig if kind is MaskedRenderer else RendererConfig
-    renderer = kind(shape(CODES, LENGTH, VQ_CODES, LENGTH, **SHAPE)).eval().to(device)
+    by_class = {"classes": CLASSES, "label_dropout": 0.1} if guidance != 1 else {}
+    renderer = kind(shape(CODES, LENGTH, VQ_CODES, LENGTH, **by_class, **SHAPE)).eval().to(device)
     batches = (1, 2, 3, 8, 64, 1000)
     codes = torch.randint(CODES, (batches[-1], LENGTH), device=device)
-    config = SamplerConfig(top_p=0.8) if kind is Renderer else SamplerConfig()
+    config = SamplerConfig(top_p=0.8 if kind is Renderer else 1.0, guidance=guidance)
 
     def draw(batch):
-        return renderer.sample(codes[:batch], range(batch), config, batch_size=batch)
+        how = {"labels": torch.arange(batch) % CLASSES} if by_class else {}
+        return renderer.sample(codes[:batch], range(batch), config, batch_size=batch, **how)
 
     found = images_that_differ(draw, batches)
     record("images that differ", sum(found.values()))

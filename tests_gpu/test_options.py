@@ -64,6 +64,21 @@ def masked(request, device, shape):
     return settled(MaskedRenderer(config), device)
 
 
+@pytest.fixture(scope="module")
+def guided_renderers(device, shape):
+    """One of each kind, that know classes."""
+    torch.manual_seed(4)
+    by_class = {"classes": CLASSES, "label_dropout": 0.1, **shape}
+    return {
+        "autoregressive": settled(
+            Renderer(RendererConfig(CODES, LENGTH, CODES // 2, LENGTH, **by_class)), device
+        ),
+        "masked": settled(
+            MaskedRenderer(MaskedConfig(CODES, LENGTH, CODES // 2, LENGTH, **by_class)), device
+        ),
+    }
+
+
 @pytest.fixture(params=BATCHES, ids=lambda images: f"{images} images")
 def images(request):
     return request.param
@@ -137,6 +152,16 @@ def test_a_samples_own_beginning_gives_it_again(prior, images):
 def test_a_renderer(renderer, images, codes, config, alike):
     draw = lambda: renderer.sample(codes[:images], range(images), config, autocast=False)  # noqa: E731
     alike("renderer", draw, config)
+
+
+@pytest.mark.parametrize("config", GUIDED)
+def test_guided_renderers(guided_renderers, images, codes, config, alike):
+    for name, model in guided_renderers.items():
+        for labels in (torch.arange(images) % CLASSES, torch.full((images,), -1)):
+            how = {"labels": labels, "autocast": False}
+            alike(
+                name, lambda model=model, how=how: model.sample(codes[:images], range(images), config, **how)
+            )
 
 
 @pytest.mark.parametrize("how", [{}, {"steps": 1}, {"steps": 5, "noise": 0.0}, {"noise": 9.0}], ids=str)

@@ -17,7 +17,7 @@ from digit.fast.weights import state_of
 from digit.nn.decoding import products_dtype
 from digit.nn.sampling import SamplerConfig
 from digit.nn.transformer import Transformer
-from digit.renderer_masked import MaskedRenderer, masked_after
+from digit.renderer_masked import MaskedRenderer, masked_after, twice, with_none
 
 FEW = 8  # images up to which launching costs more than computing, so that a graph of all passes pays
 
@@ -38,25 +38,30 @@ class FastFiller:
 
     def choose(
         self,
-        hidden: Float[Tensor, "b m d"],
+        hidden: Float[Tensor, "r m d"],
         keys: Int[Tensor, "b 2"],
         places: Int[Tensor, "b m"],
         config: SamplerConfig,
         *,
         step: int,
+        guidance: float = 1.0,
     ) -> tuple[Int[Tensor, "b m"], Float[Tensor, "b m"]]:
-        """A code per position, and its log-probability before filters and temperature."""
+        """A code per position, and its log-probability before filters and temperature.
+
+        Where the sampler guides, by `guidance` at this step, `hidden` has the rows without a label below the
+        others.
+        """
         rows = hidden.reshape(-1, hidden.shape[-1])
         logits = self.packed.product(rows, self.head, dtype=torch.float32)
-        codes = torch.empty(len(rows), 1, device=rows.device, dtype=torch.int64)
-        confidence = torch.empty(len(rows), 1, device=rows.device)
-        top_p = config.top_p < 1
+        codes = torch.empty(places.numel(), 1, device=rows.device, dtype=torch.int64)
+        confidence = torch.empty(places.numel(), 1, device=rows.device)
+        top_p, guided = config.top_p < 1, config.guidance != 1
         filters = Filters(
             greedy=config.temperature == 0,
             top_k=0 < config.top_k < self.count,
             top_p=top_p,
             of_vocabulary=top_p and self.specials > 0 and config.top_p_of == "vocabulary",
-            guided=False,
+            guided=guided,
         )
         draw(
             logits,
@@ -67,6 +72,7 @@ class FastFiller:
             counter=self.zero,
             count=self.count,
             specials=self.specials,
+            guidance=torch.full((1,), guidance, device=rows.device) if guided else None,
             confidence=confidence,
             places=places.flatten(),
             step=step,
@@ -99,16 +105,18 @@ def fill(
     *,
     steps: int,
     noise: float,
+    labels: Int[Tensor, " b"] | None = None,
     progress: Callable[[int], None] | None = None,
     autocast: bool | None = None,
 ) -> Int[Tensor, "b m"]:
     """What `renderer_masked.fill` draws, by packed weights and one kernel per draw."""
     transformer, specials = renderer.transformer, renderer.config.specials
     dtype = products_dtype(transformer, autocast)
-    given = codes, keys.to(codes.device), confidence_keys.to(codes.device)
+    given = [codes, keys.to(codes.device), confidence_keys.to(codes.device)]
+    given += [] if labels is None else [labels]
 
-    def work(filler: FastFiller, codes: Tensor, keys: Tensor, confidence_keys: Tensor) -> Tensor:
-        return _passes(renderer, filler, codes, keys, confidence_keys, config, steps=steps, noise=noise)
+    def work(filler: FastFiller, *given: Tensor) -> Tensor:
+        return _passes(renderer, filler, *given, config=config, steps=steps, noise=noise)
 
     def current() -> FastFiller:
         return filler_for(transformer, renderer.projection.weight, specials=specials, dtype=dtype)
@@ -140,8 +148,9 @@ def _passes(
     codes: Int[Tensor, "b n"],
     keys: Int[Tensor, "b 2"],
     confidence_keys: Int[Tensor, "b 2"],
-    config: SamplerConfig,
+    labels: Int[Tensor, " b"] | None = None,
     *,
+    config: SamplerConfig,
     steps: int,
     noise: float,
 ) -> Int[Tensor, "b m"]:
@@ -149,13 +158,15 @@ def _passes(
     b, m, device = len(codes), renderer.config.vq_length, codes.device
     gumbel = gumbels(confidence_keys, steps, m)
     table = renderer.vq_embedding.weight * renderer.scale
-    prefix, positions = renderer.embed_codes(codes), renderer.vq_position_embedding.weight[1:]
+    prefix = renderer.embed(twice(codes, config), with_none(labels, config))
+    positions = renderer.vq_position_embedding.weight[1:]
     vq_codes = torch.full((b, m), renderer.mask, device=device)
     masked = torch.arange(m, device=device).repeat(b, 1)
     for step, left in enumerate(masked_after(m, steps)):
-        embedded = embed(prefix, table, positions, vq_codes, filler.packed.dtype)
-        hidden = filler.packed.read(embedded, wanted=masked + prefix.shape[1])
-        drawn, confidence = filler.choose(hidden, keys, masked, config, step=step)
+        embedded = embed(prefix, table, positions, twice(vq_codes, config), filler.packed.dtype)
+        hidden = filler.packed.read(embedded, wanted=twice(masked, config) + prefix.shape[1])
+        guidance = config.guidance_at(step, steps)
+        drawn, confidence = filler.choose(hidden, keys, masked, config, step=step, guidance=guidance)
         how = {"gumbel": gumbel[:, step], "noise": noise * (1 - (step + 1) / steps), "left": left}
         masked = settle(vq_codes, masked, drawn, confidence=confidence, mask=renderer.mask, **how)
     return vq_codes

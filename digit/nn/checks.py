@@ -1,6 +1,7 @@
 """What is refused before anything begins, each in a sentence: devices, and what sampling is given."""
 
 import re
+from typing import Literal
 
 import torch
 from jaxtyping import Int
@@ -22,9 +23,15 @@ def check_device(name: str | torch.device) -> torch.device:
 
 
 def check_labels(
-    count: int, labels: Int[Tensor, " m"] | None, *, classes: int, always: bool, guidance: float
+    count: int,
+    labels: Int[Tensor, " m"] | None,
+    *,
+    classes: int,
+    always: bool,
+    guidance: float,
+    of: Literal["prior", "renderer"] = "prior",
 ) -> Int[Tensor, " b"]:
-    """One label per seed for a prior of so many classes, -1 where there is none.
+    """One label per seed for a prior or renderer of so many classes, -1 where there is none.
 
     `always`: it never saw an image without its label. Raises DigitError for labels that it does not know,
     and for missing labels or guidance where it knows nothing without.
@@ -38,14 +45,14 @@ def check_labels(
     if int(labels.max()) >= classes or int(labels.min()) < -1:
         known = f"0 to {classes - 1}" if classes else "none, it is unconditional"
         raise DigitError(
-            f"labels run from {int(labels.min())} to {int(labels.max())}, the prior knows {known}"
+            f"labels run from {int(labels.min())} to {int(labels.max())}, the {of} knows {known}"
         )
     if guidance != 1 and classes == 0:
-        raise DigitError(f"guidance {guidance} needs a prior of classes: this one is unconditional, give 1")
+        raise DigitError(f"guidance {guidance} needs a {of} of classes: this one is unconditional, give 1")
     if guidance != 1 and always:
-        raise DigitError(f"guidance {guidance} needs a prior trained with label dropout: give 1")
+        raise DigitError(f"guidance {guidance} needs a {of} trained with label dropout: give 1")
     if always and int(labels.min()) < 0:
-        raise DigitError("this prior was trained with a label for every image: give a label for every seed")
+        raise DigitError(f"this {of} was trained with a label for every image: give a label for every seed")
     return labels
 
 
@@ -64,8 +71,8 @@ def check_prefix(count: int, prefix: Int[Tensor, "m p"], *, length: int, codes: 
         )
 
 
-def check_codes(count: int, given: Int[Tensor, "b n"], *, length: int, codes: int, guidance: float) -> None:
-    """Raises DigitError for codes that a renderer cannot read, or not one row per seed, and for guidance."""
+def check_codes(count: int, given: Int[Tensor, "b n"], *, length: int, codes: int) -> None:
+    """Raises DigitError for codes that a renderer cannot read, or not one row per seed."""
     if len(given) != count or count == 0:
         raise DigitError(
             f"{len(given)} rows of codes came with {count} seeds: give one seed per image, and at least one"
@@ -75,8 +82,6 @@ def check_codes(count: int, given: Int[Tensor, "b n"], *, length: int, codes: in
     lowest, highest = torch.stack(given.aminmax()).tolist()  # a GPU is waited for once
     if lowest < 0 or highest >= codes:
         raise DigitError(f"codes run from {lowest} to {highest}, the renderer knows {codes}")
-    if guidance != 1:
-        raise DigitError(f"guidance is {guidance}: a renderer has none, give 1")
 
 
 def check_vocabulary(codes: Int[Tensor, "b n"], vocabulary: int) -> None:

@@ -1,9 +1,13 @@
-"""Names or numbers of classes -> labels."""
+"""Names or numbers of classes -> labels; and how a stage is told them."""
 
 import difflib
 import re
 import unicodedata
 from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
 from digit.errors import DigitError
 from digit.progress import say
@@ -48,3 +52,23 @@ def _likely(label: str, names: Sequence[str]) -> str:
     known = {name.lower(): name for name in names}
     near = [known[name] for name in difflib.get_close_matches(label.lower(), known, n=3, cutoff=0.5)]
     return f"{' or '.join(near)}, or a number" if near else f"a number from 0 to {len(names) - 1}"
+
+
+def taught(labels: Int[Tensor, " b"] | None, *, classes: int, dropout: float) -> Int[Tensor, " b"] | None:
+    """What a stage of so many classes is told of a batch's labels: a share `dropout` of them is -1, none.
+
+    Nothing is told, and nothing drawn from torch's generator, where there are no classes or no labels.
+    """
+    if not classes or labels is None:
+        return None
+    if dropout > 0:
+        return labels.masked_fill(torch.rand(labels.shape, device=labels.device) < dropout, -1)
+    return labels
+
+
+def start_of(table: nn.Embedding, labels: Int[Tensor, " b"] | None) -> Float[Tensor, "#b 1 d"]:
+    """The row of each label; the last, of no label, for -1, and once for all where there are no labels."""
+    none = table.num_embeddings - 1
+    if labels is None:
+        return table.weight[none:].unsqueeze(0)
+    return table(torch.where(labels < 0, none, labels)).unsqueeze(1)

@@ -96,6 +96,15 @@ def test_a_renderer(of_both):
     assert torch.equal(plain, fast)
 
 
+def test_a_guided_renderer(of_both):
+    codes = torch.randint(20, (3, 4))
+    by_class = {"classes": 3, "label_dropout": 0.1}
+    renderer = jolt(Renderer(RendererConfig(20, 4, 9, 4, width=12, layers=2, heads=3, **by_class)))
+    config = SamplerConfig(guidance=2.0, top_p=0.8)
+    plain, fast = of_both(lambda: renderer.sample(codes, range(3), config, labels=[0, 2, 1]))
+    assert torch.equal(plain, fast) and len(plain.unique()) > 2
+
+
 def test_eight_bit_caches_hold_the_prefix():
     filters = Filters(greedy=False, top_k=False, top_p=False, of_vocabulary=False, guided=False)
     shape = Shape(2, False, 5, 5, torch.float32, 8, filters)

@@ -22,6 +22,31 @@ def test_vq_codes_equal_the_plain_loops(config, of_both):
     assert torch.equal(plain, fast) and sum(heard) == 2 * 2 * 4 and not fast.is_inference()
 
 
+@pytest.mark.parametrize("schedule", ["constant", "linear"])
+def test_guided_vq_codes_equal_the_plain_loops(schedule, of_both):
+    torch.manual_seed(5)
+    by_class = {"classes": 3, "label_dropout": 0.1, "specials": 5, "steps": 3}
+    renderer = MaskedRenderer(MaskedConfig(20, 4, 9, 4, width=12, layers=2, heads=3, **by_class)).eval()
+    with torch.no_grad():
+        for weight in renderer.parameters():
+            weight += 0.1 * torch.randn_like(weight)
+    config = SamplerConfig(guidance=2.5, guidance_schedule=schedule, top_p=0.9)
+    codes, labels = torch.randint(20, (3, 4)), [2, 0, -1]
+    plain, fast = of_both(lambda: renderer.sample(codes, [3, 4, 9], config, labels=labels))
+    assert torch.equal(plain, fast) and len(plain.unique()) > 2
+
+
+def test_a_graph_serves_any_labels(captures, of_both):
+    torch.manual_seed(0)
+    by_class = {"classes": 3, "label_dropout": 0.1, "steps": 1}
+    renderer = MaskedRenderer(MaskedConfig(11, 2, 13, 2, width=16, layers=1, heads=2, **by_class))
+    codes = torch.randint(11, (2, 2))
+    for labels, guidance, made in (([0, 1], 1.0, 1), ([2, -1], 1.0, 1), ([2, 1], 3.0, 2), ([0, 0], 3.0, 2)):
+        how = {"labels": labels, "config": SamplerConfig(guidance=guidance), "autocast": False}
+        plain, fast = of_both(lambda how=how: renderer.sample(codes, range(2), **how))
+        assert torch.equal(fast, plain) and len(captures) == made
+
+
 @pytest.fixture
 def captures(monkeypatch):
     """The graphs made, each of which does its work anew when it is replayed."""

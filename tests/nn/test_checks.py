@@ -35,6 +35,11 @@ def test_a_prior_draws_as_it_was_trained(labels, changes, message):
         check_labels(2, labels, **{"classes": 3, "always": False, "guidance": 1.0, **changes})
 
 
+def test_who_refuses_is_named():
+    with pytest.raises(DigitError, match="needs a renderer of classes"):
+        check_labels(2, None, classes=0, always=False, guidance=2.0, of="renderer")
+
+
 def test_a_prefix_is_of_the_priors_codes():
     check_prefix(2, torch.zeros(2, 0, dtype=torch.int64), length=4, codes=5)
     check_prefix(2, torch.tensor([[0, 4]] * 2), length=2, codes=5)
@@ -44,11 +49,9 @@ def test_a_prefix_is_of_the_priors_codes():
 
 
 def test_codes_are_those_that_the_renderer_reads():
-    how = {"length": 2, "codes": 5, "guidance": 1.0}
+    how = {"length": 2, "codes": 5}
     codes = torch.tensor([[0, 4], [3, 3]])
     check_codes(2, codes, **how)
     for count, given in ((1, codes), (0, codes[:0]), (2, codes[:, :1]), (2, codes + 1)):
         with pytest.raises(DigitError):
             check_codes(count, given, **how)
-    with pytest.raises(DigitError, match="a renderer has none"):
-        check_codes(2, codes, **{**how, "guidance": 2.0})

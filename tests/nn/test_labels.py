@@ -1,9 +1,11 @@
 """Names or numbers of classes as labels."""
 
 import pytest
+import torch
+from torch import nn
 
 from digit.errors import DigitError
-from digit.nn.labels import label_ids
+from digit.nn.labels import label_ids, start_of, taught
 
 
 def test_among_many_classes_the_alike_are_shown():
@@ -28,3 +30,28 @@ def test_a_label_is_the_name_of_a_class_before_it_is_a_number(capsys):
     assert label_ids(["1", "cat"], names=["dog", "cat"], classes=2) == [1, 1]
     capsys.readouterr()
     assert label_ids(["cafe\u0301"], names=["caf\u00e9"], classes=1) == [0] and not capsys.readouterr().err
+
+
+def test_a_share_of_labels_is_dropped_and_what_is_left_stays():
+    torch.manual_seed(0)
+    labels = torch.arange(20_000) % 7
+    told = taught(labels, classes=7, dropout=0.25)
+    assert torch.equal(told[told >= 0], labels[told >= 0])
+    assert abs((told < 0).double().mean() - 0.25) < 0.015
+    assert taught(labels, classes=7, dropout=0.0) is labels
+
+
+def test_where_nothing_is_told_nothing_is_drawn():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    assert taught(torch.zeros(5, dtype=torch.int64), classes=0, dropout=0.5) is None
+    assert taught(None, classes=7, dropout=0.5) is None
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_the_last_row_is_that_of_no_label():
+    table = nn.Embedding(4, 2)
+    rows = start_of(table, torch.tensor([2, -1, 0]))
+    assert torch.equal(rows[:, 0], table.weight[[2, 3, 0]])
+    assert torch.equal(start_of(table, None)[0], table.weight[3:])
