@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from torch import Tensor
 
 from digit.bounds import Batch
@@ -52,7 +52,7 @@ class ViewData:
         """
         codes.array("codes")  # DigitError if there is none
         self.device = torch.device(device)
-        self._source = _tokenised(codes, source)
+        self._source = tokenised(codes, source)
         self._codes = CodeData(codes, batch_size=batch_size, seed=seed, device=device)
         self._size, self._seed, self._threads = codes.meta["size"], codes.meta["plan"]["seed"], threads
         # View 1 is the mirror of view 0, which is made of it on the device.
@@ -106,16 +106,38 @@ class ViewData:
 
     def _check(self, report: Report) -> None:
         """DigitError for the first picture that could not be read: its codes would stand beside no pixels."""
-        for name, reason in report.skipped:
-            raise DigitError(
-                f"{name} in {self._source.path} was tokenised and cannot be read any more ({reason}): "
-                "restore it, or repeat `digit tokenize` into a new folder"
-            )
+        _check_readable(self._source, report)
 
 
-def _tokenised(codes: Codes, source: ImageSource) -> ImageSource:
-    """The pictures that the rows of `codes` are of; DigitError if they are not in `source`."""
+def first_views(codes: Codes, source: ImageSource, places: Int[np.ndarray, " b"]) -> ViewBatch:
+    """The centre crops of the pictures at `places` with their codes and labels, on the CPU.
+
+    `source` is what `tokenised` gave. DigitError where a picture cannot be read any more.
+    """
+    report = Report()
+    _, pixels = load_pixels(source, places, codes.meta["size"], report=report)
+    _check_readable(source, report)
+    own = torch.from_numpy(codes.array("codes")[places, 0].astype(np.int64))
+    labels = None if codes.labels is None else torch.from_numpy(codes.labels[places])
+    return ViewBatch(pixels.float() / 255, own, labels)
+
+
+def _check_readable(source: ImageSource, report: Report) -> None:
+    for name, reason in report.skipped:
+        raise DigitError(
+            f"{name} in {source.path} was tokenised and cannot be read any more ({reason}): "
+            "restore it, or repeat `digit tokenize` into a new folder"
+        )
+
+
+def tokenised(codes: Codes, source: ImageSource) -> ImageSource:
+    """The pictures of `source` that the rows of `codes` are of, as many of them as were tokenised.
+
+    Raises:
+        DigitError: they are not those that were tokenised, by names, classes and bytes.
+    """
     plan = codes.meta.get("plan", {})
+    source = source.spread(len(codes) + len(codes.meta.get("skipped", [])))
     if "content" in plan:
         same = of_images(source)["content"] == plan["content"]
     elif same := source.fingerprint == plan.get("source"):

@@ -25,7 +25,7 @@ IDLE = ("lost+found", "Thumbs.db", "desktop.ini")  # of file systems and of thos
 TRAINED = {
     "train vqgan": ("vqgan",),
     "train prior": ("prior",),
-    "train renderer": ("renderer", "renderer_masked"),
+    "train renderer": ("renderer", "renderer_masked", "renderer_flow"),
     "train probe": ("probe",),
 }
 

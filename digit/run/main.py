@@ -189,7 +189,7 @@ def _command(verb: str, arguments: list[str], whole: list[str]) -> Command | str
     function, stage = VERBS[verb].function(), verb.removeprefix("train ")
     recipe = _value(arguments, "--recipe")
     with _told(verb):
-        defaults = defaults_of(recipe, stage)
+        defaults = defaults_of(recipe, stage, flow="--flow" in arguments)
     common = COMMON | (PROCESSES if VERBS[verb].together else {})
     parser = parser_of(verb, function, defaults, more=described(recipe) if recipe else "", common=common)
     if any(argument in HELP for argument in arguments):

@@ -27,7 +27,7 @@ R = TypeVar("R")
 
 IMAGES = 1_281_167  # of ImageNet's training set
 CLASSES = 1000
-IDENTITY = ("over", "conditional", "masked")  # options that make a recipe what it is
+IDENTITY = ("over", "conditional", "masked", "flow")  # options that make a recipe what it is
 
 # Not published: whether the runs had apex's Adam or fairseq's own, which differ in where eps enters. Ours is
 # apex's, which is torch's; OptimizerConfig(epsilon="reference") is fairseq's. Every tensor decays.
@@ -94,8 +94,20 @@ PRIOR = {
     **{"dropout": 0.1, "label_dropout": 0.0, "label_smoothing": 0.1, "tied": False},
 }
 RENDERER = {
-    **{"masked": False, "width": 1024, "layers": 16, "heads": 16, "norm": "pre"},
+    **{"masked": False, "flow": False, "width": 1024, "layers": 16, "heads": 16, "norm": "pre"},
     **{"dropout": 0.1, "label_smoothing": 0.1},
+}
+# Beyond the paper, and no recipe: what `train renderer --flow` takes unless told otherwise, made for 32 px.
+FLOW = {
+    **{"width": 256, "layers": 8},
+    "training": TrainConfig(
+        steps=50_000,
+        batch=512,
+        ema=0.999,
+        optimizer=OptimizerConfig(
+            lr=4e-4, betas=(0.9, 0.95), weight_decay=0.02, schedule="trapezoid", warmup=500
+        ),
+    ),
 }
 
 BASE = Recipe(
@@ -227,14 +239,14 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def defaults_of(name: str | None, stage: str) -> dict[str, Any]:
-    """The arguments that a recipe gives the function that trains `stage`; none without a recipe.
+def defaults_of(name: str | None, stage: str, *, flow: bool = False) -> dict[str, Any]:
+    """The arguments that a recipe gives the function that trains `stage`; without one `FLOW` if `flow`.
 
     Raises:
         DigitError: there is no such recipe of this stage.
     """
     if name is None:
-        return {}
+        return dict(FLOW) if flow else {}
     recipe = RECIPES.get(name)
     if recipe is None or recipe.stage != stage:
         known = [name for name, recipe in RECIPES.items() if recipe.stage == stage]
@@ -265,7 +277,7 @@ def by_recipe(stage: Stage) -> Callable[[Callable[P, R]], Callable[P, R]]:
         @functools.wraps(train)
         def call(*positional: P.args, **given: P.kwargs) -> R:
             name: Any = given.get("recipe")
-            defaults: Any = defaults_of(name, stage)
+            defaults: Any = defaults_of(name, stage, flow=bool(given.get("flow")))
             for option in IDENTITY:
                 if option in given and option in defaults and given[option] != defaults[option]:
                     raise DigitError(

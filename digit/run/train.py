@@ -231,35 +231,47 @@ def train_renderer(
     *,
     recipe: RendererRecipe | None = None,
     masked: bool = False,
+    flow: bool = False,
+    images: Pictures | None = None,
     width: Size = 1024,
     layers: Depth = 16,
     heads: Size | None = None,
     norm: Literal["post", "pre"] = "pre",
     dropout: Decay = 0.1,
     label_smoothing: Decay = 0.1,
+    patch: Size | None = None,
     training: Training = RENDERER,
     held_out: Codes | None = None,
+    held_out_images: Pictures | None = None,
     vqgan: Folder | None = None,
     device: Device | None = None,
     plan: DryRun = DryRun(),  # noqa: B008
 ) -> dict[str, Any]:
     """Train the renderer, codes -> VQ codes (stage 2 of the paper). The same command resumes a stopped run.
 
+    With --flow it is one beyond the paper: codes -> pixels, from noise and without a VQGAN, and by class
+    where the codes have labels.
+
     Example: digit train renderer --codes runs/codes --out runs/renderer --steps 50000 --vqgan runs/vqgan
+    Example: digit train renderer --flow --codes runs/codes --images photos/ --out runs/flow
 
     Args:
-        codes: folder of `digit tokenize` with both kinds of code.
+        codes: folder of `digit tokenize` with both kinds of code; a flow renderer needs no VQ codes.
         out: the run's folder: artifact, log.jsonl, loss.png, samples/, state/.
         recipe: a published run, whose settings then are the defaults (`digit train --help` lists them all).
         masked: fill masks in a few steps (MaskGIT) instead of one code after another.
+        flow: draw pixels instead of VQ codes; other settings then have defaults made for 32 px.
+        images: of a flow renderer: the pictures that the codes were made of.
         width: channels.
         layers: transformer blocks.
         heads: attention heads; one per 64 channels if left out.
         norm: pre as in the paper, or post.
         dropout: share of values dropped.
         label_smoothing: of the cross-entropy.
+        patch: side in pixels of what a position of a flow renderer draws; one for each code if left out.
         training: steps, batch, learning rate and the rest of the loop.
         held_out: codes of unseen pictures, for the held-out loss.
+        held_out_images: of a flow renderer: the pictures of `held_out`, of which 2,048 are read.
         vqgan: artifact, for sample pictures while training (its reconstructions above, renderings below).
         device: cpu, cuda, cuda:N or mps; an NVIDIA GPU if there is one.
         plan: what --dry-run estimates.
@@ -271,10 +283,17 @@ def train_renderer(
     from digit.run import stages
     from digit.run.device import choose_device
     from digit.run.dry_run import code_batch, describe_codes, dry_run
+    from digit.run.flow import train_flow
     from digit.weights.artifact import save
     from digit.weights.storage import to_dict
 
     where, opened, names = choose_device(device), open_codes(codes), ("codes", "vq_codes")
+    if flow:
+        if masked:
+            raise DigitError("--flow and --masked exclude each other: give one of them")
+        shape = {"width": width, "layers": layers, "heads": heads, "patch": patch}
+        pictures = {"images": images, "held_out": held_out, "held_out_images": held_out_images}
+        return train_flow(opened, out, shape, training, where, plan, **pictures)
     config: Any = (MaskedConfig if masked else RendererConfig)(
         codes=opened.vocabulary("codes"),
         length=opened.length("codes"),
@@ -291,7 +310,11 @@ def train_renderer(
     lineage = opened.lineage(*names)
     picture = stages.renderer_pictures(opened, vqgan, lineage, where)
     evaluate = stages.held_out_loss(held_out, names, lineage, where, training)
-    made_of: dict[str, Any] = {"codes": of_codes(opened, *names, labels=False), "masked": masked}
+    made_of: dict[str, Any] = {
+        "codes": of_codes(opened, *names, labels=False),
+        "masked": masked,
+        "flow": False,
+    }
     made_of |= {"model": to_dict(config), "held_out": of_folder(held_out)}
     found = stages.claimed(out, "train renderer", **made_of)
     if plan.dry_run:

@@ -83,6 +83,13 @@ RULES = (
         lambda get: get("training.optimizer.kind") == "sgd",
         "--kind sgd has none",
     ),
+    Rule(
+        "train renderer",
+        "norm dropout label_smoothing vqgan",
+        lambda get: get("flow"),
+        "a flow renderer has none of it",
+    ),
+    Rule("train renderer", "images held_out_images patch", _without("flow"), "they are of --flow"),
     Rule("train prior", "renderer", _without("vqgan"), "pictures need a --vqgan too"),
     Rule(
         "train prior",

@@ -21,10 +21,12 @@ class OptimizerConfig:
     nesterov: bool = True  # sgd: look ahead along the momentum; the published linear probe does not
     weight_decay: Weight = 0.01  # decoupled, times the learning rate
     decay_all: bool = True  # biases, norms and embeddings decay too, as in the reference; else matrices only
-    schedule: Literal["inverse_sqrt", "cosine", "constant"] = "inverse_sqrt"  # after the warm-up
+    schedule: Literal["inverse_sqrt", "cosine", "constant", "trapezoid"] = (
+        "inverse_sqrt"  # after the warm-up; trapezoid: constant, in the last 30 % of all updates to min_lr
+    )
     warmup: Whole = 6250  # updates of linear warm-up
     warmup_from: Weight = 1e-7  # learning rate of the first update, where there is a warm-up
-    min_lr: Weight = 0.0  # where the cosine ends
+    min_lr: Weight = 0.0  # where the cosine and the trapezoid end
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""

@@ -8,13 +8,16 @@ from torch import nn
 from digit.errors import DigitError, spoken
 from digit.training.config import OptimizerConfig
 
+FALLING = 0.3  # share of a trapezoid's updates in which the learning rate falls
+
 
 def learning_rate(step: int, config: OptimizerConfig, total: int) -> float:
     """The learning rate of the update that follows `step` finished ones, of `total`.
 
     Linear from `warmup_from` to `lr` over the warm-up, then lr * sqrt(warmup / step), half a cosine to
-    `min_lr` at `total`, or constant. From `total` on, where no update is, the cosine stays at `min_lr`, while
-    the reference would begin a second period at a tenth of `lr`.
+    `min_lr` at `total`, constant, or constant and from 70 % of `total` on linear to `min_lr` (trapezoid).
+    From `total` on, where no update is, it stays at `min_lr`, while the reference's cosine would begin a
+    second period at a tenth of `lr`.
     """
     if step < config.warmup:
         return config.warmup_from + step * (config.lr - config.warmup_from) / config.warmup
@@ -25,6 +28,9 @@ def learning_rate(step: int, config: OptimizerConfig, total: int) -> float:
         done = min(step - config.warmup, period)
         # Near the end the cosine is all rounding: the reference's order of operations gives its very numbers.
         return config.min_lr + 0.5 * (config.lr - config.min_lr) * (1 + math.cos(math.pi * done / period))
+    if config.schedule == "trapezoid":
+        left = min(1.0, max(0, total - step) / (FALLING * total))
+        return config.min_lr + left * (config.lr - config.min_lr)
     return config.lr
 
 

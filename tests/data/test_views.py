@@ -10,7 +10,8 @@ from odd_pictures import encoded, picture
 
 from digit.data.codes import CodeData, Codes
 from digit.data.images import open_images
-from digit.data.views import ViewData
+from digit.data.views import ViewData, first_views
+from digit.data.views import tokenised as rows_of
 from digit.data.write_codes import CodeKind, write_codes
 from digit.errors import DigitError
 
@@ -160,3 +161,29 @@ def test_a_picture_that_became_unreadable_is_named(folder, tmp_path, capsys, lim
     with pytest.raises(DigitError, match=r"cat/04\.png in .*pictures was tokenised and cannot be read any"):
         ViewData(codes, source, batch_size=10, memory_limit_bytes=limit)(0)
     assert "codes is of an older version: names, sizes and classes" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("classes", [True, False])
+def test_first_views_are_the_centre_crops_of_the_places_with_their_codes(tmp_path, classes):
+    source = open_images(make(tmp_path / "pictures", classes=classes))
+    codes = tokenised(tmp_path / "codes", source, views=3)
+    places = np.array([0, 9, 3])
+    rows = rows_of(codes, source)
+    found = first_views(codes, rows, places)
+    assert torch.equal(by_every_pixel((found.pixels * 255).round().to(torch.uint8)), found.codes)
+    assert found.codes.tolist() == codes.array("codes")[places, 0].tolist()
+    assert (found.labels is None) if codes.labels is None else found.labels.tolist() == [0, 1, 0]
+    file = sorted((tmp_path / "pictures").rglob("*.png"))[0]
+    file.write_bytes(bytes(file.stat().st_size))
+    with pytest.raises(DigitError, match=f"{file.name} in .* was tokenised and cannot be read any more"):
+        first_views(codes, rows, places)
+
+
+def test_pictures_that_were_spread_over_a_set_are_found_in_it(folder, tmp_path):
+    source = open_images(folder)
+    codes = tokenised(tmp_path / "codes", source.spread(6))
+    data = ViewData(codes, source, batch_size=4)
+    assert torch.equal(by_every_pixel((data(0).pixels * 255).round().to(torch.uint8)), data(0).codes)
+    codes = tokenised(tmp_path / "others", source.select([0, 1, 2]))
+    with pytest.raises(DigitError, match="does not hold the pictures that"):
+        ViewData(codes, source, batch_size=2)

@@ -17,6 +17,8 @@ CASES = [
 ]
 BESIDE = {  # without these the file would not be looked at, which is told
     "train vqgan --perceptual-weights": ["--perceptual", "vgg16"],
+    "train renderer --images": ["--flow"],
+    "train renderer --held-out-images": ["--flow", "--images", "PICTURES", "--held-out", "CODES"],
     "sample --prefix-from": ["--prefix", 4],
     "evaluate probe --encoder-of": ["--images", "PICTURES"],
     "evaluate projection --images": ["--tokenizer", "TOKENIZER"],
@@ -40,8 +42,9 @@ def test_it_is_named_and_nothing_is_written(chain, run, tmp_path, verb, option, 
     if option.positional:
         line[len(verb.split())] = lost
     else:
-        line += [{"PICTURES": chain.images, "TOKENIZER": chain.root / "tokenizer"}.get(word, word)
-                 for word in BESIDE.get(f"{verb} {option.name}", [])]  # fmt: skip
+        places = {"PICTURES": chain.images, "TOKENIZER": chain.root / "tokenizer"}
+        places["CODES"] = chain.root / "codes"
+        line += [places.get(word, word) for word in BESIDE.get(f"{verb} {option.name}", [])]
         line += [option.name, f"classifier:{lost}" if option.metavar == "NETWORK" else lost]
     if option.name == "--inception-weights":
         line += ["--features", "inception"]

@@ -76,6 +76,22 @@ def together(chain, tmp_path_factory) -> SimpleNamespace:
         call += ("--metrics", "fd", "sfd", "is", "kd", "precision_recall", "class_accuracy")
         add(f"evaluate-{count}", count, "evaluate", "images", "--samples", root / "sample-4", *call)
         add(f"npz-{count}", count, "evaluate", "images", "--samples", root / "sample-4.npz", *call)
+    shape = ("--width", 16, "--layers", 1, "--heads", 2, "--steps", 3, "--warmup", 1, "--device", "cpu")
+    sets = ("--codes", chain.root / "codes", "--images", chain.images, "--held-out", chain.root / "codes")
+    for count in (2, 1):
+        call = ("--held-out-images", chain.images, "--batch", 8, "--micro-batch", 4, "--json")
+        add(
+            f"flow-{count}",
+            count,
+            "train",
+            "renderer",
+            "--flow",
+            *sets,
+            *shape,
+            *call,
+            "--out",
+            root / f"flow-{count}",
+        )
     call = ("--seeds", "3-6,9", "--batch", 2, "--codes", "--out", root / "some")
     add("some seeds", 2, *model, *call)
     call = ("--seeds", "3-4,8", "--batch", 4, "--codes", "--out", root / "from-nothing")
@@ -152,6 +168,15 @@ def test_fit_has_the_same_sample_and_inertia(together, count):
     reports = [json.loads((together.root / f"fit-{n}" / "skipped.json").read_text()) for n in (count, 1)]
     assert reports[0] == reports[1]
     assert len(reports[0]["skipped"]) == 6
+
+
+def test_a_flow_renderer_trains_in_two_processes_as_in_one(together):
+    result, expected = (check_well(together.said[f"flow-{count}"]) for count in (2, 1))
+    for name in ("loss", "held_out_loss"):
+        assert result[name] == pytest.approx(expected[name], rel=1e-5)
+    two, one = (load(together.root / f"flow-{count}").parameters() for count in (2, 1))
+    for here, there in zip(two, one, strict=True):
+        np.testing.assert_allclose(here.detach().numpy(), there.detach().numpy(), atol=1e-5)
 
 
 @pytest.mark.parametrize("count", COUNTS)

@@ -33,6 +33,11 @@ LINES = [
     ),
     ("train prior --codes c --out o --gpus 8", "--gpus is not used: they are of --dry-run"),
     ("train renderer --codes c --out o --evaluate-every 8", "--evaluate-every is not used"),
+    (
+        "train renderer --flow --codes c --images i --out o --dropout 0.2 --norm post",
+        "--norm, --dropout are not used: a flow renderer has none of it",
+    ),
+    ("train renderer --codes c --out o --images i --patch 2", "--images, --patch are not used: they are of"),
     ("train probe --prior p --codes c --out o --sample-every 8", "--sample-every is not used"),
     ("train prior --codes c --out o --kind sgd --epsilon reference", "--epsilon is not used"),
     ("train prior --codes c --out o --renderer r", "--renderer is not used: pictures need a --vqgan"),

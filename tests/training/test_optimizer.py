@@ -46,6 +46,12 @@ def test_constant():
     assert [learning_rate(step, config, 9) for step in (0, 1, 2, 8)] == [0.0, 5e-4, 1e-3, 1e-3]
 
 
+def test_a_trapezoid_falls_over_the_last_three_tenths():
+    config = OptimizerConfig(lr=1e-3, schedule="trapezoid", warmup=2, warmup_from=0.0, min_lr=1e-4)
+    found = [learning_rate(step, config, 20) for step in (0, 1, 2, 14, 17, 19, 20, 30)]
+    assert found == pytest.approx([0.0, 5e-4, 1e-3, 1e-3, 5.5e-4, 2.5e-4, 1e-4, 1e-4])
+
+
 def test_decay_of_everything_or_of_matrices_only():
     module = nn.Sequential(nn.Linear(3, 2), nn.LayerNorm(2))
     everything = build(module, OptimizerConfig())

@@ -1,0 +1,173 @@
+"""`digit train renderer --flow`: codes with the pixels of their views -> a flow renderer, by the one loop."""
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from digit.data.codes import Codes, open_codes
+from digit.data.identity import of_codes, of_folder
+from digit.data.views import ViewData, first_views, tokenised
+from digit.errors import DigitError, check_lineage
+from digit.nn.batch import ViewBatch
+from digit.pipeline import to_uint8
+from digit.progress import progress
+from digit.renderer_flow import FlowConfig, FlowRenderer
+from digit.run import stages
+from digit.run.class_names import check_classes, labels_among
+from digit.run.dry_run import DryRun, describe_codes, dry_run
+from digit.run.grid import grid
+from digit.run.pictures import open_told
+from digit.training.config import TrainConfig
+from digit.training.update import seed_all
+from digit.weights.artifact import save
+from digit.weights.storage import to_dict
+
+SHOWN = 16  # pictures in a sample strip
+
+
+def train_flow(
+    codes: Codes,
+    out: Path,
+    shape: dict[str, int | None],
+    training: TrainConfig,
+    where: torch.device,
+    plan: DryRun,
+    *,
+    images: str | None,
+    held_out: Path | None,
+    held_out_images: str | None,
+) -> dict[str, Any]:
+    """Train a flow renderer on a tokenised set and its pictures; the verb's record.
+
+    `shape` is width, layers, heads and patch, the last two or None. Raises DigitError where the pictures are
+    absent or not those of the codes.
+    """
+    _check_given(images, held_out, held_out_images)
+    classes = stages.classes_of(codes, True, None)
+    config = config_of(codes, len(classes), **shape)
+    stage = stages.build(lambda: FlowRenderer(config), training, plan)
+    lineage = codes.lineage("codes")
+    source = open_told(str(images))
+    picture = strips(first_views(codes, tokenised(codes, source), _spread(len(codes), SHOWN)), where)
+    evaluate = held_out_loss(held_out, held_out_images, lineage, classes, training, where)
+    check_classes(out, "renderer_flow", classes)
+    made_of: dict[str, Any] = {
+        "codes": of_codes(codes, "codes", labels=bool(classes)),
+        "model": to_dict(config),
+    }
+    made_of |= {"masked": False, "flow": True, "held_out": of_folder(held_out)}
+    found = stages.claimed(out, "train renderer", **made_of)
+    if plan.dry_run:
+        inputs = describe_codes(codes) | {"images": str(images)}
+        told: Any = {"model": config, "inputs": inputs, "speed_is_known": False}
+        return dry_run(stage, empty_batch(config), training, out, plan, **told)
+
+    def data() -> ViewData:
+        with progress("read", len(codes)) as bar:
+            how: Any = {"batch_size": training.batch, "seed": training.seed, "device": where}
+            return ViewData(codes, source, progress=lambda done, _: bar(done - bar.done), **how)
+
+    def keep(trained: FlowRenderer) -> None:
+        save(trained, out, lineage=lineage, classes=classes)
+
+    return stages.run_stage(stage, data, training, found, where, evaluate, picture, keep, "renderer")
+
+
+def _check_given(images: str | None, held_out: Path | None, held_out_images: str | None) -> None:
+    """DigitError for codes without their pictures, or pictures without their codes."""
+    if images is None:
+        raise DigitError("--flow learns from pixels: give --images, the pictures that --codes was made of")
+    if (held_out is None) != (held_out_images is None):
+        raise DigitError(
+            "--held-out and --held-out-images go together: the codes, and what they were made of"
+        )
+
+
+def config_of(
+    codes: Codes,
+    classes: int,
+    *,
+    width: int | None,
+    layers: int | None,
+    heads: int | None,
+    patch: int | None,
+) -> FlowConfig:
+    """The settings of a renderer of these codes: what is None follows from them and from the width."""
+    size, length = codes.meta["size"], codes.length("codes")
+    assert width is not None and layers is not None
+    return FlowConfig(
+        codes=codes.vocabulary("codes"),
+        length=length,
+        image_size=size,
+        classes=classes,
+        patch=patch or max(1, size // math.isqrt(length)),
+        width=width,
+        layers=layers,
+        heads=heads or max(1, width // 64),
+    )
+
+
+def empty_batch(config: FlowConfig) -> ViewBatch:
+    """Two samples without values."""
+    side = config.image_size
+    codes = torch.empty(2, config.length, dtype=torch.int64, device="meta")
+    return ViewBatch(codes.new_empty(2, 3, side, side, dtype=torch.float32), codes, codes.new_empty(2))
+
+
+def strips(shown: ViewBatch, where: torch.device) -> stages.Picture:
+    """Pictures, below them what the renderer draws of their codes."""
+    shown = ViewBatch(*(None if each is None else each.to(where) for each in shown))
+
+    def picture(trained: FlowRenderer, step: int) -> Image.Image:
+        seeds = range(len(shown.codes))
+        drawn = trained.sample(shown.codes, seeds, shown.labels)
+        return grid(to_uint8(torch.cat((shown.pixels, drawn))), columns=len(seeds))
+
+    return picture
+
+
+def held_out_loss(
+    path: Path | None,
+    images: str | None,
+    lineage: dict[str, str],
+    classes: list[str],
+    training: TrainConfig,
+    where: torch.device,
+) -> stages.Evaluate | None:
+    """The mean loss over unseen pictures, 2,048 at most, with the same noise each time; or None.
+
+    Raises:
+        DigitError: they are not those of their codes, or of other classes than `classes`.
+        LineageError: the codes are of another tokenizer.
+    """
+    if path is None:
+        return None
+    codes = open_codes(path)
+    check_lineage("this stage", lineage, f"{path}", codes.lineage("codes"))
+    places = _spread(len(codes), stages.HELD_OUT)
+    unseen = first_views(codes, tokenised(codes, open_told(str(images))), places)
+    labels = labels_among(codes, classes, known_to="this stage")[places] if classes else None
+    size = training.micro_batch or training.batch
+
+    def evaluate(trained: FlowRenderer, step: int) -> Iterator[tuple[str, float]]:
+        total = 0.0
+        for start in range(0, len(places), size):
+            rows = slice(start, start + size)
+            seed_all(training.seed, 0, start, device=where)
+            part = ViewBatch(
+                *(None if each is None else each[rows].to(where) for each in unseen._replace(labels=labels))
+            )
+            total += float(trained.loss(part)) * len(part.codes)
+        yield "held_out_loss", total / len(places)
+
+    return evaluate
+
+
+def _spread(count: int, most: int) -> np.ndarray:
+    """At most `most` places evenly out of `count`."""
+    return np.linspace(0, count - 1, min(count, most)).astype(np.int64)
