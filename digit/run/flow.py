@@ -121,7 +121,7 @@ def empty_batch(config: FlowConfig) -> ViewBatch:
 
 def strips(shown: ViewBatch, where: torch.device) -> stages.Picture:
     """Pictures, below them what the renderer draws of their codes."""
-    shown = ViewBatch(*(None if each is None else each.to(where) for each in shown))
+    shown = _rows(shown, slice(None), where)
 
     def picture(trained: FlowRenderer, step: int) -> Image.Image:
         seeds = range(len(shown.codes))
@@ -150,22 +150,24 @@ def held_out_loss(
     codes = open_codes(path)
     check_lineage("this stage", lineage, f"{path}", codes.lineage("codes"))
     places = _spread(len(codes), stages.HELD_OUT)
-    unseen = first_views(codes, tokenised(codes, open_told(str(images))), places)
     labels = labels_among(codes, classes, known_to="this stage")[places] if classes else None
+    unseen = first_views(codes, tokenised(codes, open_told(str(images))), places)._replace(labels=labels)
     size = training.micro_batch or training.batch
 
     def evaluate(trained: FlowRenderer, step: int) -> Iterator[tuple[str, float]]:
         total = 0.0
         for start in range(0, len(places), size):
-            rows = slice(start, start + size)
             seed_all(training.seed, 0, start, device=where)
-            part = ViewBatch(
-                *(None if each is None else each[rows].to(where) for each in unseen._replace(labels=labels))
-            )
+            part = _rows(unseen, slice(start, start + size), where)
             total += float(trained.loss(part)) * len(part.codes)
         yield "held_out_loss", total / len(places)
 
     return evaluate
+
+
+def _rows(batch: ViewBatch, rows: slice, where: torch.device) -> ViewBatch:
+    labels = None if batch.labels is None else batch.labels[rows].to(where)
+    return ViewBatch(batch.pixels[rows].to(where), batch.codes[rows].to(where), labels)
 
 
 def _spread(count: int, most: int) -> np.ndarray:
