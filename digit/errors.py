@@ -4,6 +4,8 @@ import contextlib
 import re
 from collections.abc import Iterator, Mapping
 
+from digit.printing import readable
+
 # Sentences are written with options as they are typed. What stands in backticks is a command.
 _OPTION = re.compile(r"`[^`]*`|(?<![\w/.-])--(no-)?([a-z][a-z0-9-]*)( (?=[A-Z]{2,}\b))?")
 _caller = {"types": False}  # one for all threads
@@ -35,11 +37,12 @@ def spoken(sentence: str) -> str:
 class DigitError(Exception):
     """Bad input: the command line prints it as one sentence and exits with code 2.
 
-    The message names the file, option or argument and says what to do. Nothing half written is left behind.
+    The message names the file, option or argument and says what to do; whatever it quotes, it is one line of
+    bounded length (`digit.printing.readable`). Nothing half written is left behind.
     """
 
     def __init__(self, sentence: str) -> None:
-        super().__init__(spoken(sentence))
+        super().__init__(spoken(readable(sentence)))
 
 
 class LineageError(DigitError):

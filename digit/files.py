@@ -24,6 +24,7 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from torch import Tensor
 
 from digit.errors import DigitError
+from digit.printing import listed, readable
 from digit.progress import say
 
 TEMPORARY = ".tmp-"  # temporary names are ".tmp-<random>-<name>", beside the file they become
@@ -188,7 +189,9 @@ def read_json(path: str | Path) -> Any:
     except FileNotFoundError:
         raise DigitError(f"{path} does not exist: check the path") from None
     except (OSError, ValueError, RecursionError) as error:
-        raise DigitError(f"{path} cannot be read as JSON ({_short(error)}): make or copy it again") from None
+        raise DigitError(
+            f"{path} cannot be read as JSON ({readable(error, 300)}): make or copy it again"
+        ) from None
     if not isinstance(value, dict):
         return value
     sealed = _SEAL.match(data)
@@ -240,7 +243,7 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
         return safetensors.torch.load_file(path)
     except Exception as error:  # a header that lies may raise anything
         raise DigitError(
-            f"{path} is not a whole safetensors file ({_short(error)}): make or copy it again"
+            f"{path} is not a whole safetensors file ({readable(error, 300)}): make or copy it again"
         ) from None
 
 
@@ -249,16 +252,9 @@ def check_finite(tensors: Mapping[str, Tensor], where: str | Path) -> None:
     # A sum is one pass without memory of its own; only one that is not finite needs a closer look.
     suspects = [name for name, value in tensors.items() if not math.isfinite(value.sum())]
     if bad := [name for name in suspects if not tensors[name].isfinite().all()]:
-        more = f" and {len(bad) - 4} more" if len(bad) > 4 else ""
         raise DigitError(
-            f"{where} holds values that are not finite, in {', '.join(bad[:4])}{more}: copy or make it again"
+            f"{where} holds values that are not finite, in {listed(bad, 4)}: copy or make it again"
         )
-
-
-def _short(error: Exception) -> str:
-    """What an error says, without the whole of a header that it may quote."""
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else f"{text[:300]}..."
 
 
 def write_bytes_atomic(path: str | Path, data: bytes) -> None:

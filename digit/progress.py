@@ -7,9 +7,11 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from digit.distributed import is_main
 from digit.errors import spoken
+from digit.printing import put, readable
 
 INTERVAL = 10.0  # seconds between two plain lines
 
@@ -23,7 +25,7 @@ class Bar:
 
     def __init__(self, title: str, total: int | None, *, done: int = 0, shown: bool = True) -> None:
         """`total` None: nobody knows how many there will be, so there is a count but no time left."""
-        self.title, self.total, self.done = title, total, done
+        self.title, self.total, self.done = readable(title), total, done
         self._shown, self._note = shown and is_main(), ""
         self._began, self._first = time.monotonic(), done
         self._spoken = self._began
@@ -32,7 +34,7 @@ class Bar:
             texts = (TextColumn(text, markup=False) for text in ("{task.description}", "{task.fields[note]}"))
             columns = (next(texts), BarColumn(), MofNCompleteColumn(), next(texts), TimeRemainingColumn())
             self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-            self._task = self._bar.add_task(title, total=total, completed=done, note="")
+            self._task = self._bar.add_task(self.title, total=total, completed=done, note="")
 
     def __enter__(self) -> "Bar":
         """Show the bar."""
@@ -55,9 +57,9 @@ class Bar:
 
     def note(self, text: str, *, now: bool = False) -> None:
         """What stands behind the number from here on; with `now` a plain line follows at once."""
-        self._note = text
+        self._note = readable(text)
         if self._bar:
-            self._bar.update(self._task, note=text)
+            self._bar.update(self._task, note=self._note)
         elif now:
             self._speak()
 
@@ -65,9 +67,9 @@ class Bar:
         """A line that stays, above the bar."""
         line = spoken(line)
         if self._bar:
-            self._bar.console.print(line, highlight=False, soft_wrap=True, markup=False)
+            self._bar.console.print(Text(readable(line)), soft_wrap=True)
         elif self._shown:
-            print(line, file=sys.stderr, flush=True)
+            put(line, error=True)
 
     def _speak(self) -> None:
         now = time.monotonic()
@@ -87,4 +89,4 @@ def progress(title: str, total: int | None) -> Bar:
 def say(sentence: str) -> None:
     """One line on standard error, from the main process, in the words of the caller."""
     if is_main():
-        print(spoken(sentence), file=sys.stderr, flush=True)
+        put(spoken(sentence), error=True)

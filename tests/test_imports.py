@@ -14,16 +14,27 @@ FLOW = [
     *("features", "kmeans", "tokenizer", "vqgan", "vqgan_loss", "prior"),
     *("renderer", "renderer_masked", "renderer_flow"),
 ]
-LEAVES = {"errors", "bounds", "calls", "files", "distributed", "figure", "progress", "vqgan_config"}
+LEAVES = {
+    "printing",
+    "errors",
+    "bounds",
+    "calls",
+    "files",
+    "distributed",
+    "figure",
+    "progress",
+    "vqgan_config",
+}
 ALLOWED = {
-    "errors": set(),
+    "printing": set(),
+    "errors": {"printing"},
     "bounds": set(),
     "calls": {"errors", "bounds"},
-    "files": {"errors", "progress"},
+    "files": {"errors", "printing", "progress"},
     "distributed": {"errors"},
-    "figure": {"errors", "files"},
+    "figure": {"errors", "files", "printing"},
     "vqgan_config": {"bounds", "calls", "errors"},
-    "progress": {"distributed", "errors"},
+    "progress": {"distributed", "errors", "printing"},
     "nn": LEAVES,
     "fast": LEAVES | {"nn", *FLOW},
     "data": LEAVES | {"nn"},

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int
 
 from digit.errors import DigitError
+from digit.printing import NAME, listed, readable
 
 # Folders as people name them, whatever their capitals; whether one means a split or a class, places decide.
 _SPLIT = re.compile(
@@ -132,7 +133,7 @@ def relabel(
 
 def different(names: Sequence[str], most: int = 5) -> str:
     """The first of some names of classes, for a sentence."""
-    return ", ".join(map(repr, names[:most])) + (", ..." if len(names) > most else "")
+    return listed([repr(readable(name, NAME)) for name in names], most)
 
 
 def _of_folders(

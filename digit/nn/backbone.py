@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from digit.errors import DigitError
 from digit.files import check_finite
+from digit.printing import listed
 from digit.progress import say
 
 DINOV3_LICENCE = (
@@ -171,9 +172,8 @@ def load_weights(module: nn.Module, path: Path, name: str) -> None:
         if key in tensors and tuple(tensors[key].shape) != shape
     ]
     if problems:
-        more = f" and {len(problems) - 8} more" if len(problems) > 8 else ""
         hint = "; `digit convert` reads it" if "embeddings.cls_token" in tensors else ""
-        raise DigitError(f"{path} does not fit {name}: {', '.join(problems[:8])}{more}{hint}")
+        raise DigitError(f"{path} does not fit {name}: {listed(problems)}{hint}")
     module.load_state_dict(tensors)
 
 

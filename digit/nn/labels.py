@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from digit.errors import DigitError
+from digit.printing import listed
 from digit.progress import say
 
 _NUMBER = re.compile(r"-?[0-9]+")
@@ -48,7 +49,7 @@ def label_ids(labels: Sequence[int | str], *, names: Sequence[str], classes: int
 def _likely(label: str, names: Sequence[str]) -> str:
     """The classes to choose from, or the most similar ones where there are many."""
     if len(names) <= 20:
-        return f"from {', '.join(names) or 'numbers'}"
+        return f"from {listed(names, 20) or 'numbers'}"
     known = {name.lower(): name for name in names}
     near = [known[name] for name in difflib.get_close_matches(label.lower(), known, n=3, cutoff=0.5)]
     return f"{' or '.join(near)}, or a number" if near else f"a number from 0 to {len(names) - 1}"

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from digit.bounds import Bounds, Size
 from digit.calls import checked
+from digit.printing import put
 from digit.run.options import File, Folder, Pixels, Positional
 from digit.run.table import print_table, saved
 
@@ -194,6 +195,6 @@ def convert_official(
         ["parameters", "stored as", "id"],
         {part: [row["parameters"], row["stored_as"], row["id"][:12]] for part, row in made["parts"].items()},
     )
-    print(f"draw with it: {made['sample']}")
+    put(f"draw with it: {made['sample']}")
     saved(out)
     return made

@@ -9,8 +9,11 @@ import torch
 from jaxtyping import UInt8
 from PIL import Image, ImageDraw, ImageFont
 
+from digit.printing import readable
+
 SMALLEST = 96  # px: smaller pictures are enlarged
 FONT = 12  # px
+WORD = 60  # characters of a title at most
 
 
 def grid(
@@ -31,6 +34,7 @@ def grid(
         beside: a title for each row.
     """
     count, _, height, width = pixels.shape
+    above, beside = ([readable(word, WORD) for word in words] for words in (above, beside))
     across = min(columns or math.ceil(math.sqrt(count)), count)
     down = math.ceil(count / across)
     zoom = max(1, SMALLEST // height)

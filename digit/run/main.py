@@ -5,7 +5,6 @@ Help and typing errors need no torch: the verbs' modules are light, and a verb i
 
 import contextlib
 import errno
-import json
 import os
 import shlex
 import sys
@@ -18,6 +17,7 @@ from typing import Any
 
 from digit import __version__
 from digit.errors import DigitError, on_command_line
+from digit.printing import put, put_json, put_page
 from digit.run.arguments import call_of, options_of, parser_of, typed
 from digit.run.processes import by_exception, interrupted, number, run_together, without_processes
 from digit.run.recipes import defaults_of, described
@@ -94,7 +94,7 @@ def run(arguments: list[str]) -> int:
     except DigitError as error:
         return _fail(str(error))
     if isinstance(command, str):
-        print(command)
+        put_page(command)
         return 0
     return carry_out(command)
 
@@ -136,8 +136,7 @@ def carry_out(command: Command) -> int:
             )
         raise
     if speaks and command.json:
-        json.dump(result, sys.stdout, indent=2, default=_plain)
-        print()
+        put_json(result, _plain)
     return 0
 
 
@@ -149,7 +148,7 @@ def main() -> None:
         check_environment()
         command = understand(sys.argv[1:])
         if isinstance(command, str):
-            print(command)
+            put_page(command)
             code = 0
         else:
             _load_torch()
@@ -254,9 +253,7 @@ def _fail(sentence: str) -> int:
     process = os.environ.get("RANK", "0")
     if process != "0":  # what the main process says of itself is not said again: torchrun ends this one first
         time.sleep(ALIKE)
-    print(
-        f"digit: {sentence}" if process == "0" else f"digit: (process {process}) {sentence}", file=sys.stderr
-    )
+    put(f"digit: {sentence}" if process == "0" else f"digit: (process {process}) {sentence}", error=True)
     return 2
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 
 from digit.errors import Terminated
+from digit.printing import put
 
 LAUNCHER = "DIGIT_LAUNCHER"  # by which `--processes` tells the processes that it starts its own number
 MOST = 1024  # processes of one command
@@ -54,7 +55,7 @@ def by_exception() -> None:
 def interrupted(stop: KeyboardInterrupt) -> int:
     """Say it once, from the main process, and give the exit code."""
     if os.environ.get("RANK", "0") == "0":
-        print(SENTENCE, file=sys.stderr)
+        put(SENTENCE, error=True)
     return 128 + (signal.SIGTERM if isinstance(stop, Terminated) else signal.SIGINT)
 
 

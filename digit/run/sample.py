@@ -8,6 +8,7 @@ from typing import Any, Literal
 from digit.bounds import Batch, Count, Draws, Guidance, Temperature, TopP, Weight, Whole
 from digit.calls import checked
 from digit.errors import DigitError
+from digit.printing import put
 from digit.run.options import Device, File, Folder, Label, Model, Pictures, Positional, Seeds
 from digit.run.table import saved
 from digit.run.unused import not_used
@@ -216,10 +217,10 @@ def _tell(content: dict[str, Any]) -> None:
     of = "without a class" if classes == {None} else f"of {len(classes)} class{'es' * (len(classes) > 1)}"
     if "strips" in content:
         of += f", completions of {len(content['strips'])}"
-    print(f"{len(rows):,} picture{'s' * (len(rows) != 1)} {of}")
+    put(f"{len(rows):,} picture{'s' * (len(rows) != 1)} {of}")
     for stage, name in (("prior", "prior"), (settings["renderer"], f"{settings['renderer']} renderer")):
         if stage:
-            print(f"{name}: {words(settings[stage])}")
+            put(f"{name}: {words(settings[stage])}")
 
 
 def words(settings: dict[str, Any]) -> str:

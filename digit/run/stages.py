@@ -22,6 +22,7 @@ from digit.nn.batch import CodeBatch
 from digit.nn.linear_probe import FeatureBatch, Probe
 from digit.nn.sampling import SamplerConfig
 from digit.pipeline import to_uint8
+from digit.printing import listed
 from digit.prior import Prior, PriorConfig
 from digit.progress import progress, say
 from digit.renderer import Renderer
@@ -118,7 +119,7 @@ def _say_finished(out: Path, training: TrainConfig, told: Sequence[str]) -> None
     names = [sentence.split()[0] for sentence in told if " from here" in sentence]
     names += [name for name in other if name in TRAJECTORY or name.startswith("optimizer.")]
     if names:
-        say(f"asked for otherwise than it was trained, and not used: {', '.join(names)}")
+        say(f"asked for otherwise than it was trained, and not used: {listed(names)}")
 
 
 def run_stage(

@@ -2,14 +2,20 @@
 
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from digit.printing import put, readable
 
 FILE_WIDTH = 1000  # characters of a line that goes into a file or a pipe, at most
+CELL = 200  # and of a cell
+ROWS = 1000  # of a table at most; --json gives all
 Cell = str | float | int | None
 
 
@@ -22,34 +28,41 @@ def print_table(
 ) -> None:
     """Print rows by name under `columns`; None shows as -, rows named in `dim` (the paper's) stand back.
 
-    On a terminal that is too narrow, the columns stand in several tables below one another.
+    On a terminal that is too narrow, the columns stand in several tables below one another. What stands in
+    cells may come from anywhere: it is shown in plain text, shortened, and of very many rows the first.
     """
     if not _speaks():
         return
     console = Console(highlight=False)
     if not console.is_terminal:
         console = Console(highlight=False, width=FILE_WIDTH)
-    names = ["", *rows]
-    cells = [[column, *(_shown(row[i]) for row in rows.values())] for i, column in enumerate(columns)]
-    console.print(title, style="bold", markup=False)
+    first = dict(islice(rows.items(), ROWS))
+    cells = [
+        [readable(column, CELL), *(_shown(row[i]) for row in first.values())]
+        for i, column in enumerate(columns)
+    ]
+    names = ["", *(readable(name, CELL) for name in first)]
+    console.print(Text(readable(title), "bold"))
     room = console.width - _width(names) if console.is_terminal else None
     for part in _parts(cells, room):
         table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
         table.add_column("", no_wrap=True)
         for column in part:
-            table.add_column(column[0], justify="right", no_wrap=True)
-        for i, name in enumerate(rows, start=1):
+            table.add_column(Text(column[0]), justify="right", no_wrap=True)
+        for i, name in enumerate(first, start=1):
             style = "dim" if name in dim else None
-            table.add_row(name, *(column[i] for column in part), style=style)
+            table.add_row(Text(names[i]), *(Text(column[i]) for column in part), style=style)
         console.print(table)
         console.print()
+    if len(rows) > ROWS:
+        put(f"and {len(rows) - ROWS:,} more rows, which --json gives")
 
 
 def saved(*paths: Path | str) -> None:
     """Print `saved: PATH`, a line per file or folder that the verb wrote."""
     if _speaks():
         for path in paths:
-            print(f"saved: {path}")
+            put(f"saved: {path}")
 
 
 def _speaks() -> bool:
@@ -80,4 +93,4 @@ def _shown(cell: Cell) -> str:
         if abs(cell) >= 1000:
             return f"{cell:,.0f}"
         return f"{cell:.0f}" if cell.is_integer() else f"{cell:.4g}"
-    return f"{cell:,}" if isinstance(cell, int) else cell
+    return f"{cell:,}" if isinstance(cell, int) else readable(cell, CELL)

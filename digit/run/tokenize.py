@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from digit.bounds import Batch, Count, Depth, Seed
 from digit.calls import checked
 from digit.errors import DigitError, spoken
+from digit.printing import put
 from digit.run.options import Device, Folder, Name, Pictures, Pixels
 from digit.run.table import print_table, saved
 
@@ -166,4 +167,4 @@ def _tell_plan(plan: dict[str, Any], out: Path) -> None:
     }
     print_table(f"dry run: codes of {plan['inputs']['path']} in {out}", ["value"], rows)
     if not disk["fits"]:
-        print(spoken("the disk has too little room: make some or choose another --out"))
+        put(spoken("the disk has too little room: make some or choose another --out"))

@@ -12,8 +12,8 @@ from typing import Any
 
 from digit.distributed import is_main
 from digit.errors import DigitError
-from digit.figure import new_figure
-from digit.files import atomic_path, read_json, write_json_atomic, write_text_atomic
+from digit.figure import new_figure, save_figure
+from digit.files import read_json, write_json_atomic, write_text_atomic
 from digit.progress import Bar
 
 # What each line of a training has; the other names are measurements, which loss.png shows.
@@ -208,8 +208,7 @@ def draw(records: list[dict[str, Any]], path: Path) -> None:
         panel.plot(*zip(*points, strict=True), marker=".", color="tab:orange")
         panel.set_ylabel(name)
     panels[-1].set_xlabel("updates")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=100)
+    save_figure(figure, path)
 
 
 def _smooth(values: list[float]) -> list[float]:

@@ -181,7 +181,7 @@ def load(
             what = (str(error).splitlines() or [type(error).__name__])[0][:160]
             raise DigitError(f"{path / CONFIG}: no network can be made with its settings ({what})") from None
     layout = {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()}
-    if problems := misfits(tensors, layout, most=4):
+    if problems := misfits(tensors, layout):
         raise DigitError(f"{path / MODEL} does not fit its settings: tensors {problems}")
     check_finite(tensors, path / MODEL)
     with torch.random.fork_rng([]), Undrawn():

@@ -63,7 +63,7 @@ def convert_dinov3(
     """The encoder of a file of DINOv3: arguments as of `digit.weights.vit.convert_vit`.
 
     Raises:
-        DigitError: tensors missing, unknown or of a wrong shape (all are listed), not finite; a number of
+        DigitError: tensors missing, unknown, misshapen (the first are named), not finite; a number of
             heads that does not divide the width; positions of another base; an impossible block or size.
     """
     found = _find(content)

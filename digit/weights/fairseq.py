@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from digit.errors import DigitError
 from digit.nn.batch import END, MASK
 from digit.nn.linear_probe import Probe, ProbeConfig
+from digit.printing import listed
 from digit.prior import Prior, PriorConfig
 from digit.renderer import Renderer, RendererConfig
 from digit.renderer_masked import MaskedConfig, MaskedRenderer
@@ -200,7 +201,7 @@ def convert_checkpoint(content: Any, *, where: str) -> Prior | Renderer | Masked
     The copies of the tokenizer and the VQGAN that a checkpoint also holds: `digit.weights.conversion`.
 
     Raises:
-        DigitError: see `read_facts`; or missing, unknown and wrongly shaped tensors, all of them listed.
+        DigitError: see `read_facts`; or missing, unknown and wrongly shaped tensors, the first of them named.
     """
     facts, state = checked(content, where=where)
     if facts.kind == "renderer":
@@ -352,7 +353,7 @@ def _state(content: Any, where: str) -> dict[str, Tensor]:
     state = content["model"]
     strangers = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
     if strangers:
-        raise DigitError(f"{where} holds values that are no tensors: {', '.join(strangers)}")
+        raise DigitError(f"{where} holds values that are no tensors: {listed(strangers)}")
     return state
 
 

@@ -19,7 +19,9 @@ from torch import Tensor
 
 from digit.errors import DigitError
 from digit.files import read_safetensors
+from digit.printing import listed, readable
 
+NAMES = 12  # tensors of a kind that a sentence names at most
 Layout = Mapping[str, tuple[int, ...]]  # the shape of every tensor, by the name it has in their file
 
 
@@ -94,13 +96,13 @@ def read(path: Path) -> Any:
 
 
 def check_layout(tensors: Mapping[str, Tensor], layout: Layout, *, where: str) -> None:
-    """DigitError, naming the file `where`, that lists every missing, unknown and wrongly shaped tensor."""
+    """DigitError, naming the file `where`, that names missing, unknown and wrongly shaped tensors."""
     if found := misfits(tensors, layout):
         raise DigitError(f"{where} is not the file it seems to be, its tensors do not fit: {found}")
 
 
-def misfits(tensors: Mapping[str, Tensor], layout: Layout, *, most: int | None = None) -> str:
-    """The names of missing, unknown and wrongly shaped tensors; of each the first `most`, cut where long."""
+def misfits(tensors: Mapping[str, Tensor], layout: Layout) -> str:
+    """The first names of missing, unknown and wrongly shaped tensors, and how many more there are of each."""
     problems = {
         "missing": [name for name in layout if name not in tensors],
         "unknown": [name for name in tensors if name not in layout],
@@ -110,13 +112,7 @@ def misfits(tensors: Mapping[str, Tensor], layout: Layout, *, most: int | None =
             if name in tensors and tuple(tensors[name].shape) != tuple(shape)
         ],
     }
-    found = []
-    for what, names in problems.items():
-        shown = names if most is None else [name[:99] for name in names[:most]]
-        if names:
-            more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
-            found.append(f"{what}: {', '.join(shown)}{more}")
-    return "; ".join(found)
+    return "; ".join(f"{what}: {listed(names, NAMES)}" for what, names in problems.items() if names)
 
 
 def without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -176,7 +172,7 @@ def _read_torch(path: Path, *, mmap: bool) -> Any:
                 raise _damaged(path, "PyTorch", error) from None
     name = named[1] if "." in named[1] else f"builtins.{named[1]}"  # torch leaves that module out
     raise DigitError(
-        f"{path} names {_shown(name)}, which is no weight; it was not run: use a file that holds only "
+        f"{path} names {readable(name, 160)}, which is no weight; it was not run: use a file that holds only "
         "tensors, such as a state dict that its author saves alone"
     )
 
@@ -191,13 +187,8 @@ def _read_numpy(path: Path) -> Tensor:
 
 
 def _damaged(path: Path, kind: str, error: BaseException) -> DigitError:
-    what = _shown((str(error).strip() or type(error).__name__).splitlines()[-1])
+    what = readable((str(error).strip() or type(error).__name__).splitlines()[-1], 160)
     return DigitError(
         f"{path} is damaged, or holds more than numbers ({what}); nothing in it was run: download or copy "
         f"it again, or give another {kind} file"
     )
-
-
-def _shown(text: str) -> str:
-    """Text out of a file, short and without control characters, which a terminal would obey."""
-    return repr(text[:160])[1:-1]

@@ -14,6 +14,7 @@ from digit.calls import check_fields
 from digit.errors import DigitError, LineageError, check_lineage
 from digit.files import make_folder, read_json, write_json_atomic
 from digit.nn.sampling import DRAW, SamplerConfig
+from digit.printing import listed
 from digit.weights.artifact import artifact_of, describe, load, save, verify
 from digit.weights.storage import StoredAs, from_dict
 
@@ -99,7 +100,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     unknown = set(parts) - set(PARTS)
     if unknown or config.get("format") != 1:
         raise DigitError(
-            f"{folder} was written by a newer digit ({', '.join(sorted(unknown))}): update the package"
+            f"{folder} was written by a newer digit ({listed(sorted(unknown))}): update the package"
         )
     if not set(NEEDED) <= set(parts):
         raise DigitError(f"{path} names no prior or no vqgan, without which nothing is drawn: restore it")
@@ -119,7 +120,7 @@ def open_model(
     own = {"draw": None, **config["sampling"]}
     sampling = from_dict(PipelineSampling, own, where=f"{folder / 'config.json'}: sampling")
     if unknown := set(parts or ()) - set(PARTS):
-        raise DigitError(f"no parts {', '.join(sorted(unknown))}: choose from {', '.join(PARTS)}")
+        raise DigitError(f"no parts {listed(sorted(unknown))}: choose from {', '.join(PARTS)}")
     modules: dict[str, Any] = {}
     artifacts: dict[str, dict[str, Any]] = {}
     for name, identity in config["parts"].items():
@@ -175,7 +176,7 @@ def finish(
     folder = Path(path)
     artifacts = {name: describe(folder / name) for name in PARTS if name in parts}
     if set(artifacts) != set(parts) or not set(NEEDED) <= set(artifacts):
-        raise DigitError(f"{folder} has the parts {', '.join(parts)}: a pipeline needs a prior and a vqgan")
+        raise DigitError(f"{folder} has the parts {listed(parts)}: a pipeline needs a prior and a vqgan")
     check_parts(artifacts)
     write_json_atomic(
         folder / "config.json",

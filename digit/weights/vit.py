@@ -15,6 +15,7 @@ from torch import Tensor
 from digit.errors import DigitError
 from digit.features import Encoder, EncoderConfig, resize_positions
 from digit.files import check_finite
+from digit.printing import listed
 from digit.progress import say
 from digit.weights.foreign import Layout, check_layout, without_prefix
 from digit.weights.transformers_vit import as_published
@@ -93,7 +94,7 @@ def convert_vit(
         heads: of attention.
 
     Raises:
-        DigitError: no such ViT; tensors missing, unknown or of a wrong shape (all are listed), not finite;
+        DigitError: no such ViT; tensors missing, unknown, misshapen (the first are named), not finite;
             a number of heads that is unknown or does not divide the width; an impossible block or size.
     """
     family, tensors = read_vit(content, where=where)
@@ -137,7 +138,7 @@ def read_vit(content: Any, *, where: str) -> tuple[str, dict[str, Tensor]]:
     """The family of a ViT and its tensors by their bare names, each of them checked.
 
     Raises:
-        DigitError: no ViT; tensors missing, unknown, of a wrong shape (all are listed) or not finite.
+        DigitError: no ViT; tensors missing, unknown, misshapen (the first are named) or not finite.
     """
     found = _find(content)
     if found is None:
@@ -203,7 +204,7 @@ def check_plain(kept: dict[Any, Any], where: str) -> dict[str, Tensor]:
     if strange := [str(name) for name, value in kept.items() if not _is_plain(name, value)]:
         raise DigitError(
             f"{where} has entries beside the ViT's weights that are no arrays of floats: "
-            f"{', '.join(strange)}; give the file as it was published"
+            f"{listed(strange)}; give the file as it was published"
         )
     return kept
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from digit.errors import DigitError
+from digit.printing import listed
 from digit.vqgan import VQGAN
 from digit.vqgan_config import VQGANConfig
 from digit.weights.foreign import check_layout
@@ -37,7 +38,7 @@ def convert_vqgan(content: Any, *, where: str, image_size: int = 256) -> VQGAN:
     left out. `image_size` in pixels is the side of the pictures that `decode` gives; no file tells it.
 
     Raises:
-        DigitError: tensors that are missing, unknown or of another shape, all of them named; a Gumbel
+        DigitError: tensors that are missing, unknown or of another shape, the first of them named; a Gumbel
             quantiser; an image size that is not a multiple of the downsampling.
     """
     tensors = _tensors(content)
@@ -53,7 +54,7 @@ def convert_vqgan(content: Any, *, where: str, image_size: int = 256) -> VQGAN:
     check_layout(tensors, layout, where=where)
     whole = [name for name, tensor in tensors.items() if not tensor.is_floating_point()]
     if whole:
-        raise DigitError(f"{where} holds whole numbers where weights should be: {', '.join(whole)}")
+        raise DigitError(f"{where} holds whole numbers where weights should be: {listed(whole)}")
     # Copies: tensors of a file may share one storage, or lie in a file that is mapped into memory.
     copies = {
         name: tensor.detach().to("cpu", torch.float32, copy=True, memory_format=torch.contiguous_format)

@@ -153,7 +153,7 @@ def test_many_are_told_in_few_words():
     assert counted(["a", "b", "c"], np.array([0, 2, 2])) == "a 1, c 2"
     many = [f"n{i}" for i in range(1000)]
     assert counted(many, np.arange(2001) % 1000) == "n0 3, n1 2, n2 2, ...: 2 to 3 each"
-    assert different(many) == "'n0', 'n1', 'n2', 'n3', 'n4', ..."
+    assert different(many) == "'n0', 'n1', 'n2', 'n3', 'n4' and 995 more"
     rows = [("a.txt", "x"), ("b.txt", "x"), ("c", "y"), ("d", "z")]
     assert grouped(rows, most=2) == "a.txt and 1 other (x), c (y), and more for 1 other reasons"
 

@@ -354,7 +354,7 @@ def test_position_rules_by_family(family):
 
 
 @pytest.mark.parametrize("prefix", ["", "module.base_encoder."])
-def test_every_missing_unknown_and_odd_tensor_is_listed(prefix):
+def test_missing_unknown_and_odd_tensors_are_named(prefix):
     tensors = weights(scaled=True)
     for i in range(4):
         del tensors[f"blocks.{i}.norm1.weight"]

@@ -4,6 +4,7 @@ from typing import Any
 
 from digit.calls import checked
 from digit.errors import DigitError
+from digit.printing import put
 from digit.run.options import Device, File, Positional
 from digit.run.table import print_table
 
@@ -31,7 +32,7 @@ def compare_results(a: Positional[File], b: Positional[File]) -> dict[str, Any]:
     print_table(f"{first['measurement']}: {a} and {b}", columns, rows)
     if first["counts"] != second["counts"]:
         here, there = (", ".join(f"{n:,} {k}" for k, n in each["counts"].items()) for each in (first, second))
-        print(f"measured on unequal numbers of pictures: {here}; {there}")
+        put(f"measured on unequal numbers of pictures: {here}; {there}")
     alike = {part: first[part] for part in ("measurement", "protocol", "features")}
     return {**alike, "counts": {"a": first["counts"], "b": second["counts"]}, "values": values}
 

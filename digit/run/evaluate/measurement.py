@@ -23,6 +23,7 @@ from digit.evaluation.pictures import Pictures, open_npz
 from digit.evaluation.result import read_result, result, write_result
 from digit.files import check_writable, make_folder
 from digit.pipeline import DigitPipeline
+from digit.printing import listed, put
 from digit.progress import progress, say
 from digit.run.claim import RESULTS, contents, identity_of, nothing_left
 from digit.run.pictures import open_told
@@ -107,7 +108,7 @@ def of_classes(images: str, under: str | None, classes: Sequence[str | int], per
     places = {name: i for i, name in enumerate(source.classes)} | {i: i for i in range(len(source.classes))}
     for name in classes:
         if name not in places:
-            raise DigitError(f"{images} has no class {name!r}: it has {', '.join(source.classes[:12])}")
+            raise DigitError(f"{images} has no class {name!r}: it has {listed(source.classes)}")
     wanted = [places[name] for name in classes] or range(len(source.classes))
     chosen = [np.flatnonzero(source.labels == label)[:per_class] for label in wanted]
     some = source.select(np.sort(np.concatenate(chosen)))
@@ -275,9 +276,9 @@ def keep(
     if show is not None:
         show()
     for warning in value.get("warnings", ()):
-        print(warning)
+        put(warning)
     if written is None:
-        print(spoken(f"not kept: --out FOLDER keeps the full record as JSON{also}"))
+        put(spoken(f"not kept: --out FOLDER keeps the full record as JSON{also}"))
     else:
         saved(written, *files)
 

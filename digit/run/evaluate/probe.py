@@ -8,6 +8,7 @@ from typing import Any, Literal
 from digit.bounds import Batch, Depth, Positive, Seed
 from digit.calls import checked
 from digit.errors import DigitError, spoken
+from digit.printing import put
 from digit.run.options import Codes, Device, Folder, Pictures
 from digit.run.table import print_table
 
@@ -125,7 +126,7 @@ def evaluate_probe(
     _print(probed)
     if not test and not test_images:
         line = "chosen and scored on the same pictures, which is slightly optimistic: --test scores on others"
-        print(spoken(line))
+        put(spoken(line))
     plot = partial(_draw, probed, names, f"linear probe by layer, mean over {POOLS[pool]}")
     measurement.keep(written, value, made_of=made_of, plot=plot, also=", and a plot by layer")
     return value

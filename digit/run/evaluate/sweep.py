@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from digit.bounds import Batch, Count, Guidance, Several, Temperature, TopP, Weight, Whole
 from digit.calls import checked
+from digit.printing import put
 from digit.run.options import Device, File, Model, Network, Pictures, Positional
 from digit.run.table import print_table
 
@@ -105,7 +106,7 @@ def evaluate_sweep(
     sampling = asdict(plan.sampling(first["setting"], pipeline.sampling))
     value["best"] = {**first, "command": f"{draw} && {shlex.join(again)}", "sampling": sampling}
     _print(cells.rows, network, f"{title}, the lowest distance first")
-    print(f"the best: {value['best']['command']}")
+    put(f"the best: {value['best']['command']}")
     measurement.caution(value, num)
     files: list[Path] = []
     if written is not None:
