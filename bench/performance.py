@@ -9,6 +9,7 @@ prints the page instead.
 import argparse
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from speeds import costs, goals, growth, tables
@@ -19,7 +20,10 @@ from digit.files import write_text_atomic
 ROOT = Path(__file__).parents[1]
 PARTS = {
     "goals": goals.goals,
-    "redesign": tables.redesign,
+    "redesign": partial(tables.before_after, file="redesign"),
+    "seeds": tables.seeds,
+    "prices": partial(tables.before_after, file="drawing"),
+    "distances": tables.distances,
     "machine": tables.machine,
     "sampling": tables.sampling,
     "agreement": tables.agreement,

@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass
 
-from speeds.results import Results, Row, gib, number, percent, table
+from speeds.results import PRIOR, Results, Row, gib, number, percent, table
 
-PRIOR, RENDERER = "prior, top-k 200", "autoregressive renderer, top-p 0.8"
+RENDERER = "autoregressive renderer, top-p 0.8"
 EIGHT, MASKED = ", cache of 8 bits", "masked renderer, 8 steps"
 # Rows of bench/before_after.py, for paths that lost kernels of their own since their benches ran.
-MASKED_AGAIN, MASKED_ONE_AGAIN = "masked, 214M, batch 128", "masked, 214M, batch 1"
-CHAIN_AGAIN = "whole chain, batch 1024"
 CODES_AGAIN = "features and codes, base, batch 512"
 KMEANS_AGAIN = "K-means, an iteration of 2097152 vectors to 8192"
 
@@ -50,8 +48,8 @@ def every(results: Results) -> list[Goal]:
 
 
 def rivals(results: Results) -> list[str]:
-    """The README's table: paths beside code that users would take instead, and what the redesign changed."""
-    again = (CODES_AGAIN, "K-means", "labels to pixels")
+    """The README's table: paths beside code that users would take instead, and those measured again."""
+    again = ("prior", CODES_AGAIN, "K-means", "labels to pixels")
     rows = [row for row in every(results) if row.value is not None and not row.further]
     rows = [row for row in rows if " x " in row.beside or row.path.startswith(again)]
     cells = [row.cells() for row in rows if "float16" not in row.path]
@@ -81,7 +79,7 @@ def _llamagen(results: Results, batch: int | None = None) -> str:
     of_batch = (row for row in results.sampling(name) if row["batch"] == batch)
     rival = results.best(name) if batch is None else next(of_batch, None)
     if rival is None:
-        return "LlamaGen's: not run"
+        return "LlamaGen's: not run since"
     ratio = rival["prior_images_per_second"] / rival["images_per_second"]
     return f"{ratio:.2f} x LlamaGen's, compiled" + (f", at batch {rival['batch']}" if batch is None else "")
 
@@ -111,27 +109,19 @@ def sampling(results: Results) -> list[Goal]:
         return Goal(path, goal, "ms", *measured, least=False)
 
     chain = results.best("whole chain, autoregressive, to pictures in memory")
-    again = results.redesigned()
-    masked, masked_one = (
-        best("masked renderer, 8 steps", MASKED, 290),
-        one("masked renderer, one image", MASKED, 8),
-    )
-    if MASKED_AGAIN in again:
-        masked = Goal(masked.path, 290, "img/s", again[MASKED_AGAIN])
-        masked_one = Goal(masked_one.path, 8, "ms", 1e3 / again[MASKED_ONE_AGAIN], least=False)
     return [
         best("prior, 219M", PRIOR, 820),
         best("prior, 8-bit caches", PRIOR + EIGHT, 1200, further=True),
         one("prior, one image", PRIOR, 75),
         best("autoregressive renderer", RENDERER, 290),
         best("autoregressive renderer, 8-bit caches", RENDERER + EIGHT, 450, further=True),
-        masked,
-        masked_one,
+        best("masked renderer, 8 steps", MASKED, 290),
+        one("masked renderer, one image", MASKED, 8),
         Goal(
             "labels to pixels, whole chain",
             190,
             "img/s",
-            again.get(CHAIN_AGAIN, chain["images_per_second"] if chain else None),
+            chain["images_per_second"] if chain else None,
         ),
     ]
 
@@ -157,7 +147,7 @@ def tokenizer(results: Results) -> list[Goal]:
     threads = results.section("jpeg", "jpeg").get("the same on 8 threads")
     base = _against(results, f"{name}, base", "tokenizer", "codes", rival=rival, goal=11_500)
     large = _against(results, f"{name}, large", "tokenizer", "large", rival=rival, goal=3_000, further=True)
-    again = results.redesigned().get(CODES_AGAIN)
+    again = results.medians("redesign").get(CODES_AGAIN)
     if again:
         base = Goal(CODES_AGAIN, 11_500, "img/s", again)
         large = Goal(f"{name}, large", 3_000, "img/s", further=True)
@@ -183,7 +173,7 @@ def kmeans(results: Results) -> list[Goal]:
     rows = results.section("kmeans", "iteration")
     row, rival = rows.get("digit float32"), rows.get("flash-kmeans")
     path = f"K-means, one iteration, distances in float32{results.on('kmeans')}"
-    again = results.redesigned().get(KMEANS_AGAIN)
+    again = results.medians("redesign").get(KMEANS_AGAIN)
     if again:
         return [Goal(path, 60, "ms", again, least=False)]
     if row is None:
@@ -223,7 +213,7 @@ def others(results: Results) -> list[Goal]:
     sample = results.files["sample"].get("seconds", {}).get("autoregressive")
     rival = "compiled bfloat16"
     decode = _against(results, "VQGAN decode, 256 px", "vqgan", "decode", rival=rival, goal=2_000)
-    if results.redesigned():
+    if results.medians("redesign"):
         decode = Goal("VQGAN decode, 256 px", 2_000, "img/s")
     return [
         decode,

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 Row = dict[str, Any]
+PRIOR = "prior, top-k 200"
 # Of several files, parts of a later one take the place of the same parts of an earlier one.
 FILES = {
-    "sampler": ["sampler-h200.json", "sampler-masked-h200.json"],
+    "sampler": ["sampler-h200.json", "sampler-again-h200.json"],
     "tokenizer": ["tokenizer-h200.json"],
     "jpeg": ["tokenizer-jpeg-h200.json"],
     "kmeans": ["kmeans-h200.json"],
@@ -19,18 +20,22 @@ FILES = {
     "sample": ["sample.json"],
     "length": ["length-cpu.json"],
     "redesign": ["before-after-h200.json"],
-    "redesign_drawing": ["before-after-drawing-h200.json"],
+    "drawing": ["before-after-drawing-h200.json"],
+    "seeds": ["before-after-seeds-h200.json"],
 }
 
 
 def joined(results: list[Row]) -> Row:
-    """One result of several runs on one kind of device: the first, with what later ones measured again."""
+    """One result of several runs on one kind of device: the first, with what later ones measured again.
+
+    A rival beside a path that was measured again without it goes: the two are of different runs.
+    """
     first = dict(results[0])
     for later in results[1:]:
         if later["device"] != first["device"]:
             raise ValueError(f"a run on {later['device']} cannot be joined to one on {first['device']}")
         again = {_key(row) for row in later.get("rows", [])}
-        kept = [row for row in first.get("rows", []) if _key(row) not in again]
+        kept = [row for row in first.get("rows", []) if _key(row) not in again and not beside(row, again)]
         first |= {name: value for name, value in later.items() if name not in ("ceilings", "rows")}
         if again:
             first["rows"] = kept + later["rows"]
@@ -39,6 +44,11 @@ def joined(results: list[Row]) -> Row:
 
 def _key(row: Row) -> tuple[str, int]:
     return row["name"], row["batch"]
+
+
+def beside(rival: Row, again: set[tuple[str, int]]) -> bool:
+    """Whether a row is of others' code, beside a prior that is among these."""
+    return "prior_images_per_second" in rival and (PRIOR, rival["batch"]) in again
 
 
 @dataclass(frozen=True)
@@ -57,14 +67,10 @@ class Results:
         }
         return cls({name: joined(read[name]) if name in read else {} for name in FILES})
 
-    def redesigned(self, side: str = "after") -> dict[str, float]:
-        """Medians of `bench/before_after.py` by name; of two files the first that has a name counts."""
-        found: dict[str, float] = {}
-        for file in ("redesign", "redesign_drawing"):
-            for row in self.files[file].get(side, {}).get("rows", []):
-                if "median" in row:
-                    found.setdefault(row["name"], row["median"])
-        return found
+    def medians(self, file: str, side: str = "after") -> dict[str, float]:
+        """Of the rows of `bench/before_after.py`, by name."""
+        rows = self.files[file].get(side, {}).get("rows", [])
+        return {row["name"]: row["median"] for row in rows if "median" in row}
 
     def on(self, file: str) -> str:
         """The kind of GPU of a run, as a name's end; nothing for an H200 or no run."""

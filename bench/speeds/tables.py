@@ -1,9 +1,10 @@
 """Every measured row, path by path."""
 
+from statistics import mean, stdev
 from typing import Any
 
-from speeds.goals import EIGHT, MASKED, PRIOR, RENDERER
-from speeds.results import Results, Row, gib, number, percent, table
+from speeds.goals import EIGHT, MASKED, RENDERER
+from speeds.results import PRIOR, Results, Row, gib, number, percent, table
 
 SAMPLERS = {
     "prior": PRIOR,
@@ -46,15 +47,11 @@ def machine(results: Results) -> list[str]:
     return lines
 
 
-def redesign(results: Results) -> list[str]:
-    """Every path with the code of before and of now."""
-    before, after = results.redesigned("before"), results.redesigned("after")
-    units = {
-        row["name"]: row["unit"]
-        for file in ("redesign", "redesign_drawing")
-        for row in results.files[file].get("after", {}).get("rows", [])
-        if "unit" in row
-    }
+def before_after(results: Results, file: str) -> list[str]:
+    """Every path of a run with the code of before and of after."""
+    before, after = (results.medians(file, side) for side in ("before", "after"))
+    content = results.files[file]
+    units = {row["name"]: row["unit"] for row in content["after"]["rows"]}
     rows = []
     for name, value in after.items():
         faster = units[name] in ("img/s", "TFLOP/s")
@@ -62,13 +59,32 @@ def redesign(results: Results) -> list[str]:
         change = "" if old is None else f"{(value / old if faster else old / value) - 1:+.1%}"
         shown = ["" if each is None else f"{number(each)} {units[name]}" for each in (old, value)]
         rows.append([name, *shown, change])
-    extra = [
-        [name, f"{number(before[name])} {units.get(name, 'TFLOP/s')}", "", ""]
-        for name in before
-        if name not in after
-    ]
-    commits = [results.files["redesign"].get(side, {}).get("commit", "") for side in ("before", "after")]
-    return table(["path", f"before ({commits[0]})", f"after ({commits[1]})", "speed"], rows + extra)
+    rows += [[name, f"{number(before[name])} TFLOP/s", "", ""] for name in before if name not in after]
+    commits = [content[side]["commit"] for side in ("before", "after")]
+    return table(["path", f"before ({commits[0]})", f"after ({commits[1]})", "speed"], rows)
+
+
+def seeds(results: Results) -> list[str]:
+    """Of 64 seeds, how many have other codes when they are drawn otherwise: before and after."""
+    old, counts = results.medians("seeds", "before"), dict[str, dict[str, str]]()
+    for row in results.files["seeds"]["after"]["rows"]:
+        if row["unit"] == "of 64 images differ":
+            way, _, other = row["name"].partition(", ")
+            counts.setdefault(other, {})[way] = f"{old[row['name']]:.0f} to {row['median']:.0f}"
+    ways = list(next(iter(counts.values())))
+    rows = [[other, *(found[way] for way in ways)] for other, found in counts.items()]
+    return table(["beside bfloat16, 64 at once", *ways], rows)
+
+
+def distances(results: Results) -> list[str]:
+    """The bundled model's Fréchet distances over blocks of seeds: mean and deviation, before and after."""
+    rows = []
+    for row in results.files["seeds"]["before"]["rows"]:
+        if row["unit"] == "Fréchet distance":
+            after = next(r for r in results.files["seeds"]["after"]["rows"] if r["name"] == row["name"])
+            spread = [f"{mean(r['values']):.3f} ± {stdev(r['values']):.3f}" for r in (row, after)]
+            rows.append([row["name"], *spread])
+    return table(["five blocks of seeds", "before", "after"], rows)
 
 
 def sampling(results: Results) -> list[str]:
