@@ -30,7 +30,7 @@ test: $(VENV)/installed-test
 # What only a GPU can show; fails where there is none. The result goes into bench/results/test-gpu.json.
 # Processes share the GPU: most of the time goes into compiling its kernels on processors.
 test-gpu: $(VENV)/installed-test
-	$(RUN)/python -m pytest tests_gpu -n 16 --dist loadgroup
+	$(RUN)/python -m pytest tests_gpu -n 16
 
 lint: $(VENV)/installed-test
 	$(RUN)/ruff format --check .

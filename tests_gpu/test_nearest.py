@@ -10,7 +10,6 @@ from digit.fast.kernels import nearest as kernels
 from digit.nn import forms
 from digit.pipeline import DigitPipeline
 
-pytestmark = pytest.mark.xdist_group("nearest")
 VECTORS, CENTROIDS, WIDTH = 8192, 8192, 768
 PICTURES = 16
 SAMPLE = (20_000, 64, 100)  # vectors, their width and clusters of a fit

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.xdist_group("training")
 ROOT = Path(__file__).parents[1]
 GOLDEN = json.loads((ROOT / "tests/fixtures/training_curve.json").read_text())
 BFLOAT16 = 0.02  # nats: the bound of the same arithmetic on a CPU (tests/training/test_curve.py)

@@ -15,8 +15,6 @@ from digit.training.log import read
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), os.environ.get("PYTHONPATH", "")))}
 
-pytestmark = pytest.mark.xdist_group("two GPUs")
-
 
 @pytest.fixture(scope="module", autouse=True)
 def two_gpus():
