@@ -12,6 +12,7 @@ RECORD: dict[str, dict[str, str]] = tomllib.loads((ROOT / "tests/promises.toml")
 WHOLE = (  # no word that promises is left out
     "README.md",
     "docs/reliability.md",
+    "docs/inputs.md",
     "docs/checkpoints.md",
     "docs/architecture.md",
     "docs/measurements.md",

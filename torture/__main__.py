@@ -44,7 +44,7 @@ from torture import (
 )
 from torture.children import Child
 from torture.outcome import Outcome
-from torture.page import machine, row, table
+from torture.page import dated, machine, row, table
 
 TESTS: dict[str, ModuleType] = {
     "T1": killed_training,
@@ -127,7 +127,7 @@ def run(name: str, cases: int) -> dict[str, Any]:
             outcome["losses"].append(f"the test itself ended with {code} {last[0]}")
             print(said, file=sys.stderr)
     times = {"seconds": time.monotonic() - begun, "processor_seconds": _processor() - used}
-    return {"what": about.what, "goal": about.goal, **times, **outcome}
+    return {"what": about.what, "goal": about.goal, **dated(), **times, **outcome}
 
 
 def _processor() -> float:

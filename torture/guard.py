@@ -1,11 +1,13 @@
 """What a case did beside its work: programs started, files touched elsewhere, time and memory taken."""
 
+import contextlib
 import hashlib
 import os
 import resource
 import stat
 import sys
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -202,9 +204,18 @@ class Tally:
         }
 
 
-def digit(*words: object, canaries: Canaries | None = None, uid: int | None = None, **more: Any) -> Ended:
-    """`digit WORDS` as a process of its own, its PATH the canaries, as the user `uid`; see `apart`."""
-    from digit.run.main import main
+def digit(
+    *words: object,
+    canaries: Canaries | None = None,
+    uid: int | None = None,
+    first: Callable[[], object] = lambda: None,
+    **more: Any,
+) -> Ended:
+    """`digit WORDS` as a process of its own, its PATH the canaries, as the user `uid`; see `apart`.
+
+    first: what the process does before, such as closing a stream.
+    """
+    from digit.__main__ import main
 
     def work() -> int:
         if canaries is not None:
@@ -213,6 +224,8 @@ def digit(*words: object, canaries: Canaries | None = None, uid: int | None = No
             os.setgroups([])
             os.setgid(uid)
             os.setuid(uid)
+        first()
+        _reopen_streams()
         sys.argv = ["digit", *map(str, words)]
         try:
             main()
@@ -221,6 +234,18 @@ def digit(*words: object, canaries: Canaries | None = None, uid: int | None = No
         return 0
 
     return apart(work, **more)
+
+
+def _reopen_streams() -> None:
+    """Standard streams as a new Python finds them: None where they are closed."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+            errors = "backslashreplace" if number == 2 else "strict"
+            stream: Any = open(number, "w" if number else "r", encoding="utf-8", errors=errors, closefd=False)  # noqa: SIM115
+        except OSError:
+            stream = None
+        setattr(sys, name, stream)
 
 
 def apart(work: Any, *, seconds: float = PATIENCE, room: int = ROOM) -> Ended:
@@ -240,8 +265,9 @@ def apart(work: Any, *, seconds: float = PATIENCE, room: int = ROOM) -> Ended:
                 try:
                     return work()
                 finally:
-                    sys.stdout.flush()
-                    sys.stderr.flush()
+                    for stream in (sys.stdout, sys.stderr):
+                        with contextlib.suppress(OSError, ValueError, AttributeError):
+                            stream.flush()
                     ended = resource.getrusage(resource.RUSAGE_SELF)
                     spent = ended.ru_utime + ended.ru_stime - begun.ru_utime - begun.ru_stime
                     os.write(measured.fileno(), f"{spent} {max(0, _peak() - taken.before)}".encode())

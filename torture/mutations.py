@@ -62,17 +62,17 @@ def mutated(value: Any, draw: random.Random) -> Any:
     return value
 
 
-def _places(value: Any, found: list[tuple[Any, Any]]) -> None:
+def find_places(value: Any, found: list[tuple[Any, Any]]) -> None:
     """Every (container, key) below."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in list(items)[:500]:
         found.append((value, key))
-        _places(inner, found)
+        find_places(inner, found)
 
 
 def _changed(value: Any, draw: random.Random) -> Any:
     places: list[tuple[Any, Any]] = []
-    _places(value, places)
+    find_places(value, places)
     if not places or draw.random() < 0.02:
         return draw.choice(VALUES)
     holder, key = draw.choice(places)

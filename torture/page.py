@@ -1,8 +1,11 @@
 """The table of the suite, and on what it was run."""
 
+import datetime
 import os
 import platform
+import subprocess
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 
@@ -17,6 +20,22 @@ def machine() -> dict[str, Any]:
     }
 
 
+def dated() -> dict[str, str]:
+    """Day and commit of a run, the latter with a + where the tree differs from it."""
+    root = Path(__file__).parents[1]
+
+    def git(*words: str) -> str:
+        told = subprocess.run(["git", *words], cwd=root, capture_output=True, text=True, check=False)
+        return told.stdout.strip() if told.returncode == 0 else ""
+
+    commit = git("rev-parse", "--short", "HEAD") or "unknown"
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", "digit", "torture")
+    return {
+        "when": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "commit": commit + "+" * bool(changed),
+    }
+
+
 def row(name: str, result: dict[str, Any]) -> str:
     """One line of the table."""
     figures = "; ".join(f"{key} {_number(value)}" for key, value in result["figures"].items())
@@ -27,14 +46,15 @@ def row(name: str, result: dict[str, Any]) -> str:
         f"{len(result['losses']):,}",
         figures,
         result["goal"],
-        f"{result['processor_seconds']:.0f} s" if "processor_seconds" in result else "",
+        result["when"],
+        result["commit"],
     )
     return "| " + " | ".join(cells) + " |"
 
 
 def table(results: dict[str, dict[str, Any]]) -> str:
     """All rows."""
-    head = ("test", "what is done", "cases", "losses", "measured", "goal", "of a core")
+    head = ("test", "what is done", "cases", "lost", "measured", "goal", "when", "commit")
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     return "\n".join(lines + [row(name, result) for name, result in results.items()])
 

@@ -26,6 +26,7 @@ from digit.run.evaluate.probe_states import cached_rows
 from digit.run.main import run as command
 from digit.run.tokenize import open_kinds
 from digit.weights.artifact import load, save
+from digit.weights.vit import vit_layout
 from torture import tiny
 
 FAIRSEQ = Path(__file__).parents[1] / "tests" / "fixtures"  # checkpoints in the layout of the published ones
@@ -157,9 +158,9 @@ def _others(folder: Path, stages: dict[str, Path]) -> None:
         add(torch.from_numpy(rng.integers(0, 256, (4, 3, 8, 8), dtype=np.uint8)), [0, 1, 2, 0])
     np.savez(folder / "statistics.npz", mu=np.zeros(8), sigma=np.eye(8), mu_s=np.zeros(4), sigma_s=np.eye(4))
     np.save(folder / "km_8.npy", rng.normal(size=(8, 16)).astype(np.float32))
-    tokenizer: Any = load(stages["tokenizer"])
     vqgan: Any = load(stages["vqgan"])
-    torch.save(tokenizer.encoder.state_dict(), folder / "vit.pth")
+    layout = vit_layout(16, 3, patch=4, positions=17, scaled=False, mask_token=False)
+    torch.save({name: torch.randn(shape) * 0.1 for name, shape in layout.items()}, folder / "vit.pth")
     torch.save({"state_dict": vqgan.state_dict(), "epoch": 3}, folder / "vqgan.ckpt")
     write_result(
         folder / "small.json",

@@ -20,7 +20,7 @@ from digit.vqgan_config import VQGANConfig, VQGANLossConfig
 OPTIONS = {verb: options_of(VERBS[verb].function()) for verb in VERBS}
 NUMBERS = ("-1", "0", "nan", "inf", "-inf", str(2**64), str(-(2**64)), "1e400", "x")
 NEGATIVE = {"--block", "--snrs"}  # count from the end, decibels
-PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
+PAGE = Path(__file__).parents[2] / "docs" / "inputs.md"
 
 
 def kind_of(option):
