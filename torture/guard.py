@@ -19,7 +19,7 @@ SECONDS, MEGABYTES = (
     2.0,
     1000.0,
 )  # within which a refusal comes, of a core and beyond what is there at its start
-PATIENCE = 20.0  # seconds; what has not ended then hangs
+PATIENCE = 40.0  # seconds by the clock; what has not ended then hangs
 ROOM = 3 * 2**30  # bytes of address space for a case, so that a failing one takes no machine down
 # Programs by which Pillow, torch and others do some of their work; most are not installed here.
 HELPERS = (
@@ -258,6 +258,7 @@ def apart(work: Any, *, seconds: float = PATIENCE, room: int = ROOM) -> Ended:
         def there(_: int) -> int:
             os.dup2(said.fileno(), 1)
             os.dup2(said.fileno(), 2)
+            _reopen_streams()
             used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
             resource.setrlimit(resource.RLIMIT_AS, (used + room, used + room))
             with memory() as taken:
