@@ -32,7 +32,7 @@ import torch
 from machine import describe
 from memory import MODEL, ROOT, make_pictures, processor
 
-from digit.files import atomic_path, write_json_atomic
+from digit.files import atomic_file, write_json_atomic
 
 VERBS = ("tokenize", "train", "sample")
 GAUGES = {"resident_mb": "resident memory, MB", "descriptors": "open descriptors", "threads": "threads"}
@@ -165,8 +165,8 @@ def draw(result: dict[str, Any], path: Path) -> None:
         panel.set(xlabel="minutes", ylabel=title, ylim=(0, None))
         panel.grid(alpha=0.3)
     figure.axes[0].legend(fontsize=8, loc="lower right")
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=100)
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", dpi=100)
 
 
 def soak(

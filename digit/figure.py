@@ -6,7 +6,7 @@ Words in a plot may be names out of files: they are no mathematics (`$`), in pla
 from pathlib import Path
 from typing import Any
 
-from digit.files import atomic_path
+from digit.files import atomic_file
 from digit.printing import readable
 
 LINE, LINES = 120, 4  # characters of a line and lines of a text, at most
@@ -29,6 +29,6 @@ def save_figure(figure: Any, path: Path, *, dpi: int = 100) -> Any:
     for words in figure.findobj(Text):
         words.set_parse_math(False)
         words.set_text("\n".join(readable(line, LINE) for line in words.get_text().split("\n")[:LINES]))
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=dpi)
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", dpi=dpi)
     return figure

@@ -8,126 +8,116 @@ import contextlib
 import errno
 import hashlib
 import json
-import math
 import os
 import re
+import secrets
 import shutil
+import stat
 import tempfile
-import uuid
+import time
 from collections.abc import Iterator, Mapping
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
-import safetensors
-import safetensors.torch
-from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
-from torch import Tensor
+from filelock import lock_descriptor
 
 from digit.errors import DigitError
-from digit.printing import listed, readable
-from digit.progress import say
+from digit.opening import open_regular, read_file, sha256_of, what_it_is
+from digit.printing import readable
 
 TEMPORARY = ".tmp-"  # temporary names are ".tmp-<random>-<name>", beside the file they become
 CHECKSUM = "checksum"  # key of the sha256 of a JSON file's own text
 _SHA256 = "sha256:"  # how its value starts, which no other value does: so a damaged key is noticed too
 _SEAL = re.compile(rb'\{\n  "checksum": "sha256:([0-9a-f]{64})",\n')  # how sealed JSON begins
-
-_NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL)
-
-
-@contextlib.contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A temporary name for a file or folder; it becomes `path` when the block ends well.
-
-    The folder that holds it is made. If the block raises, the temporary is removed and `path` is as it was.
-    """
-    path = Path(path)
-    check_writable(path.parent)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f"{TEMPORARY}{uuid.uuid4().hex[:8]}-{path.name}"
-    try:
-        yield temporary
-        for file in [*temporary.rglob("*"), temporary] if temporary.is_dir() else [temporary]:
-            _flush(file)
-        if temporary.is_dir() and path.is_dir():
-            # A folder cannot be renamed over one that holds files: the old one steps aside first.
-            aside = path.parent / f"{TEMPORARY}{uuid.uuid4().hex[:8]}-old-{path.name}"
-            path.replace(aside)
-            temporary.replace(path)
-            remove(aside)
-        else:
-            temporary.replace(path)
-        _flush(path.parent)
-    except OSError as error:
-        if error.errno is not None and (error.filename is None or TEMPORARY in str(error.filename)):
-            error.filename = str(path)  # the name that people know
-        raise
-    finally:
-        remove(temporary)
+_DAY = 24 * 3600  # seconds
+# No link is followed, no pipe waited for; what a platform lacks is left out.
+_CAREFUL = sum(
+    getattr(os, name, 0) for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY", "O_NOINHERIT")
+)
 
 
 @contextlib.contextmanager
-def locked(folder: str | Path, refusal: str) -> Iterator[None]:
-    """Keep `folder` for this process; DigitError with the sentence `refusal` when another one has it.
+def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
+    """An open file to write, and to read back; it becomes `path` when the block ends well.
 
-    A file system without locks (Lustre, some NFS and FUSE) gets a warning and a file with the number of this
-    process, which keeps out others of this machine, and of others while the file is there.
+    The folder that holds it is made. Nothing that lies there under any name is opened or followed, and rights
+    follow the umask. If the block raises, `path` is as it was.
     """
-    path = Path(folder) / ".lock"
-    lock: BaseFileLock = _lock(path)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise DigitError(refusal) from None
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
-            raise
-        say(
-            f"digit: {folder} is on a file system without locks ({error.strerror}): what another machine "
-            "does there is not seen in time, let one command at a time write there"
-        )
-        with contextlib.suppress(OSError):
-            path.unlink()  # what the attempt left
-        path = path.with_name(".lock-process")
-        lock = SoftFileLock(path, timeout=0)
+    path = _with_parent(path)
+    with _told_as(path):
+        file, temporary = _create(path)
         try:
-            lock.acquire()
-        except Timeout:
-            raise DigitError(f"{refusal} (or delete {path} if none is)") from None
-    try:
-        yield
-    finally:
-        with contextlib.suppress(OSError):  # Windows keeps a file that is open
-            path.unlink()
-        lock.release()
+            with file:
+                yield file
+                file.flush()
+                _flush(temporary)
+                _check_same(file.fileno(), temporary)
+                if os.name == "nt":  # renames nothing that is open
+                    file.close()
+                temporary.replace(path)  # while it is locked: nobody takes it for a leftover
+            _flush(path.parent)
+        finally:
+            remove(temporary)
 
 
-def refuse_locked(folder: str | Path, refusal: str) -> None:
-    """DigitError with the sentence `refusal` when another process keeps `folder`; nothing is written."""
-    path = Path(folder) / ".lock"
-    with contextlib.suppress(OSError):
-        if path.is_file():
-            try:
-                with _lock(path).acquire():
-                    pass
-            except Timeout:
-                raise DigitError(refusal) from None
+@contextlib.contextmanager
+def atomic_folder(path: str | Path) -> Iterator[Path]:
+    """A new, empty folder; it becomes `path`, in place of a folder there, when the block ends well.
+
+    If the block raises, it is removed with all that it holds, and `path` is as it was.
+    """
+    path = _with_parent(path)
+    clean_up(path.parent)
+    with _told_as(path):
+        temporary = _beside(path)
+        temporary.mkdir()
+        try:
+            with _kept(temporary):
+                yield temporary
+                for file in (*temporary.rglob("*"), temporary):
+                    _flush(file)
+                if path.is_dir():
+                    # A folder cannot be renamed over one that holds files: the old one steps aside first.
+                    aside = _beside(path)
+                    path.replace(aside)
+                    temporary.replace(path)
+                    remove(aside)
+                else:
+                    temporary.replace(path)
+            _flush(path.parent)
+        finally:
+            remove(temporary)
 
 
-def _lock(path: Path) -> FileLock:
-    """A lock that is not waited for; what it falls back to is `locked`'s business."""
-    return FileLock(path, timeout=0, fallback_to_soft=False)
+def open_to_append(path: str | Path) -> FileIO:
+    """A file to write behind what it holds, without a buffer; it is made where there is none.
+
+    Raises:
+        OSError: the name is taken by a link or by what is no file, or nothing can be written.
+    """
+
+    def opener(name: str, flags: int) -> int:
+        descriptor = os.open(name, flags | _CAREFUL, 0o666)
+        if not stat.S_ISREG(mode := os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise OSError(errno.ENXIO, f"it is {what_it_is(mode)}, no file", name)
+        return descriptor
+
+    return open(path, "ab", buffering=0, opener=opener)
 
 
 def make_folder(path: str | Path) -> None:
     """Make a folder, and see that files can be made in it before work is spent on them.
 
-    DigitError where no folder can be, OSError where a disk takes nothing.
+    What a killed process left half written in it is removed. DigitError where no folder can be, OSError where
+    a disk takes nothing.
     """
     check_writable(Path(path))
     Path(path).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=path):
         pass
+    clean_up(path)
 
 
 def check_writable(out: Path) -> Path:
@@ -143,18 +133,19 @@ def check_writable(out: Path) -> Path:
 
 
 def clean_up(folder: str | Path) -> int:
-    """Remove the temporaries that a killed process left in `folder`; how many there were.
+    """Remove the temporaries that killed processes left in `folder`; how many there were.
 
-    Only for a folder that one process writes: another's unfinished file would go too.
+    One that is being written, by whatever process, is locked and stays. Where a file system has no locks, one
+    that changed within a day stays too.
     """
-    stale = list(Path(folder).glob(f"{TEMPORARY}*"))
+    stale = [path for path in Path(folder).glob(f"{TEMPORARY}*") if _is_left(path)]
     for path in stale:
         remove(path)
     return len(stale)
 
 
 def remove(path: str | Path) -> None:
-    """Remove a file or a folder with all it holds; nothing happens if there is none."""
+    """Remove a file, a link or a folder with all it holds; nothing happens if there is none."""
     path = Path(path)
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
@@ -162,10 +153,86 @@ def remove(path: str | Path) -> None:
         path.unlink(missing_ok=True)
 
 
+def _with_parent(path: str | Path) -> Path:
+    """The path, whose folder is made."""
+    path = Path(path)
+    check_writable(path.parent)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def _beside(path: Path) -> Path:
+    """A name in the same folder that nobody can guess, so that nothing can lie there beforehand."""
+    return path.parent / f"{TEMPORARY}{secrets.token_hex(8)}-{path.name}"
+
+
+def _create(path: Path) -> tuple[BinaryIO, Path]:
+    """A new file under a temporary name of `path`, locked as long as it is open, and that name."""
+    while True:
+        temporary = _beside(path)
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _CAREFUL
+        file = os.fdopen(os.open(temporary, flags, 0o666), "w+b")
+        with contextlib.suppress(OSError):  # no locks here
+            if not lock_descriptor(file.fileno(), blocking=False) or not os.fstat(file.fileno()).st_nlink:
+                file.close()  # another process just took it for a leftover, and removes it
+                continue
+        return file, temporary
+
+
+@contextlib.contextmanager
+def _kept(folder: Path) -> Iterator[None]:
+    """Lock a temporary folder, so that nobody takes it for a leftover."""
+    if os.name == "nt":  # opens no folders
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):  # no locks here
+            lock_descriptor(descriptor, blocking=False)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _is_left(temporary: Path) -> bool:
+    """Whether nobody writes a temporary any more."""
+    try:
+        if not stat.S_ISREG(mode := temporary.lstat().st_mode) and not stat.S_ISDIR(mode):
+            return True  # a link, a pipe: not ours
+        descriptor = os.open(temporary, os.O_RDONLY | _CAREFUL)
+    except FileNotFoundError:
+        return False
+    except PermissionError:  # another user's, or on Windows a folder
+        return time.time() - temporary.lstat().st_mtime > _DAY
+    try:
+        return lock_descriptor(descriptor, blocking=False)
+    except OSError:  # no locks here
+        return time.time() - os.fstat(descriptor).st_mtime > _DAY
+    finally:
+        os.close(descriptor)
+
+
+def _check_same(descriptor: int, temporary: Path) -> None:
+    """OSError where another file lies under the name of the one that was written."""
+    if not os.path.samestat(os.fstat(descriptor), temporary.lstat()):
+        raise OSError(errno.EIO, "another program put another file in its place", str(temporary))
+
+
+@contextlib.contextmanager
+def _told_as(path: Path) -> Iterator[None]:
+    """Errors name `path`, which people know, in place of a temporary."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and (error.filename is None or TEMPORARY in str(error.filename)):
+            error.filename = str(path)
+        raise
+
+
 def write_text_atomic(path: str | Path, text: str) -> None:
     """Write UTF-8 text, whole or not at all."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    with atomic_file(path) as file:
+        file.write(text.encode())
 
 
 def write_json_atomic(path: str | Path, value: Any, *, checksum: bool = False) -> None:
@@ -184,7 +251,7 @@ def write_json_atomic(path: str | Path, value: Any, *, checksum: bool = False) -
 def read_json(path: str | Path) -> Any:
     """Read JSON; DigitError when the file is absent, is no JSON, or differs from the checksum in it."""
     try:
-        data = Path(path).read_bytes()
+        data = read_file(path)
         value = json.loads(data.decode())
     except FileNotFoundError:
         raise DigitError(f"{path} does not exist: check the path") from None
@@ -215,51 +282,9 @@ def _is_damaged_seal(values: Mapping[str, Any]) -> bool:
     )
 
 
-def write_safetensors_atomic(
-    path: str | Path,
-    tensors: Mapping[str, Tensor],
-    *,
-    metadata: Mapping[str, str] | None = None,
-) -> None:
-    """Write tensors from any device, whole or not at all; tensors that share memory are stored once each.
-
-    DigitError when the disk refuses.
-    """
-    with atomic_path(path) as temporary:
-        try:
-            safetensors.torch.save_file(on_cpu(tensors), temporary, metadata=dict(metadata or {}) or None)
-        except safetensors.SafetensorError as error:
-            raise DigitError(
-                f"{path} cannot be written ({error}): make room or choose another folder"
-            ) from None
-        temporary.chmod(0o644)  # safetensors writes files that only their owner may read
-
-
-def read_safetensors(path: str | Path) -> dict[str, Tensor]:
-    """Every tensor of a safetensors file, on the CPU; DigitError when it is absent or damaged."""
-    if not Path(path).is_file():
-        raise DigitError(f"{path} does not exist: check the path")
-    try:
-        return safetensors.torch.load_file(path)
-    except Exception as error:  # a header that lies may raise anything
-        raise DigitError(
-            f"{path} is not a whole safetensors file ({readable(error, 300)}): make or copy it again"
-        ) from None
-
-
-def check_finite(tensors: Mapping[str, Tensor], where: str | Path) -> None:
-    """DigitError that names the file `where` and the tensors that hold NaN or infinity."""
-    # A sum is one pass without memory of its own; only one that is not finite needs a closer look.
-    suspects = [name for name, value in tensors.items() if not math.isfinite(value.sum())]
-    if bad := [name for name in suspects if not tensors[name].isfinite().all()]:
-        raise DigitError(
-            f"{where} holds values that are not finite, in {listed(bad, 4)}: copy or make it again"
-        )
-
-
 def write_bytes_atomic(path: str | Path, data: bytes) -> None:
     """Write bytes and, after them, the 32 bytes of their sha256; whole or not at all."""
-    with atomic_path(path) as temporary, temporary.open("wb") as file:
+    with atomic_file(path) as file:
         file.write(data)
         file.write(hashlib.sha256(data).digest())
 
@@ -267,9 +292,11 @@ def write_bytes_atomic(path: str | Path, data: bytes) -> None:
 def read_bytes(path: str | Path) -> bytes:
     """What `write_bytes_atomic` wrote; DigitError when the file is absent or differs from its checksum."""
     try:
-        data = Path(path).read_bytes()
+        data = read_file(path)
     except FileNotFoundError:
         raise DigitError(f"{path} does not exist: check the path") from None
+    except OSError as error:
+        raise DigitError(f"{path} cannot be read ({error.strerror}): make it again") from None
     if len(data) < 32 or hashlib.sha256(data[:-32]).digest() != data[-32:]:
         raise DigitError(
             f"{path} is not what was written (its checksum differs): delete it and make it again"
@@ -277,24 +304,10 @@ def read_bytes(path: str | Path) -> bytes:
     return data[:-32]
 
 
-def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors on the CPU, contiguous, no two sharing memory (safetensors refuses aliases)."""
-    result: dict[str, Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in tensors.items():
-        tensor = tensor.detach().cpu().contiguous()
-        pointer = tensor.untyped_storage().data_ptr()
-        if pointer in seen or tensor.untyped_storage().nbytes() != tensor.nbytes:
-            tensor = tensor.clone()
-        seen.add(tensor.untyped_storage().data_ptr())
-        result[name] = tensor
-    return result
-
-
 def sha256_file(path: str | Path) -> str:
     """The sha256 of a file's bytes, as 64 hexadecimal digits."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    with open_regular(path) as file:
+        return sha256_of(file)
 
 
 def _flush(path: Path) -> None:
@@ -302,7 +315,7 @@ def _flush(path: Path) -> None:
     if os.name == "nt" and path.is_dir():  # Windows opens no folders
         return
     # Windows flushes only what is open for writing.
-    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    descriptor = os.open(path, (os.O_RDWR if os.name == "nt" else os.O_RDONLY) | _CAREFUL)
     try:
         os.fsync(descriptor)
     finally:

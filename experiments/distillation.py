@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from digit.data.images import open_images
 from digit.data.pixels import PixelData
 from digit.features import Encoder, encoder_config
-from digit.files import write_json_atomic, write_safetensors_atomic
+from digit.files import write_json_atomic
 from digit.nn.batch import PixelBatch
+from digit.tensors import write_safetensors_atomic
 from digit.training.config import TrainConfig
 from digit.training.loop import train
 

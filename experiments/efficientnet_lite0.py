@@ -20,8 +20,8 @@ from imagenet_check import top1
 from torch import Tensor
 
 from digit.errors import DigitError
-from digit.files import write_safetensors_atomic
 from digit.nn.backbone import timm
+from digit.tensors import write_safetensors_atomic
 
 # EfficientNet-B0's seven stages: how many blocks each of them has.
 STAGES = (1, 2, 2, 3, 3, 4, 1)

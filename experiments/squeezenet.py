@@ -25,7 +25,7 @@ from torch import Tensor
 
 from digit.errors import DigitError
 from digit.evaluation.networks import squeezenet
-from digit.files import write_safetensors_atomic
+from digit.tensors import write_safetensors_atomic
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CAFFE_MEAN = (123.68, 116.779, 103.939)  # red, green, blue in 0..255: what the network was trained with

@@ -58,10 +58,11 @@ from digit.data.pixels import PixelData
 from digit.errors import DigitError, on_command_line
 from digit.evaluation.result import read_result
 from digit.features import Encoder, encoder_config
-from digit.files import read_json, read_safetensors, write_json_atomic, write_safetensors_atomic
+from digit.files import read_json, write_json_atomic
 from digit.run.evaluate.stability import evaluate_stability
 from digit.run.fit import fit
 from digit.run.train import train_vqgan
+from digit.tensors import read_safetensors, write_safetensors_atomic
 from digit.training.config import OptimizerConfig, TrainConfig
 from digit.training.log import read_status
 from digit.training.loop import train

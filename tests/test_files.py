@@ -1,8 +1,6 @@
 import errno
-import fcntl
-import math
 import os
-import socket
+import stat
 import subprocess
 import sys
 
@@ -11,14 +9,15 @@ import torch
 
 from digit import files
 from digit.errors import DigitError
+from digit.tensors import write_safetensors_atomic
 
 
 def test_a_block_that_raises_changes_nothing(tmp_path):
     files.write_text_atomic(tmp_path / "a.txt", "old")
 
     def fails():
-        with files.atomic_path(tmp_path / "a.txt") as temporary:
-            temporary.write_text("new")
+        with files.atomic_file(tmp_path / "a.txt") as file:
+            file.write(b"new")
             raise KeyError
 
     with pytest.raises(KeyError):
@@ -28,8 +27,7 @@ def test_a_block_that_raises_changes_nothing(tmp_path):
 
 def test_folders_replace_folders(tmp_path):
     for text in ("one", "two"):
-        with files.atomic_path(tmp_path / "deep/folder") as temporary:
-            temporary.mkdir()
+        with files.atomic_folder(tmp_path / "deep/folder") as temporary:
             (temporary / "file").write_text(text)
     assert (tmp_path / "deep/folder/file").read_text() == "two"
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["folder"]
@@ -41,28 +39,6 @@ def test_clean_up_takes_temporaries_only(tmp_path):
     (tmp_path / "kept").write_text("")
     assert files.clean_up(tmp_path) == 2
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
-
-
-def test_tensors_that_share_memory(tmp_path):
-    base = torch.arange(6.0).view(2, 3)
-    tensors = {"base": base, "same": base, "row": base[1], "turned": base.T}
-    files.write_safetensors_atomic(tmp_path / "t.safetensors", tensors)
-    loaded = files.read_safetensors(tmp_path / "t.safetensors")
-    assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
-
-
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_values_that_are_not_finite_are_found_by_name(dtype):
-    """Also where they cancel; a sum that only overflows is no fault."""
-    large = torch.full((1000,), torch.finfo(dtype).max, dtype=dtype)
-    whole = {"large": large, "counts": torch.ones(3, dtype=torch.int64), "empty": torch.ones(0, dtype=dtype)}
-    files.check_finite(whole, "file")
-    for value in (math.nan, math.inf, -math.inf):
-        for place in (0, 500, 999):
-            wrong = large.clone()
-            wrong[place] = value
-            with pytest.raises(DigitError, match=r"^file holds values that are not finite, in b, c: "):
-                files.check_finite(whole | {"b": wrong, "c": torch.tensor([math.inf, -math.inf])}, "file")
 
 
 def test_json(tmp_path):
@@ -115,59 +91,143 @@ def test_what_a_checksum_guards_is_read_without_it(tmp_path):
     assert files.read_bytes(tmp_path / "b") == b"some"
 
 
-def test_a_locked_folder_is_one_commands_and_left_clean(tmp_path, monkeypatch):
-    with files.locked(tmp_path, "taken"):
-        assert (tmp_path / ".lock").exists()
-        with pytest.raises(DigitError, match="taken"), files.locked(tmp_path, "taken"):
+WRITERS = {
+    "text": lambda path: files.write_text_atomic(path, "new"),
+    "json": lambda path: files.write_json_atomic(path, {"a": 1}, checksum=True),
+    "bytes": lambda path: files.write_bytes_atomic(path, b"new"),
+    "tensors": lambda path: write_safetensors_atomic(path, {"a": torch.ones(2)}),
+}
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+@pytest.mark.parametrize("planted", ["link", "hard link", "pipe", "file"])
+def test_what_lies_under_the_name_is_replaced_and_not_written_to(tmp_path, kind, planted):
+    own, path = tmp_path / "own", tmp_path / "out/file"
+    own.write_text("mine")
+    path.parent.mkdir()
+    match planted:
+        case "link":
+            path.symlink_to(own)
+        case "hard link":
+            os.link(own, path)
+        case "pipe":
+            os.mkfifo(path)
+        case "file":
+            path.write_text("old")
+    WRITERS[kind](path)
+    assert own.read_text() == "mine"
+    assert path.is_file() and not path.is_symlink() and path.read_bytes() not in (b"mine", b"old")
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("mask", [0o077, 0o022, 0o007])
+@pytest.mark.parametrize("kind", WRITERS)
+def test_rights_follow_the_umask(tmp_path, kind, mask):
+    before = os.umask(mask)
+    try:
+        WRITERS[kind](tmp_path / "file")
+        with files.atomic_folder(tmp_path / "folder"):
             pass
-    assert not list(tmp_path.iterdir())
-    with pytest.raises(KeyboardInterrupt), files.locked(tmp_path, "taken"):
-        raise KeyboardInterrupt
-    with files.locked(tmp_path, "taken"):
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o666 & ~mask
+    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o777 & ~mask
+
+
+def test_a_temporary_that_is_exchanged_does_not_become_the_file(tmp_path):
+    (tmp_path / "own").write_text("mine")
+
+    def exchanged():
+        with files.atomic_file(tmp_path / "file") as file:
+            file.write(b"new")
+            (temporary,) = tmp_path.glob(f"{files.TEMPORARY}*")
+            temporary.unlink()
+            os.link(tmp_path / "own", temporary)
+
+    with pytest.raises(OSError, match="another file in its place"):
+        exchanged()
+    assert not (tmp_path / "file").exists() and (tmp_path / "own").read_text() == "mine"
+
+
+def test_temporaries_have_names_that_nobody_can_guess(tmp_path, monkeypatch):
+    """One that lies there is neither opened nor replaced: another name is taken, or it ends."""
+    with files.atomic_file(tmp_path / "a") as one, files.atomic_file(tmp_path / "a") as two:
+        assert one.name != two.name or len(list(tmp_path.iterdir())) == 2
+    monkeypatch.setattr(files.secrets, "token_hex", lambda size: "0" * 2 * size)
+    (tmp_path / "own").write_text("mine")
+    (tmp_path / f"{files.TEMPORARY}{'0' * 16}-b").symlink_to(tmp_path / "own")
+    with pytest.raises(FileExistsError), files.atomic_file(tmp_path / "b"):
         pass
+    assert (tmp_path / "own").read_text() == "mine"
 
 
-def test_another_process_is_kept_out(tmp_path):
-    """Also by the file that takes the lock's place; one that was killed keeps nobody out."""
-    hold = (
-        "import sys, time; from digit.files import locked\n"
-        "with locked(sys.argv[1], 'taken'): print('held', flush=True); time.sleep(60)"
-    )
-    with subprocess.Popen([sys.executable, "-c", hold, tmp_path], stdout=subprocess.PIPE, text=True) as other:
-        assert other.stdout is not None and other.stdout.readline() == "held\n"
-        with pytest.raises(DigitError, match="taken"), files.locked(tmp_path, "taken"):
-            pass
-        with pytest.raises(DigitError, match="taken"):
-            files.refuse_locked(tmp_path, "taken")
+WRITING = """
+import sys, time
+from digit import files
+with files.atomic_file(sys.argv[1] + '/file') as file, files.atomic_folder(sys.argv[1] + '/folder'):
+    file.write(b'half'); print('begun', flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_leftovers_go_and_what_is_being_written_stays(tmp_path):
+    """Of other processes and of this one."""
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITING, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None and other.stdin is not None
+        assert other.stdout.readline() == "begun\n"
+        with files.atomic_file(tmp_path / "mine") as file:
+            assert files.clean_up(tmp_path) == 0
+            file.write(b"whole")
+        assert (tmp_path / "mine").read_bytes() == b"whole"
+        other.stdin.write("\n")
+        other.stdin.flush()
+        assert other.wait() == 0
+    assert (tmp_path / "file").read_bytes() == b"half" and (tmp_path / "folder").is_dir()
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITING, tmp_path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None and other.stdout.readline() == "begun\n"
         other.kill()
-    before = sorted(tmp_path.iterdir())
-    files.refuse_locked(tmp_path, "taken")
-    assert sorted(tmp_path.iterdir()) == before == [tmp_path / ".lock"], "nothing is written"
-    with files.locked(tmp_path, "taken"):
-        pass
-    assert not list(tmp_path.iterdir())
+    assert len(list(tmp_path.glob(f"{files.TEMPORARY}*"))) == 2
+    files.make_folder(tmp_path)
+    assert not list(tmp_path.glob(f"{files.TEMPORARY}*"))
 
 
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
-def test_a_file_system_without_locks_gets_a_warning(tmp_path, monkeypatch, capsys, number):
-    def without_locks(*arguments: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(fcntl, "flock", without_locks)
-    with files.locked(tmp_path, "taken"):
-        warned = capsys.readouterr().err
-        assert "without locks" in warned and str(tmp_path) in warned and len(warned.splitlines()) == 1
-        assert [path.name for path in tmp_path.iterdir()] == [".lock-process"]
-        with pytest.raises(DigitError, match="taken"), files.locked(tmp_path, "taken"):
-            pass
-    assert not list(tmp_path.iterdir())
-    (tmp_path / ".lock-process").write_text(f"{2**22 + 1}\n{socket.gethostname()}\n")  # who is gone
-    with files.locked(tmp_path, "taken"):
-        pass
+def test_planted_leftovers_are_removed_and_not_followed(tmp_path):
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "kept").write_text("mine")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/.tmp-a").symlink_to(outside)
+    (tmp_path / "out/.tmp-b").symlink_to(outside / "kept")
+    os.mkfifo(tmp_path / "out/.tmp-c")
+    assert files.clean_up(tmp_path / "out") == 3
+    assert not list((tmp_path / "out").iterdir()) and (outside / "kept").read_text() == "mine"
 
 
-def test_a_platform_without_flock_starts():
-    """As Windows is: nothing of ours imports fcntl."""
-    code = "import sys; sys.modules['fcntl'] = None; import digit.run.main, digit.pipeline, digit.run.dry_run"
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+def test_without_locks_what_is_a_day_old_is_a_leftover(tmp_path, monkeypatch):
+    def without_locks(*arguments: object, **named: object) -> bool:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(files, "lock_descriptor", without_locks)
+    with files.atomic_file(tmp_path / "a") as file:
+        file.write(b"whole")
+        assert files.clean_up(tmp_path) == 0
+    (tmp_path / ".tmp-old").write_text("")
+    os.utime(tmp_path / ".tmp-old", (0, 0))
+    (tmp_path / ".tmp-new").write_text("")
+    assert files.clean_up(tmp_path) == 1 and (tmp_path / ".tmp-new").exists()
+
+
+@pytest.mark.parametrize("planted", ["link", "pipe"])
+def test_a_file_to_append_to_is_a_file(tmp_path, planted):
+    (tmp_path / "own").write_text("mine")
+    (tmp_path / "log").symlink_to(tmp_path / "own") if planted == "link" else os.mkfifo(tmp_path / "log")
+    with pytest.raises(OSError):
+        files.open_to_append(tmp_path / "log")
+    assert (tmp_path / "own").read_text() == "mine"
+    with files.open_to_append(tmp_path / "own") as file:
+        file.write(b"\nmore")
+    assert (tmp_path / "own").read_text() == "mine\nmore"

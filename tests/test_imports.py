@@ -15,22 +15,18 @@ FLOW = [
     *("renderer", "renderer_masked", "renderer_flow"),
 ]
 LEAVES = {
-    "printing",
-    "errors",
-    "bounds",
-    "calls",
-    "files",
-    "distributed",
-    "figure",
-    "progress",
-    "vqgan_config",
+    *("printing", "errors", "bounds", "calls", "opening", "files", "locks", "tensors"),
+    *("distributed", "figure", "progress", "vqgan_config"),
 }
 ALLOWED = {
     "printing": set(),
     "errors": {"printing"},
     "bounds": set(),
     "calls": {"errors", "bounds"},
-    "files": {"errors", "printing", "progress"},
+    "opening": set(),
+    "files": {"errors", "opening", "printing"},
+    "locks": {"errors", "files", "opening", "progress"},
+    "tensors": {"errors", "files", "opening", "printing"},
     "distributed": {"errors"},
     "figure": {"errors", "files", "printing"},
     "vqgan_config": {"bounds", "calls", "errors"},

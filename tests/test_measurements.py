@@ -27,8 +27,9 @@ from digit.errors import DigitError
 from digit.evaluation.networks import squeezenet
 from digit.evaluation.prefix import Point
 from digit.evaluation.result import read_result
-from digit.files import read_json, write_safetensors_atomic
+from digit.files import read_json
 from digit.nn.backbone import timm
+from digit.tensors import write_safetensors_atomic
 
 ROOT = Path(__file__).parents[1]
 

@@ -15,7 +15,8 @@ from native.scale import SMOKE
 
 from digit.errors import DigitError
 from digit.evaluation.result import read_result
-from digit.files import read_json, read_safetensors
+from digit.files import read_json
+from digit.tensors import read_safetensors
 
 ROOT = Path(__file__).parents[1]
 

@@ -18,11 +18,12 @@ from digit.data.codes import Codes
 from digit.errors import DigitError
 from digit.evaluation.pictures import open_npz
 from digit.evaluation.result import read_result
-from digit.files import read_json, read_safetensors, sha256_file, write_json_atomic
+from digit.files import read_json, sha256_file, write_json_atomic
 from digit.nn.backbone import create
 from digit.pipeline import DigitPipeline
 from digit.run.info import info
 from digit.run.main import run as command
+from digit.tensors import read_safetensors
 from digit.training import checkpoint
 from digit.training.log import read_status
 from digit.weights.artifact import load

@@ -17,6 +17,7 @@ from digit.data.classes import plain, plainly_named
 from digit.data.decode import AVIF, BrokenImage
 from digit.data.tar_headers import Damaged, Member, read_members
 from digit.errors import DigitError
+from digit.opening import open_regular
 
 LARGEST = 2**30  # bytes of a picture file; what claims more is not read
 _JPEG = (".jfif", ".jpe", ".jpeg", ".jpg")
@@ -61,7 +62,7 @@ def ignore_reason(name: str) -> str | None:
 def list_zip(path: Path) -> Listing:
     """The pictures of a zip file, stored or deflated. Raises DigitError when its directory cannot be read."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as file, zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
     except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError, ValueError, struct.error) as error:
         raise DigitError(f"{path} is no readable zip file ({error}): copy or download it again") from error
@@ -263,6 +264,8 @@ def _tar_members(path: Path, ignored: list[tuple[str, str]]) -> Iterator[Member]
                 f"{path} is no uncompressed tar file ({error}): unpack it or copy it again"
             ) from None
         ignored.append((path.name, f"{error}, not read from there on"))
+    except OSError as error:
+        raise DigitError(f"{path} cannot be read ({error.strerror}): unpack it or copy it again") from None
 
 
 def _label(path: Path, place: str, member: Member) -> str | None:
@@ -289,6 +292,6 @@ def _read_stored(path: Path, offset: int, size: int) -> bytes:
 
 def _read_at(path: Path, offset: int, length: int) -> bytes:
     """`length` bytes of a file from `offset`, fewer at its end; threads share no position."""
-    with path.open("rb", buffering=0) as file:
+    with open_regular(path, buffering=0) as file:
         file.seek(offset)
         return file.read(length)

@@ -21,8 +21,9 @@ from digit.data.ahead import sent
 from digit.data.order import order
 from digit.distributed import on_main, share
 from digit.errors import DigitError
-from digit.files import read_json, sha256_file
+from digit.files import read_json
 from digit.nn.batch import CodeBatch
+from digit.opening import name_of, open_regular, sha256_of
 
 FORMAT = 1
 ROWS = 2048  # images of a block that is read at once
@@ -57,20 +58,12 @@ class Codes:
                 f"the codes are damaged ({error}): or delete {self.path} and repeat `digit tokenize`"
             ) from None
         _check_meta(self.meta, path, verify=verify)
-        if verify:
-            for name, digest in self.meta["files"].items():
-                if not (self.path / name).is_file() or sha256_file(self.path / name) != digest:
-                    raise DigitError(
-                        f"{self.path / name} is missing or damaged (its checksum differs): delete "
-                        f"{self.path} and repeat `digit tokenize`"
-                    )
+        digests = self.meta["files"] if verify else {}
+        self._arrays = {name: self._codes(name, digests.get(f"{name}.npy")) for name in self.meta["streams"]}
         self.classes: list[str] = self.meta["classes"]
-        self.labels = None
-        if self.meta["labelled"]:
-            labels = _array(self.path / "labels.npy", None)
-            if labels.shape != (len(self),) or labels.dtype.kind not in "iu":
-                raise DigitError(f"{self.path / 'labels.npy'} does not hold one whole number for each image")
-            self.labels = labels.astype(np.int64)
+        self.labels = self._labels(digests.get("labels.npy")) if self.meta["labelled"] else None
+        if verify:
+            self._check_numbers()
 
     def __len__(self) -> int:
         """Number of images."""
@@ -83,21 +76,50 @@ class Codes:
             raise DigitError(
                 f"{self.path} holds no {name}: repeat `digit tokenize` with {option} into a new folder"
             )
-        array = _array(self.path / f"{name}.npy", "r")
-        fits = array.ndim == 3 and array.dtype == np.uint16 and len(array) == len(self)
-        if not (fits and array.flags.c_contiguous):
-            raise DigitError(f"{self.path / name}.npy holds no codes of {len(self)} images")
-        return array
+        return self._arrays[name]
 
     def blocks(self, name: str, *, rows: int = ROWS) -> Iterator[UInt16[np.ndarray, "m v n"]]:
         """The array called `name`, `rows` images at once; read, as touched pages of a map stay in memory."""
         array: Any = self.array(name)
         shape, left = array.shape[1:], array.nbytes
-        with (self.path / f"{name}.npy").open("rb") as file:
+        with open_regular(self.path / f"{name}.npy") as file:
             file.seek(array.offset)
             while left and (data := file.read(min(left, rows * shape[0] * shape[1] * 2))):
                 left -= len(data)
                 yield np.frombuffer(data, "<u2").reshape(-1, *shape)
+
+    def _codes(self, name: str, digest: str | None) -> np.ndarray:
+        """The memory map of an array; DigitError where the file holds something else."""
+        array = _array(self.path / f"{name}.npy", digest, "r")
+        fits = array.ndim == 3 and array.dtype == np.uint16 and len(array) == len(self)
+        if not (fits and array.flags.c_contiguous):
+            raise DigitError(f"{self.path / name}.npy holds no codes of {len(self)} images")
+        return array
+
+    def _labels(self, digest: str | None) -> Int[np.ndarray, " n"]:
+        """The labels; DigitError where the file holds something else."""
+        path = self.path / "labels.npy"
+        labels = _array(path, digest, None)
+        if labels.shape != (len(self),) or labels.dtype.kind not in "iu":
+            raise DigitError(f"{path} does not hold one whole number for each image")
+        return labels.astype(np.int64)
+
+    def _check_numbers(self) -> None:
+        """DigitError for codes beyond their vocabulary, and labels beyond the classes."""
+        for name in self._arrays:
+            most = max((int(block.max(initial=0)) for block in self.blocks(name)), default=0)
+            if most >= self.vocabulary(name) and self._arrays[name].size:
+                raise DigitError(
+                    f"{self.path / name}.npy holds the code {most}, and meta.json says that there are "
+                    f"{self.vocabulary(name)}: copy both again, or repeat `digit tokenize`"
+                )
+        if self.labels is not None and len(self.labels):
+            low, high = int(self.labels.min()), int(self.labels.max())
+            if low < 0 or high >= len(self.classes):
+                raise DigitError(
+                    f"{self.path / 'labels.npy'} holds labels from {low} to {high} for {len(self.classes)} "
+                    "classes: copy it and meta.json again, or repeat `digit tokenize`"
+                )
 
     def vocabulary(self, name: str) -> int:
         """Number of different codes in the array called `name`."""
@@ -175,10 +197,22 @@ class CodeData:
         return rows[self._here], view[self._here]
 
 
-def _array(path: Path, mode: Literal["r"] | None) -> np.ndarray:
-    """The array of a file; DigitError if it holds none, or objects that would have to be unpickled."""
+def _array(path: Path, digest: str | None, mode: Literal["r"] | None) -> np.ndarray:
+    """The array of a file; DigitError if it holds none, or objects that would have to be unpickled.
+
+    With `digest` its bytes are compared with that sha256.
+    """
+    other = DigitError(
+        f"{path} is missing or damaged (its checksum differs): delete {path.parent} and repeat "
+        "`digit tokenize`"
+    )
     try:
-        return np.load(path, mmap_mode=mode, allow_pickle=False)
+        with open_regular(path) as file:
+            if digest is not None and sha256_of(file) != digest:
+                raise other
+            return np.load(name_of(file), mmap_mode=mode, allow_pickle=False)
+    except FileNotFoundError:
+        raise other from None
     except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
         what = (str(error).splitlines() or ["it is empty"])[0][:100]
         raise DigitError(f"{path} is no array of numbers ({what}): copy it again") from None

@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,10 @@ from digit.data.classes import counted, find_classes, grouped, in_order, plain, 
 from digit.data.decode import BrokenImage
 from digit.data.samples import no_samples
 from digit.errors import DigitError
+from digit.opening import leads_out, read_file, what_it_is
+
+LEADS_OUT = "a link that leads out of the folder"
+UNREADABLE = "cannot be read"  # how the reason begins why a folder in a set was left out
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,6 +158,7 @@ def open_images(
     found.notes += [f"below {prefix[:-1]}"] * bool(prefix) + listing.notes
     gone = found.masks | found.left_out
     ignored += [(listing.names[chosen[i]], gone[i]) for i in sorted(gone)]
+    _refuse_missing(path, ignored, strict=strict)
     if strict and found.left_out:
         first = min(found.left_out)
         name, reason = listing.names[chosen[first]], found.left_out[first]
@@ -177,6 +182,13 @@ def open_images(
     return replace(source if len(rows) == len(listing.names) else source.select(rows), labels=labels)
 
 
+def _refuse_missing(path: Path, ignored: Sequence[tuple[str, str]], *, strict: bool) -> None:
+    """DigitError, if `strict`, for what may be part of the set and is not read."""
+    for name, reason in ignored:
+        if strict and reason.startswith((LEADS_OUT, UNREADABLE)):
+            raise DigitError(f"{name} in {path} is not read ({reason}): copy it there or remove it")
+
+
 def _list(path: Path) -> tuple[Listing, str]:
     """What there is, and its kind for messages."""
     shards = [Path(name) for name in _expand(str(path))]
@@ -186,17 +198,27 @@ def _list(path: Path) -> tuple[Listing, str]:
             raise DigitError(f"shard {missing} does not exist: correct the range in {path}")
         return list_tars(shards), "tar shards"
     if path.is_dir():
-        shards = sorted(path.glob("*.tar"))
         listing = _list_folder(path)
-        return (list_tars(shards), "tar shards") if shards and not listing.names else (listing, "folder")
-    if not path.is_file():
+        shards = [] if listing.names else sorted(path.glob("*.tar"))
+        away = [shard for shard in shards if leads_out(shard, path)]
+        if not shards or away == shards:
+            listing.ignored.extend((shard.name, LEADS_OUT) for shard in away)
+            return listing, "folder"
+        tars = list_tars([shard for shard in shards if shard not in away])
+        tars.ignored.extend((shard.name, LEADS_OUT) for shard in away)
+        return tars, "tar shards"
+    if not path.exists():
         raise DigitError(f"{path} does not exist: give a folder, a zip or tar shards of pictures")
+    if not path.is_file():
+        raise DigitError(
+            f"{path} is {what_it_is(path.stat().st_mode)}: give a folder, a zip or tar shards of pictures"
+        )
     if path.suffix.lower() == ".zip":
         return list_zip(path), "zip"
     if ".tar" in path.suffixes or path.suffix == ".tgz":
         return list_tars([path]), "tar shards"
     if path.suffix.lower() in SUFFIXES:
-        return _files(path.parent, [path.name], []), "file"
+        return _files(path.parent, [path.name], [], {path.name: os.path.realpath(path)}), "file"
     reason = ignore_reason(path.name)
     raise DigitError(
         f"{path} is no folder, zip or tar of pictures, nor a picture ({reason}): give one of these"
@@ -215,46 +237,62 @@ def _expand(pattern: str) -> list[str]:
 
 
 def _list_folder(root: Path) -> Listing:
+    """The pictures below a folder; links that stay in it are followed, others are named in `ignored`."""
     names: list[str] = []
+    linked: dict[str, str] = {}
     ignored: list[tuple[str, str]] = []
-
-    def unreadable(error: OSError) -> None:
-        folder = Path(str(error.filename)).relative_to(root).as_posix()
-        ignored.append((f"{folder}/", f"cannot be read: {os.strerror(error.errno or 0)}"))
-
     seen: set[tuple[int, int]] = set()
-    for folder, below, files in os.walk(root, followlinks=True, onerror=unreadable):
-        status = Path(folder).stat()
-        if (status.st_dev, status.st_ino) in seen:  # a link back up
-            below.clear()
+    waiting = [""]
+    while waiting:
+        prefix = waiting.pop()
+        try:
+            status = (root / prefix).stat()
+            if (status.st_dev, status.st_ino) in seen:  # a link back up
+                continue
+            seen.add((status.st_dev, status.st_ino))
+            with os.scandir(root / prefix) as there:
+                entries = sorted(there, key=lambda entry: entry.name)
+        except OSError as error:
+            ignored.append((prefix or "./", f"{UNREADABLE}: {error.strerror}"))
             continue
-        seen.add((status.st_dev, status.st_ino))
-        below[:] = sorted(name for name in below if not name.startswith("."))
-        prefix = Path(folder).relative_to(root).as_posix()
-        if not below and not files:
-            ignored.append((f"{prefix}/", "an empty folder"))
-        for file in files:
-            name = file if prefix == "." else f"{prefix}/{file}"
-            if (reason := ignore_reason(name)) is None:
+        if not entries:
+            ignored.append((prefix or "./", "an empty folder"))
+        below = []
+        for entry in entries:
+            name, folder = f"{prefix}{entry.name}", _is_folder(entry)
+            reason = ("hidden" if entry.name.startswith(".") else None) if folder else ignore_reason(name)
+            if reason is None and entry.is_symlink():
+                linked[name] = os.path.realpath(entry.path)
+                reason = LEADS_OUT if leads_out(linked[name], root) else None
+            if reason is None and folder:
+                below.append(f"{name}/")
+            elif reason is None:
                 names.append(name)
-            else:
+            elif reason != "hidden" or not folder:
                 ignored.append((name, reason))
-    return _files(root, names, sorted(ignored))
+        waiting += reversed(below)
+    return _files(root, names, sorted(ignored), linked)
 
 
-def _files(root: Path, names: list[str], ignored: list[tuple[str, str]]) -> Listing:
-    """Files by their names below `root`, which are read when asked for."""
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link in a circle, say
+        return False
+
+
+def _files(
+    root: Path, names: list[str], ignored: list[tuple[str, str]], linked: Mapping[str, str]
+) -> Listing:
+    """Files by their names below `root`, read when asked for; of links `linked` says where they lead."""
     named = plainly_named(names)
 
     def read(i: int) -> bytes:
+        name = named[i][1]
         try:
-            with (root / named[i][1]).open("rb") as file:
-                data = file.read(LARGEST + 1)
+            return read_file(linked.get(name, root / name), links=False, most=LARGEST)
         except OSError as error:
-            raise BrokenImage(f"cannot be read: {os.strerror(error.errno or 0)}") from error
-        if len(data) > LARGEST:
-            raise BrokenImage(f"it is larger than {LARGEST:,} bytes")
-        return data
+            raise BrokenImage(f"cannot be read: {error.strerror}") from error
 
     def size(name: str) -> int:
         try:

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from digit.opening import read_file
+
 # By these files a folder is known: the list of `digit sample`, and the mark of every command.
 BESIDE = ("samples.json", ".digit.json")
 _SHEETS = re.compile(r"(grid|strip-\d{6,}|codebook|loss)\.png")
@@ -15,7 +17,7 @@ REASON = "a sheet or plot of digit's, no sample"
 def listed_samples(folder: Path) -> list[dict[str, Any]] | None:
     """The rows of a folder's samples.json, each with its `file`; None where `digit sample` wrote none."""
     try:
-        found = json.loads((folder / "samples.json").read_bytes())
+        found = json.loads(read_file(folder / "samples.json", links=False))
     except (OSError, ValueError, RecursionError):
         return None
     rows = found.get("samples") if isinstance(found, dict) else None

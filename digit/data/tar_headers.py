@@ -4,12 +4,14 @@ Python's own tarfile takes time that grows with the square of a header's length,
 this one is bounded whatever the file says.
 """
 
+import os
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from digit.errors import DigitError
+from digit.opening import open_regular
 
 _BLOCK = 512
 _LARGEST_RECORD = 2**16  # bytes of a header that holds a long name; paths have at most 4,096
@@ -37,8 +39,8 @@ def read_members(path: Path) -> Iterator[Member]:
     Raises:
         Damaged: at the first header that is none; the members before it have been given.
     """
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with open_regular(path) as file:
+        size = os.fstat(file.fileno()).st_size
         place, long_name, records = 0, None, {}
         while True:
             file.seek(place)

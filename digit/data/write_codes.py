@@ -29,16 +29,16 @@ from digit.data.loader import Report, in_blocks, stream
 from digit.distributed import by_main, from_main, gather, on_main, rank, wait, world_size
 from digit.errors import DigitError, LineageError
 from digit.files import (
-    atomic_path,
+    atomic_file,
     check_writable,
     clean_up,
-    locked,
     read_bytes,
     read_json,
-    sha256_file,
     write_bytes_atomic,
     write_json_atomic,
 )
+from digit.locks import locked
+from digit.opening import sha256_of
 from digit.progress import say
 
 PART = 512  # images in one resumable part
@@ -283,16 +283,16 @@ def _assemble(source: ImageSource, out: Path, plan: dict[str, Any], blocks: Sequ
     for name in plan["streams"]:
         header = {"descr": "<u2", "fortran_order": False, "shape": (len(rows), plan["views"], lengths[name])}
         # Plain writes: through a memory map a full disk is no error but a signal that kills the process.
-        with atomic_path(out / f"{name}.npy") as temporary, temporary.open("wb") as file:
+        with atomic_file(out / f"{name}.npy") as file:
             np.lib.format.write_array_header_1_0(file, header)
             for part in _parts(out, blocks):
                 if len(part["index"]):
                     file.write(part[name].astype("<u2", copy=False).tobytes())
-        files[f"{name}.npy"] = sha256_file(out / f"{name}.npy")
+            files[f"{name}.npy"] = sha256_of(file)
     if source.labels is not None:
-        with atomic_path(out / "labels.npy") as temporary, temporary.open("wb") as file:
+        with atomic_file(out / "labels.npy") as file:
             np.save(file, source.labels[rows].astype(np.int32))
-        files["labels.npy"] = sha256_file(out / "labels.npy")
+            files["labels.npy"] = sha256_of(file)
     meta = {
         "format": FORMAT,
         "plan": plan,

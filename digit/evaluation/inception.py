@@ -20,8 +20,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from digit.errors import DigitError
-from digit.files import atomic_path, sha256_file
+from digit.files import atomic_file, sha256_file
 from digit.nn.backbone import timm
+from digit.opening import sha256_of
 from digit.weights.foreign import Layout, check_layout, read
 
 SIDE = 299  # px that the network sees
@@ -167,10 +168,10 @@ def _cached() -> Path:
     if path.is_file():
         return path
     try:
-        with atomic_path(path) as temporary:
-            with urllib.request.urlopen(ADDRESS, timeout=TIMEOUT) as answer, temporary.open("wb") as file:
+        with atomic_file(path) as file:
+            with urllib.request.urlopen(ADDRESS, timeout=TIMEOUT) as answer:
                 shutil.copyfileobj(answer, file)
-            if not sha256_file(temporary).startswith(SHA256):
+            if not sha256_of(file).startswith(SHA256):
                 raise DigitError(f"{ADDRESS} gives another file than published: repeat the command later")
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
         raise DigitError(

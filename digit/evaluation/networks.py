@@ -17,9 +17,9 @@ from digit.calls import checked
 from digit.errors import DigitError
 from digit.evaluation.inception import read_inception
 from digit.features import encoder_config, resize_positions
-from digit.files import read_safetensors
 from digit.nn.backbone import create, timm
 from digit.nn.classifier import Classifier
+from digit.tensors import read_safetensors
 from digit.weights.artifact import describe, load
 
 AT_ONCE = 256  # pictures; maps of 224 px of 2,500 pictures would take 15 GB

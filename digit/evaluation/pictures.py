@@ -27,7 +27,8 @@ from digit.data.transforms import resize
 from digit.distributed import rank, world_size
 from digit.errors import DigitError
 from digit.evaluation.scores import Gaussian
-from digit.files import atomic_path
+from digit.files import atomic_file
+from digit.opening import open_regular
 from digit.progress import say
 
 LOOKED_AT = 256  # files whose sizes decide at which a set is measured
@@ -187,7 +188,7 @@ def npz_writer(path: str | Path, n: int) -> Iterator[Callable[..., None]]:
     """
     sizes: list[tuple[int, ...]] = []  # of every batch
     told: list[int] = []
-    with atomic_path(path) as temporary, zipfile.ZipFile(temporary, "w") as archive:
+    with atomic_file(path) as written, zipfile.ZipFile(written, "w") as archive:
         with _member(archive, "arr_0") as array:
 
             def add(pixels: UInt8[Tensor, "b 3 h w"], labels: Sequence[int] | None = None) -> None:
@@ -227,14 +228,14 @@ def open_npz(path: str | Path, batch_size: int = 256) -> Pictures:
     """
     path = Path(path)
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open_regular(path) as opened, zipfile.ZipFile(opened) as archive:
             names = archive.namelist()
             shape, dtype = (0, 0, 0, 3), np.dtype(np.uint8)
             if "arr_0.npy" in names:
                 with archive.open("arr_0.npy") as file:
                     shape, dtype = _read_header(file)
         arrays = {}
-        with np.load(path, allow_pickle=False) as content:
+        with open_regular(path) as opened, np.load(opened, allow_pickle=False) as content:
             for name in ("arr_1", "mu", "sigma", "mu_s", "sigma_s"):
                 if name in content:
                     arrays[name] = torch.from_numpy(np.ascontiguousarray(content[name]))
@@ -257,7 +258,11 @@ def open_npz(path: str | Path, batch_size: int = 256) -> Pictures:
 
 def _npz_batches(path: Path, batch_size: int) -> Iterator[UInt8[Tensor, "b 3 h w"]]:
     """The pictures in order; DigitError if the file ends early."""
-    with zipfile.ZipFile(path) as archive, archive.open("arr_0.npy") as file:
+    with (
+        open_regular(path) as opened,
+        zipfile.ZipFile(opened) as archive,
+        archive.open("arr_0.npy") as file,
+    ):
         (n, height, width, _), _ = _read_header(file)
         for start in range(0, n, batch_size):
             count = min(batch_size, n - start)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from digit.bounds import Seed
 from digit.calls import checked
+from digit.data.decode import decode
 from digit.errors import DigitError
 from digit.evaluation.codebook import codebook_report
 from digit.nn.backbone import in_range
@@ -143,8 +144,7 @@ def _jpeg(pixels: Tensor, quality: int) -> Tensor:
     def again(picture: np.ndarray) -> np.ndarray:
         file = BytesIO()
         Image.fromarray(picture).save(file, "JPEG", quality=quality)
-        with Image.open(file) as image:
-            return np.array(image.convert("RGB"))
+        return np.array(decode(file.getvalue()))
 
     with ThreadPoolExecutor(8) as pool:
         rows = np.stack(list(pool.map(again, values)))

@@ -12,14 +12,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Shaped
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from digit.errors import DigitError
-from digit.files import check_finite
 from digit.printing import listed
 from digit.progress import say
+from digit.tensors import check_finite, read_safetensors
 
 DINOV3_LICENCE = (
     "the weights are under Meta's DINOv3 License, to be read before they, or what is made with them, are "
@@ -148,12 +146,9 @@ def load_weights(module: nn.Module, path: Path, name: str) -> None:
     path = Path(path)
     if path.suffix != ".safetensors":
         raise DigitError(f"{path} is not a .safetensors file; `digit convert` makes one")
-    if not path.is_file():
+    if not path.exists():
         raise DigitError(f"there is no file {path} with the weights of {name}")
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise DigitError(f"{path} is not a readable .safetensors file ({_first_line(error)})") from error
+    tensors = read_safetensors(path)
     if "storage_tokens" in tensors:  # timm would drop its biases without a word
         raise DigitError(f"{path} has the names of DINOv3's authors: `digit convert` makes an encoder of it")
     check_finite(tensors, path)

@@ -16,6 +16,7 @@ from typing import Any
 from digit.distributed import is_main, on_main
 from digit.errors import DigitError, LineageError
 from digit.files import check_writable, make_folder, read_json, sha256_file, write_json_atomic
+from digit.opening import read_file
 from digit.progress import say
 from digit.weights.artifact import CONFIG, KINDS, verify
 
@@ -219,7 +220,7 @@ def _older(out: Path, verb: str) -> bool:
 def _kind(path: Path) -> str | None:
     """The kind that a JSON file of digit's says it is."""
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_file(path))
     except (OSError, ValueError, RecursionError):
         return None
     kind = value.get("kind") if isinstance(value, dict) else None

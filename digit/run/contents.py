@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from digit.data.codes import Codes
 from digit.errors import DigitError
 from digit.files import read_json
+from digit.opening import name_of, open_regular, read_file
 from digit.run.table import Cell
 from digit.training.checkpoint import paths
 from digit.training.log import read_status
@@ -173,7 +174,7 @@ def _artifact(folder: Path) -> dict[str, Any]:
     config = describe(folder)
     weights = folder / "model.safetensors"
     try:
-        with safe_open(weights, "numpy") as file:
+        with open_regular(weights) as opened, safe_open(name_of(opened), "numpy") as file:
             names = [name for name in file.keys() if not name.endswith(".scale")]  # noqa: SIM118
             values = sum(math.prod(file.get_slice(name).get_shape()) for name in names)
     except (SafetensorError, OSError) as error:
@@ -219,7 +220,7 @@ def _last_rows(log: Path) -> dict[str, Any]:
     """The newest value of each name in a training's log."""
     found: dict[str, Any] = {}
     if log.is_file():
-        for line in log.read_text(encoding="utf-8", errors="replace").splitlines()[-1000:]:
+        for line in read_file(log).decode(errors="replace").splitlines()[-1000:]:
             with contextlib.suppress(ValueError, TypeError):  # a training may be writing it
                 found |= json.loads(line)
     return found

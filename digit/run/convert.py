@@ -58,11 +58,12 @@ def convert(
         stored_as: auto is float16 where no value changes by it, else float32.
     """
     file, out = Path(file), Path(out)
-    from digit.files import check_finite, sha256_file
+    from digit.files import sha256_file
     from digit.prior import Prior
     from digit.progress import say
     from digit.run.claim import claim, identity_of, nothing_left
     from digit.run.unused import not_used
+    from digit.tensors import check_finite
     from digit.tokenizer import Tokenizer
     from digit.weights.artifact import describe, kind_of, save
     from digit.weights.conversion import convert_file

@@ -18,11 +18,13 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
+from digit.data.decode import decode
 from digit.distributed import gather, is_main, main_first, on_main, rank, wait, world_size
 from digit.errors import DigitError
 from digit.evaluation.pictures import npz_writer
-from digit.files import atomic_path, clean_up, read_json, sha256_file, write_json_atomic
+from digit.files import atomic_file, clean_up, read_json, sha256_file, write_json_atomic
 from digit.nn.sampling import DRAW
+from digit.opening import read_file, sha256_of
 from digit.pipeline import RENDERERS, DigitPipeline, Pictures, RendererName
 from digit.progress import progress, say
 from digit.run.device import choose_device
@@ -97,7 +99,7 @@ def draw(
         npz: a file for all pictures as well, as ADM's evaluation reads it.
     """
     tasks = _tasks(pipeline, seeds, labels, batch, [made_with, settings], codes)
-    on_main(lambda: clean_up(out) + clean_up(out / LISTS))
+    on_main(lambda: clean_up(out / LISTS))
     found = gather([name for name in list(tasks)[rank() :: world_size()] if _is_drawn(out, name)])
     kept = {name for names in found for name in names}
     if kept:
@@ -127,9 +129,9 @@ def draw(
                 whole.add(_listed(out, name))
     if not is_main():
         return {}
-    with atomic_path(out / "grid.png") as temporary:
+    with atomic_file(out / "grid.png") as file:
         above = _columns(whole.rows[:GRID], turn)
-        grid(torch.cat(whole.shown), columns=len(above) or None, above=above).save(temporary, "png")
+        grid(torch.cat(whole.shown), columns=len(above) or None, above=above).save(file, "png")
     return {"settings": whole.settings, "samples": whole.rows}
 
 
@@ -149,9 +151,9 @@ def begin(out: Path) -> None:
 
 def write_picture(image: Image.Image, path: Path) -> str:
     """Write a PNG, whole or not at all; the sha256 of its bytes."""
-    with atomic_path(path) as temporary:
-        image.save(temporary, "png")
-    return sha256_file(path)
+    with atomic_file(path) as file:
+        image.save(file, "png")
+        return sha256_of(file)
 
 
 def listed(drawn: Pictures, i: int, classes: Sequence[str], *, codes: bool) -> dict[str, Any]:
@@ -227,8 +229,7 @@ def _read_pixels(out: Path, rows: Sequence[dict[str, Any]]) -> UInt8[Tensor, "b 
     """The pictures that the rows list, from their files."""
 
     def pixels(row: dict[str, Any]) -> np.ndarray:
-        with Image.open(out / row["file"]) as image:
-            return np.asarray(image)
+        return np.asarray(decode(read_file(out / row["file"], links=False)))
 
     with ThreadPoolExecutor(8) as pool:
         return torch.from_numpy(np.stack(list(pool.map(pixels, rows)))).permute(0, 3, 1, 2)

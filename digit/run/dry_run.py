@@ -234,7 +234,8 @@ def _disk(stage: "nn.Module", training: TrainConfig, out: Path) -> dict[str, Any
 
 def _check_folder(out: Path, stage: "nn.Module", training: TrainConfig) -> str:
     """What the run would do with what lies in `out`; DigitError where it would refuse."""
-    from digit.files import check_writable, refuse_locked
+    from digit.files import check_writable
+    from digit.locks import refuse_locked
     from digit.progress import say
     from digit.training.checkpoint import load_newest
     from digit.training.log import read_status

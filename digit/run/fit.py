@@ -74,7 +74,8 @@ def fit(
     """
     from digit.data.identity import of_images
     from digit.distributed import by_main, is_main, main_first, wait
-    from digit.files import check_writable, locked, make_folder
+    from digit.files import check_writable, make_folder
+    from digit.locks import locked
     from digit.progress import say
     from digit.run.claim import claim, nothing_left
     from digit.run.device import choose_device

@@ -17,7 +17,7 @@ from digit.distributed import rank, world_size
 from digit.errors import DigitError, spoken
 from digit.evaluation.codebook import codebook_report, nearest_patches
 from digit.features import Encoder, EncoderConfig, encoder_config, reading
-from digit.files import atomic_path, check_writable, write_json_atomic
+from digit.files import atomic_file, check_writable, write_json_atomic
 from digit.progress import progress, say
 from digit.run.grid import grid
 from digit.tokenizer import Tokenizer, TokenizerConfig
@@ -231,14 +231,14 @@ def write_tokenizer(
         classes=plan.source.classes,
     )
     counts = seen.all_codes.flatten().bincount(minlength=plan.clusters)
-    with atomic_path(out / "codebook.png") as temporary:
+    with atomic_file(out / "codebook.png") as file:
         sheet = grid(
             seen.patches.flatten(0, 1),
             columns=seen.patches.shape[1],
             above=["nearest"],
             beside=[f"code {code} ({int(counts[code]):,} times)" for code in seen.codes],
         )
-        sheet.save(temporary, "png")
+        sheet.save(file, "png")
     write_json_atomic(out / "report.json", {**summary, "inertia_by_iteration": result.inertia})
     if report.skipped:
         report.write(out / "skipped.json")

@@ -90,7 +90,8 @@ def sample(
     _check(labels, unconditional, prefix_from, prefix, npz)
     from digit.data.identity import of_set
     from digit.distributed import by_main, is_main
-    from digit.files import check_writable, locked, make_folder
+    from digit.files import check_writable, make_folder
+    from digit.locks import locked
     from digit.request import at_once, seeds_and_labels
     from digit.run.claim import claim, nothing_left
     from digit.run.complete import complete

@@ -5,29 +5,19 @@ whatever is found under its name is whole, or is known not to be.
 """
 
 import contextlib
-import os
+import secrets
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor
 
 from digit.distributed import from_main, is_main
 from digit.errors import DigitError
-from digit.files import (
-    TEMPORARY,
-    atomic_path,
-    clean_up,
-    locked,
-    on_cpu,
-    read_json,
-    remove,
-    sha256_file,
-    write_json_atomic,
-)
+from digit.files import TEMPORARY, atomic_folder, clean_up, read_json, remove, sha256_file, write_json_atomic
+from digit.locks import locked
+from digit.tensors import write_safetensors_atomic
 from digit.training.shards import Piece, Tensors, like, write
 
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
@@ -77,20 +67,18 @@ def save(
     """
     path = path_of(folder, step)
     try:
-        with atomic_path(path) as temporary:
-            temporary.mkdir()
+        with atomic_folder(path) as temporary:
             files = together(temporary) if together else {}
             for name, tensors in ((MODEL, model), (OPTIMIZER, optimizer)):
                 if tensors is not None:
-                    safetensors.torch.save_file(on_cpu(tensors), temporary / name)
-                    files[name] = sha256_file(temporary / name)
+                    files[name] = write_safetensors_atomic(temporary / name, tensors)
             write_json_atomic(temporary / STATE, {"step": step, "files": files, **state}, checksum=True)
         found = paths(folder)
         before = [other for other in found if _step(other) <= step]
         for old in (*before[:-keep], *found[len(before) :]):
             # Renamed first: a half-removed folder must not look like a damaged state.
-            remove(old.rename(folder / f"{TEMPORARY}{old.name}"))
-    except (OSError, safetensors.SafetensorError) as error:
+            remove(old.rename(folder / f"{TEMPORARY}{secrets.token_hex(8)}-{old.name}"))
+    except OSError as error:
         raise DigitError(
             f"{path} cannot be written ({error}): earlier states are intact, make room and resume"
         ) from error
@@ -105,10 +93,7 @@ def write_shards(
     files = {}
     for kind, pieces in (("model", model), ("optimizer", optimizer)):
         name = f"{kind}-{number + 1:05d}-of-{count:05d}.safetensors"
-        write(folder / name, pieces)
-        with (folder / name).open("rb") as file:
-            os.fsync(file.fileno())
-        files[name] = sha256_file(folder / name)
+        files[name] = write(folder / name, pieces)
     return files
 
 

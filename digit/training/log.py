@@ -13,7 +13,8 @@ from typing import Any
 from digit.distributed import is_main
 from digit.errors import DigitError
 from digit.figure import new_figure, save_figure
-from digit.files import read_json, write_json_atomic, write_text_atomic
+from digit.files import open_to_append, read_json, write_json_atomic, write_text_atomic
+from digit.opening import read_file
 from digit.progress import Bar
 
 # What each line of a training has; the other names are measurements, which loss.png shows.
@@ -161,7 +162,7 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     if not Path(path).exists():
         return []
     records = []
-    for line in Path(path).read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in read_file(path).decode(errors="replace").splitlines():
         try:
             record = json.loads(line)
         except ValueError:
@@ -180,7 +181,7 @@ def _opened(path: Path, step: int, measures_again: bool) -> FileIO:
         or (record["step"] == step and ("loss" in record or "event" in record or not measures_again))
     ]
     write_text_atomic(path, "".join(json.dumps(record) + "\n" for record in kept))
-    return path.open("ab", buffering=0)
+    return open_to_append(path)
 
 
 def _tensorboard(folder: Path, step: int) -> Any:

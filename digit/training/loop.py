@@ -34,7 +34,7 @@ from digit.distributed import (
     world_size,
 )
 from digit.errors import DigitError
-from digit.files import atomic_path, clean_up
+from digit.files import atomic_file, clean_up
 from digit.nn.checks import check_device
 from digit.training import checkpoint
 from digit.training.config import TrainConfig
@@ -303,8 +303,8 @@ class _Run:
                         continue
                     if is_main():
                         path = self.out / "samples" / f"step-{step:06d}.png"
-                        with self._writing(), atomic_path(path) as temporary:
-                            image.save(temporary, format="png")
+                        with self._writing(), atomic_file(path) as file:
+                            image.save(file, format="png")
             self.updater.duties.remove(duty)
 
     def _save(self) -> None:

@@ -7,7 +7,6 @@ from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
@@ -136,7 +135,7 @@ class Together:
         files, failed = {}, ""
         try:
             files = checkpoint.write_shards(temporary, rank(), world_size(), **pieces)
-        except (OSError, safetensors.SafetensorError) as error:
+        except OSError as error:
             failed = str(error)
         everyones = gather({"files": files, "failed": failed}, self._group)
         for number, each in enumerate(everyones):

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from digit.errors import DigitError
-from digit.files import on_cpu
+from digit.opening import name_of, open_regular
+from digit.tensors import write_safetensors_atomic
 
 PLACES, BEGINS = "DCP_SHARDING_INFO", "saved_offsets"  # torch's names in a file's metadata
 
@@ -69,15 +69,15 @@ def shape_of(tensors: Mapping[str, Tensor], name: str) -> tuple[int, ...]:
     return tensors.shape(name) if isinstance(tensors, Tensors) else tuple(tensors[name].shape)
 
 
-def write(path: Path, pieces: Mapping[str, Piece]) -> None:
-    """Write what this process holds; parts without elements are left out.
+def write(path: Path, pieces: Mapping[str, Piece]) -> str:
+    """Write what this process holds, and give the file's sha256; parts without elements are left out.
 
-    Raises SafetensorError or OSError when the disk refuses.
+    Raises OSError when the disk refuses.
     """
     some = {name: part for name, part in pieces.items() if part.tensor.numel()}
     places = {name: {BEGINS: list(part.begins)} for name, part in some.items()}
-    tensors = on_cpu({name: part.tensor for name, part in some.items()})
-    safetensors.torch.save_file(tensors, path, metadata={PLACES: json.dumps(places)})
+    tensors = {name: part.tensor for name, part in some.items()}
+    return write_safetensors_atomic(path, tensors, metadata={PLACES: json.dumps(places)})
 
 
 class Tensors(Mapping[str, Tensor]):
@@ -90,8 +90,8 @@ class Tensors(Mapping[str, Tensor]):
         self._parts: dict[str, list[tuple[Path, tuple[int, ...], tuple[int, ...]]]] = {}
         self._files = {}
         for path in paths:
-            with _readable(path):
-                self._files[path] = file = safetensors.safe_open(path, "pt")
+            with _readable(path), open_regular(path) as opened:
+                self._files[path] = file = safetensors.safe_open(name_of(opened), "pt")
                 places = json.loads((file.metadata() or {}).get(PLACES, "{}"))
                 for name in file.keys():  # noqa: SIM118  (it is no mapping)
                     shape = tuple(file.get_slice(name).get_shape())

@@ -1,10 +1,11 @@
 """An artifact: a folder with config.json (what it is, what it was made from) and model.safetensors."""
 
+import contextlib
 import importlib.metadata
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import torch
 from pydantic import StringConstraints
@@ -14,22 +15,18 @@ from torch.overrides import TorchFunctionMode
 from digit.calls import checked
 from digit.errors import DigitError
 from digit.features import Encoder, EncoderConfig
-from digit.files import (
-    check_finite,
-    read_json,
-    read_safetensors,
-    sha256_file,
-    write_json_atomic,
-    write_safetensors_atomic,
-)
+from digit.files import make_folder, read_json, write_json_atomic
+from digit.locks import locked
 from digit.nn.backbone import DINOV3_LICENCE
 from digit.nn.checks import check_device
 from digit.nn.classifier import Classifier, ClassifierConfig
 from digit.nn.linear_probe import Probe, ProbeConfig
+from digit.opening import open_regular, sha256_of
 from digit.prior import Prior, PriorConfig
 from digit.renderer import Renderer, RendererConfig
 from digit.renderer_flow import FlowConfig, FlowRenderer
 from digit.renderer_masked import MaskedConfig, MaskedRenderer
+from digit.tensors import check_finite, tensors_in, write_safetensors_atomic
 from digit.tokenizer import Tokenizer, TokenizerConfig
 from digit.vqgan import VQGAN
 from digit.vqgan_config import VQGANConfig
@@ -103,7 +100,8 @@ def save(
 
     `lineage` maps a word such as "tokenizer" to the id of what this was made from; `classes` are the names of
     the labels. The id is the sha256 of settings and float32 weights; pass the id of the original when it is
-    only stored in another way, so that what was made from it still fits.
+    only stored in another way, so that what was made from it still fits. DigitError where the folder cannot
+    be written, or another process is just writing there.
     """
     path, kind, tensors = Path(path), kind_of(module), _tensors(module)
     config: Any = module.config
@@ -114,23 +112,26 @@ def save(
         extra = {**(extra or {}), "licence": DINOV3_LICENCE}
     exact = set(tensors) - {name.replace("_orig_mod.", "") for name, _ in module.named_parameters()}
     try:
-        # One note: safetensors writes several in an order by lot, and equal models shall be equal files.
-        write_safetensors_atomic(
-            path / MODEL, pack(tensors, stored_as, exact=exact), metadata={"artifact": f"{kind} {id}"}
-        )
-        value = {
-            "format": FORMAT,
-            "kind": kind,
-            "id": id,
-            "config": to_dict(config),
-            "lineage": lineage or {},
-            "classes": classes or [],
-            "stored_as": stored_as,
-            "made_by": {"digit": version(), "torch": torch.__version__},
-            "files": {MODEL: sha256_file(path / MODEL)},
-            "extra": extra or {},
-        }
-        write_json_atomic(path / CONFIG, value, checksum=True)
+        make_folder(path)
+        with locked(
+            path, f"another process is writing an artifact into {path}: wait, or choose --out", again=True
+        ):
+            digest = write_safetensors_atomic(
+                path / MODEL, pack(tensors, stored_as, exact=exact), metadata={"artifact": f"{kind} {id}"}
+            )
+            value = {
+                "format": FORMAT,
+                "kind": kind,
+                "id": id,
+                "config": to_dict(config),
+                "lineage": lineage or {},
+                "classes": classes or [],
+                "stored_as": stored_as,
+                "made_by": {"digit": version(), "torch": torch.__version__},
+                "files": {MODEL: digest},
+                "extra": extra or {},
+            }
+            write_json_atomic(path / CONFIG, value, checksum=True)
     except OSError as error:
         raise DigitError(f"{path} cannot be written ({error}): make room or choose another folder") from error
     return id
@@ -161,7 +162,7 @@ def load(
     it.
     """
     path, device = Path(path), check_device(device)
-    artifact = verify(path, kind=kind)
+    artifact = _described(path, kind)
     stage_type, config_type = classes_of(artifact["kind"])
     if dtype is not None and not dtype.is_floating_point:
         raise DigitError(f"dtype: give a floating point one, such as torch.bfloat16, not {dtype}")
@@ -170,7 +171,8 @@ def load(
             f"{path} is a {artifact['kind']}, which works in float32 only: load it without a dtype"
         )
     config = from_dict(config_type, artifact["config"], where=str(path / CONFIG))
-    tensors = unpack(read_safetensors(path / MODEL))
+    with _weights(path, artifact) as file:
+        tensors = unpack(tensors_in(file, path / MODEL))
     repeated = _LARGEST if artifact["kind"] == "probe" else len(tensors)  # a probe's layers share a tensor
     _check_sizes(artifact["config"], repeated, path / CONFIG)
     # Settings that do not fit the tensors could ask for any amount of memory.
@@ -205,16 +207,34 @@ def verify(path: str | Path, *, kind: str | None = None) -> dict[str, Any]:
     DigitError when the folder or a file is absent or damaged, and when it is not of `kind`.
     """
     path = Path(path)
+    artifact = _described(path, kind)
+    with _weights(path, artifact):
+        return artifact
+
+
+def _described(path: Path, kind: str | None) -> dict[str, Any]:
+    """The config.json of an artifact; DigitError when it is not of `kind`, if one is given."""
     artifact = describe(path)
     if kind is not None and artifact["kind"] != kind:
         raise DigitError(f"{path} is a {artifact['kind']}, where a {kind} is needed")
-    if not (path / MODEL).is_file():
-        raise DigitError(f"{path / MODEL} does not exist: copy the whole folder")
-    if sha256_file(path / MODEL) != artifact["files"].get(MODEL):
-        raise DigitError(
-            f"{path / MODEL} is not the file that {CONFIG} describes (sha256 differs): copy both again"
-        )
     return artifact
+
+
+@contextlib.contextmanager
+def _weights(path: Path, artifact: Mapping[str, Any]) -> Iterator[BinaryIO]:
+    """The open file of the tensors that `artifact` describes: these very bytes were compared with it."""
+    try:
+        file = open_regular(path / MODEL)
+    except FileNotFoundError:
+        raise DigitError(f"{path / MODEL} does not exist: copy the whole folder") from None
+    except OSError as error:
+        raise DigitError(f"{path / MODEL} cannot be read ({error.strerror}): copy the whole folder") from None
+    with file:
+        if sha256_of(file) != artifact["files"].get(MODEL):
+            raise DigitError(
+                f"{path / MODEL} is not the file that {CONFIG} describes (sha256 differs): copy both again"
+            )
+        yield file
 
 
 def describe(path: str | Path) -> dict[str, Any]:

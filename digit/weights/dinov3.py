@@ -13,9 +13,9 @@ from torch import Tensor
 
 from digit.errors import DigitError
 from digit.features import Encoder, EncoderConfig
-from digit.files import check_finite
 from digit.nn.backbone import DINOV3_LICENCE, create
 from digit.progress import say
+from digit.tensors import check_finite
 from digit.weights.foreign import check_layout
 from digit.weights.vit import PLACES, check_plain
 

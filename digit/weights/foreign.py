@@ -4,22 +4,22 @@ The one place of digit that opens pickles. torch's restricted reader builds tens
 inert classes below; it never imports or calls what a file names.
 """
 
-import contextlib
 import pickle
 import re
 import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from digit.errors import DigitError
-from digit.files import read_safetensors
+from digit.opening import name_of, open_regular
 from digit.printing import listed, readable
+from digit.tensors import tensors_in
 
 NAMES = 12  # tensors of a kind that a sentence names at most
 Layout = Mapping[str, tuple[int, ...]]  # the shape of every tensor, by the name it has in their file
@@ -70,24 +70,27 @@ def read(path: Path) -> Any:
         DigitError: no such file, none of these kinds, damaged, or it names something that would have to run.
     """
     path = Path(path)
-    head = _head(path)
-    with warnings.catch_warnings():
+    with _opened(path) as file, warnings.catch_warnings():
         # torch and NumPy warn about odd files that they then read, or that are refused below in one sentence.
         warnings.simplefilter("ignore")
+        head = file.read(512)
+        file.seek(0)
         if head.startswith(b"PK"):
-            _check_zip(path)
-            return _read_torch(path, mmap=True)
+            _check_zip(file, path)
+            return _read_torch(file, path, mmap=True)
         if head[257:262] == b"ustar":
             raise DigitError(
                 f"{path} is a tar archive: unpack it if it holds a weights file; if PyTorch before 0.2 wrote "
                 "it, no safe reader exists: load it there and save it with a newer PyTorch"
             )
         if head.startswith(b"\x80"):
-            return _read_torch(path, mmap=False)
+            return _read_torch(file, path, mmap=False)
         if head.startswith(b"\x93NUMPY"):
-            return _read_numpy(path)
+            return _read_numpy(file, path)
         if head[8:9] == b"{":
-            return read_safetensors(path)
+            return tensors_in(file, path)
+    if not head:
+        raise DigitError(f"{path} is empty: download or copy it again")
     if head.startswith(b"version https://git-lfs"):
         raise DigitError(f"{path} only points to a file that Git LFS keeps: run `git lfs pull` beside it")
     raise DigitError(
@@ -120,25 +123,21 @@ def without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tens
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _head(path: Path) -> bytes:
+def _opened(path: Path) -> BinaryIO:
     if path.is_dir():
         raise DigitError(f"{path} is a folder: give the file with the weights in it")
-    if not path.is_file():
-        raise DigitError(f"{path} does not exist: check the path")
     try:
-        with path.open("rb") as file:
-            head = file.read(512)
+        return open_regular(path)
+    except FileNotFoundError:
+        raise DigitError(f"{path} does not exist: check the path") from None
     except OSError as error:
-        raise DigitError(f"{path} cannot be read ({error}): check its permissions") from None
-    if not head:
-        raise DigitError(f"{path} is empty: download or copy it again")
-    return head
+        raise DigitError(f"{path} cannot be read ({error.strerror}): check its permissions") from None
 
 
-def _check_zip(path: Path) -> None:
+def _check_zip(file: BinaryIO, path: Path) -> None:
     """Refuse zip files that torch.save did not write, before torch reads them."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
     except Exception as error:  # a header that lies may raise anything
         raise _damaged(path, "PyTorch", error) from None
@@ -158,12 +157,12 @@ def _check_zip(path: Path) -> None:
         )
 
 
-def _read_torch(path: Path, *, mmap: bool) -> Any:
-    with contextlib.ExitStack() as stack:
-        source: Any = path
-        if path.name.endswith(".safetensors"):  # torch would believe it; an open file has no name
-            source, mmap = stack.enter_context(path.open("rb")), False
-        stack.enter_context(torch.serialization.safe_globals(_INERT))
+def _read_torch(file: BinaryIO, path: Path, *, mmap: bool) -> Any:
+    file.seek(0)
+    source: Any = name_of(file) if mmap else file
+    if mmap and source.endswith(".safetensors"):  # torch would believe it, on systems without names of files
+        source, mmap = file, False
+    with torch.serialization.safe_globals(_INERT):
         try:
             return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
         except Exception as error:  # damaged bytes send an interpreter of pickles anywhere
@@ -177,10 +176,10 @@ def _read_torch(path: Path, *, mmap: bool) -> Any:
     )
 
 
-def _read_numpy(path: Path) -> Tensor:
+def _read_numpy(file: BinaryIO, path: Path) -> Tensor:
     try:
         # Mapping checks the announced size against the file before any memory is taken.
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = np.load(name_of(file), mmap_mode="r", allow_pickle=False)
         return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
     except Exception as error:  # NumPy, on what is no table of its own
         raise _damaged(path, "NumPy", error) from None

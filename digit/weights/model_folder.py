@@ -13,6 +13,7 @@ from digit.bounds import Count, Weight
 from digit.calls import check_fields
 from digit.errors import DigitError, LineageError, check_lineage
 from digit.files import make_folder, read_json, write_json_atomic
+from digit.locks import locked
 from digit.nn.sampling import DRAW, SamplerConfig
 from digit.printing import listed
 from digit.weights.artifact import artifact_of, describe, load, save, verify
@@ -145,21 +146,27 @@ def save_model(
     sampling: PipelineSampling,
     stored_as: StoredAs = "float32",
 ) -> None:
-    """Write modules that were loaded from artifacts, each into a folder of its name, and the config.json."""
+    """Write modules that were loaded from artifacts, each into a folder of its name, and the config.json.
+
+    DigitError where the folder cannot be written, or another process is just writing there.
+    """
     folder = Path(path)
     make_folder(folder)
-    for name, module in parts.items():
-        there = artifact_of(module)
-        save(
-            module,
-            folder / name,
-            lineage=there["lineage"],
-            classes=there.get("classes"),
-            stored_as=stored_as,
-            extra=there.get("extra"),
-            id=there["id"],
-        )
-    finish(folder, list(parts), classes=classes, sampling=sampling)
+    with locked(
+        folder, f"another process is writing a model into {folder}: wait, or choose --out", again=True
+    ):
+        for name, module in parts.items():
+            there = artifact_of(module)
+            save(
+                module,
+                folder / name,
+                lineage=there["lineage"],
+                classes=there.get("classes"),
+                stored_as=stored_as,
+                extra=there.get("extra"),
+                id=there["id"],
+            )
+        finish(folder, list(parts), classes=classes, sampling=sampling)
 
 
 def finish(

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from digit.errors import DigitError
 from digit.features import Encoder
-from digit.files import atomic_path
+from digit.files import atomic_folder
 from digit.nn.backbone import timm
 from digit.nn.sampling import SamplerConfig
 from digit.prior import Prior
@@ -79,7 +79,7 @@ def convert_model(
     wanted = [model.prior, model.renderer] + ([] if copies else [model.centroids, model.vqgan])
     found = {file: download(file, files=files, cache=cache, endpoint=endpoint) for file in wanted}
     parts: dict[str, dict[str, Any]] = {}
-    with atomic_path(out) as folder, progress("convert", 4) as advance:
+    with atomic_folder(out) as folder, progress("convert", 4) as advance:
 
         def keep(module: nn.Module, source: OfficialFile, about: Any = None, **settings: Any) -> str:
             """Save one part with the file it came from, and note it in `parts`; its id."""

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from digit.errors import DigitError
 from digit.features import Encoder, EncoderConfig, resize_positions
-from digit.files import check_finite
 from digit.printing import listed
 from digit.progress import say
+from digit.tensors import check_finite
 from digit.weights.foreign import Layout, check_layout, without_prefix
 from digit.weights.transformers_vit import as_published
 

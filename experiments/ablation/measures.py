@@ -14,7 +14,7 @@ from torch import Tensor
 from digit.evaluation.networks import Network, open_network
 from digit.evaluation.probe import pooled_states
 from digit.evaluation.scores import Moments, frechet_distance, inception_score
-from digit.files import atomic_path
+from digit.files import atomic_file
 from digit.nn.sampling import SamplerConfig
 from digit.pipeline import to_uint8
 from digit.prior import Prior
@@ -99,8 +99,8 @@ def generated(
         tries.append({"top_p": top_p, **judge(pixels)})
         if best is None or tries[-1]["FD"] < best["FD"]:
             best = tries[-1]
-            with atomic_path(picture) as temporary:
-                grid(pixels[:40].cpu(), columns=10).save(temporary, "png")
+            with atomic_file(picture) as file:
+                grid(pixels[:40].cpu(), columns=10).save(file, "png")
     assert best is not None
     return {**best, "samples": scale.samples, "tries": tries}
 

@@ -13,8 +13,8 @@ from digit.data.images import open_images
 from digit.data.loader import load_pixels
 from digit.data.order import order
 from digit.errors import DigitError
-from digit.files import read_safetensors, write_safetensors_atomic
 from digit.nn.batch import CodeBatch, PixelBatch
+from digit.tensors import read_safetensors, write_safetensors_atomic
 from digit.weights.artifact import load
 from digit.weights.model_folder import locate
 

@@ -9,7 +9,7 @@ from ablation.plan import TITLES
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from digit.files import atomic_path
+from digit.files import atomic_file
 
 Row = dict[str, Any]
 
@@ -89,5 +89,5 @@ def draw_predictors(rows: Sequence[Row], path: Path) -> None:
     panels[-1].legend(
         named.values(), named.keys(), loc="center", fontsize=9, title="tokenizer (number at a point: K)"
     )
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=100)
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", dpi=100)

@@ -7,7 +7,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from digit.files import atomic_path, read_json
+from digit.files import atomic_file, read_json
 
 
 def draw(results: Path, path: Path) -> None:
@@ -52,5 +52,5 @@ def draw(results: Path, path: Path) -> None:
     speed.legend(fontsize=8, loc="lower right")
     for panel in (memory, order, speed):
         panel.grid(alpha=0.3)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=100)
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", dpi=100)

@@ -7,7 +7,7 @@ from pathlib import Path
 from measuring.plan import MODELS
 
 from digit.errors import DigitError
-from digit.files import atomic_path
+from digit.files import atomic_file, atomic_folder
 
 # By name of the file: what lies in it, relative to OUT. Weights are stored in 8 bits: below 16 MiB each. The
 # VQGAN of the models is the bundled one and is not carried.
@@ -26,7 +26,7 @@ def pack(out: Path, results: Path) -> None:
         there = [out / each for each in contents if (out / each).exists()]
         if name != "measurements.tar" and (len(there) < len(contents) or (results / name).exists()):
             continue
-        with atomic_path(results / name) as temporary, tarfile.open(temporary, "w") as archive:
+        with atomic_file(results / name) as file, tarfile.open(fileobj=file, mode="w") as archive:
             for each in there:
                 archive.add(each, each.relative_to(out).as_posix())
 
@@ -46,5 +46,5 @@ def unpack(folder: Path, out: Path, bundled: Path) -> None:
                     archive.extract(member, out, filter="data")
     for name in MODELS.values():
         if (out / name).is_dir() and not (out / name / "vqgan").exists():
-            with atomic_path(out / name / "vqgan") as temporary:
-                shutil.copytree(bundled / "vqgan", temporary)
+            with atomic_folder(out / name / "vqgan") as temporary:
+                shutil.copytree(bundled / "vqgan", temporary, dirs_exist_ok=True)

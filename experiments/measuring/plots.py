@@ -14,7 +14,7 @@ from measuring.scale import CLASS, FREE
 
 from digit.evaluation.plots import draw_layers
 from digit.evaluation.sweep import pareto
-from digit.files import atomic_path
+from digit.files import atomic_file
 
 COLOURS = {"digit": "tab:red", "vq": "tab:blue", "vq_compute": "tab:cyan", "masked": "tab:orange"}
 PLAIN = {"temperature": 1.0, "top_k": 0.0, "guidance": 1.0, "renderer_top_p": 0.9}
@@ -197,6 +197,6 @@ def _plain(axis: Any) -> None:
 
 
 def _save(figure: Figure, path: Path) -> bool:
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=100)
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", dpi=100)
     return True

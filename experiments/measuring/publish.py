@@ -1,14 +1,13 @@
 """OUT/results -> the folder of results that is kept: JSON files, pictures, and the plots drawn from them."""
 
 import re
-import shutil
 from pathlib import Path
 
 from measuring.found import Found
 from measuring.plots import draw_all
 
 from digit.errors import DigitError
-from digit.files import atomic_path, make_folder
+from digit.files import atomic_file, make_folder
 from digit.progress import say
 
 PICTURES = (  # drawn from pictures
@@ -31,11 +30,11 @@ def publish(results: Path, folder: Path) -> None:
     make_folder(folder)
     for path in [*files, *(results / name for name in PICTURES)]:
         if path.exists():
-            with atomic_path(folder / path.name) as temporary:
+            with atomic_file(folder / path.name) as file:
                 if path.suffix == ".json":
                     text = path.read_text(encoding="utf-8")
-                    temporary.write_text(ABSOLUTE.sub(r"\1", text), encoding="utf-8")
+                    file.write(ABSOLUTE.sub(r"\1", text).encode())
                 else:
-                    shutil.copyfile(path, temporary)
+                    file.write(path.read_bytes())
     plots = draw_all(Found(folder), folder)
     say(f"{folder}: {len(files)} results, {len(plots)} plots")

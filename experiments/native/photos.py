@@ -12,8 +12,9 @@ from PIL import Image
 from digit.errors import DigitError
 from digit.evaluation.networks import squeezenet
 from digit.features import Encoder, encoder_config
-from digit.files import atomic_path, read_safetensors, write_safetensors_atomic
+from digit.files import atomic_file
 from digit.nn.backbone import create
+from digit.tensors import read_safetensors, write_safetensors_atomic
 
 WEIGHTS = "vits14-saliency.safetensors"
 PERCEPTUAL = "efficientnet-lite0.safetensors"
@@ -38,11 +39,11 @@ def carry(data: Path, out: Path, megabytes: float) -> None:
     zips = photo_zips(data)
     share = min(1.0, room / sum(path.stat().st_size for path in zips))
     for path in zips:
-        with zipfile.ZipFile(path) as archive, atomic_path(out / path.name) as temporary:
+        with zipfile.ZipFile(path) as archive, atomic_file(out / path.name) as file:
             names = sorted(name for name in archive.namelist() if not name.endswith("/"))
             count = max(1, int(0.98 * share * len(names)))  # names take room too
             chosen = names if share == 1 else [names[i] for i in _spread(len(names), count)]
-            with zipfile.ZipFile(temporary, "w") as copy:
+            with zipfile.ZipFile(file, "w") as copy:
                 for name in chosen:
                     copy.writestr(name, archive.read(name))
     for path in sorted(out.iterdir()):
@@ -56,7 +57,7 @@ def gather(data: Path, out: Path, scale: Scale) -> None:
     """
     sets = {path: _split(path) for path in photo_zips(data)}
     most = max(len(seen) for seen, _ in sets.values())
-    with atomic_path(out) as temporary, zipfile.ZipFile(temporary, "w") as target:
+    with atomic_file(out) as file, zipfile.ZipFile(file, "w") as target:
         for path, (seen, unseen) in sets.items():
             with zipfile.ZipFile(path) as archive:
                 for again in range(max(1, round(most / len(seen)))):

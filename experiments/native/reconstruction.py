@@ -15,7 +15,7 @@ from digit.data.loader import load_pixels
 from digit.evaluation.networks import Network, open_network
 from digit.evaluation.result import result, write_result
 from digit.evaluation.scores import Moments, frechet_distance
-from digit.files import atomic_path
+from digit.files import atomic_file
 from digit.nn.backbone import Standardize
 from digit.nn.perceptual import distance, unit_maps
 from digit.pipeline import to_uint8
@@ -65,8 +65,8 @@ def reconstruction(
         settings={"images": photos.name, "under": under, "fingerprint": source.fingerprint, "size": size},
     )
     write_result(out, value)
-    with atomic_path(out.with_suffix(".png")) as temporary:
-        grid(torch.cat(shown), columns=len(shown[0])).save(temporary, "png")
+    with atomic_file(out.with_suffix(".png")) as file:
+        grid(torch.cat(shown), columns=len(shown[0])).save(file, "png")
     return value
 
 

@@ -10,7 +10,7 @@ from native.reconstruction import FRECHET, MAPS
 
 from digit.evaluation.result import read_result
 from digit.evaluation.stability import CHANGE, PAPER, SNRS, VECTORS
-from digit.files import atomic_path, write_text_atomic
+from digit.files import atomic_file, write_text_atomic
 
 OWN = ("PSNR", "sharpness", FRECHET, MAPS, "entropy, bits", "usage")
 DRAWN = (30.0, 20.0, 10.0)  # dB
@@ -67,8 +67,8 @@ def draw(values: Mapping[str, Mapping[str, float]], tokenizers: Sequence[str], p
         panel.grid(alpha=0.3)
     panels[0].set_ylabel("share of codes changed by noise")
     panels[0].legend(fontsize=8)
-    with atomic_path(path) as temporary:
-        figure.savefig(temporary, format="png", dpi=100)
+    with atomic_file(path) as file:
+        figure.savefig(file, format="png", dpi=100)
 
 
 def _head(cells: Sequence[str]) -> list[str]:

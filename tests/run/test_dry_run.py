@@ -6,7 +6,7 @@ from typing import get_args
 
 import pytest
 
-from digit.files import locked
+from digit.locks import locked
 from digit.run.dry_run import GPU
 from digit.training.estimate import MEMORY
 from digit.training.flops import PEAKS

@@ -19,6 +19,7 @@ from digit import files
 from digit.data.codes import Codes
 from digit.files import TEMPORARY
 from digit.pipeline import DigitPipeline
+from digit.tensors import read_safetensors
 from digit.weights.artifact import load
 
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
@@ -85,7 +86,7 @@ def check_whole(folder: Path, *, unfinished: tuple[str, ...]) -> None:
             with Image.open(path) as image:
                 image.load()
         elif path.suffix == ".safetensors":
-            files.read_safetensors(path)
+            read_safetensors(path)
         elif path.suffix in (".npy", ".npz"):
             assert np.load(path) is not None
 

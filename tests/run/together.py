@@ -23,7 +23,7 @@ import torch
 
 from digit.data import write_codes
 from digit.evaluation.networks import INCEPTION, Network
-from digit.files import locked
+from digit.locks import locked
 from digit.nn.backbone import timm
 from digit.run import fitting
 from digit.run.evaluate import measurement

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from digit.errors import DigitError
-from digit.files import read_safetensors
+from digit.tensors import read_safetensors
 from digit.training import checkpoint, log
 from digit.training.config import OptimizerConfig
 from digit.training.log import read
@@ -43,13 +43,13 @@ def run(out, config=CONFIG, stage=None, **arguments):
 def test_training_goes_on_while_a_state_is_written(tmp_path, monkeypatch):
     run(tmp_path / "a", replace(CONFIG, steps=8))
     is_writing, may_write = threading.Event(), threading.Event()
-    hash_file, inside = checkpoint.sha256_file, []
+    write_tensors, inside = checkpoint.write_safetensors_atomic, []
 
-    def held(path):
+    def held(path, tensors):
         inside.append(path)
         is_writing.set()
         assert may_write.wait(LONG)
-        return hash_file(path)
+        return write_tensors(path, tensors)
 
     def watched(step):
         if step == 7:  # three updates after the state of step 4 was begun
@@ -58,7 +58,7 @@ def test_training_goes_on_while_a_state_is_written(tmp_path, monkeypatch):
             may_write.set()
         return data(step)
 
-    monkeypatch.setattr(checkpoint, "sha256_file", held)
+    monkeypatch.setattr(checkpoint, "write_safetensors_atomic", held)
     run(tmp_path / "b", replace(CONFIG, steps=8), data=watched)
     for name in ("model", "optimizer"):
         for step in (4, 8):
@@ -131,16 +131,16 @@ def test_the_twin_of_a_vqgan_with_its_frozen_network():
 
 
 def test_a_write_that_fails_stops_the_training_soon_and_leaves_the_state_before(tmp_path, monkeypatch):
-    works, seen, hash_file, start = [], [], checkpoint.sha256_file, Writer.start
+    works, seen, write_tensors, start = [], [], checkpoint.write_safetensors_atomic, Writer.start
 
     def noted(writer, work):
         start(writer, work)
         works.append(writer._work)
 
-    def full(path):
+    def full(path, tensors):
         if "step-0000008" in str(path):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
-        return hash_file(path)
+        return write_tensors(path, tensors)
 
     def watched(step):
         if step == 8:
@@ -149,7 +149,7 @@ def test_a_write_that_fails_stops_the_training_soon_and_leaves_the_state_before(
         return data(step)
 
     monkeypatch.setattr(Writer, "start", noted)
-    monkeypatch.setattr(checkpoint, "sha256_file", full)
+    monkeypatch.setattr(checkpoint, "write_safetensors_atomic", full)
     with pytest.raises(DigitError, match=r"step-0000008 cannot be written .*No space left.* intact"):
         run(tmp_path, data=watched, config=replace(CONFIG, keep=1))
     assert seen == list(range(9))

@@ -136,21 +136,21 @@ def test_a_signal_in_every_phase(tmp_path, monkeypatch, whole, phase, number):
             signalled.during()
 
     stage.within = within
-    tensors, hash_file = Updater.optimizer_tensors, checkpoint.sha256_file
+    tensors, write_tensors = Updater.optimizer_tensors, checkpoint.write_safetensors_atomic
 
     def copied(updater):
         if phase == "copying" and updater.step == 8:
             signalled.during(0.2)
         return tensors(updater)
 
-    def hashed(path):
+    def held(path, tensors):
         if phase == "writing" and not signalled.sent:
             writing.set()
             time.sleep(0.5)
-        return hash_file(path)
+        return write_tensors(path, tensors)
 
     monkeypatch.setattr(Updater, "optimizer_tensors", copied)
-    monkeypatch.setattr(checkpoint, "sha256_file", hashed)
+    monkeypatch.setattr(checkpoint, "write_safetensors_atomic", held)
     with pytest.raises(KeyboardInterrupt) as raised:
         run(tmp_path, stage, data=watched, evaluate=evaluate, picture=picture)
     assert isinstance(raised.value, Terminated) == (number == signal.SIGTERM)

@@ -242,7 +242,7 @@ def test_wrong_paths(tmp_path):
     with pytest.raises(DigitError, match="does not exist"):
         read(tmp_path / "none.pt")
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(DigitError, match="does not exist"):
+    with pytest.raises(DigitError, match="it is a pipe"):
         read(tmp_path / "pipe")
 
 

@@ -21,7 +21,7 @@ from digit.evaluation.prefix import Completer, Point, as_rows, named, of_rows, p
 from digit.evaluation.protocols import OWN, check_number
 from digit.evaluation.result import write_result
 from digit.evaluation.scores import Moments, frechet_distance, inception_score
-from digit.files import atomic_path
+from digit.files import atomic_file
 from digit.nn.sampling import DRAW, SamplerConfig
 from digit.pipeline import DigitPipeline, to_uint8
 from digit.progress import progress, say
@@ -109,9 +109,9 @@ def reconstruct(
 
 def save_rows(rows: Mapping[str, Tensor], path: Path) -> None:
     """Write a PNG with a row of pictures, bytes n 3 h w, for each name."""
-    with atomic_path(path) as temporary:
+    with atomic_file(path) as file:
         columns = len(next(iter(rows.values())))
-        grid(torch.cat(list(rows.values())), columns=columns, beside=list(rows)).save(temporary, "png")
+        grid(torch.cat(list(rows.values())), columns=columns, beside=list(rows)).save(file, "png")
 
 
 def open_models(models: Sequence[str], device: torch.device) -> dict[str, DigitPipeline]:

@@ -18,7 +18,8 @@ from digit.data.codes import Codes
 from digit.data.images import ImageSource
 from digit.errors import DigitError, check_lineage
 from digit.evaluation.probe import Pool, fit_probe, pooled_features, pooled_states, probe_results, split_rows
-from digit.files import atomic_path, make_folder, read_json, sha256_file, write_json_atomic
+from digit.files import atomic_file, make_folder, read_json, write_json_atomic
+from digit.opening import name_of, open_regular, sha256_of
 from digit.prior import Prior
 from digit.progress import progress, say
 from digit.run.class_names import labels_among
@@ -208,15 +209,19 @@ def cached_rows(
     path, note = cache / f"{name}.npy", cache / f"{name}.json"
     if not (note.exists() and path.exists() and read_json(note).get("key") == key):
         say(f"{title}: {size} into {path}")
-        with atomic_path(path) as temporary:
-            file = np.lib.format.open_memmap(temporary, "w+", np.float16, tuple(shape))
-            _fill(torch.from_numpy(file), pooled, batch, title)
-            file.flush()
-        write_json_atomic(note, {"key": key, "sha256": sha256_file(path)}, checksum=True)
-    elif read_json(note)["sha256"] != sha256_file(path):
-        raise DigitError(f"{path} is not what was written (its checksum differs): delete it and repeat")
-    # Copy on write: torch warns of maps that cannot be written, and nothing ever writes here.
-    return torch.from_numpy(np.load(path, mmap_mode="c", allow_pickle=False))
+        with atomic_file(path) as file:
+            about = {"descr": "<f2", "fortran_order": False, "shape": tuple(shape)}
+            np.lib.format.write_array_header_1_0(file, about)
+            rows = np.memmap(file, np.float16, "r+", file.tell(), tuple(shape))
+            _fill(torch.from_numpy(rows), pooled, batch, title)
+            rows.flush()
+            digest = sha256_of(file)
+        write_json_atomic(note, {"key": key, "sha256": digest}, checksum=True)
+    with open_regular(path, links=False) as file:
+        if sha256_of(file) != read_json(note)["sha256"]:
+            raise DigitError(f"{path} is not what was written (its checksum differs): delete it and repeat")
+        # Copy on write: torch warns of maps that cannot be written, and nothing ever writes here.
+        return torch.from_numpy(np.load(name_of(file), mmap_mode="c", allow_pickle=False))
 
 
 def _fill(kept: Tensor, pooled: Callable[[int], Tensor], batch: int, title: str) -> None:
