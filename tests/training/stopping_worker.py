@@ -85,7 +85,7 @@ def one(scenario: str, rank: int, out: Path, *, again: bool) -> None:
 
     write_tensors = checkpoint.write_safetensors_atomic
 
-    def full(path: Path, tensors: Any) -> str:
+    def full(path: Path, tensors: dict[str, torch.Tensor]) -> str:
         if "step-0000008" in str(path):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
         return write_tensors(path, tensors)
