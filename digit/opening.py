@@ -73,7 +73,7 @@ def name_of(file: BinaryIO) -> str:
 def sha256_of(file: BinaryIO) -> str:
     """The sha256 of all bytes of an open file, as 64 hexadecimal digits; it stands at its end then."""
     file.seek(0)
-    return hashlib.file_digest(file, "sha256").hexdigest()
+    return hashlib.file_digest(file, "sha256").hexdigest()  # pyright: ignore[reportArgumentType]
 
 
 def leads_out(path: str | Path, root: str | Path) -> bool:

@@ -55,7 +55,7 @@ def test_what_a_name_becomes_after_the_look_is_found_too(odd, monkeypatch):
     for other in ("pipe", "link"):
         (odd / "x").write_bytes(b"abc")
 
-        def exchanged(found: os.stat_result, path: object, other: str = other) -> None:
+        def exchanged(found: os.stat_result, path: str | Path, other: str = other) -> None:
             look(found, path)
             if (odd / "x").is_file() and not (odd / "x").is_symlink():
                 (odd / "x").unlink()
@@ -115,7 +115,8 @@ def test_platforms_without_flags(odd):
 
 def test_leading_out(tmp_path):
     inside, outside = tmp_path / "set", tmp_path / "set-2"
-    inside.mkdir(), outside.mkdir()
+    inside.mkdir()
+    outside.mkdir()
     (inside / "a").write_text("")
     (inside / "to a").symlink_to("a")
     (inside / "up").symlink_to("..")

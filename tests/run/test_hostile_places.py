@@ -297,7 +297,7 @@ def test_sampling_interrupted_while_it_writes(chain, run, tmp_path, monkeypatch)
         nonlocal count
         count += 1
         if count == 3:
-            Path(path).write_bytes(b"\x89PNG half of a picture")
+            path.write(b"\x89PNG half of a picture")
             raise KeyboardInterrupt
         save(self, path, kind)
 
