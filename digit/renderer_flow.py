@@ -8,6 +8,7 @@ arXiv:2210.02747). Time runs from noise at 0 to the picture at 1.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -44,6 +45,9 @@ class FlowConfig:
     time_deviation: Weight = 1.0
     steps: Count = 8  # passes of the transformer per image, unless told otherwise
     guidance: Weight = 1.5  # weight of what codes and class change, unless told otherwise; 1 is none
+    taught_guidance: Weight = (
+        1.0  # the largest of which it was taught to draw in one pass; 1: it takes a second
+    )
 
     def __post_init__(self) -> None:
         """Fail at construction with the fields."""
@@ -54,6 +58,8 @@ class FlowConfig:
             raise DigitError(
                 f"{self.heads} heads do not divide the width {self.width}: choose a divisor of it"
             )
+        if self.taught_guidance < 1:
+            raise DigitError(f"a guidance that was taught is 1 or more, this one is {self.taught_guidance}")
         if self.image_size % self.patch:
             raise DigitError(f"patches of {self.patch} px do not fill a side of {self.image_size} px")
         if self.grid**2 != self.length or self.side % self.grid:
@@ -73,6 +79,20 @@ class FlowConfig:
         return round(self.length**0.5)
 
 
+class Prediction(NamedTuple):
+    """What a renderer made of noisy pictures; values from -1 to 1."""
+
+    found: Float[Tensor, "b 3 h w"]
+    clean: Float[Tensor, "b 3 h w"]
+    times: Float[Tensor, " b"]
+
+    @property
+    def loss(self) -> Float[Tensor, ""]:
+        """Squared error of the velocity from noise to picture, per value."""
+        weight = (1 - self.times).clamp(min=LEAST) ** -2
+        return ((self.found - self.clean).square().flatten(1).mean(1) * weight).mean()
+
+
 class FlowRenderer(nn.Module):
     """Transformer over noisy patches, each with its code; time and class modulate its blocks."""
 
@@ -87,6 +107,8 @@ class FlowRenderer(nn.Module):
         self.position_embedding = nn.Embedding(config.side**2, width)
         self.label_embedding = nn.Embedding(config.classes + 1, width)  # the last row: no class
         self.times = Times(width)
+        # None of its values is drawn: one that is taught begins as its teacher draws without guidance.
+        self.strengths = Times(width, zeros=True) if config.taught_guidance > 1 else None
         self.blocks = nn.ModuleList(ModulatedBlock(width, config.heads) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
         self.modulation, self.projection = nn.Linear(width, 2 * width), nn.Linear(width, values)
@@ -102,10 +124,12 @@ class FlowRenderer(nn.Module):
         times: Float[Tensor, " b"],
         codes: Int[Tensor, "b n"],
         labels: Int[Tensor, " b"],
+        guidance: Float[Tensor, " b"] | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
         """The clean pictures, values from -1 to 1, of mixtures time * picture + (1 - time) * noise.
 
-        A code of `config.codes` is none, and so is a label of `config.classes`.
+        A code of `config.codes` is none, and so is a label of `config.classes`. `guidance`, from 1 to
+        `config.taught_guidance`, is that of a renderer which was taught it; 1 if left out.
         """
         side, grid, patch = self.config.side, self.config.grid, self.config.patch
         b, each = len(noisy), side // grid
@@ -113,6 +137,9 @@ class FlowRenderer(nn.Module):
         told = self.code_embedding(codes).view(b, grid, 1, grid, 1, -1).expand(-1, -1, each, -1, each, -1)
         x = self.patch_embedding(patches) + told.reshape(b, side**2, -1) + self.position_embedding.weight
         condition = self.times(times) + self.label_embedding(labels)
+        if self.strengths is not None:
+            strength = torch.ones_like(times) if guidance is None else guidance
+            condition = condition + self.strengths((strength - 1) / (self.config.taught_guidance - 1))
         for block in self.blocks:
             x = block(x, condition)
         shift, scale = self.modulation(nn.functional.silu(condition)).unsqueeze(1).chunk(2, -1)
@@ -121,28 +148,33 @@ class FlowRenderer(nn.Module):
 
     def loss(self, batch: ViewBatch) -> Float[Tensor, ""]:
         """Squared error of the velocity from noise to picture, per value, at times drawn anew."""
+        return self.predict(batch).loss
+
+    def predict(self, batch: ViewBatch) -> Prediction:
+        """Pictures out of mixtures with noise at times drawn anew, codes and classes left out of some."""
         config, b, device = self.config, len(batch.codes), batch.pixels.device
         clean, noise = 2 * batch.pixels - 1, torch.randn_like(batch.pixels)
         times = torch.sigmoid(config.time_mean + config.time_deviation * torch.randn(b, device=device))
         dropped = torch.rand(b, device=device)
         codes = self._without(batch.codes, dropped < config.code_dropout, config.codes)
-        labels = torch.full((b,), -1, device=device) if batch.labels is None else batch.labels
         labels = self._without(
-            self._labels(labels), dropped < config.code_dropout + config.label_dropout, config.classes
+            self.known(batch.labels, b, device),
+            dropped < config.code_dropout + config.label_dropout,
+            config.classes,
         )
         mixed = times.view(-1, 1, 1, 1)
-        found = self(mixed * clean + (1 - mixed) * noise, times, codes, labels)
-        weight = (1 - times).clamp(min=LEAST) ** -2
-        return ((found - clean).square().flatten(1).mean(1) * weight).mean()
+        return Prediction(self(mixed * clean + (1 - mixed) * noise, times, codes, labels), clean, times)
 
     @staticmethod
     def _without(of: Tensor, rows: Bool[Tensor, " b"], none: int) -> Tensor:
         """Codes or labels, those of the rows replaced by none."""
         return torch.where(rows.view(-1, *[1] * (of.ndim - 1)), none, of)
 
-    def _labels(self, labels: Int[Tensor, " b"]) -> Int[Tensor, " b"]:
+    def known(self, labels: Int[Tensor, " b"] | None, count: int, device: torch.device) -> Int[Tensor, " b"]:
         """Labels as the table has them: -1, and all where no class is told, as none."""
         classes = self.config.classes
+        if labels is None:
+            return torch.full((count,), classes, device=device)
         return torch.where((labels < 0) | (labels >= classes), classes, labels)
 
     @checked
@@ -164,13 +196,14 @@ class FlowRenderer(nn.Module):
             seeds: of the noise that a picture begins with.
             labels: numbers of classes, -1 for none; none if left out.
             steps: passes of the transformer: steps of Adams and Bashforth's method of second order.
-            guidance: weight of what codes and class change; other than 1 it takes a second pass at each step.
+            guidance: weight of what codes and class change; other than 1 it takes a second pass at each step,
+                unless the renderer was taught it.
             progress: hears how many pictures each step has passed, with those that fill up a part.
             autocast: half precision; by default on a GPU only.
 
         Raises:
-            DigitError: codes that are not the renderer's, as many seeds or labels as there are no codes, or
-                labels for a renderer that knows no classes.
+            DigitError: codes that are not the renderer's, as many seeds or labels as there are no codes,
+                labels for a renderer that knows no classes, or a guidance that it was not taught.
         """
         own, device = self.config, self.projection.weight.device
         check_codes(len(seeds), codes, length=own.length, codes=own.codes)
@@ -180,36 +213,47 @@ class FlowRenderer(nn.Module):
             raise DigitError(
                 f"labels: give one for each of {len(codes)} pictures; this renderer knows {known}"
             )
-        how = {"steps": steps or own.steps, "progress": progress}
-        how["guidance"] = own.guidance if guidance is None else guidance
+        weight = own.guidance if guidance is None else guidance
+        if own.taught_guidance > 1 and not 1 <= weight <= own.taught_guidance:
+            raise DigitError(
+                f"renderer guidance {weight}: this renderer was taught 1 to {own.taught_guidance}"
+            )
         noise = gaussians(keys(seeds, stage="renderer_flow"), 3 * own.image_size**2)
         noise = noise.view(-1, 3, own.image_size, own.image_size)
-        given = (each.to(device) for each in (noise, codes, self._labels(rows)))
+        weights = torch.full((len(codes),), float(weight))
+        given = (
+            each.to(device) for each in (noise, codes, self.known(rows, len(rows), rows.device), weights)
+        )
+        run = partial(self.flow, steps=steps or own.steps, progress=progress)
         with inference(self, autocast=autocast):
-            parts = in_equal_parts(partial(self._flow, **how), *given, side=own.image_size)
+            parts = in_equal_parts(run, *given, side=own.image_size)
             found = torch.cat(list(parts))
         return (found.clone().clamp_(-1, 1) + 1) / 2
 
-    def _flow(
+    def flow(
         self,
         x: Float[Tensor, "b 3 h w"],
         codes: Int[Tensor, "b n"],
         labels: Int[Tensor, " b"],
+        guidance: Float[Tensor, " b"],
         *,
         steps: int,
-        guidance: float,
-        progress: Callable[[int], None] | None,
+        progress: Callable[[int], None] | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
-        """From noise to the pictures, values from -1 to 1."""
+        """From noise to the pictures, values from -1 to 1; labels as `known` gives them.
+
+        A second pass is for all rows, and left out where no row has another guidance than 1.
+        """
         none = torch.full_like(codes, self.config.codes), torch.full_like(labels, self.config.classes)
-        before = None
+        twice = self.strengths is None and bool((guidance != 1).any())
+        weight, before = guidance.view(-1, 1, 1, 1), None
         for step in range(steps):
             time = step / steps
             times = torch.full((len(x),), time, device=x.device)
-            clean = self(x, times, codes, labels)
-            if guidance != 1 and time >= GUIDED_FROM:
+            clean = self(x, times, codes, labels, guidance)
+            if twice and time >= GUIDED_FROM:
                 plain = self(x, times, *none)
-                clean = plain + guidance * (clean - plain)
+                clean = plain + weight * (clean - plain)
             velocity = (clean - x) / (1 - time)
             x = x + (velocity if before is None else 1.5 * velocity - 0.5 * before) / steps
             before = velocity

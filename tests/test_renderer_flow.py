@@ -57,7 +57,7 @@ def test_loss_is_the_error_of_velocity(monkeypatch):
     renderer, seen = settled(), {}
     batch = ViewBatch(torch.rand(512, 3, 8, 8), torch.randint(5, (512, 4)), torch.randint(3, (512,)))
 
-    def forward(noisy, times, codes, labels):
+    def forward(noisy, times, codes, labels, guidance=None):
         seen.update(noisy=noisy, times=times, codes=codes, labels=labels)
         return 2 * batch.pixels - 1 + 0.1
 
@@ -80,7 +80,7 @@ def test_loss_is_the_error_of_velocity(monkeypatch):
 def test_codes_and_classes_are_left_out_together_and_classes_alone(monkeypatch):
     renderer, seen = settled(code_dropout=0.2, label_dropout=0.3), {}
 
-    def forward(noisy, times, codes, labels):
+    def forward(noisy, times, codes, labels, guidance=None):
         seen.update(codes=codes, labels=labels)
         return noisy
 
@@ -100,17 +100,16 @@ def test_the_solver_is_of_second_order(monkeypatch):
     """On pictures of independent normal values, for which prediction and flow are known."""
     renderer, spread = settled(guidance=1.0), 0.25
 
-    def forward(noisy, times, codes, labels):
+    def forward(noisy, times, codes, labels, guidance=None):
         t = times.view(-1, 1, 1, 1)
         return t * spread**2 * noisy / (t**2 * spread**2 + (1 - t) ** 2)
 
     monkeypatch.setattr(renderer, "forward", forward)
     noise = torch.randn(4, 3, 8, 8)
-    how = {"guidance": 1.0, "progress": None}
     codes, labels = torch.zeros(4, 4, dtype=torch.long), torch.zeros(4, dtype=torch.long)
+    given = noise, codes, labels, torch.ones(4)
     errors = [
-        float((renderer._flow(noise, codes, labels, steps=steps, **how) - spread * noise).abs().mean())
-        for steps in (16, 32, 64)
+        float((renderer.flow(*given, steps=steps) - spread * noise).abs().mean()) for steps in (16, 32, 64)
     ]
     assert errors[0] < 0.1 * spread and errors[0] > 2.5 * errors[1] > 6 * errors[2], errors
 
@@ -126,7 +125,7 @@ def test_a_certain_prediction_is_the_picture(monkeypatch, steps):
 def test_guidance_moves_away_from_what_is_predicted_without(monkeypatch):
     renderer, times = settled(), []
 
-    def forward(noisy, t, codes, labels):
+    def forward(noisy, t, codes, labels, guidance=None):
         times.append(float(t[0]))
         known = (codes < 5).all(1) & (labels < 3)
         return torch.where(known.view(-1, 1, 1, 1), 0.2, 0.1).expand_as(noisy)
@@ -157,6 +156,27 @@ def test_a_picture_is_that_of_its_row():
     assert not torch.allclose(renderer.sample(codes, seeds, steps=3), whole, atol=1e-4)  # without classes
 
 
+def test_a_taught_guidance_takes_no_second_pass(monkeypatch):
+    """It is an input, and without training changes nothing."""
+    torch.manual_seed(0)
+    renderer, codes = (
+        FlowRenderer(FlowConfig(**SHAPE, classes=3, taught_guidance=3.0)).eval(),
+        torch.ones(2, 4),
+    )
+    codes, passes, inner = codes.long(), [], renderer.forward
+    torch.nn.init.normal_(renderer.modulation.weight)
+    torch.nn.init.normal_(renderer.projection.weight)
+    monkeypatch.setattr(renderer, "forward", lambda *given: passes.append(given[-1]) or inner(*given))
+    before = [renderer.sample(codes, [0, 1], steps=3, guidance=weight) for weight in (1.0, 2.5)]
+    assert torch.equal(*before) and len(passes) == 6 and passes[-1].tolist() == [2.5, 2.5]
+    torch.nn.init.normal_(renderer.strengths.layers[-1].weight)
+    after = [renderer.sample(codes, [0, 1], steps=3, guidance=weight) for weight in (1.0, 2.5)]
+    assert not torch.allclose(*after, atol=1e-4)
+    for weight in (0.9, 3.1):
+        with pytest.raises(DigitError, match="taught 1 to 3"):
+            renderer.sample(codes, [0, 1], guidance=weight)
+
+
 def test_it_learns_to_draw_what_codes_say():
     """Four pictures, a code each."""
     torch.manual_seed(0)
@@ -182,6 +202,7 @@ def test_it_learns_to_draw_what_codes_say():
         ({"heads": 3}, "choose a divisor"),
         ({"codes": 0}, "at least one code"),
         ({"classes": -1}, "at least one code"),
+        ({"taught_guidance": 0.5}, "1 or more"),
     ],
 )
 def test_what_does_not_fit_together_is_refused(changes, said):

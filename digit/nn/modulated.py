@@ -47,12 +47,16 @@ class ModulatedBlock(nn.Module):
 class Times(nn.Module):
     """Times in [0, 1] -> vectors: sines and cosines of 1 to 1,000 turns a unit, through two layers."""
 
-    def __init__(self, width: int, *, waves: int = 128) -> None:
-        """Fresh weights; the waves are no parameters."""
+    def __init__(self, width: int, *, waves: int = 128, zeros: bool = False) -> None:
+        """Fresh weights; the waves are no parameters. `zeros`: all vectors are, before training."""
         super().__init__()
         turns = 1000 ** (torch.arange(waves) / max(1, waves - 1))
         self.register_buffer("rates", 2 * math.pi * turns, persistent=False)
-        self.layers = nn.Sequential(nn.Linear(2 * waves, width), nn.SiLU(), nn.Linear(width, width))
+        last = nn.Linear(width, width)
+        self.layers = nn.Sequential(nn.Linear(2 * waves, width), nn.SiLU(), last)
+        if zeros:
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
     def forward(self, times: Float[Tensor, " b"]) -> Float[Tensor, "b d"]:
         """A vector for each."""
