@@ -12,7 +12,7 @@ from digit.run.verbs import VERBS
 ROOT = Path(__file__).parents[1] / "digit"
 FLOW = [
     *("features", "kmeans", "tokenizer", "vqgan", "vqgan_loss", "prior"),
-    *("renderer", "renderer_masked", "renderer_flow"),
+    *("renderer", "renderer_masked", "renderer_flow", "renderer_flow_loss"),
 ]
 LEAVES = {
     *("printing", "errors", "bounds", "calls", "opening", "files", "locks", "tensors"),
