@@ -162,6 +162,7 @@ class DigitPipeline:
         renderer_temperature: Temperature | None = None,
         renderer_top_k: Whole | None = None,
         renderer_top_p: TopP | None = None,
+        renderer_guidance: Guidance | None = None,
         steps: Count | None = None,
         noise: Weight | None = None,
         prefix: Int[Tensor, "b p"] | None = None,
@@ -187,6 +188,7 @@ class DigitPipeline:
             renderer_temperature: as above, for the renderer.
             renderer_top_k: as above, for the autoregressive renderer.
             renderer_top_p: as above, for the autoregressive renderer.
+            renderer_guidance: of a renderer that knows classes, which adds to that of the prior; 1 is none.
             steps: of the masked renderer.
             noise: of the masked renderer: weight of the Gumbel noise on its confidence, 0 by the last step.
             prefix: the first p codes of each picture, as `encode` gives them; the prior draws the others.
@@ -220,6 +222,7 @@ class DigitPipeline:
             renderer_temperature=renderer_temperature,
             renderer_top_k=renderer_top_k,
             renderer_top_p=renderer_top_p,
+            renderer_guidance=renderer_guidance,
             steps=steps,
             noise=noise,
         )
@@ -237,7 +240,7 @@ class DigitPipeline:
             own, shown = (None if each is None else each[part] for each in (classes, prefix))
             seeds = request.seeds[part]
             codes = self.prior.sample(seeds, own, request.prior, prefix=shown, cache_bits=cache_bits, **how)
-            vq_codes = self._render(codes, seeds, request, cache_bits, **how)
+            vq_codes = self._render(codes, seeds, own, request, cache_bits, **how)
             all_codes.append(codes.cpu())
             all_vq.append(vq_codes.cpu())
             all_pixels += [to_uint8(few).cpu() for few in in_equal_parts(decode, vq_codes, side=side)]
@@ -273,21 +276,34 @@ class DigitPipeline:
         self.prior.labels_for(len(seeds), request.labels, guidance=request.prior.guidance)
         if request.renderer == "masked" and self.renderer_masked is not None:
             self.renderer_masked.check_steps(request.steps)
+        if (drawing := self._drawing(request)) is not None:
+            told = request.labels if drawing.config.classes else None
+            drawing.config.labels_for(len(seeds), told, guidance=request.rendering.guidance)
         return request
 
+    def _drawing(self, request: Request) -> Renderer | MaskedRenderer | None:
+        """The renderer that a request names."""
+        return self.renderer_masked if request.renderer == "masked" else self.renderer
+
     def _render(
-        self, codes: Int[Tensor, "b n"], seeds: Sequence[int], request: Request, bits: CacheBits, **how: Any
+        self,
+        codes: Int[Tensor, "b n"],
+        seeds: Sequence[int],
+        labels: Int[Tensor, " b"] | None,
+        request: Request,
+        bits: CacheBits,
+        **how: Any,
     ) -> Int[Tensor, "b m"]:
         """The VQ codes of the prior's codes, which are VQ codes themselves where there is no renderer."""
-        if request.renderer == "masked":
-            assert self.renderer_masked is not None
-            return self.renderer_masked.sample(
-                codes, seeds, request.rendering, steps=request.steps, noise=request.noise, **how
-            )
-        if request.renderer is not None:
-            assert self.renderer is not None
-            return self.renderer.sample(codes, seeds, request.rendering, cache_bits=bits, **how)
-        return codes
+        drawing = self._drawing(request)
+        if drawing is None:
+            return codes
+        how["labels"] = labels if drawing.config.classes else None
+        if isinstance(drawing, MaskedRenderer):
+            how |= {"steps": request.steps, "noise": request.noise}
+        else:
+            how["cache_bits"] = bits
+        return drawing.sample(codes, seeds, request.rendering, **how)
 
     @checked
     @torch.no_grad()
@@ -338,6 +354,12 @@ class DigitPipeline:
                 f"this model has no {name} renderer: choose from {', '.join(self.renderers) or 'none'}"
             )
         return name or next(iter(self.renderers), None)
+
+    @checked
+    def renderer_classes(self, name: str | None = None) -> int:
+        """How many classes the renderer of this name, or the default one, is told; 0 where there is none."""
+        chosen: Any = self.renderer_called(name)
+        return 0 if chosen is None else getattr(self, RENDERERS[chosen]).config.classes
 
     @checked
     def work(self, num_images: Whole, *, prefix: Whole = 0) -> int:

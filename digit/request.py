@@ -48,14 +48,21 @@ def resolve(
 ) -> Request:
     """The request of a call: settings that are None become `own`, those of the model.
 
-    DigitError: a setting out of range, or guidance without classes.
+    Without labels a renderer's own guidance is none. DigitError: a setting out of range, or guidance without
+    classes.
     """
     of_prior = _with(own.prior_unconditional if labels is None else own.prior, prior)
     if labels is None and of_prior.guidance != 1.0:
         raise DigitError("guidance needs classes: leave out --guidance, or --unconditional where it is given")
     of_renderer = _with(own.renderer, rendering)
     if renderer == "masked":  # it has no top-k and no top-p
-        of_renderer = _with(own.masked, {"temperature": rendering.get("temperature")})
+        of_renderer = _with(own.masked, {name: rendering.get(name) for name in ("temperature", "guidance")})
+    if labels is None and rendering.get("guidance") not in (None, 1.0):
+        raise DigitError(
+            "guidance needs classes: leave out --renderer-guidance, or --unconditional where it is given"
+        )
+    if labels is None:
+        of_renderer = replace(of_renderer, guidance=1.0)
     noise = own.masked_noise if noise is None else noise
     if not 0 <= noise < float("inf"):
         raise DigitError(f"noise is {noise}: give a number from 0 up")

@@ -89,6 +89,21 @@ def chain(tmp_path_factory) -> SimpleNamespace:
     return SimpleNamespace(root=root, images=images, short=short, small=small, fitted=fitted)
 
 
+@pytest.fixture(scope="session")
+def by_class(chain) -> SimpleNamespace:
+    """The chain with renderers that are told the class and may be guided."""
+    from digit.run.compose import compose
+    from digit.run.train import train_renderer
+
+    codes, root, told = chain.root / "codes", chain.root / "by-class", {"label_dropout": 0.5, **chain.small}
+    train_renderer(codes, root / "renderer", held_out=codes, vqgan=chain.root / "vqgan", **told)
+    train_renderer(codes, root / "masked", masked=True, **told)
+    renderers = {"renderer": root / "renderer", "renderer_masked": root / "masked"}
+    parts = {"tokenizer": chain.root / "tokenizer", **renderers}
+    compose(chain.root / "prior", chain.root / "vqgan", root / "model", **parts)
+    return SimpleNamespace(root=root)
+
+
 @pytest.fixture
 def run(capsys):
     """Run one command line; gives (exit code, standard output, standard error)."""

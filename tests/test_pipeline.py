@@ -128,3 +128,30 @@ def test_other_pixels_are_refused_by_all_that_encodes(classed, change, sentence)
     for encode in (pipeline.encode, pipeline.tokenizer.encode, pipeline.vqgan.encode):
         with pytest.raises(DigitError, match=sentence):
             encode(change(pixels))
+
+
+@pytest.mark.parametrize("renderer", ["autoregressive", "masked"])
+def test_labels_and_guidance_reach_a_renderer_by_class(by_class, renderer):
+    pipeline = DigitPipeline.from_pretrained(by_class.root / "model")
+    part = pipeline.renderer_masked if renderer == "masked" else pipeline.renderer
+    with torch.no_grad():  # three updates leave classes alike
+        (part.separator_embedding if renderer == "masked" else part.start_embedding).weight.mul_(20)
+    plain, guided = (
+        pipeline(seeds=range(12), renderer=renderer, renderer_guidance=weight) for weight in (1.0, 4.0)
+    )
+    assert torch.equal(plain.codes, guided.codes) and not torch.equal(plain.vq_codes, guided.vq_codes)
+    assert guided.settings[renderer]["guidance"] == 4.0
+    again = pipeline(seeds=[7, 2], renderer=renderer, renderer_guidance=4.0, batch_size=1)
+    assert again.labels == [1, 2] and torch.equal(again.vq_codes, guided.vq_codes[[7, 2]])
+    other = pipeline([2, 2], seeds=[7, 1], renderer=renderer, prefix=plain.codes[[7, 1]])
+    assert not torch.equal(other.vq_codes, plain.vq_codes[[7, 1]])
+    free = pipeline(seeds=range(12), renderer=renderer, prefix=plain.codes, unconditional=True)
+    assert free.labels is None and not torch.equal(free.vq_codes, plain.vq_codes)
+    with pytest.raises(DigitError, match="guidance needs classes"):
+        pipeline(seeds=[0], renderer=renderer, renderer_guidance=2.0, unconditional=True)
+
+
+def test_guidance_is_refused_by_a_renderer_that_knows_no_class(classed):
+    for renderer in ("autoregressive", "masked"):
+        with pytest.raises(DigitError, match=r"guidance 2.0 needs a renderer of classes"):
+            classed[0](seeds=[0], renderer=renderer, renderer_guidance=2.0)

@@ -1,6 +1,7 @@
 """digit.request: seeds, labels and settings of a call, resolved."""
 
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -97,3 +98,17 @@ def test_batches_of_a_gpu_are_large_and_follow_its_memory(monkeypatch, gibibytes
     card = SimpleNamespace(total_memory=gibibytes << 30)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
     assert at_once(torch.device("cuda"), pictures) == batch
+
+
+@pytest.mark.parametrize("renderer", ["autoregressive", "masked"])
+def test_guidance_of_a_renderer_is_its_own_and_none_without_labels(renderer):
+    guided = replace(OWN, renderer=SamplerConfig(guidance=1.5), masked=SamplerConfig(guidance=1.5))
+
+    def of(labels, asked=None):
+        rendering = {"guidance": asked}
+        return resolve(guided, [0], labels, renderer=renderer, prior={}, rendering=rendering).rendering
+
+    assert of([1]).guidance == 1.5 and of([1], 3.0).guidance == 3.0 and of([1], 1.0).guidance == 1.0
+    assert of(None).guidance == of(None, 1.0).guidance == 1.0
+    with pytest.raises(DigitError, match="needs classes: leave out renderer_guidance"):
+        of(None, 2.0)

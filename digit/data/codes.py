@@ -7,6 +7,7 @@ and is taken up by the same call.
 
 import tokenize
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +20,7 @@ from digit.bounds import Batch
 from digit.calls import checked
 from digit.data.ahead import sent
 from digit.data.order import order
+from digit.data.wrong_codes import WrongCodes
 from digit.distributed import on_main, share
 from digit.errors import DigitError
 from digit.files import read_json
@@ -166,10 +168,21 @@ class CodeData:
         seed: int = 0,
         device: torch.device | str = "cpu",
         memory_limit_bytes: int = 4_000_000_000,
+        wrong: WrongCodes | None = None,
     ) -> None:
-        """`arrays`: one name (it becomes the batch's `codes`) or ("codes", "vq_codes"), of one view."""
+        """`arrays`: one name (it becomes the batch's `codes`) or ("codes", "vq_codes"), of one view.
+
+        `wrong`: how many of the batch's `codes` are wrong on purpose; DigitError for near codes of another
+        vocabulary.
+        """
+        if wrong is not None and len(wrong.near) != codes.vocabulary(arrays[0]):
+            raise DigitError(
+                f"the near codes are those of {len(wrong.near)} centroids, {codes.path} has "
+                f"{codes.vocabulary(arrays[0])}: give those of its own tokenizer"
+            )
         self.batch_size, self.seed, self.device = batch_size, seed, torch.device(device)
         self._here = share(batch_size, "training: batch")
+        self._wrong = wrong and replace(wrong, near=wrong.near.to(self.device))
         # uint16 has few operations in torch: the same bits travel as int16 and are widened after the gather.
         maps = [codes.array(name).view(np.int16) for name in arrays]
         self.images, self.views = maps[0].shape[:2]
@@ -187,6 +200,9 @@ class CodeData:
             else:
                 part = sent(array[rows, view], self.device)
             picked.append(part.long() & 0xFFFF)
+        if self._wrong is not None:
+            where = {"seed": self.seed, "step": step, "batch": self.batch_size, "here": self._here}
+            picked[0] = self._wrong.among(picked[0], **where)
         labels = None if self._labels is None else self._labels[sent(rows, self.device)]
         return CodeBatch(picked[0], labels, picked[1] if len(picked) > 1 else None)
 

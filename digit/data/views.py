@@ -14,6 +14,7 @@ from digit.data.codes import CodeData, Codes
 from digit.data.identity import of_images
 from digit.data.images import ImageSource
 from digit.data.loader import Report, load_pixels, stream
+from digit.data.wrong_codes import WrongCodes
 from digit.errors import DigitError
 from digit.nn.batch import ViewBatch
 from digit.progress import say
@@ -39,10 +40,13 @@ class ViewData:
         seed: int = 0,
         device: torch.device | str = "cpu",
         memory_limit_bytes: int = 2_000_000_000,
+        wrong: WrongCodes | None = None,
         threads: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> None:
         """Decodes the whole set when it fits; `progress(done, total)` is called meanwhile.
+
+        With `wrong` some of the codes beside the pixels are wrong on purpose.
 
         Raises:
             DigitError: `source` is not what was tokenised, compared by names, classes and bytes as
@@ -53,7 +57,7 @@ class ViewData:
         codes.array("codes")  # DigitError if there is none
         self.device = torch.device(device)
         self._source = tokenised(codes, source)
-        self._codes = CodeData(codes, batch_size=batch_size, seed=seed, device=device)
+        self._codes = CodeData(codes, batch_size=batch_size, seed=seed, device=device, wrong=wrong)
         self._size, self._seed, self._threads = codes.meta["size"], codes.meta["plan"]["seed"], threads
         # View 1 is the mirror of view 0, which is made of it on the device.
         self._rendered = [view for view in range(self._codes.views) if view != 1]

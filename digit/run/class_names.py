@@ -51,3 +51,17 @@ def check_classes(out: Path, kind: str, classes: Sequence[str]) -> None:
             f"{out} began with other classes ({', '.join(only) or 'in another order'}): give its own codes, "
             "or choose another --out"
         )
+
+
+def classes_told(codes: Codes, label_dropout: float | None) -> list[str]:
+    """The classes that a renderer on `codes` is told: none where no share of labels to drop is given.
+
+    Raises:
+        DigitError: a share is given and the codes have no labels.
+    """
+    if label_dropout is not None and codes.labels is None:
+        raise DigitError(
+            f"{codes.path} has no labels, which --label-dropout needs: tokenize pictures in class folders, "
+            "or leave it out"
+        )
+    return [] if label_dropout is None else codes.classes

@@ -12,13 +12,14 @@ from PIL import Image
 from digit.data.codes import Codes, open_codes
 from digit.data.identity import of_codes, of_folder
 from digit.data.views import ViewData, first_views, tokenised
+from digit.data.wrong_codes import WrongCodes
 from digit.errors import DigitError, check_lineage
 from digit.nn.batch import ViewBatch
 from digit.pipeline import to_uint8
 from digit.progress import progress
 from digit.renderer_flow import FlowConfig, FlowRenderer
 from digit.run import stages
-from digit.run.class_names import check_classes, labels_among
+from digit.run.class_names import check_classes, classes_told, labels_among
 from digit.run.dry_run import DryRun, describe_codes, dry_run
 from digit.run.grid import grid
 from digit.run.pictures import open_told
@@ -33,7 +34,7 @@ SHOWN = 16  # pictures in a sample strip
 def train_flow(
     codes: Codes,
     out: Path,
-    shape: dict[str, int | None],
+    shape: dict[str, Any],
     training: TrainConfig,
     where: torch.device,
     plan: DryRun,
@@ -41,13 +42,16 @@ def train_flow(
     images: str | None,
     held_out: Path | None,
     held_out_images: str | None,
+    wrong: WrongCodes | None = None,
 ) -> dict[str, Any]:
     """Train a flow renderer on a tokenised set and its pictures; the verb's record.
 
-    `shape` is width, layers, heads and patch, the last two or None. Raises DigitError where the pictures are
-    absent or not those of the codes.
+    `shape` is width, layers, heads, patch and label dropout, the last three or None; `wrong` says which of
+    the codes read are wrong on purpose. Raises DigitError where the pictures are absent or not those of the
+    codes, or for label dropout where these have no labels.
     """
     _check_given(images, held_out, held_out_images)
+    classes_told(codes, shape["label_dropout"])
     classes = stages.classes_of(codes, True, None)
     config = config_of(codes, len(classes), **shape)
     stage = stages.build(lambda: FlowRenderer(config), training, plan)
@@ -60,7 +64,8 @@ def train_flow(
         "codes": of_codes(codes, "codes", labels=bool(classes)),
         "model": to_dict(config),
     }
-    made_of |= {"masked": False, "flow": True, "held_out": of_folder(held_out)}
+    rate = 0.0 if wrong is None else wrong.rate
+    made_of |= {"masked": False, "flow": True, "held_out": of_folder(held_out), "wrong_codes": rate}
     found = stages.claimed(out, "train renderer", **made_of)
     if plan.dry_run:
         inputs = describe_codes(codes) | {"images": str(images)}
@@ -70,10 +75,10 @@ def train_flow(
     def data() -> ViewData:
         with progress("read", len(codes)) as bar:
             how: Any = {"batch_size": training.batch, "seed": training.seed, "device": where}
-            return ViewData(codes, source, progress=lambda done, _: bar(done - bar.done), **how)
+            return ViewData(codes, source, wrong=wrong, progress=lambda done, _: bar(done - bar.done), **how)
 
     def keep(trained: FlowRenderer) -> None:
-        save(trained, out, lineage=lineage, classes=classes)
+        save(trained, out, lineage=lineage, classes=classes, extra={"wrong_codes": rate} if rate else None)
 
     return stages.run_stage(stage, data, training, found, where, evaluate, picture, keep, "renderer")
 
@@ -96,10 +101,12 @@ def config_of(
     layers: int | None,
     heads: int | None,
     patch: int | None,
+    label_dropout: float | None = None,
 ) -> FlowConfig:
     """The settings of a renderer of these codes: what is None follows from them and from the width."""
     size, length = codes.meta["size"], codes.length("codes")
     assert width is not None and layers is not None
+    told: Any = {} if label_dropout is None else {"label_dropout": label_dropout}
     return FlowConfig(
         codes=codes.vocabulary("codes"),
         length=length,
@@ -109,6 +116,7 @@ def config_of(
         width=width,
         layers=layers,
         heads=heads or max(1, width // 64),
+        **told,
     )
 
 

@@ -37,6 +37,7 @@ def sample(
     renderer_temperature: Temperature | None = None,
     renderer_top_k: Whole | None = None,
     renderer_top_p: TopP | None = None,
+    renderer_guidance: Guidance | None = None,
     passes: Count | None = None,
     noise: Weight | None = None,
     codes: bool = False,
@@ -78,6 +79,7 @@ def sample(
         renderer_temperature: of the renderer.
         renderer_top_k: of the autoregressive renderer.
         renderer_top_p: of the autoregressive renderer.
+        renderer_guidance: of a renderer that knows classes, which adds to --guidance; 1 is none.
         passes: of the masked renderer; more draw fewer codes in each.
         noise: of the masked renderer: weight of the Gumbel noise on its confidence.
         codes: also write the codes and VQ codes into samples.json.
@@ -117,6 +119,7 @@ def sample(
         "renderer_temperature": renderer_temperature,
         "renderer_top_k": renderer_top_k,
         "renderer_top_p": renderer_top_p,
+        "renderer_guidance": renderer_guidance,
         "steps": passes,
         "noise": noise,
         **({} if cache_bits == 16 else {"cache_bits": cache_bits}),
@@ -207,8 +210,10 @@ def _say_unused(renderer: str | None, settings: dict[str, Any]) -> None:
         typed = [option for option in options if settings[option] is not None]
         if typed and name != renderer:
             say(not_used(typed, f"of the {name} renderer, and {other}"))
-    if renderer is None and settings["renderer_temperature"] is not None:
-        say(not_used(["renderer_temperature"], "this model has no renderer"))
+    shared = ("renderer_temperature", "renderer_guidance")
+    typed = [option for option in shared if settings[option] is not None]
+    if renderer is None and typed:
+        say(not_used(typed, "this model has no renderer"))
 
 
 def _tell(content: dict[str, Any]) -> None:

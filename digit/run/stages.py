@@ -49,7 +49,14 @@ Evaluate = Callable[[Any, int], Iterator[tuple[str, float]]]
 Picture = Callable[[Any, int], Image.Image]
 
 # Beside what resuming tells of its own: what only measures, and the strength of losses and of dropout.
-MAY_CHANGE = ("held_out", "losses", "model.dropout", "model.label_dropout", "model.label_smoothing")
+MAY_CHANGE = (
+    "held_out",
+    "losses",
+    "model.dropout",
+    "model.label_dropout",
+    "model.label_smoothing",
+    "wrong_codes",
+)
 MANY, TOO_MANY = 2 * 10**9, 10**11  # parameters: of which a line says the cost, and that nobody means
 HELD_OUT = 2048  # pictures that the reconstruction error is measured on, at most
 
@@ -258,13 +265,16 @@ def prior_pictures(
     first, second = _loaded(renderer, "renderer", where), _loaded(vqgan, "vqgan", where)
     if first is not None:
         check_lineage(f"{renderer}", artifact_of(first)["lineage"], "these codes", lineage)
+    seeds, classes = list(range(64)), config.classes
+    labels = torch.arange(64, device=where) % classes if classes else None
+    told = labels if first is not None and first.config.classes else None
+    if first is not None:  # or it would refuse in the middle of the training
+        first.config.labels_for(len(seeds), told, guidance=1.0)
 
     def picture(trained: Prior, step: int) -> Image.Image:
-        seeds, classes = list(range(64)), config.classes
-        labels = torch.arange(64, device=where) % classes if classes else None
         drawn = trained.sample(seeds, labels, SamplerConfig())
         if first is not None and second is not None:
-            drawn = first.sample(drawn, seeds, SamplerConfig())
+            drawn = first.sample(drawn, seeds, SamplerConfig(), labels=told)
         elif over == "codes" or second is None:
             return code_map(drawn, config.codes)
         return grid(to_uint8(second.decode(drawn)), columns=classes if 0 < classes <= 16 else None)
@@ -280,9 +290,11 @@ def renderer_pictures(
     if decoder is not None:
         check_lineage(f"{vqgan}", {"vqgan": artifact_of(decoder)["id"]}, "these codes", lineage)
     shown, real = (_first_views(codes, name)[:16].to(where) for name in ("codes", "vq_codes"))
+    labels = None if codes.labels is None else torch.from_numpy(codes.labels[:16])
 
     def picture(trained: Renderer | MaskedRenderer, step: int) -> Image.Image:
-        drawn = torch.cat((real, trained.sample(shown, list(range(len(shown))))))
+        told = labels if trained.config.classes else None
+        drawn = torch.cat((real, trained.sample(shown, list(range(len(shown))), labels=told)))
         if decoder is None:
             return code_map(drawn, trained.config.vq_codes)
         return grid(to_uint8(decoder.decode(drawn)), columns=len(shown))

@@ -238,8 +238,11 @@ def train_renderer(
     heads: Size | None = None,
     norm: Literal["post", "pre"] = "pre",
     dropout: Decay = 0.1,
+    label_dropout: Decay | None = None,
     label_smoothing: Decay = 0.1,
     patch: Size | None = None,
+    wrong_codes: Decay = 0.0,
+    tokenizer: Folder | None = None,
     training: Training = RENDERER,
     held_out: Codes | None = None,
     held_out_images: Pictures | None = None,
@@ -267,8 +270,13 @@ def train_renderer(
         heads: attention heads; one per 64 channels if left out.
         norm: pre as in the paper, or post.
         dropout: share of values dropped.
+        label_dropout: tell the renderer the class of each picture but for this share; above 0 it also draws
+            without a class, and guided. Left out, it is told none, as the paper's; a flow renderer 0.1.
         label_smoothing: of the cross-entropy.
         patch: side in pixels of what a position of a flow renderer draws; one for each code if left out.
+        wrong_codes: replace a share of the codes read, 0 to this, by near ones in half of the pictures: as a
+            prior errs.
+        tokenizer: artifact that made the codes, which says what is near for --wrong-codes.
         training: steps, batch, learning rate and the rest of the loop.
         held_out: codes of unseen pictures, for the held-out loss.
         held_out_images: of a flow renderer: the pictures of `held_out`, of which 2,048 are read.
@@ -281,50 +289,58 @@ def train_renderer(
     from digit.renderer import Renderer, RendererConfig
     from digit.renderer_masked import MaskedConfig, MaskedRenderer
     from digit.run import stages
+    from digit.run.class_names import check_classes, classes_told
     from digit.run.device import choose_device
     from digit.run.dry_run import code_batch, describe_codes, dry_run
     from digit.run.flow import train_flow
+    from digit.run.wrong_codes import wrong_codes_of
     from digit.weights.artifact import save
     from digit.weights.storage import to_dict
 
     where, opened, names = choose_device(device), open_codes(codes), ("codes", "vq_codes")
+    wrong = wrong_codes_of(opened, tokenizer, wrong_codes)
     if flow:
         if masked:
             raise DigitError("--flow and --masked exclude each other: give one of them")
         shape = {"width": width, "layers": layers, "heads": heads, "patch": patch}
+        shape["label_dropout"] = label_dropout
         pictures = {"images": images, "held_out": held_out, "held_out_images": held_out_images}
-        return train_flow(opened, out, shape, training, where, plan, **pictures)
+        return train_flow(opened, out, shape, training, where, plan, wrong=wrong, **pictures)
+    classes = classes_told(opened, label_dropout)
     config: Any = (MaskedConfig if masked else RendererConfig)(
         codes=opened.vocabulary("codes"),
         length=opened.length("codes"),
         vq_codes=opened.vocabulary("vq_codes"),
         vq_length=opened.length("vq_codes"),
+        classes=len(classes),
         width=width,
         layers=layers,
         heads=heads or max(1, width // 64),
         norm=norm,
         dropout=dropout,
+        label_dropout=label_dropout or 0.0,
         label_smoothing=label_smoothing,
     )
     stage = stages.build(lambda: MaskedRenderer(config) if masked else Renderer(config), training, plan)
     lineage = opened.lineage(*names)
     picture = stages.renderer_pictures(opened, vqgan, lineage, where)
-    evaluate = stages.held_out_loss(held_out, names, lineage, where, training)
-    made_of: dict[str, Any] = {
-        "codes": of_codes(opened, *names, labels=False),
-        "masked": masked,
-        "flow": False,
-    }
+    known: dict[str, Any] = {"classes": classes, "unlabelled": config.label_dropout > 0}
+    evaluate = stages.held_out_loss(held_out, names, lineage, where, training, **known)
+    if classes:
+        check_classes(out, "renderer_masked" if masked else "renderer", classes)
+    made_of: dict[str, Any] = {"codes": of_codes(opened, *names, labels=bool(classes))}
+    made_of |= {"masked": masked, "flow": False, "wrong_codes": wrong_codes}
     made_of |= {"model": to_dict(config), "held_out": of_folder(held_out)}
     found = stages.claimed(out, "train renderer", **made_of)
     if plan.dry_run:
         batch = code_batch(config.length, vq_length=config.vq_length)
         return dry_run(stage, batch, training, out, plan, model=config, inputs=describe_codes(opened))
     how: Any = {"batch_size": training.batch, "seed": training.seed, "device": where}
-    data = partial(CodeData, opened, arrays=names, **how)
+    data = partial(CodeData, opened, arrays=names, wrong=wrong, **how)
 
     def keep(trained: Any) -> None:
-        save(trained, out, lineage=lineage, classes=opened.classes)
+        more = {"wrong_codes": wrong_codes} if wrong_codes else None
+        save(trained, out, lineage=lineage, classes=opened.classes, extra=more)
 
     return stages.run_stage(stage, data, training, found, where, evaluate, picture, keep, "renderer")
 

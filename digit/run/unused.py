@@ -89,6 +89,7 @@ RULES = (
         lambda get: get("flow"),
         "a flow renderer has none of it",
     ),
+    Rule("train renderer", "tokenizer", lambda get: not get("wrong_codes"), "--wrong-codes is 0"),
     Rule("train renderer", "images held_out_images patch", _without("flow"), "they are of --flow"),
     Rule("train prior", "renderer", _without("vqgan"), "pictures need a --vqgan too"),
     Rule(

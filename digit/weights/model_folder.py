@@ -199,7 +199,32 @@ def finish(
 
 
 def check_parts(artifacts: Mapping[str, Mapping[str, Any]]) -> None:
-    """LineageError unless each part, by its config.json, was made with the parts beside it."""
+    """LineageError unless each part, by its config.json, was made with the parts beside it.
+
+    What draws by class has the prior's classes.
+    """
     ids = {name: artifact["id"] for name, artifact in artifacts.items()}
     for name, artifact in artifacts.items():
         check_lineage(f"the {name}", artifact.get("lineage", {}), "the parts beside it", ids)
+        if name != "prior" and artifact.get("config", {}).get("classes") and "prior" in artifacts:
+            _check_classes(name, artifact, artifacts["prior"])
+
+
+def _check_classes(name: str, artifact: Mapping[str, Any], prior: Mapping[str, Any]) -> None:
+    """LineageError unless a renderer by class has the classes of the prior, or can do without."""
+    theirs, own = artifact["config"]["classes"], prior["config"].get("classes", 0)
+    if not own and artifact["config"].get("label_dropout") == 0:
+        raise LineageError(
+            f"the {name} was trained with a class for every picture, and the prior knows none: take a prior "
+            "of classes, or train the renderer with --label-dropout above 0"
+        )
+    if own and theirs != own:
+        raise LineageError(
+            f"the {name} knows {theirs} classes, the prior {own}: train both on codes of the same classes"
+        )
+    for i, (here, there) in enumerate(zip(artifact["classes"], prior["classes"], strict=False)):
+        if own and here != there:
+            raise LineageError(
+                f"class {i} is {here!r} to the {name} and {there!r} to the prior: train both on codes of the "
+                "same classes"
+            )

@@ -151,3 +151,17 @@ def test_eight_bits_of_cache_are_a_choice(chain, run, tmp_path):
     code, _, err = run(*call[:-1], tmp_path / "t", "--cache-bits", 8)
     assert code == 2 and "needs a GPU" in err
     assert run(*call, "--cache-bits", 4)[0] == 2
+
+
+def test_guidance_of_a_renderer(chain, by_class, run, tmp_path):
+    options = ("--num", 3, "--renderer-guidance", 2)
+    code, out, err = run("sample", by_class.root / "model", *options, "--out", tmp_path / "a")
+    assert code == 0, err
+    assert "autoregressive renderer: temperature 1.0, guidance 2.0" in out
+    written = json.loads((tmp_path / "a" / "samples.json").read_text())
+    assert written["settings"]["autoregressive"]["guidance"] == 2.0
+    code, _, err = run("sample", chain.root / "model", *options, "--out", tmp_path / "b")
+    assert code == 2 and "needs a renderer of classes" in err and not (tmp_path / "b").exists()
+    options = ("--num", 3, "--renderer-guidance", 2, "--unconditional")
+    code, _, err = run("sample", by_class.root / "model", *options, "--out", tmp_path / "b")
+    assert code == 2 and "leave out --renderer-guidance" in err and not (tmp_path / "b").exists()

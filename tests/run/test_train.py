@@ -1,5 +1,8 @@
 """`digit train ...`: a run's folder is the artifact, the same call goes on, recipes can be changed."""
 
+import json
+import shutil
+
 import pytest
 
 import digit
@@ -45,3 +48,27 @@ def test_what_a_recipe_has_not_is_refused(chain, tmp_path, name, changes, words)
     with pytest.raises(DigitError, match=words):
         digit.train_recipe(name, codes=chain.root / "codes", out=tmp_path / "run", **changes)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("part", "kind"), [("renderer", "renderer"), ("masked", "renderer_masked")])
+def test_a_renderer_is_told_the_class_if_asked_to(chain, by_class, part, kind):
+    told, plain = (describe(root / part) for root in (by_class.root, chain.root))
+    assert told["kind"] == plain["kind"] == kind and told["classes"] == ["blue", "green", "red"]
+    assert (told["config"]["classes"], told["config"]["label_dropout"]) == (3, 0.5)
+    assert (plain["config"]["classes"], plain["config"]["label_dropout"]) == (0, 0.0)
+
+
+def test_a_renderer_by_class_needs_labels_and_keeps_its_classes(chain, by_class, tmp_path):
+    codes = shutil.copytree(chain.root / "codes", tmp_path / "codes")
+    meta = json.loads((codes / "meta.json").read_text())
+    meta.pop("checksum")
+    (codes / "meta.json").write_text(json.dumps({**meta, "classes": ["blue", "green", "pink"]}))
+    told = {"label_dropout": 0.5, **chain.small}
+    with pytest.raises(DigitError, match=r"other classes .only before 'red', only now 'pink'"):
+        digit.train_renderer(codes, by_class.root / "renderer", **told)
+    (codes / "labels.npy").unlink()
+    meta["files"].pop("labels.npy")
+    (codes / "meta.json").write_text(json.dumps({**meta, "classes": [], "labelled": False}))
+    with pytest.raises(DigitError, match="has no labels, which label_dropout needs"):
+        digit.train_renderer(codes, tmp_path / "renderer", **told)
+    assert not (tmp_path / "renderer").exists()

@@ -4,6 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from digit.vqgan_config import VQGANConfig
 from digit.weights.artifact import load, save
 from digit.weights.model_folder import (
     PipelineSampling,
+    check_parts,
     finish,
     locate,
     open_model,
@@ -126,3 +128,28 @@ def test_a_revision_is_fetched(folder, monkeypatch, name, asked):
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     assert locate(name) == folder
+
+
+def _part(classes: list[str], **config: Any) -> dict[str, Any]:
+    return {"id": "x", "lineage": {}, "config": {"classes": len(classes), **config}, "classes": classes}
+
+
+@pytest.mark.parametrize(
+    ("prior", "renderer", "words"),
+    [
+        (["a", "b"], _part(["a", "c"]), "class 1 is 'c' to the renderer and 'b' to the prior"),
+        (["a", "b"], _part(["b", "a"]), "class 0 is 'b'"),
+        (["a", "b"], _part(["a"]), "knows 1 classes, the prior 2"),
+        ([], _part(["a"], label_dropout=0.0), "with a class for every picture, and the prior knows none"),
+    ],
+)
+def test_a_renderer_by_class_has_the_classes_of_its_prior(prior, renderer, words):
+    with pytest.raises(LineageError, match=words):
+        check_parts({"prior": _part(prior), "renderer": renderer})
+
+
+def test_renderers_without_classes_or_need_of_them_go_with_any_prior():
+    plain = {**_part(["a", "c"]), "config": {"classes": 0}}  # the names are those of its codes
+    check_parts({"prior": _part(["a", "b"]), "renderer": plain})
+    check_parts({"prior": _part([]), "renderer": _part(["a"], label_dropout=0.1)})
+    check_parts({"prior": _part(["a", "b"]), "renderer": _part(["a", "b"], label_dropout=0.0)})

@@ -12,6 +12,7 @@ from torch import Tensor
 from digit.data.images import ImageSource
 from digit.data.loader import stream
 from digit.errors import DigitError
+from digit.evaluation.codes_back import codes_back
 from digit.evaluation.measure import Measured, measure
 from digit.evaluation.networks import Network
 from digit.evaluation.pictures import Pictures, open_pictures, without_statistics
@@ -23,7 +24,7 @@ from digit.evaluation.result import write_result
 from digit.evaluation.scores import Moments, frechet_distance, inception_score
 from digit.files import atomic_file
 from digit.nn.sampling import DRAW, SamplerConfig
-from digit.pipeline import DigitPipeline, to_uint8
+from digit.pipeline import RENDERERS, DigitPipeline, to_uint8
 from digit.progress import progress, say
 from digit.run.evaluate.measurement import earlier, ids_of, of_networks, record, unlike_names
 from digit.run.grid import grid
@@ -36,47 +37,76 @@ PROTOCOL = (
     " nothing of the codes is generated; PSNR in dB over all pixels of all pictures, after rounding to bytes"
 )
 CONDITIONS = "the paper's rows: FID and IS, 50,000 ImageNet validation pictures, 256 px, InceptionV3"
+BACK = "codes back"  # share of codes, see digit.evaluation.codes_back
 SHOWN = 16  # pictures beside their reconstructions
 
 Way = Callable[[Tensor, list[int]], Tensor]  # pixels in [0, 1] and seeds -> bytes
+Labels = Callable[[list[int]], list[int]]  # seeds -> classes of their pictures
 Models = Mapping[str, DigitPipeline]
 
 
-def renderer_settings(pipeline: DigitPipeline, renderer: str | None) -> dict[str, Any]:
-    """The renderer's name and how the model lets it draw; {} without a renderer."""
+def renderer_settings(
+    pipeline: DigitPipeline, renderer: str | None, *, labelled: bool = False
+) -> dict[str, Any]:
+    """The renderer's name and how the model lets it draw; {} without a renderer.
+
+    One that knows classes is told them, and guided, if the pictures are `labelled`. Raises DigitError where
+    they are not and it draws by class only.
+    """
     if not pipeline.renderers:
         return {}
-    chosen = pipeline.renderer_called(renderer)
+    chosen: Any = pipeline.renderer_called(renderer)
     own = pipeline.sampling.masked if chosen == "masked" else pipeline.sampling.renderer
-    return {"name": chosen, "temperature": own.temperature, "top_k": own.top_k, "top_p": own.top_p}
+    told = {"name": chosen, "temperature": own.temperature, "top_k": own.top_k, "top_p": own.top_p}
+    if not pipeline.renderer_classes(chosen):
+        return told
+    if not labelled:
+        getattr(pipeline, RENDERERS[chosen]).config.labels_for(1, None, guidance=1.0)
+    return {**told, "classes": labelled, "guidance": own.guidance if labelled else 1.0}
 
 
-def ways_back(pipeline: DigitPipeline, settings: Mapping[str, Any]) -> dict[str, Way]:
-    """How pictures come back, by the name of the row: through the renderer, if there is one, and VQ alone."""
+def ways_back(
+    pipeline: DigitPipeline, settings: Mapping[str, Any], labels: Labels | None = None
+) -> dict[str, Way]:
+    """How pictures come back, by the name of the row: through the renderer, if there is one, and VQ alone.
+
+    `labels` are the pictures' where `settings` say that the renderer is told them.
+    """
     vqgan, own = pipeline.vqgan, pipeline.sampling
     ways: dict[str, Way] = {VQ: lambda pixels, seeds: to_uint8(vqgan.decode(vqgan.encode(pixels)))}
     if pipeline.tokenizer is None or not settings:
         return ways
-    config = SamplerConfig(**{name: value for name, value in settings.items() if name != "name"})
+    config = SamplerConfig(
+        **{name: value for name, value in settings.items() if name not in ("name", "classes")}
+    )
     masked = settings["name"] == "masked"
     renderer: Any = pipeline.renderer_masked if masked else pipeline.renderer
     how = {"steps": own.masked_steps, "noise": own.masked_noise} if masked else {}
 
     def digit(pixels: Tensor, seeds: list[int]) -> Tensor:
-        codes = pipeline.encode(pixels).to(pixels.device)
-        return to_uint8(vqgan.decode(renderer.sample(codes, seeds, config, batch_size=len(seeds), **how)))
+        codes, told = pipeline.encode(pixels).to(pixels.device), None
+        if labels is not None and settings.get("classes"):
+            told = labels(seeds)
+        drawn = renderer.sample(codes, seeds, config, labels=told, batch_size=len(seeds), **how)
+        return to_uint8(vqgan.decode(drawn))
 
     return {DIGIT: digit, **ways}
 
 
 @torch.inference_mode()
 def reconstruct(
-    pictures: Iterable[Tensor], ways: Mapping[str, Way], networks: Sequence[Network]
+    pictures: Iterable[Tensor],
+    ways: Mapping[str, Way],
+    networks: Sequence[Network],
+    *,
+    tokenise: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[dict[str, dict[str, float]], dict[str, Tensor]]:
     """Send batches of pixels in [0, 1] every way back and measure what comes; picture i has seed i.
 
-    Returns values by row and name, the real pictures first, and the first pictures of each row as bytes.
+    With `tokenise`, bytes to codes, also which codes come back. Returns values by row and name, the real
+    pictures first, and the first pictures of each row as bytes.
     """
+    back: dict[str, list[Tensor]] = {}
     moments: dict[tuple[str, int], Moments] = {}
     scores: dict[tuple[str, int], list[Tensor]] = {}
     errors, shown, count, values = dict.fromkeys(ways, 0.0), {}, 0, 0
@@ -93,10 +123,16 @@ def reconstruct(
                     scores.setdefault(key, []).append(probabilities.cpu())
         for name in ways:
             errors[name] += float((given[name].double() - real.double()).square().sum()) / 255**2
+        if tokenise is not None:
+            codes = tokenise(real)
+            for name in ways:
+                back.setdefault(name, []).append(codes_back(codes, tokenise(given[name])))
         shown = shown or {name: part[:SHOWN].cpu() for name, part in given.items()}
         count, values = count + len(real), values + real.numel()
     rows: dict[str, dict[str, float]] = {REAL: {}}
     rows |= {name: {"PSNR": -10 * math.log10(max(errors[name] / values, 1e-12))} for name in ways}
+    for name, shares in back.items():
+        rows[name][BACK] = float(torch.cat(shares).mean())
     for name, row in rows.items():
         for i, network in enumerate(networks):
             if name != REAL:

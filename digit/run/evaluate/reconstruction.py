@@ -27,7 +27,9 @@ def evaluate_reconstruction(
 ) -> dict[str, Any]:
     """Distance and PSNR of real pictures that went through the model's tokenizers and back: its floor.
 
-    What a perfect prior would reach with this renderer and VQGAN. Settings are the model's own.
+    What a perfect prior would reach with this renderer and VQGAN, and which share of its codes a picture
+    still has when it is tokenised again. Settings are the model's own. A renderer that knows classes is told
+    those of the pictures' folders, where they are the model's.
 
     Example: digit evaluate reconstruction runs/model --images photos/ --features dinov2-l --out floor
 
@@ -45,10 +47,12 @@ def evaluate_reconstruction(
         device: cpu, cuda or cuda:N; a GPU if there is one.
     """
     given = dict(locals())
+    from digit.evaluation import codes_back
     from digit.evaluation.protocols import OWN, check_number
     from digit.nn.sampling import DRAW
     from digit.pipeline import DigitPipeline
     from digit.progress import say
+    from digit.run.complete import folder_labels
     from digit.run.device import choose_device
     from digit.run.evaluate import completions, measurement
     from digit.run.pictures import open_told
@@ -65,10 +69,15 @@ def evaluate_reconstruction(
     if (before := measurement.measured(written, made_of)) is not None:
         return before
     size = pipeline.vqgan.config.image_size
-    settings = completions.renderer_settings(pipeline, renderer)
-    ways = completions.ways_back(pipeline, settings)
+    labels = None
+    if pipeline.renderer_classes(renderer):
+        labels = folder_labels(pipeline, source, otherwise="rendering without classes")
+    settings = completions.renderer_settings(pipeline, renderer, labelled=labels is not None)
     with measurement.reading("reconstruct", source, size, where, batch) as (pixels, seen):
-        rows, shown = completions.reconstruct(pixels(), ways, networks)
+        of = None if labels is None else lambda seeds: [labels[seen[seed]] for seed in seeds]
+        ways = completions.ways_back(pipeline, settings, of)
+        tokenise = pipeline.encode if completions.DIGIT in ways else None
+        rows, shown = completions.reconstruct(pixels(), ways, networks, tokenise=tokenise)
     value = measurement.record(
         "reconstruction",
         measurement.by_name(rows),
@@ -84,6 +93,7 @@ def evaluate_reconstruction(
             "draw": DRAW,
             "renderer": settings,
             "size": size,
+            **({} if tokenise is None else {completions.BACK: codes_back.PROTOCOL}),
         },
     )
     title = f"{len(seen)} pictures of {Path(images).name} at {size} px and back by {Path(model).name}"
@@ -99,10 +109,12 @@ def evaluate_reconstruction(
 def _print(rows: dict[str, dict[str, float]], networks: Any, title: str) -> None:
     """A row per way back, below the real pictures, above the paper's."""
     from digit.evaluation.result import in_words
-    from digit.run.evaluate.completions import CONDITIONS, PAPER
+    from digit.run.evaluate.completions import BACK, CONDITIONS, PAPER
 
-    columns = ["PSNR", *(network.metric(kind) for network in networks for kind in ("FD", "IS"))]
+    columns = [BACK, "PSNR", *(network.metric(kind) for network in networks for kind in ("FD", "IS"))]
     cells: dict[str, list[Any]] = {name: [row.get(what) for what in columns] for name, row in rows.items()}
-    published = {name: [None, *numbers, *[None] * (2 * len(networks) - 2)] for name, numbers in PAPER.items()}
-    names = ["PSNR, dB", *in_words(columns[1:]).values()]
+    published = {
+        name: [None, None, *numbers, *[None] * (2 * len(networks) - 2)] for name, numbers in PAPER.items()
+    }
+    names = [BACK, "PSNR, dB", *in_words(columns[2:]).values()]
     print_table(f"{title}\n({CONDITIONS})", names, {**cells, **published}, dim=published)

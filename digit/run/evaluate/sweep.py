@@ -25,6 +25,7 @@ def evaluate_sweep(
     renderer_temperature: tuple[Temperature, ...] = (),
     renderer_top_k: tuple[Whole, ...] = (),
     renderer_top_p: tuple[TopP, ...] = (),
+    renderer_guidance: tuple[Guidance, ...] = (),
     passes: tuple[Count, ...] = (),
     noise: tuple[Weight, ...] = (),
     unconditional: bool = False,
@@ -56,6 +57,7 @@ def evaluate_sweep(
         renderer_temperature: of the renderer.
         renderer_top_k: of the autoregressive renderer; 0 keeps all.
         renderer_top_p: of the autoregressive renderer, in (0, 1].
+        renderer_guidance: of a renderer that knows classes; 1 is none.
         passes: of the masked renderer over all positions.
         noise: of the masked renderer: weight of the Gumbel noise on its confidence.
         unconditional: draw without a class; else each picture's is its seed modulo the number of classes.
@@ -85,7 +87,8 @@ def evaluate_sweep(
     pipeline = DigitPipeline.from_pretrained(model, device=where)
     axes = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
     axes |= {"renderer_temperature": renderer_temperature, "renderer_top_k": renderer_top_k}
-    axes |= {"renderer_top_p": renderer_top_p, "steps": passes, "noise": noise}
+    axes |= {"renderer_top_p": renderer_top_p, "renderer_guidance": renderer_guidance}
+    axes |= {"steps": passes, "noise": noise}
     plan = grid_of(pipeline, axes, renderer=renderer, unconditional=unconditional)
     networks = measurement.open_networks(features, inception_weights, where)
     side = pipeline.vqgan.config.image_size

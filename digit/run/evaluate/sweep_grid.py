@@ -37,6 +37,7 @@ class Grid:
     priors: list[Setting]
     renderers: list[Setting]
     renderer: str | None  # which; None without one
+    axes: tuple[str, ...]  # of the renderer
     classes: int  # seed modulo these is a picture's; 0 draws without
     base: SamplerConfig  # of the prior: what the axes do not say
 
@@ -52,17 +53,18 @@ class Grid:
 
     def options(self, setting: Setting) -> dict[str, Any]:
         """The renderer's part of a cell, as options of the pipeline's call."""
-        return {"renderer": self.renderer, **{axis: setting[axis] for axis in _RENDERER[self.renderer]}}
+        return {"renderer": self.renderer, **{axis: setting[axis] for axis in self.axes}}
 
     def sampling(self, setting: Setting, sampling: PipelineSampling) -> PipelineSampling:
         """A cell as the model's own settings; those it does not concern stay as they are in `sampling`."""
         which = "prior" if self.classes else "prior_unconditional"
         changed: dict[str, Any] = {which: self.prior(setting), "draw": DRAW}
+        start = "renderer_"
+        own: Any = {axis.removeprefix(start): setting[axis] for axis in self.axes if axis.startswith(start)}
         if self.renderer == "autoregressive":
-            own: Any = {axis.removeprefix("renderer_"): setting[axis] for axis in _RENDERER[self.renderer]}
             changed["renderer"] = replace(sampling.renderer, **own)
         if self.renderer == "masked":
-            changed["masked"] = replace(sampling.masked, temperature=setting["renderer_temperature"])
+            changed["masked"] = replace(sampling.masked, **own)
             changed |= {"masked_steps": setting["steps"], "masked_noise": setting["noise"]}
         return replace(sampling, **changed)
 
@@ -89,25 +91,28 @@ def grid_of(
     Raises DigitError for a renderer or axis that the model lacks, or a value that no setting may have.
     """
     chosen, own = pipeline.renderer_called(renderer), pipeline.sampling
-    for axis, numbers in axes.items():
-        if numbers and axis not in PRIOR + _RENDERER[chosen]:
-            of = f"the {chosen} renderer" if chosen else "a model without a renderer"
-            raise DigitError(f"{_option(axis)} is no setting of {of}: leave it out")
     classes = 0 if unconditional else pipeline.prior.config.classes
+    of_renderer, told = _RENDERER[chosen], bool(classes and pipeline.renderer_classes(chosen))
+    if told:
+        of_renderer += ("renderer_guidance",)
+    for axis, numbers in axes.items():
+        if numbers and axis not in PRIOR + of_renderer:
+            of = f"the {chosen} renderer" if chosen else "a model without a renderer"
+            if axis == "renderer_guidance" and chosen:
+                of = f"{of}, which is told no class"
+            raise DigitError(f"{_option(axis)} is no setting of {of}: leave it out")
     base = own.prior if classes else own.prior_unconditional
     defaults: dict[str, Number] = {axis: getattr(base, axis) for axis in PRIOR}
     if chosen == "masked":
-        defaults |= {"renderer_temperature": own.masked.temperature}
+        defaults |= {"renderer_temperature": own.masked.temperature, "renderer_guidance": own.masked.guidance}
         defaults |= {"steps": own.masked_steps, "noise": own.masked_noise}
     else:
-        defaults |= {
-            axis: getattr(own.renderer, axis.removeprefix("renderer_")) for axis in _RENDERER[chosen]
-        }
+        defaults |= {axis: getattr(own.renderer, axis.removeprefix("renderer_")) for axis in of_renderer}
 
     def cells(names: Sequence[str]) -> list[Setting]:
         return combinations({axis: list(axes.get(axis) or [defaults[axis]]) for axis in names})
 
-    found = Grid(cells(PRIOR), cells(_RENDERER[chosen]), chosen, classes, base)
+    found = Grid(cells(PRIOR), cells(of_renderer), chosen, of_renderer, classes, base)
     _check(pipeline, found)
     return found
 
@@ -129,6 +134,7 @@ def _check(pipeline: DigitPipeline, found: Grid) -> None:
             raise DigitError(f"--passes {setting['steps']:g}: give 1 to {most}, the number of VQ codes")
         if not 0 <= setting.get("noise", 0) < float("inf"):
             raise DigitError(f"--noise {setting['noise']}: give a number from 0 up")
+        pipeline.requested([0], [0] if found.classes else None, **found.options(setting))
 
 
 def _option(axis: str) -> str:

@@ -16,6 +16,7 @@ from digit.evaluation.scores import Moments
 from digit.nn.classifier import Classifier, ClassifierConfig
 from digit.pipeline import DigitPipeline, to_uint8
 from digit.run.evaluate.completions import (
+    BACK,
     DIGIT,
     REAL,
     VQ,
@@ -56,6 +57,17 @@ def test_what_is_lost_is_measured(network):
     assert torch.equal(shown[REAL], to_uint8(PIXELS[:5]))  # of the first batch
 
 
+def test_codes_that_come_back_are_counted_over_all_pictures(network):
+    ways = {
+        "exact": lambda pixels, seeds: to_uint8(pixels),
+        "first batch only": lambda pixels, seeds: to_uint8(pixels) * (seeds[0] == 0),
+    }
+    rows, _ = reconstruct(PIXELS.split(5), ways, [network], tokenise=lambda given: given[:, 0, 0].long())
+    assert rows["exact"][BACK] == 1.0 and BACK not in rows[REAL]
+    same = (to_uint8(PIXELS)[5:, 0, 0] == 0).sum() + 5 * 16  # black pixels stay
+    assert rows["first batch only"][BACK] == pytest.approx(float(same) / (12 * 16))
+
+
 def test_pictures_have_seeds_in_order_whatever_the_batch(network):
     asked = []
 
@@ -82,6 +94,27 @@ def test_a_models_ways_are_its_stages(chain):
         assert not torch.equal(drawn, ways[DIGIT](PIXELS[:2], [7, 8]))  # the renderer draws by seed
     masked = renderer_settings(model, "masked")
     assert masked["name"] == "masked"
+
+
+@pytest.mark.parametrize("name", ["autoregressive", "masked"])
+def test_a_renderer_by_class_is_told_the_pictures_own(by_class, name):
+    model = DigitPipeline.from_pretrained(by_class.root / "model")
+    free = renderer_settings(model, name)
+    assert (free["classes"], free["guidance"]) == (False, 1.0)
+    settings = renderer_settings(model, name, labelled=True) | {"guidance": 4.0}
+    assert settings["classes"]
+    part: Any = model.renderer_masked if name == "masked" else model.renderer
+    with torch.no_grad():  # three updates leave classes alike
+        (part.separator_embedding if name == "masked" else part.start_embedding).weight.mul_(20)
+    classes = [2, 0, 1]
+    ways = [
+        ways_back(model, settings, lambda seeds, all=all: [all[i] for i in seeds])
+        for all in (classes, [0] * 3)
+    ]
+    whole, others = (each[DIGIT](PIXELS[:3], [0, 1, 2]) for each in ways)
+    assert torch.equal(ways[0][DIGIT](PIXELS[1:3], [1, 2]), whole[1:])
+    assert torch.equal(whole[1], others[1]) and not torch.equal(whole, others)
+    assert not torch.equal(ways_back(model, free)[DIGIT](PIXELS[:3], [0, 1, 2]), whole)
 
 
 def test_without_a_tokenizer_only_vq_is_left(chain):

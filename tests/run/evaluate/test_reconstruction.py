@@ -9,7 +9,7 @@ from digit.data.loader import load_pixels
 from digit.evaluation.result import read_result
 from digit.nn.classifier import Classifier, ClassifierConfig
 from digit.nn.sampling import DRAW
-from digit.pipeline import to_uint8
+from digit.pipeline import DigitPipeline, to_uint8
 from digit.weights.artifact import load, save
 
 
@@ -39,7 +39,12 @@ def test_both_rows_and_the_psnr_is_that_of_the_pictures(chain, run, json_of, sav
         again = to_uint8(vqgan.decode(vqgan.encode(real.float() / 255)))
     error = ((again.double() - real.double()) / 255).square().mean()
     assert values["VQ only: PSNR"] == pytest.approx(float(-10 * error.log10()), abs=0.02)
+    model = DigitPipeline.from_pretrained(chain.root / "model")
+    share = float((model.encode(real) == model.encode(again)).double().mean())
+    assert values["VQ only: codes back"] == pytest.approx(share, abs=0.02) and 0 < share < 1
+    assert 0 < values["DiGIT + VQ: codes back"] < 1 and "codes back" in spoken
     result = read_result(out)
+    assert "tokenised again" in result["settings"]["codes back"]
     assert result["counts"] == {"pictures": 48}
     assert result["settings"]["renderer"]["name"] == "autoregressive"
     assert result["settings"]["draw"] == DRAW
@@ -60,6 +65,16 @@ def test_batches_do_not_change_the_values_and_the_renderer_does(chain, run, json
     masked = json_of(run(*command, "--renderer", "masked")[1])["values"]
     assert masked["VQ only: PSNR"] == values[0]["VQ only: PSNR"]
     assert masked["DiGIT + VQ: PSNR"] != values[0]["DiGIT + VQ: PSNR"]
+
+
+def test_classes_of_folders_are_told_where_the_renderer_knows_them(by_class, chain, run, json_of, classifier):
+    command = ("--features", classifier, "--few", "--num", "12", "--device", "cpu", "--json")
+    for model, classes in ((by_class, True), (chain, None)):
+        code, printed, spoken = run(
+            *("evaluate", "reconstruction", model.root / "model", "--images", chain.images), *command
+        )
+        assert code == 0, spoken
+        assert json_of(printed)["settings"]["renderer"].get("classes") is classes
 
 
 def test_few_pictures_are_refused(chain, run, classifier):

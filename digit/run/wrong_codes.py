@@ -1,0 +1,29 @@
+"""`digit train renderer --wrong-codes`: what is near each code, by the tokenizer that made them."""
+
+from pathlib import Path
+from typing import Any
+
+from digit.data.codes import Codes
+from digit.data.wrong_codes import WrongCodes, neighbours
+from digit.errors import DigitError, check_lineage
+from digit.weights.artifact import artifact_of, load
+
+
+def wrong_codes_of(codes: Codes, tokenizer: Path | None, rate: float) -> WrongCodes | None:
+    """How many codes of a training are wrong, and by which; None for a rate of 0.
+
+    Raises:
+        DigitError: a rate above 0 without a tokenizer: codes alone do not say what is near.
+        LineageError: the codes are of another tokenizer.
+    """
+    if rate == 0:
+        return None
+    if tokenizer is None:
+        raise DigitError(
+            f"--wrong-codes {rate:g} needs to know which codes are near, and {codes.path} holds no centroids:"
+            " give --tokenizer, the artifact that made the codes"
+        )
+    found: Any = load(tokenizer, kind="tokenizer")
+    made = {"tokenizer": artifact_of(found)["id"]}
+    check_lineage(f"{tokenizer}", made, f"{codes.path}", codes.lineage("codes"))
+    return WrongCodes(rate, neighbours(found.centroids))
