@@ -27,9 +27,9 @@ def evaluate_reconstruction(
 ) -> dict[str, Any]:
     """Distance and PSNR of real pictures that went through the model's tokenizers and back: its floor.
 
-    What a perfect prior would reach with this renderer and VQGAN, and which share of its codes a picture
-    still has when it is tokenised again. Settings are the model's own. A renderer that knows classes is told
-    those of the pictures' folders, where they are the model's.
+    What a perfect prior would reach with this renderer and VQGAN, and which share of its codes comes
+    back when the result is tokenised again. Settings are the model's own. A renderer that knows classes is
+    told those of the pictures' folders, where they are the model's.
 
     Example: digit evaluate reconstruction runs/model --images photos/ --features dinov2-l --out floor
 
