@@ -37,6 +37,7 @@ LINES = [
         "train renderer --flow --codes c --images i --out o --dropout 0.2 --norm post",
         "--norm, --dropout are not used: a flow renderer has none of it",
     ),
+    ("train renderer --codes c --out o --tokenizer t", "--tokenizer is not used: --wrong-codes is 0"),
     ("train renderer --codes c --out o --images i --patch 2", "--images, --patch are not used: they are of"),
     ("train probe --prior p --codes c --out o --sample-every 8", "--sample-every is not used"),
     ("train prior --codes c --out o --kind sgd --epsilon reference", "--epsilon is not used"),
