@@ -5,7 +5,7 @@ from torch import nn
 from digit.errors import DigitError
 from digit.nn.batch import ViewBatch
 from digit.renderer_flow import FlowConfig, FlowRenderer
-from digit.renderer_flow_loss import SEEN_FROM, FlowLoss, FlowLossConfig, features_apart
+from digit.renderer_flow_loss import SEEN_FROM, FlowLoss, FlowLossConfig
 
 SHAPE = {"codes": 5, "length": 4, "image_size": 8, "patch": 2, "width": 16, "layers": 2, "heads": 2}
 
@@ -15,6 +15,7 @@ class Patches(nn.Module):
 
     def __init__(self):
         super().__init__()
+        self.width = 12
         self.scale, self.seen = nn.Parameter(torch.ones(())), []
 
     def forward(self, pixels):
@@ -56,17 +57,12 @@ def test_features_of_a_share_of_late_predictions_count():
     torch.manual_seed(2)
     drawn = own.predict(given)
     late = (drawn.times[:32] >= SEEN_FROM).float()
-    apart = features_apart(encoder, drawn.found[:32], drawn.clean[:32])
+    features = [encoder((each[:32] + 1) / 2) for each in (drawn.found, drawn.clean)]
+    apart = 1 - nn.functional.cosine_similarity(*features, dim=-1).mean(1)
     assert 0 < late.sum() < 32 and [len(each) for each in encoder.seen[:2]] == [32, 32]
     torch.testing.assert_close(whole, drawn.loss + 2 * (late * apart).mean())
     torch.testing.assert_close(stage.metrics["perceptual"], (late * apart).mean().detach())
-    torch.testing.assert_close(encoder.seen[0], given.pixels[:32])
-
-
-def test_features_that_point_one_way_are_not_apart():
-    encoder, pixels = Patches(), 2 * torch.rand(3, 3, 8, 8) - 1
-    assert features_apart(encoder, pixels, pixels).abs().max() < 1e-6
-    assert torch.allclose(features_apart(encoder, -pixels - 2, pixels), torch.full((3,), 2.0))
+    torch.testing.assert_close(encoder.seen[1], given.pixels[:32])
 
 
 def test_a_student_regresses_what_its_teacher_draws_of_the_same_noise():
@@ -128,3 +124,19 @@ def test_what_judges_and_teaches_is_no_part_of_the_stage():
 def test_a_teacher_of_other_pictures_is_refused(other):
     with pytest.raises(DigitError, match=f"the teacher has {next(iter(other))}"):
         FlowLoss(renderer(), teacher=renderer(**other))
+
+
+def test_distances_between_all_that_is_drawn_and_all_that_is_real_count():
+    config = FlowLossConfig(perceptual_weight=0.0, frechet_weight=3.0)
+    stage = FlowLoss(renderer(steps=1), config, encoder=Patches(), teacher=renderer(steps=1))
+    stage.frechet["patches"].start = stage.frechet["pictures"].start = 1
+    waiting, counting = loss_of(stage, batch()), loss_of(stage, batch())
+    assert float(waiting.detach()) < 0.01  # student and teacher are one
+    torch.testing.assert_close(counting, waiting + 3 * 2)
+    assert stage.metrics["frechet_patches"] > 0 and stage.metrics["frechet_pictures"] > 0
+    counting.backward()
+    assert stage.renderer.projection.weight.grad.abs().max() > 0
+    assert "frechet.patches.real.outer" in stage.state_dict()
+    for missing in ({"encoder": Patches()}, {"teacher": renderer()}):
+        with pytest.raises(DigitError, match="give teacher and tokenizer"):
+            FlowLoss(renderer(), config, **missing)

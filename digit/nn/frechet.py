@@ -1,0 +1,75 @@
+"""features drawn and real -> their Fréchet distance, with a gradient, over running moments (FD-loss).
+
+The distance of a batch alone is mostly that of few samples. So moments run over batches, and the gradient is
+that of the latest one's.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from digit.distributed import add_up, world_size
+
+DECAY = 0.999  # of the moments, an update
+
+
+class RunningMoments(nn.Module):
+    """Mean and covariance of features over batches, in float64, the older ones fading."""
+
+    mean: Tensor
+    outer: Tensor
+    share: Tensor
+
+    def __init__(self, width: int) -> None:
+        """Of `width` features, none seen yet."""
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(width, dtype=torch.float64))
+        self.register_buffer("outer", torch.zeros(width, width, dtype=torch.float64))
+        self.register_buffer("share", torch.zeros((), dtype=torch.float64))  # of all weights that were given
+
+    def forward(self, features: Float[Tensor, "b d"]) -> tuple[Float[Tensor, " d"], Float[Tensor, "d d"]]:
+        """Mean and covariance with these features, of all processes together; the gradient is that of these.
+
+        Where nothing is learned they are those of before.
+        """
+        features = features.double()
+        mean, outer = features.mean(0), features.T @ features / len(features)
+        if self.training and torch.is_grad_enabled():
+            self._follow(mean.detach().clone(), outer.detach().clone())
+        mean = self.mean / self.share + (mean - mean.detach())
+        outer = self.outer / self.share + (outer - outer.detach())
+        return mean, outer - mean[:, None] * mean
+
+    def _follow(self, mean: Tensor, outer: Tensor) -> None:
+        """Add a batch, the mean over all processes."""
+        add_up(mean, outer)
+        self.mean.lerp_(mean / world_size(), 1 - DECAY)
+        self.outer.lerp_(outer / world_size(), 1 - DECAY)
+        self.share.lerp_(torch.ones_like(self.share), 1 - DECAY)
+
+
+class FrechetLoss(nn.Module):
+    """The Fréchet distance of drawn pictures' features to real ones', divided by its own value."""
+
+    def __init__(self, width: int, *, start: int = 100) -> None:
+        """For `start` batches it is 0, while moments gather: those of few samples are far from all others."""
+        super().__init__()
+        self.drawn, self.real, self.start = RunningMoments(width), RunningMoments(width), start
+        self.distance = torch.zeros(())
+
+    def forward(self, drawn: Float[Tensor, "b d"], real: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
+        """1 with the gradient of the distance's logarithm; `distance` is its value, detached."""
+        mean, covariance = self.drawn(drawn)
+        wanted, spread = (each.detach() for each in self.real(real.detach()))
+        with torch.no_grad():
+            values, vectors = torch.linalg.eigh(spread)
+            root = vectors * values.clamp(min=0).sqrt()
+        # Eigenvalues of zero have no root with a gradient: they are no part of the sum.
+        values = torch.linalg.eigvalsh(root.T @ covariance @ root)
+        overlap = values.clamp(min=1e-12 * values.detach().amax()).sqrt().sum()
+        distance = (mean - wanted).square().sum() + covariance.trace() + spread.trace() - 2 * overlap
+        self.distance = distance.detach().float()
+        counts = self.drawn.share > 1 - DECAY ** (
+            self.start + 0.5
+        )  # whether more batches than that were seen
+        return (counts * distance / self.distance.double().clamp(min=1e-9)).float()
