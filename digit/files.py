@@ -110,14 +110,12 @@ def open_to_append(path: str | Path) -> FileIO:
 def make_folder(path: str | Path) -> None:
     """Make a folder, and see that files can be made in it before work is spent on them.
 
-    What a killed process left half written in it is removed. DigitError where no folder can be, OSError where
-    a disk takes nothing.
+    DigitError where no folder can be, OSError where a disk takes nothing.
     """
     check_writable(Path(path))
     Path(path).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=path):
         pass
-    clean_up(path)
 
 
 def check_writable(out: Path) -> Path:

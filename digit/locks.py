@@ -11,7 +11,6 @@ from pathlib import Path
 from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from digit.errors import DigitError
-from digit.files import clean_up
 from digit.opening import what_it_is
 from digit.progress import say
 
@@ -21,7 +20,7 @@ _kept = threading.local()  # .folders: those that a thread keeps
 
 @contextlib.contextmanager
 def locked(folder: str | Path, refusal: str, *, again: bool = False) -> Iterator[None]:
-    """Keep `folder` for this thread, and remove what a killed process left half written in it.
+    """Keep `folder` for this thread.
 
     With `again` a thread that keeps it already has it once more. A file system without locks (Lustre, some
     NFS and FUSE) gets a warning and a file with the number of this process, which keeps out others of this
@@ -39,7 +38,6 @@ def locked(folder: str | Path, refusal: str, *, again: bool = False) -> Iterator
     with _locked(folder, refusal):
         mine.add(name)
         try:
-            clean_up(folder)
             yield
         finally:
             mine.discard(name)

@@ -191,7 +191,7 @@ def test_leftovers_go_and_what_is_being_written_stays(tmp_path):
         assert other.stdout is not None and other.stdout.readline() == "begun\n"
         other.kill()
     assert len(list(tmp_path.glob(f"{files.TEMPORARY}*"))) == 2
-    files.make_folder(tmp_path)
+    assert files.clean_up(tmp_path) == 2
     assert not list(tmp_path.glob(f"{files.TEMPORARY}*"))
 
 

@@ -125,9 +125,3 @@ def test_the_same_thread_may_have_a_folder_again(tmp_path):
         thread.join()
         assert found
     assert not list(tmp_path.iterdir())
-
-
-def test_leftovers_are_removed_by_the_next_one_who_has_the_folder(tmp_path):
-    (tmp_path / ".tmp-0123-model.safetensors").write_bytes(b"half")
-    with locks.locked(tmp_path, "taken"):
-        assert [path.name for path in tmp_path.iterdir()] == [".lock"]

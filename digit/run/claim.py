@@ -15,7 +15,8 @@ from typing import Any
 
 from digit.distributed import is_main, on_main
 from digit.errors import DigitError, LineageError
-from digit.files import check_writable, make_folder, read_json, sha256_file, write_json_atomic
+from digit.files import check_writable, clean_up, make_folder, read_json, sha256_file, write_json_atomic
+from digit.locks import locked
 from digit.opening import read_file
 from digit.progress import say
 from digit.weights.artifact import CONFIG, KINDS, verify
@@ -40,15 +41,17 @@ class Claim:
     made_of: dict[str, Any]
     told: list[str]  # what differs from the command that began it, and may
     record: dict[str, Any] | None  # what the command gave, if it has finished and all of it is there
+    seen: str = ""  # what `_seen` said of the folder
 
     @contextlib.contextmanager
     def begun(self, *files: Path) -> Iterator[None]:
         """Make the folder and mark it as this command's; the mark goes where the block leaves nothing.
 
-        `files` elsewhere are its own too.
+        What a killed command left half written goes. `files` elsewhere are its own too.
         """
         if is_main() and self.record is None:
             make_folder(self.out)
+            clean_up(self.out)
             # The same command in another process may sweep up the temporary: it has the lock, and marked.
             with contextlib.suppress(FileNotFoundError):
                 self._write(
@@ -59,6 +62,29 @@ class Claim:
         finally:
             if is_main() and contents(self.out) is None:
                 (self.out / MARK).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """Keep the folder for this command, which begins and finishes inside.
+
+        DigitError while another command writes there, or where one has since the claim. A folder that is made
+        for it goes again if nothing comes.
+        """
+        there = self.out.exists()
+        make_folder(self.out)
+        try:
+            with locked(
+                self.out, f"another command is writing into {self.out}: wait, or choose another --out"
+            ):
+                if _seen(self.out) != self.seen:
+                    raise DigitError(
+                        f"another command has written into {self.out} meanwhile: repeat this one"
+                    )
+                yield
+        finally:
+            if not there:
+                with contextlib.suppress(OSError):  # it holds something
+                    self.out.rmdir()
 
     def finish(self, record: Mapping[str, Any], files: Sequence[str | Path]) -> None:
         """Note what the command gave and the files that it left, by their names in the folder, with sizes."""
@@ -187,7 +213,13 @@ def _look(
     if whole and (damage := _damage(out, own)) is not None:
         say(f"{damage}: `digit {verb}` is not taken for finished")
         whole = False
-    return {"told": told, "record": mark["record"] if whole else None}
+    return {"told": told, "record": mark["record"] if whole else None, "seen": _seen(out)}
+
+
+def _seen(out: Path) -> str:
+    """A digest of what a folder holds and who says to have filled it."""
+    mark = out / MARK
+    return hashlib.sha256(repr((contents(out), mark.is_file() and read_file(mark))).encode()).hexdigest()
 
 
 def _damage(out: Path, own: Mapping[str, int | None]) -> str | None:

@@ -61,19 +61,25 @@ def compose(
     if classes == imagenet_ids():  # folder names: people would rather say the class's own
         classes = imagenet_names()
     modules = {"prior": first, "vqgan": second, **parts}
-    made_of = {name: artifact_of(module)["id"] for name, module in modules.items()}
-    claimed = claim(
-        out,
-        "compose",
-        {**dict.fromkeys(given), **made_of, "sampling": to_dict(settings), "stored_as": stored_as},
-    )
+    made_of: dict[str, Any] = {name: artifact_of(module)["id"] for name, module in modules.items()}
+    made_of = {**dict.fromkeys(given), **made_of, "sampling": to_dict(settings), "stored_as": stored_as}
+    claimed = claim(out, "compose", made_of)
     if claimed.record is not None:
         nothing_left(out)
         return {**claimed.record, "out": out, "model": out}
     pipeline = DigitPipeline(first, second, **parts, classes=classes, sampling=settings)
-    with claimed.begun():
-        pipeline.save_pretrained(out, stored_as=stored_as)
-    size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
+    with claimed.alone():
+        with claimed.begun():
+            pipeline.save_pretrained(out, stored_as=stored_as)
+        size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) / 1e6
+        record = {
+            "out": out,
+            "model": out,
+            "megabytes": size,
+            "classes": classes,
+            "renderers": pipeline.renderers,
+        }
+        claimed.finish(record, ["config.json", *modules])
     print_table(
         f"model of {size:.3g} MB, {len(classes)} classes; draw with it: digit sample {out}",
         ["weights", "id"],
@@ -83,12 +89,4 @@ def compose(
         },
     )
     saved(out)
-    record = {
-        "out": out,
-        "model": out,
-        "megabytes": size,
-        "classes": classes,
-        "renderers": pipeline.renderers,
-    }
-    claimed.finish(record, ["config.json", *modules])
     return record

@@ -103,23 +103,24 @@ def convert(
         extra["size"] = PICTURES
     known = isinstance(module, Prior) and module.config.classes == 1000  # in the order of ImageNet's folders
     classes = imagenet_ids() if known else None
-    with claimed.begun():
-        id = save(module, out, lineage=lineage, classes=classes, extra=extra, stored_as=stored)
-    values = sum(tensor.numel() for tensor in module.state_dict().values())
+    with claimed.alone():
+        with claimed.begun():
+            id = save(module, out, lineage=lineage, classes=classes, extra=extra, stored_as=stored)
+        values = sum(tensor.numel() for tensor in module.state_dict().values())
+        record = {
+            "out": out,
+            "kind": kind_of(module),
+            "id": id,
+            "lineage": lineage,
+            "values": values,
+            "stored_as": stored,
+            "config": describe(out)["config"],
+        }
+        claimed.finish(record, ["config.json", "model.safetensors"])
     rows = {"id": [id[:12]], "weights": [values], "stored as": [stored]}
     rows |= {f"made with the {kind}": [other[:12]] for kind, other in lineage.items()}
     print_table(f"{kind_of(module)} of {file.name}", ["value"], rows)
     saved(out)
-    record = {
-        "out": out,
-        "kind": kind_of(module),
-        "id": id,
-        "lineage": lineage,
-        "values": values,
-        "stored_as": stored,
-        "config": describe(out)["config"],
-    }
-    claimed.finish(record, ["config.json", "model.safetensors"])
     return record
 
 

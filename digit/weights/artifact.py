@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 from digit.calls import checked
 from digit.errors import DigitError
 from digit.features import Encoder, EncoderConfig
-from digit.files import make_folder, read_json, write_json_atomic
+from digit.files import clean_up, make_folder, read_json, write_json_atomic
 from digit.locks import locked
 from digit.nn.backbone import DINOV3_LICENCE
 from digit.nn.checks import check_device
@@ -116,6 +116,7 @@ def save(
         with locked(
             path, f"another process is writing an artifact into {path}: wait, or choose --out", again=True
         ):
+            clean_up(path)
             digest = write_safetensors_atomic(
                 path / MODEL, pack(tensors, stored_as, exact=exact), metadata={"artifact": f"{kind} {id}"}
             )

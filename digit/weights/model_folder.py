@@ -12,11 +12,11 @@ from torch import nn
 from digit.bounds import Count, Weight
 from digit.calls import check_fields
 from digit.errors import DigitError, LineageError, check_lineage
-from digit.files import make_folder, read_json, write_json_atomic
+from digit.files import clean_up, make_folder, read_json, write_json_atomic
 from digit.locks import locked
 from digit.nn.sampling import DRAW, SamplerConfig
 from digit.printing import listed
-from digit.weights.artifact import artifact_of, describe, load, save, verify
+from digit.weights.artifact import CONFIG, MODEL, artifact_of, describe, load, save, verify
 from digit.weights.storage import StoredAs, from_dict
 
 BUNDLED = "cifar10"  # the model that comes with the package
@@ -64,21 +64,25 @@ def locate(path_or_name: str | Path | None) -> Path:
     if "/" not in name and (models / name).is_dir():
         return models / name
     if name.count("/") == 1 and not name.startswith((".", "/")):
-        import huggingface_hub
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-        repository, _, revision = name.partition("@")
-        try:
-            return Path(huggingface_hub.snapshot_download(repository, revision=revision or None))
-        except HFValidationError:
-            raise DigitError(f"{name} is no folder here, nor a name on the hub: check the path") from None
-        except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
-            raise DigitError(
-                f"{name} is no folder here and could not be fetched from the hub ({type(error).__name__}): "
-                "check the name or the network"
-            ) from None
+        return _fetched(*name.partition("@")[::2])
     known = sorted(path.parent.name for path in models.glob("*/config.json"))
     raise DigitError(f"no model {name}: give a folder, or one of the bundled models ({', '.join(known)})")
+
+
+def _fetched(repository: str, revision: str) -> Path:
+    """The folder in the hub's cache of a model or artifact, whose own files alone are fetched."""
+    from digit.weights.hub import fetch
+
+    if revision in (".", ".."):
+        raise DigitError(f"{revision} is no revision on the hub: give a branch, a tag or a commit")
+    folder = fetch(repository, CONFIG, revision=revision or None, newest=True)[0].parent
+    config = read_json(folder / CONFIG)
+    parts = config.get("parts") if isinstance(config, dict) else None
+    names = [part for part in PARTS if part in parts] if isinstance(parts, dict) else []
+    files = [f"{part}/{file}" for part in names for file in (CONFIG, MODEL)] or [MODEL]
+    for file in files:
+        fetch(repository, file, revision=folder.name)
+    return folder
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -155,6 +159,7 @@ def save_model(
     with locked(
         folder, f"another process is writing a model into {folder}: wait, or choose --out", again=True
     ):
+        clean_up(folder)
         for name, module in parts.items():
             there = artifact_of(module)
             save(

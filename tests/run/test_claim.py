@@ -262,3 +262,33 @@ def test_a_command_that_fails_at_once_leaves_no_mark(tmp_path):
     with pytest.raises(DigitError), claim(tmp_path, "fit", {}).begun():
         raise DigitError("no")
     assert contents(tmp_path) is None and not (tmp_path / MARK).exists()
+
+
+def test_one_command_at_a_time_writes_and_none_over_what_came_meanwhile(tmp_path):
+    first, second = (claim(tmp_path / "out", "compose", {"a": number}) for number in (1, 2))
+    with first.alone():
+        with pytest.raises(DigitError, match="another command is writing"), second.alone():
+            pass
+        with first.begun():
+            (tmp_path / "out/file").write_text("first")
+        first.finish({}, ["file"])
+    with pytest.raises(DigitError, match=r"has written .* meanwhile"), second.alone():
+        pass
+    assert claim(tmp_path / "out", "compose", {"a": 1}).record == {}
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".digit.json", "file"]
+
+
+def test_a_command_that_leaves_nothing_leaves_no_folder(tmp_path):
+    claimed = claim(tmp_path / "out", "compose", {})
+    with pytest.raises(KeyError), claimed.alone(), claimed.begun():
+        raise KeyError
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_killed_command_left_half_written_goes_when_it_is_begun_again(tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/.tmp-0123abcd-model.safetensors").write_bytes(b"half")
+    claimed = claim(tmp_path / "out", "convert", {})
+    with claimed.alone(), claimed.begun():
+        (tmp_path / "out/file").write_text("whole")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".digit.json", "file"]

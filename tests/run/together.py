@@ -28,7 +28,7 @@ from digit.nn.backbone import timm
 from digit.run import fitting
 from digit.run.evaluate import measurement
 from digit.run.main import run
-from digit.weights.official import fetch
+from digit.weights.hub import fetch
 
 timm()  # else each process would import it by itself
 write_codes.PART = fitting.BLOCK = 8

@@ -121,13 +121,27 @@ def test_a_model_is_a_folder_or_one_that_comes_with_the_package(folder, tmp_path
 @pytest.mark.parametrize(
     ("name", "asked"), [("a/b", ("a/b", None)), ("a/b@v1", ("a/b", "v1")), ("a/b@0c1d", ("a/b", "0c1d"))]
 )
-def test_a_revision_is_fetched(folder, monkeypatch, name, asked):
-    def fetch(repository, revision):
-        assert (repository, revision) == asked
-        return str(folder)
+def test_a_revision_is_fetched_its_own_files_alone(folder, monkeypatch, name, asked):
+    """The first file says which commit it is, and the others are of that."""
+    fetched = []
 
-    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    def fetch(repository, path, *, revision, newest=False):
+        fetched.append(path)
+        assert (repository, revision) == (asked if path == "config.json" else (asked[0], folder.name))
+        assert newest == (path == "config.json")
+        return folder / path, None
+
+    monkeypatch.setattr("digit.weights.hub.fetch", fetch)
     assert locate(name) == folder
+    files = ("config.json", "model.safetensors")
+    parts = {f"{part}/{file}" for part in read_config(folder)["parts"] for file in files}
+    assert set(fetched) == {"config.json"} | parts
+
+
+@pytest.mark.parametrize("name", ["a/b@..", "a/b@."])
+def test_a_revision_leads_nowhere_else(name):
+    with pytest.raises(DigitError, match="no revision"):
+        locate(name)
 
 
 def _part(classes: list[str], **config: Any) -> dict[str, Any]:

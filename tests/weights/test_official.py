@@ -1,15 +1,15 @@
-"""digit.weights.official: files of the hub, checked; a fetch goes on where an earlier attempt stopped."""
+"""digit.weights.official: the published files, checked."""
 
 import dataclasses
 from pathlib import Path
 
 import huggingface_hub
 import pytest
-from fake_hub import closed_port, fake_hub
+from fake_hub import fake_hub
 
 from digit.errors import DigitError
-from digit.weights import official as downloading
-from digit.weights.official import OFFICIAL, OfficialFile, download, fetch, forget
+from digit.weights import hub as downloading
+from digit.weights.official import OFFICIAL, OfficialFile, download
 
 PATH = "outputs/run/checkpoint_last.pt"
 NAME = f"owner/name/{PATH}"
@@ -31,10 +31,6 @@ def official(hub, **changes):
 
 def get(hub, tmp_path, file=None, **options):
     return download(file or official(hub), cache=tmp_path / "cache", endpoint=hub.endpoint, **options)
-
-
-def fetched(hub, tmp_path, path=PATH, **options) -> Path:
-    return fetch("owner/name", path, cache=tmp_path / "cache", endpoint=hub.endpoint, **options)[0]
 
 
 def one_sentence(error):
@@ -160,80 +156,3 @@ def test_table():
     for name, model in OFFICIAL.items():
         assert model.top_k == (400 if "large" in name else 300 if "cond" in name else 200)
         assert model.renderer_sampling.top_p == 0.8 and model.renderer_sampling.top_p_of == "vocabulary"
-
-
-def test_what_is_forgotten_is_fetched_anew(hub, tmp_path):
-    path = fetched(hub, tmp_path)
-    assert path.read_bytes() == DATA and blobs(tmp_path) == [hub.sha256(NAME)]
-    fetched(hub, tmp_path)
-    assert len(hub.ranges) == 1
-    forget(path)
-    assert not path.exists() and blobs(tmp_path) == []
-    assert fetched(hub, tmp_path).read_bytes() == DATA and len(hub.ranges) == 2
-
-
-@pytest.mark.parametrize("fault", ["close", "reset"])
-def test_interruption_goes_on_where_it_stopped(hub, tmp_path, fault):
-    hub.faults = [fault, fault]
-    assert fetched(hub, tmp_path).read_bytes() == DATA
-    starts = [int(text.removeprefix("bytes=").rstrip("-")) for text in hub.ranges]
-    assert starts[0] == 0 < starts[1] < starts[2] < len(DATA)
-    if fault == "close":
-        assert starts[1] == len(DATA) // 2
-
-
-def test_next_run_goes_on_where_the_last_one_stopped(hub, tmp_path, monkeypatch):
-    monkeypatch.setattr(downloading, "ATTEMPTS", 1)
-    hub.faults = ["close", "stall_at_zero"]
-    with pytest.raises(DigitError, match="cannot be reached") as error:
-        fetched(hub, tmp_path)
-    assert one_sentence(error) and "files" in str(error.value)
-    assert blobs(tmp_path) == [f"{hub.sha256(NAME)}.partial"]
-    assert fetched(hub, tmp_path).read_bytes() == DATA
-    assert hub.ranges[-1] == f"bytes={len(DATA) // 2}-" and blobs(tmp_path) == [hub.sha256(NAME)]
-
-
-def test_the_token_stays_with_the_hub(hub, tmp_path):
-    fetched(hub, tmp_path, token="hf_secret")
-    for name, token in hub.tokens:  # files are stored on another host
-        assert token == (None if name.startswith("stored/") else "Bearer hf_secret"), name
-    assert len({name for name, _ in hub.tokens}) == 2
-
-
-def test_a_server_without_ranges_starts_over(hub, tmp_path):
-    hub.faults, hub.ignore_ranges = ["close"], True
-    assert fetched(hub, tmp_path).read_bytes() == DATA
-    assert len(hub.ranges) == 2
-
-
-def test_a_file_the_hub_has_not(hub, tmp_path):
-    with pytest.raises(DigitError, match=r"holds no other\.pt") as error:
-        fetched(hub, tmp_path, "other.pt")
-    assert one_sentence(error)
-
-
-def test_the_hub_in_trouble(hub, tmp_path):
-    hub.faults = ["error 503"]
-    with pytest.raises(DigitError, match="503") as error:
-        fetched(hub, tmp_path)
-    assert one_sentence(error)
-
-
-def test_no_room(hub, tmp_path, monkeypatch):
-    monkeypatch.setattr(downloading.shutil, "disk_usage", lambda path: type("", (), {"free": 10})())
-    with pytest.raises(DigitError, match="cache") as error:
-        fetched(hub, tmp_path)
-    assert one_sentence(error) and hub.ranges == []
-
-
-def test_offline(hub, tmp_path, monkeypatch):
-    cache = tmp_path / "cache"
-    with pytest.raises(DigitError, match="cannot be reached") as error:
-        fetch("owner/name", "x.pt", cache=cache, endpoint=f"http://127.0.0.1:{closed_port()}")
-    assert one_sentence(error) and "owner/name" in str(error.value) and "files" in str(error.value)
-    fetched(hub, tmp_path)
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    assert fetched(hub, tmp_path).read_bytes() == DATA  # what is in the cache needs no hub
-    with pytest.raises(DigitError, match="OfflineModeIsEnabled") as error:
-        fetched(hub, tmp_path, "y.pt")
-    assert one_sentence(error)

@@ -18,7 +18,7 @@ from digit.data.codes import Codes
 from digit.data.images import ImageSource
 from digit.errors import DigitError, check_lineage
 from digit.evaluation.probe import Pool, fit_probe, pooled_features, pooled_states, probe_results, split_rows
-from digit.files import atomic_file, make_folder, read_json, write_json_atomic
+from digit.files import atomic_file, clean_up, make_folder, read_json, write_json_atomic
 from digit.opening import name_of, open_regular, sha256_of
 from digit.prior import Prior
 from digit.progress import progress, say
@@ -205,6 +205,7 @@ def cached_rows(
         _fill(kept, pooled, batch, title)
         return kept
     make_folder(cache)
+    clean_up(cache)
     name = hashlib.sha256(json.dumps([key, shape], sort_keys=True).encode()).hexdigest()[:16]
     path, note = cache / f"{name}.npy", cache / f"{name}.json"
     if not (note.exists() and path.exists() and read_json(note).get("key") == key):
