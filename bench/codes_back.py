@@ -51,7 +51,8 @@ def main() -> None:
         pictures = (views[:, 0].float() / 255 for _, views in batches)
         found, _ = completions.reconstruct(pictures, ways, [], tokenise=pipeline.encode)
         seconds[name] = round(time.perf_counter() - begun, 1)
-        rows |= {name: found[completions.DIGIT], completions.VQ: found[completions.VQ]}
+        for way in ways:
+            rows[completions.VQ if way == completions.VQ else name] = found[way]
     columns = (completions.BACK, "PSNR")
     print_table(
         f"{len(source)} pictures of {source.path.name} by {pipeline!r}",

@@ -62,7 +62,7 @@ class WrongCodes:
         """
         draw, size = np.random.default_rng((seed, step, 2)), (batch, codes.shape[1])
         share = draw.uniform(0, self.rate, (batch, 1)) * (draw.random((batch, 1)) < PICTURES)
-        wrong = draw.random(size) < share
-        other = draw.integers(self.near.shape[1], size=size)
+        wrong = draw.random(size, np.float32) < share
+        other = draw.integers(self.near.shape[1], size=size, dtype=np.uint8)
         wrong, other = (sent(each[here], codes.device) for each in (wrong, other))
-        return torch.where(wrong, self.near.to(codes.device)[codes, other], codes)
+        return torch.where(wrong, self.near.to(codes.device)[codes, other.long()], codes)
