@@ -46,7 +46,7 @@ def main() -> None:
     for name in names:
         settings = completions.renderer_settings(pipeline, name)
         ways = completions.ways_back(pipeline, settings)
-        side, begun = pipeline.vqgan.config.image_size, time.perf_counter()
+        side, begun = pipeline.image_size, time.perf_counter()
         batches = stream(source, side, batch_size=BATCH, strict=True)
         pictures = (views[:, 0].float() / 255 for _, views in batches)
         found, _ = completions.reconstruct(pictures, ways, [], tokenise=pipeline.encode)

@@ -1,26 +1,27 @@
-"""labels, seeds -> pixels: prior, renderer and VQGAN composed; the tokenizer travels along."""
+"""labels, seeds -> pixels: prior, renderer and what decodes composed; the tokenizer travels along."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int, Shaped, UInt8
+from jaxtyping import Int, Shaped, UInt8
 from PIL import Image
 from torch import Tensor
 
 from digit.bounds import Batch, Count, Draws, Guidance, Temperature, TopP, Weight, Whole
 from digit.calls import checked
 from digit.errors import DigitError, LineageError
-from digit.nn.batch import in_equal_parts
 from digit.nn.checks import check_device, check_prefix
 from digit.nn.decoding import CacheBits
 from digit.nn.labels import label_ids
 from digit.prior import Prior
 from digit.renderer import Renderer
+from digit.renderer_flow import FlowRenderer
 from digit.renderer_masked import MaskedRenderer
+from digit.rendering import check_flow, render
 from digit.request import Request, at_once, resolve, seeds_and_labels
 from digit.tokenizer import Tokenizer
 from digit.vqgan import VQGAN, decoding
@@ -28,13 +29,18 @@ from digit.weights.model_folder import (
     PARTS,
     PipelineSampling,
     check_parts,
+    lacking,
     locate,
     open_model,
     save_model,
 )
 
-RendererName = Literal["autoregressive", "masked"]
-RENDERERS: dict[RendererName, str] = {"autoregressive": "renderer", "masked": "renderer_masked"}
+RendererName = Literal["flow", "autoregressive", "masked"]
+RENDERERS: dict[RendererName, str] = {  # the default is the first that a model has
+    "flow": "renderer_flow",
+    "autoregressive": "renderer",
+    "masked": "renderer_masked",
+}
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,7 @@ class Pictures:
 
     pixels: UInt8[Tensor, "b 3 h w"]  # channels last in memory, as pictures have them
     codes: Int[Tensor, "b n"]
-    vq_codes: Int[Tensor, "b m"]
+    vq_codes: Int[Tensor, "b m"] | None  # None where the flow renderer drew
     seeds: list[int]
     labels: list[int] | None
     settings: dict[str, Any]
@@ -56,25 +62,40 @@ class Pictures:
 
 
 class DigitPipeline:
-    """The whole chain. Without a renderer the prior's codes are VQ codes (the paper's VQ-only baseline)."""
+    """The whole chain. Without a renderer the prior's codes are VQ codes (the paper's VQ-only baseline).
+
+    Pixels are made by the VQGAN, or by a flow renderer, which needs none.
+    """
 
     @checked
     def __init__(
         self,
         prior: Prior,
-        vqgan: VQGAN,
+        vqgan: VQGAN | None = None,
         *,
         renderer: Renderer | None = None,
         renderer_masked: MaskedRenderer | None = None,
+        renderer_flow: FlowRenderer | None = None,
         tokenizer: Tokenizer | None = None,
         classes: Sequence[str] = (),
         sampling: PipelineSampling | None = None,
     ) -> None:
-        """Compose trained stages; LineageError where they were not trained on each other's codes."""
-        self.prior, self.vqgan, self.tokenizer = prior.eval(), vqgan.eval(), tokenizer
+        """Compose trained stages.
+
+        Raises:
+            DigitError: they lack what makes pixels, or make pictures of unequal sizes.
+            LineageError: they were not trained on each other's codes.
+        """
+        self.prior, self.vqgan, self.tokenizer = prior.eval(), vqgan and vqgan.eval(), tokenizer
         self.renderer, self.renderer_masked = renderer, renderer_masked
+        self.renderer_flow = renderer_flow and renderer_flow.eval()
         self.classes, self.sampling = list(classes), sampling or PipelineSampling()
         self._check_together()
+        if renderer_flow is not None:
+            own, said = renderer_flow.config, self.sampling
+            weight = own.guidance if said.flow_guidance is None else said.flow_guidance
+            steps = said.flow_steps or own.steps
+            self.sampling = replace(said, flow_steps=steps, flow_guidance=weight)
 
     @property
     def device(self) -> torch.device:
@@ -89,26 +110,38 @@ class DigitPipeline:
             module.to(device)
         return self
 
+    @property
+    def image_size(self) -> int:
+        """The side of its pictures in pixels."""
+        maker = self.renderer_flow if self.vqgan is None else self.vqgan
+        assert maker is not None, "checked when the stages were composed"
+        return maker.config.image_size
+
     def _parts(self) -> dict[str, torch.nn.Module]:
         named = {name: getattr(self, name) for name in PARTS}
         return {name: module for name, module in named.items() if module is not None}
 
     def _check_together(self) -> None:
         """Every stage must have been trained on codes of the stages beside it."""
-        prior, vqgan = self.prior.config, self.vqgan.config
-        if not self.renderers and (prior.codes != vqgan.codes or prior.length != self.vqgan.length):
+        if (absent := lacking(self._parts())) is not None:
+            raise DigitError(f"these stages make no pictures: add a {absent}")
+        prior, vqgan, flow = self.prior.config, self.vqgan, self.renderer_flow
+        own = None if vqgan is None else (vqgan.length, vqgan.config.codes)
+        if own is not None and not self.renderers and own != (prior.length, prior.codes):
             raise LineageError(
-                f"the prior's {prior.length} codes of {prior.codes} are not the VQGAN's "
-                f"{self.vqgan.length} of {vqgan.codes}: add a renderer"
+                f"the prior's {prior.length} codes of {prior.codes} are not the VQGAN's {own[0]} of "
+                f"{own[1]}: add a renderer"
             )
+        if flow is not None:
+            check_flow(flow, self.prior, vqgan)
         made = {name: getattr(module, "artifact", None) for name, module in self._parts().items()}
         check_parts({name: artifact for name, artifact in made.items() if artifact})
 
     def __repr__(self) -> str:
         """One line: the parts, the picture's side, the classes, the device."""
         classes = f", {count} classes" if (count := self.prior.config.classes) else ""
-        parts, side = " + ".join(self._parts()), self.vqgan.config.image_size
-        return f"DigitPipeline({parts}, {side} px{classes}, {self.device})"
+        parts = " + ".join(self._parts())
+        return f"DigitPipeline({parts}, {self.image_size} px{classes}, {self.device})"
 
     @classmethod
     @checked
@@ -121,9 +154,9 @@ class DigitPipeline:
     ) -> "DigitPipeline":
         """Open a folder, a bundled model's name (CIFAR-10's by default), or the hub's `owner/name`.
 
-        `parts`: which of renderer, renderer_masked and tokenizer to open, all of them if left out; the files
-        of the others are checked nevertheless. DigitError: no such model, a file of it is missing or damaged,
-        or an unknown part.
+        `parts`: which of renderer, renderer_masked, renderer_flow and tokenizer to open, all of them if left
+        out, and with a flow renderer alone no VQGAN; the files of the others are checked nevertheless.
+        DigitError: no such model, a file of it is missing or damaged, or an unknown part.
         """
         model = open_model(locate(path_or_name), device=device, parts=parts)
         return cls(**model.parts, classes=model.classes, sampling=model.sampling)
@@ -179,17 +212,18 @@ class DigitPipeline:
             num_images: how many; seeds count from 0. Needless when `seeds` or a list of labels is given.
             seeds: one per picture.
             unconditional: draw without a class. A model that knows no classes always does.
-            renderer: "autoregressive" or "masked"; the pipeline's first one if left out.
+            renderer: "flow", "autoregressive" or "masked"; the first of these that it has if left out.
             temperature: of the prior; 0 takes the likeliest code. None, here and below: the pipeline's own.
             top_k: keep the k likeliest codes of the prior; 0 keeps all.
             top_p: keep the likeliest codes up to this probability; 1 keeps all.
             guidance: classifier-free guidance of the prior; 1 is none.
             guidance_schedule: "linear" lets it grow from 1 at the first code to its value at the last.
-            renderer_temperature: as above, for the renderer.
+            renderer_temperature: as above, for a renderer that draws VQ codes.
             renderer_top_k: as above, for the autoregressive renderer.
             renderer_top_p: as above, for the autoregressive renderer.
             renderer_guidance: of a renderer that knows classes, which adds to that of the prior; 1 is none.
-            steps: of the masked renderer.
+                The flow renderer's is by codes too, and doubles its work.
+            steps: passes of the flow or the masked renderer.
             noise: of the masked renderer: weight of the Gumbel noise on its confidence, 0 by the last step.
             prefix: the first p codes of each picture, as `encode` gives them; the prior draws the others.
                 With all of them it draws none: the pictures are what the codes say, rendered.
@@ -231,21 +265,26 @@ class DigitPipeline:
             own = self.prior.config
             check_prefix(count, prefix, length=own.length, codes=own.codes)
         classes = None if request.labels is None else torch.tensor(request.labels, device=self.device)
-        decode = self.vqgan.decode if autocast is False else decoding(self.vqgan)
-        size, side = batch_size or at_once(self.device, count), self.vqgan.config.image_size
-        how: dict[str, Any] = {"batch_size": size, "autocast": autocast, "progress": progress}
+        size = batch_size or at_once(self.device, count)
+        drawing = self._drawing(request)
+        how: dict[str, Any] = {"batch_size": size, "autocast": autocast, "cache_bits": cache_bits}
+        how["progress"] = progress
+        rendering: dict[str, Any] = {"side": self.image_size, "units": self._units, "decode": None}
+        if self.vqgan is not None:
+            rendering["decode"] = self.vqgan.decode if autocast is False else decoding(self.vqgan)
         all_codes, all_vq, all_pixels = [], [], []
         for start in range(0, count, size):
             part = slice(start, start + size)
             own, shown = (None if each is None else each[part] for each in (classes, prefix))
             seeds = request.seeds[part]
-            codes = self.prior.sample(seeds, own, request.prior, prefix=shown, cache_bits=cache_bits, **how)
-            vq_codes = self._render(codes, seeds, own, request, cache_bits, **how)
+            codes = self.prior.sample(seeds, own, request.prior, prefix=shown, **how)
+            vq_codes, pixels = render(drawing, codes, seeds, own, request, **how, **rendering)
             all_codes.append(codes.cpu())
-            all_vq.append(vq_codes.cpu())
-            all_pixels += [to_uint8(few).cpu() for few in in_equal_parts(decode, vq_codes, side=side)]
+            all_vq += [] if vq_codes is None else [vq_codes.cpu()]
+            all_pixels.append(pixels)
         settings = request.settings if prefix is None else request.settings | {"prefix": prefix.shape[1]}
-        pixels, codes, vq_codes = (torch.cat(parts) for parts in (all_pixels, all_codes, all_vq))
+        vq_codes = torch.cat(all_vq) if all_vq else None
+        pixels, codes = torch.cat(all_pixels), torch.cat(all_codes)
         return Pictures(pixels, codes, vq_codes, request.seeds, request.labels, settings)
 
     @checked
@@ -274,41 +313,23 @@ class DigitPipeline:
             noise=noise,
         )
         self.prior.labels_for(len(seeds), request.labels, guidance=request.prior.guidance)
-        if request.renderer == "masked" and self.renderer_masked is not None:
-            self.renderer_masked.check_steps(request.steps)
-        if (drawing := self._drawing(request)) is not None:
+        drawing = self._drawing(request)
+        if isinstance(drawing, MaskedRenderer):
+            drawing.check_steps(request.steps)
+        if isinstance(drawing, Renderer | MaskedRenderer):
             told = request.labels if drawing.config.classes else None
             drawing.config.labels_for(len(seeds), told, guidance=request.rendering.guidance)
         return request
 
-    def _drawing(self, request: Request) -> Renderer | MaskedRenderer | None:
+    def _drawing(self, request: Request) -> FlowRenderer | Renderer | MaskedRenderer | None:
         """The renderer that a request names."""
-        return self.renderer_masked if request.renderer == "masked" else self.renderer
-
-    def _render(
-        self,
-        codes: Int[Tensor, "b n"],
-        seeds: Sequence[int],
-        labels: Int[Tensor, " b"] | None,
-        request: Request,
-        bits: CacheBits,
-        **how: Any,
-    ) -> Int[Tensor, "b m"]:
-        """The VQ codes of the prior's codes, which are VQ codes themselves where there is no renderer."""
-        drawing = self._drawing(request)
-        if drawing is None:
-            return codes
-        how["labels"] = labels if drawing.config.classes else None
-        if isinstance(drawing, MaskedRenderer):
-            how |= {"steps": request.steps, "noise": request.noise}
-        else:
-            how["cache_bits"] = bits
-        return drawing.sample(codes, seeds, request.rendering, **how)
+        name: Any = request.renderer
+        return None if name is None else getattr(self, RENDERERS[name])
 
     @checked
     @torch.no_grad()
     def encode(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
-        """The codes that the prior models of square pictures of the VQGAN's side; on the CPU.
+        """The codes that the prior models of square pictures of `image_size` pixels per side; on the CPU.
 
         Pixels are uint8, as a call gives them, or floats in [0, 1]. The codes are the tokenizer's, or the
         VQGAN's own where there is no renderer. As in `digit tokenize`, networks run in bfloat16 on a GPU.
@@ -319,6 +340,7 @@ class DigitPipeline:
                 "this model has no tokenizer to encode pictures with: compose it again with --tokenizer"
             )
         reader = self.tokenizer if self.tokenizer is not None and self.renderers else self.vqgan
+        assert reader is not None, "without a renderer there is a VQGAN"
         reader.eval()
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             return reader.encode(pixels.to(self.device)).cpu()
@@ -363,12 +385,15 @@ class DigitPipeline:
 
     @checked
     def work(self, num_images: Whole, *, prefix: Whole = 0) -> int:
-        """How many units `progress` will count for `num_images` pictures: the codes to be drawn."""
-        drawn = self.prior.config.length - prefix
-        return num_images * (drawn + (self.vqgan.length if self.renderers else 0))
+        """How many units `progress` will count for `num_images` pictures: the codes to be drawn.
 
+        A flow renderer's passes count as many as the VQ codes beside it would, or as the codes it reads.
+        """
+        return num_images * (self.prior.config.length - prefix + self._units)
 
-def to_uint8(pixels: Float[Tensor, "b 3 h w"]) -> UInt8[Tensor, "b 3 h w"]:
-    """Pixels in [0, 1] as bytes, rounded to the nearest level, channels last in memory."""
-    levels = (pixels.float().clamp(0, 1) * 255).round()
-    return levels.to(torch.uint8, memory_format=torch.channels_last)
+    @property
+    def _units(self) -> int:
+        """What rendering a picture counts: VQ codes, or where none can be drawn the codes that are read."""
+        if not self.renderers:
+            return 0
+        return self.prior.config.length if self.vqgan is None else self.vqgan.length

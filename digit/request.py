@@ -19,16 +19,18 @@ class Request:
     seeds: list[int]
     labels: list[int] | None
     prior: SamplerConfig
-    renderer: str | None  # autoregressive, masked or none
+    renderer: str | None  # flow, autoregressive, masked or none
     rendering: SamplerConfig
-    steps: int  # of the masked renderer, as the noise
-    noise: float
+    steps: int  # of the flow or the masked renderer
+    noise: float  # of the masked renderer
 
     @property
     def settings(self) -> dict[str, Any]:
         """What decides the pictures beside seeds and labels, as JSON has it."""
         told: dict[str, Any] = {"draw": DRAW, "prior": asdict(self.prior), "renderer": self.renderer}
-        if self.renderer:
+        if self.renderer == "flow":
+            told[self.renderer] = {"steps": self.steps, "guidance": self.rendering.guidance}
+        elif self.renderer:
             told[self.renderer] = asdict(self.rendering)
         if self.renderer == "masked":
             told[self.renderer] |= {"steps": self.steps, "noise": self.noise}
@@ -48,12 +50,20 @@ def resolve(
 ) -> Request:
     """The request of a call: settings that are None become `own`, those of the model.
 
-    Without labels a renderer's own guidance is none. DigitError: a setting out of range, or guidance without
-    classes.
+    Without labels the guidance of a renderer that draws VQ codes is none; that of the flow renderer is by
+    codes too. DigitError: a setting out of range, or guidance without classes.
     """
     of_prior = _with(own.prior_unconditional if labels is None else own.prior, prior)
     if labels is None and of_prior.guidance != 1.0:
         raise DigitError("guidance needs classes: leave out --guidance, or --unconditional where it is given")
+    noise = own.masked_noise if noise is None else noise
+    if not 0 <= noise < float("inf"):
+        raise DigitError(f"noise is {noise}: give a number from 0 up")
+    if renderer == "flow":
+        assert own.flow_steps is not None and own.flow_guidance is not None, "the pipeline has filled them in"
+        weight = rendering.get("guidance")
+        guided = SamplerConfig(guidance=own.flow_guidance if weight is None else weight)
+        return Request(seeds, labels, of_prior, renderer, guided, steps or own.flow_steps, noise)
     of_renderer = _with(own.renderer, rendering)
     if renderer == "masked":  # it has no top-k and no top-p
         of_renderer = _with(own.masked, {name: rendering.get(name) for name in ("temperature", "guidance")})
@@ -63,9 +73,6 @@ def resolve(
         )
     if labels is None:
         of_renderer = replace(of_renderer, guidance=1.0)
-    noise = own.masked_noise if noise is None else noise
-    if not 0 <= noise < float("inf"):
-        raise DigitError(f"noise is {noise}: give a number from 0 up")
     steps = own.masked_steps if steps is None else steps
     return Request(seeds, labels, of_prior, renderer, of_renderer, steps, noise)
 

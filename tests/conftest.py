@@ -85,7 +85,8 @@ def chain(tmp_path_factory) -> SimpleNamespace:
     train_renderer(root / "codes", root / "renderer", held_out=root / "codes", vqgan=root / "vqgan", **small)
     train_renderer(root / "codes", root / "masked", masked=True, **small)
     renderers = {"renderer": root / "renderer", "renderer_masked": root / "masked"}
-    compose(root / "prior", root / "vqgan", root / "model", tokenizer=root / "tokenizer", **renderers)
+    parts = {"vqgan": root / "vqgan", "tokenizer": root / "tokenizer", **renderers}
+    compose(root / "prior", root / "model", **parts)
     return SimpleNamespace(root=root, images=images, short=short, small=small, fitted=fitted)
 
 
@@ -99,9 +100,25 @@ def by_class(chain) -> SimpleNamespace:
     train_renderer(codes, root / "renderer", held_out=codes, vqgan=chain.root / "vqgan", **told)
     train_renderer(codes, root / "masked", masked=True, **told)
     renderers = {"renderer": root / "renderer", "renderer_masked": root / "masked"}
-    parts = {"tokenizer": chain.root / "tokenizer", **renderers}
-    compose(chain.root / "prior", chain.root / "vqgan", root / "model", **parts)
+    parts = {"vqgan": chain.root / "vqgan", "tokenizer": chain.root / "tokenizer", **renderers}
+    compose(chain.root / "prior", root / "model", **parts)
     return SimpleNamespace(root=root)
+
+
+@pytest.fixture(scope="session")
+def flow(chain, tmp_path_factory) -> SimpleNamespace:
+    """A flow renderer of the chain's codes, a model of it without a VQGAN, and one that has all renderers."""
+    from digit.run.compose import compose
+    from digit.run.train import train_renderer
+
+    root = tmp_path_factory.mktemp("flow")
+    codes, how = chain.root / "codes", {"images": chain.images, **chain.small}
+    train_renderer(codes, root / "renderer", flow=True, **how)
+    parts = {"tokenizer": chain.root / "tokenizer", "renderer_flow": root / "renderer"}
+    compose(chain.root / "prior", root / "model", **parts)
+    parts |= {"renderer": chain.root / "renderer", "renderer_masked": chain.root / "masked"}
+    compose(chain.root / "prior", root / "all", vqgan=chain.root / "vqgan", **parts)
+    return SimpleNamespace(root=root, model=root / "model", all=root / "all")
 
 
 @pytest.fixture

@@ -38,7 +38,8 @@ ALLOWED = {
     "training": LEAVES | {"nn", "fast", "data", "weights"},
     "evaluation": LEAVES | {"nn", "training", "data", "weights", *FLOW},
     "request": LEAVES | {"nn", "weights"},
-    "pipeline": LEAVES | {"nn", "weights", "request", *FLOW},
+    "rendering": LEAVES | {"nn", "request", *FLOW},
+    "pipeline": LEAVES | {"nn", "weights", "request", "rendering", *FLOW},
 }
 
 

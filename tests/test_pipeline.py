@@ -6,8 +6,9 @@ import torch
 
 import digit.pipeline
 from digit.errors import DigitError
-from digit.pipeline import DigitPipeline, to_uint8
+from digit.pipeline import DigitPipeline
 from digit.prior import Prior, PriorConfig
+from digit.rendering import to_uint8
 from digit.vqgan import VQGAN
 from digit.vqgan_config import VQGANConfig
 

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,6 +25,7 @@ from digit.data.decode import decode
 from digit.errors import DigitError
 from digit.evaluation.codebook import codebook_report
 from digit.nn.backbone import in_range
+from digit.renderer_flow import FlowRenderer
 from digit.tokenizer import Tokenizer
 from digit.vqgan import VQGAN
 
@@ -165,19 +167,33 @@ class PictureTokenizer(Protocol):
         ...
 
 
-def as_tokenizer(module: Tokenizer | VQGAN) -> PictureTokenizer:
-    """What `stability` takes, out of a tokenizer or VQGAN that `digit.load` gave."""
-    if not isinstance(module, VQGAN):
+def as_tokenizer(module: Tokenizer | VQGAN, renderer: FlowRenderer | None = None) -> PictureTokenizer:
+    """What `stability` takes, out of a tokenizer or VQGAN that `digit.load` gave.
+
+    A flow renderer decodes the tokenizer's codes, without classes; a picture's place is its seed.
+    """
+    if isinstance(module, VQGAN):
+        by_vqgan: Any = SimpleNamespace(
+            encode=module.encode,
+            features=lambda pixels: module.latents(pixels).flatten(2).transpose(1, 2),
+            nearest=module.quantize.nearest,
+            vectors=module.quantize.vectors,
+            decode=module.decode,
+            codes=module.config.codes,
+        )
+        return by_vqgan
+    if renderer is None:
         return module
-    whole: Any = SimpleNamespace(
+    drawn = itertools.count()
+    by_flow: Any = SimpleNamespace(
         encode=module.encode,
-        features=lambda pixels: module.latents(pixels).flatten(2).transpose(1, 2),
-        nearest=module.quantize.nearest,
-        vectors=module.quantize.vectors,
-        decode=module.decode,
+        features=module.features,
+        nearest=module.nearest,
+        vectors=module.vectors,
+        decode=lambda codes: renderer.sample(codes, list(itertools.islice(drawn, len(codes)))),
         codes=module.config.codes,
     )
-    return whole
+    return by_flow
 
 
 @checked

@@ -71,7 +71,7 @@ def complete(
     elif not unconditional:
         by_seed = "each completion takes its seed's class; give --labels, or --unconditional to draw without"
         labels = folder_labels(pipeline, source, otherwise=by_seed)
-    side = pipeline.vqgan.config.image_size
+    side = pipeline.image_size
     above = ["original", "all codes", *(f"seed {seed}" for seed in seeds[:STRIP])]  # the strip's columns
     shown = [torch.zeros(0, len(above), 3, side, side, dtype=torch.uint8)]
     written: list[list[Any]] = []  # per batch of pictures: the first, rows and strips

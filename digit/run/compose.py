@@ -11,11 +11,12 @@ from digit.run.table import print_table, saved
 @checked
 def compose(
     prior: Folder,
-    vqgan: Folder,
     out: Folder,
     *,
+    vqgan: Folder | None = None,
     renderer: Folder | None = None,
     renderer_masked: Folder | None = None,
+    renderer_flow: Folder | None = None,
     tokenizer: Folder | None = None,
     sampling: File | None = None,
     stored_as: Literal["float32", "float16", "int8"] = "float32",
@@ -23,13 +24,15 @@ def compose(
     """Join trained stages into one model folder; stages that do not belong together are refused.
 
     Example: digit compose --prior runs/prior --renderer runs/renderer --vqgan runs/vqgan --out runs/model
+    Example: digit compose --prior runs/prior --renderer-flow runs/flow --out runs/model
 
     Args:
         prior: artifact of `digit train prior`.
-        vqgan: artifact of `digit train vqgan`.
         out: folder for the model.
+        vqgan: artifact of `digit train vqgan`; a flow renderer alone needs none.
         renderer: artifact of `digit train renderer`; without a renderer the prior must be one over VQ codes.
         renderer_masked: artifact of `digit train renderer --masked`.
+        renderer_flow: artifact of `digit train renderer --flow`, which then draws unless told otherwise.
         tokenizer: artifact of `digit fit`, if the model should also encode pictures.
         sampling: JSON file of how the model draws by default, as `sampling` in a model's config.json.
         stored_as: how matrices lie on disk; int8 keeps one scale per row and is a quarter of float32.
@@ -49,9 +52,9 @@ def compose(
         PipelineSampling, {} if sampling is None else read_json(sampling), where=str(sampling)
     )
     first: Any = load(prior, kind="prior")
-    given = {"renderer": renderer, "renderer_masked": renderer_masked, "tokenizer": tokenizer}
+    given = {"vqgan": vqgan, "renderer": renderer, "renderer_masked": renderer_masked}
+    given |= {"renderer_flow": renderer_flow, "tokenizer": tokenizer}
     parts: dict[str, Any] = {name: load(path, kind=name) for name, path in given.items() if path is not None}
-    second: Any = load(vqgan, kind="vqgan")
     classes = artifact_of(first).get("classes") or []
     for name, part in parts.items():
         theirs = artifact_of(part).get("classes") or []
@@ -60,14 +63,14 @@ def compose(
             say(f"the {name} also saw pictures of {different(others)}, which the prior does not know")
     if classes == imagenet_ids():  # folder names: people would rather say the class's own
         classes = imagenet_names()
-    modules = {"prior": first, "vqgan": second, **parts}
+    modules = {"prior": first, **parts}
     made_of: dict[str, Any] = {name: artifact_of(module)["id"] for name, module in modules.items()}
     made_of = {**dict.fromkeys(given), **made_of, "sampling": to_dict(settings), "stored_as": stored_as}
     claimed = claim(out, "compose", made_of)
     if claimed.record is not None:
         nothing_left(out)
         return {**claimed.record, "out": out, "model": out}
-    pipeline = DigitPipeline(first, second, **parts, classes=classes, sampling=settings)
+    pipeline = DigitPipeline(first, **parts, classes=classes, sampling=settings)
     with claimed.alone():
         with claimed.begun():
             pipeline.save_pretrained(out, stored_as=stored_as)

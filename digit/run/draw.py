@@ -163,7 +163,9 @@ def listed(drawn: Pictures, i: int, classes: Sequence[str], *, codes: bool) -> d
         label = drawn.labels[i]
         row |= {"label": label, "class": classes[label] if classes else None}
     if codes:
-        row |= {"codes": drawn.codes[i].tolist(), "vq_codes": drawn.vq_codes[i].tolist()}
+        row["codes"] = drawn.codes[i].tolist()
+        if drawn.vq_codes is not None:
+            row["vq_codes"] = drawn.vq_codes[i].tolist()
     return row
 
 

@@ -15,9 +15,9 @@ from digit.data.views import ViewData, first_views, tokenised
 from digit.data.wrong_codes import WrongCodes
 from digit.errors import DigitError, check_lineage
 from digit.nn.batch import ViewBatch
-from digit.pipeline import to_uint8
 from digit.progress import progress
 from digit.renderer_flow import FlowConfig, FlowRenderer
+from digit.rendering import to_uint8
 from digit.run import stages
 from digit.run.class_names import check_classes, classes_told, labels_among
 from digit.run.dry_run import DryRun, describe_codes, dry_run

@@ -13,7 +13,11 @@ from digit.run.options import Device, File, Folder, Label, Model, Pictures, Posi
 from digit.run.table import saved
 from digit.run.unused import not_used
 
-RENDERERS = {"autoregressive": ("renderer_top_k", "renderer_top_p"), "masked": ("passes", "noise")}
+RENDERERS = {  # and the options of each
+    "autoregressive": ("renderer_top_k", "renderer_top_p", "renderer_temperature", "renderer_guidance"),
+    "masked": ("passes", "noise", "renderer_temperature", "renderer_guidance"),
+    "flow": ("passes", "renderer_guidance"),
+}
 
 
 @checked
@@ -28,7 +32,7 @@ def sample(
     prefix: Whole | None = None,
     out: Folder = Path("samples"),
     npz: File | None = None,
-    renderer: Literal["autoregressive", "masked"] | None = None,
+    renderer: Literal["flow", "autoregressive", "masked"] | None = None,
     temperature: Temperature | None = None,
     top_k: Whole | None = None,
     top_p: TopP | None = None,
@@ -70,17 +74,18 @@ def sample(
         prefix: how many codes of each picture to keep, in raster order.
         out: folder for the pictures.
         npz: a file for all of them as well (arr_0 uint8 n h w 3, labels arr_1), as ADM's evaluation reads it.
-        renderer: the autoregressive or the masked one; the autoregressive if left out and there.
+        renderer: which one draws; the first of these that the model has if left out.
         temperature: of the prior; 0 takes the likeliest code.
         top_k: keep the k likeliest codes of the prior; 0 keeps all.
         top_p: keep the prior's likeliest codes up to this probability; 1 keeps all.
         guidance: classifier-free guidance of the prior; 1 is none.
         guidance_schedule: linear lets it grow from 1 at the first code to its value at the last.
-        renderer_temperature: of the renderer.
+        renderer_temperature: of the autoregressive or the masked renderer.
         renderer_top_k: of the autoregressive renderer.
         renderer_top_p: of the autoregressive renderer.
-        renderer_guidance: of a renderer that knows classes, which adds to --guidance; 1 is none.
-        passes: of the masked renderer; more draw fewer codes in each.
+        renderer_guidance: of a renderer that knows classes, which adds to --guidance; 1 is none. The flow
+            renderer's is by codes too, and takes a second pass at each step.
+        passes: of the flow renderer; of the masked one, where more draw fewer codes in each.
         noise: of the masked renderer: weight of the Gumbel noise on its confidence.
         codes: also write the codes and VQ codes into samples.json.
         batch: pictures at once; 64 if left out, on a GPU an eighth of all, up to 1024 as its memory allows.
@@ -206,14 +211,13 @@ def _say_unused(renderer: str | None, settings: dict[str, Any]) -> None:
     from digit.progress import say
 
     other = f"the {renderer} one draws" if renderer else "this model has none"
-    for name, options in RENDERERS.items():
-        typed = [option for option in options if settings[option] is not None]
-        if typed and name != renderer:
-            say(not_used(typed, f"of the {name} renderer, and {other}"))
-    shared = ("renderer_temperature", "renderer_guidance")
-    typed = [option for option in shared if settings[option] is not None]
-    if renderer is None and typed:
-        say(not_used(typed, "this model has no renderer"))
+    own, unused = RENDERERS.get(renderer or "", ()), dict[str, list[str]]()
+    for option in dict.fromkeys(option for options in RENDERERS.values() for option in options):
+        if settings[option] is not None and option not in own:
+            owners = " or ".join(name for name, options in RENDERERS.items() if option in options)
+            unused.setdefault(owners, []).append(option)
+    for owners, options in unused.items():
+        say(not_used(options, f"of the {owners} renderer, and {other}"))
 
 
 def _tell(content: dict[str, Any]) -> None:

@@ -21,12 +21,12 @@ from digit.files import read_json
 from digit.nn.batch import CodeBatch
 from digit.nn.linear_probe import FeatureBatch, Probe
 from digit.nn.sampling import SamplerConfig
-from digit.pipeline import to_uint8
 from digit.printing import listed
 from digit.prior import Prior, PriorConfig
 from digit.progress import progress, say
 from digit.renderer import Renderer
 from digit.renderer_masked import MaskedRenderer
+from digit.rendering import to_uint8
 from digit.run.claim import Claim, claim, differences
 from digit.run.class_names import labels_among
 from digit.run.dry_run import DryRun

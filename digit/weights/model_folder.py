@@ -1,6 +1,6 @@
 """A model on disk: a folder of artifacts, one a part, and a config.json that names them and how to draw."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from digit.bounds import Count, Weight
+from digit.bounds import Count, Guidance, Weight
 from digit.calls import check_fields
 from digit.errors import DigitError, LineageError, check_lineage
 from digit.files import clean_up, make_folder, read_json, write_json_atomic
@@ -20,8 +20,8 @@ from digit.weights.artifact import CONFIG, MODEL, artifact_of, describe, load, s
 from digit.weights.storage import StoredAs, from_dict
 
 BUNDLED = "cifar10"  # the model that comes with the package
-PARTS = ("prior", "renderer", "renderer_masked", "vqgan", "tokenizer")
-NEEDED = ("prior", "vqgan")  # parts without which nothing is drawn
+PARTS = ("prior", "renderer", "renderer_masked", "renderer_flow", "vqgan", "tokenizer")
+BY_VQ_CODES = {"renderer", "renderer_masked"}  # parts that draw VQ codes, which a VQGAN decodes
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,8 @@ class PipelineSampling:
     masked: SamplerConfig = field(default_factory=SamplerConfig)  # the masked renderer
     masked_steps: Count = 8  # its passes
     masked_noise: Weight = 4.5  # weight of its Gumbel noise on confidence
+    flow_steps: Count | None = None  # passes of the flow renderer; None: as its own settings say
+    flow_guidance: Guidance | None = None  # weight of what codes and class change; 1 is none; None: likewise
     draw: str | None = DRAW  # the rule that these settings were made for; None: older than this field
 
     def __post_init__(self) -> None:
@@ -107,8 +109,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise DigitError(
             f"{folder} was written by a newer digit ({listed(sorted(unknown))}): update the package"
         )
-    if not set(NEEDED) <= set(parts):
-        raise DigitError(f"{path} names no prior or no vqgan, without which nothing is drawn: restore it")
+    if (absent := lacking(parts)) is not None:
+        raise DigitError(f"{path} names no {absent}, without which nothing is drawn: restore it")
     return config
 
 
@@ -116,6 +118,8 @@ def open_model(
     folder: Path, *, device: torch.device | str = "cpu", parts: Sequence[str] | None = None
 ) -> Model:
     """The parts of a folder as modules on `device`; of parts that `parts` leaves out the files are checked.
+
+    The prior is opened in any case, and the VQGAN unless a flow renderer is the only renderer among `parts`.
 
     Raises:
         DigitError: no model, a file of it is missing or damaged, or an unknown part.
@@ -126,10 +130,13 @@ def open_model(
     sampling = from_dict(PipelineSampling, own, where=f"{folder / 'config.json'}: sampling")
     if unknown := set(parts or ()) - set(PARTS):
         raise DigitError(f"no parts {listed(sorted(unknown))}: choose from {', '.join(PARTS)}")
+    wanted = {"prior", *(config["parts"] if parts is None else parts)}
+    if wanted & BY_VQ_CODES or "renderer_flow" not in wanted & set(config["parts"]):
+        wanted.add("vqgan")
     modules: dict[str, Any] = {}
     artifacts: dict[str, dict[str, Any]] = {}
     for name, identity in config["parts"].items():
-        if parts is None or name in (*parts, *NEEDED):
+        if name in wanted:
             modules[name] = load(folder / name, kind=name, device=device)
             artifacts[name] = artifact_of(modules[name])
         else:
@@ -182,13 +189,15 @@ def finish(
     For models too large to hold all parts in memory at once; the tensors are not read again.
 
     Raises:
-        DigitError: a part that is no whole artifact, or no prior or VQGAN among them.
+        DigitError: a part that is no whole artifact, or parts that draw nothing together.
         LineageError: the parts were not made from each other.
     """
     folder = Path(path)
+    if unknown := set(parts) - set(PARTS):
+        raise DigitError(f"no parts {listed(sorted(unknown))}: choose from {', '.join(PARTS)}")
+    if (absent := lacking(parts)) is not None:
+        raise DigitError(f"{folder} has the parts {listed(parts)}: a pipeline needs {absent}")
     artifacts = {name: describe(folder / name) for name in PARTS if name in parts}
-    if set(artifacts) != set(parts) or not set(NEEDED) <= set(artifacts):
-        raise DigitError(f"{folder} has the parts {listed(parts)}: a pipeline needs a prior and a vqgan")
     check_parts(artifacts)
     write_json_atomic(
         folder / "config.json",
@@ -203,6 +212,15 @@ def finish(
     )
 
 
+def lacking(parts: Collection[str]) -> str | None:
+    """What parts, by their names, lack to make pictures; None where they lack nothing."""
+    if "prior" not in parts:
+        return "prior"
+    if BY_VQ_CODES & set(parts) and "vqgan" not in parts:
+        return "vqgan, which decodes what the autoregressive and the masked renderer draw"
+    return None if {"vqgan", "renderer_flow"} & set(parts) else "vqgan or renderer_flow"
+
+
 def check_parts(artifacts: Mapping[str, Mapping[str, Any]]) -> None:
     """LineageError unless each part, by its config.json, was made with the parts beside it.
 
@@ -211,6 +229,10 @@ def check_parts(artifacts: Mapping[str, Mapping[str, Any]]) -> None:
     ids = {name: artifact["id"] for name, artifact in artifacts.items()}
     for name, artifact in artifacts.items():
         check_lineage(f"the {name}", artifact.get("lineage", {}), "the parts beside it", ids)
+        for other, beside in artifacts.items():  # what made their codes need not be a part
+            check_lineage(
+                f"the {name}", artifact.get("lineage", {}), f"the {other}", beside.get("lineage", {})
+            )
         if name != "prior" and artifact.get("config", {}).get("classes") and "prior" in artifacts:
             _check_classes(name, artifact, artifacts["prior"])
 

@@ -16,9 +16,9 @@ from digit.evaluation.probe import pooled_states
 from digit.evaluation.scores import Moments, frechet_distance, inception_score
 from digit.files import atomic_file
 from digit.nn.sampling import SamplerConfig
-from digit.pipeline import to_uint8
 from digit.prior import Prior
 from digit.renderer_masked import MaskedRenderer
+from digit.rendering import to_uint8
 from digit.run.grid import grid
 
 

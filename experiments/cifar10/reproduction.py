@@ -27,7 +27,8 @@ from digit.evaluation.pictures import open_pictures
 from digit.evaluation.protocols import Metric
 from digit.files import read_json, write_json_atomic
 from digit.nn.sampling import DRAW, SamplerConfig
-from digit.pipeline import DigitPipeline, to_uint8
+from digit.pipeline import DigitPipeline
+from digit.rendering import to_uint8
 from digit.run.grid import grid
 from digit.weights.artifact import load
 

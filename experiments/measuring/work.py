@@ -196,7 +196,7 @@ def _trained(run: Run, name: str, steps: int) -> None:
         raise DigitError(f"the training in {out} is unfinished: repeat the command")
     model = run.out / name.replace("prior", "model")
     if not (model / "config.json").exists():
-        compose(out, run.bundled / "vqgan", model, stored_as="int8")  # stored as the bundled model is
+        compose(out, model, vqgan=run.bundled / "vqgan", stored_as="int8")  # stored as the bundled model is
     network: Any = load(model / "prior", kind="prior")
     write_result(
         run.results / f"{name}.json",

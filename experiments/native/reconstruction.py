@@ -18,7 +18,7 @@ from digit.evaluation.scores import Moments, frechet_distance
 from digit.files import atomic_file
 from digit.nn.backbone import Standardize
 from digit.nn.perceptual import distance, unit_maps
-from digit.pipeline import to_uint8
+from digit.rendering import to_uint8
 from digit.run.grid import grid
 from digit.weights.artifact import artifact_of
 

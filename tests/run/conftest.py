@@ -24,7 +24,7 @@ def places(chain, tmp_path_factory):
     with zipfile.ZipFile(chain.images) as archive:
         archive.extractall(root / "pictures", archive.namelist()[:5])
         (root / "one.png").write_bytes(archive.read(archive.namelist()[0]))
-    compose(chain.root / "prior_vq", chain.root / "vqgan", root / "vq")
-    stages = (chain.root / "prior", chain.root / "vqgan")
-    compose(*stages, root / "blind", renderer=chain.root / "renderer")
+    vqgan = chain.root / "vqgan"
+    compose(chain.root / "prior_vq", root / "vq", vqgan=vqgan)
+    compose(chain.root / "prior", root / "blind", vqgan=vqgan, renderer=chain.root / "renderer")
     return root

@@ -82,7 +82,10 @@ def test_what_nobody_typed_is_not_mentioned(verb):
 def test_settings_of_another_renderer_are_said(chain, run, tmp_path):
     call = ("sample", chain.root / "model", "--num", 1)
     code, _, err = run(*call, "--out", tmp_path / "a", "--passes", 2, "--noise", 1)
-    assert code == 0 and "--passes, --noise are not used: of the masked renderer" in err
+    assert (
+        code == 0 and "--noise is not used: of the masked renderer, and the autoregressive one draws" in err
+    )
+    assert "--passes is not used: of the masked or flow renderer, and the autoregressive one draws" in err
     code, _, err = run(*call, "--out", tmp_path / "b", "--renderer-top-k", 2)
     assert code == 0 and not re.search("not used", err)
 

@@ -19,6 +19,7 @@ from digit.weights.model_folder import (
     PipelineSampling,
     check_parts,
     finish,
+    lacking,
     locate,
     open_model,
     read_config,
@@ -83,10 +84,24 @@ def test_a_part_of_another_model_is_refused(parts, folder, tmp_path):
         finish(folder, ["prior", "vqgan"], classes=[], sampling=SAMPLING)
 
 
-def test_a_model_needs_a_prior_and_a_vqgan(folder):
-    for parts in (["prior"], ["prior", "vqgan", "upscaler"]):
-        with pytest.raises(DigitError, match="needs a prior and a vqgan"):
-            finish(folder, parts, classes=[], sampling=SAMPLING)
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["prior"], "needs vqgan or renderer_flow"),
+        (["vqgan"], "needs prior"),
+        (["prior", "renderer"], "needs vqgan, which decodes what"),
+        (["prior", "renderer_masked", "renderer_flow"], "needs vqgan, which decodes what"),
+        (["prior", "vqgan", "upscaler"], "no parts upscaler"),
+    ],
+)
+def test_a_model_needs_a_prior_and_what_makes_pixels(folder, names, said):
+    with pytest.raises(DigitError, match=said):
+        finish(folder, names, classes=[], sampling=SAMPLING)
+
+
+def test_a_flow_renderer_needs_no_vqgan():
+    assert lacking(["prior", "renderer_flow"]) is None
+    assert lacking(["prior", "vqgan"]) is None
 
 
 @pytest.mark.parametrize(
@@ -97,7 +112,7 @@ def test_a_model_needs_a_prior_and_a_vqgan(folder):
         ({"classes": [1]}, "lacks sampling, parts or classes"),
         ({"parts": {"prior": "a", "vqgan": "b", "upscaler": "c"}}, "newer digit .upscaler"),
         ({"format": 2}, "newer digit"),
-        ({"parts": {"prior": "a"}}, "names no prior or no vqgan"),
+        ({"parts": {"prior": "a"}}, "names no vqgan or renderer_flow"),
         ({"sampling": {"masked_step": 3}}, "did you mean masked_steps"),
     ],
 )

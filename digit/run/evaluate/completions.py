@@ -24,18 +24,20 @@ from digit.evaluation.result import write_result
 from digit.evaluation.scores import Moments, frechet_distance, inception_score
 from digit.files import atomic_file
 from digit.nn.sampling import DRAW, SamplerConfig
-from digit.pipeline import RENDERERS, DigitPipeline, to_uint8
+from digit.pipeline import RENDERERS, DigitPipeline
 from digit.progress import progress, say
+from digit.rendering import to_uint8
 from digit.run.evaluate.measurement import earlier, ids_of, of_networks, record, unlike_names
 from digit.run.grid import grid
 
-REAL, DIGIT, VQ = "real pictures", "DiGIT + VQ", "VQ only"
+REAL, DIGIT, FLOW, VQ = "real pictures", "DiGIT + VQ", "DiGIT + flow", "VQ only"
 PAPER = {f"paper, {DIGIT}": (1.92, 184.40), f"paper, {VQ}": (1.67, 175.56)}  # FID, IS
 PROTOCOL = (
     "the same pictures on both sides: VQ only = VQGAN decoder of its own codes of a picture; DiGIT + VQ ="
     " discriminative codes of the picture, VQ codes drawn by the renderer, VQGAN decoder; no prior, so"
     " nothing of the codes is generated; PSNR in dB over all pixels of all pictures, after rounding to bytes"
 )
+PROTOCOL_FLOW = f"{PROTOCOL}; DiGIT + flow = pixels drawn by the flow renderer of the discriminative codes"
 CONDITIONS = "the paper's rows: FID and IS, 50,000 ImageNet validation pictures, 256 px, InceptionV3"
 BACK = "codes back"  # share of codes, see digit.evaluation.codes_back
 SHOWN = 16  # pictures beside their reconstructions
@@ -56,6 +58,10 @@ def renderer_settings(
     if not pipeline.renderers:
         return {}
     chosen: Any = pipeline.renderer_called(renderer)
+    if chosen == "flow":
+        told = {"name": chosen, "steps": pipeline.sampling.flow_steps}
+        told["guidance"] = pipeline.sampling.flow_guidance
+        return told | ({"classes": labelled} if pipeline.renderer_classes(chosen) else {})
     own = pipeline.sampling.masked if chosen == "masked" else pipeline.sampling.renderer
     told = {"name": chosen, "temperature": own.temperature, "top_k": own.top_k, "top_p": own.top_p}
     if not pipeline.renderer_classes(chosen):
@@ -68,14 +74,29 @@ def renderer_settings(
 def ways_back(
     pipeline: DigitPipeline, settings: Mapping[str, Any], labels: Labels | None = None
 ) -> dict[str, Way]:
-    """How pictures come back, by the name of the row: through the renderer, if there is one, and VQ alone.
+    """How pictures come back, by the name of the row: through the renderer and by VQ codes alone.
 
     `labels` are the pictures' where `settings` say that the renderer is told them.
     """
-    vqgan, own = pipeline.vqgan, pipeline.sampling
-    ways: dict[str, Way] = {VQ: lambda pixels, seeds: to_uint8(vqgan.decode(vqgan.encode(pixels)))}
+    own, ways = pipeline.sampling, dict[str, Way]()
+    if (vqgan := pipeline.vqgan) is not None:
+        ways[VQ] = lambda pixels, seeds: to_uint8(vqgan.decode(vqgan.encode(pixels)))
     if pipeline.tokenizer is None or not settings:
         return ways
+
+    def given(pixels: Tensor, seeds: list[int]) -> tuple[Tensor, list[int] | None]:
+        told = labels(seeds) if labels is not None and settings.get("classes") else None
+        return pipeline.encode(pixels).to(pixels.device), told
+
+    if (flow := pipeline.renderer_flow) is not None and settings["name"] == "flow":
+        how = {name: settings[name] for name in ("steps", "guidance")}
+
+        def by_flow(pixels: Tensor, seeds: list[int]) -> Tensor:
+            codes, told = given(pixels, seeds)
+            return to_uint8(flow.sample(codes, seeds, told, **how))
+
+        return {FLOW: by_flow, **ways}
+    assert vqgan is not None, "a pipeline has a VQGAN where VQ codes are drawn"
     config = SamplerConfig(
         **{name: value for name, value in settings.items() if name not in ("name", "classes")}
     )
@@ -84,9 +105,7 @@ def ways_back(
     how = {"steps": own.masked_steps, "noise": own.masked_noise} if masked else {}
 
     def digit(pixels: Tensor, seeds: list[int]) -> Tensor:
-        codes, told = pipeline.encode(pixels).to(pixels.device), None
-        if labels is not None and settings.get("classes"):
-            told = labels(seeds)
+        codes, told = given(pixels, seeds)
         drawn = renderer.sample(codes, seeds, config, labels=told, batch_size=len(seeds), **how)
         return to_uint8(vqgan.decode(drawn))
 
@@ -157,7 +176,7 @@ def open_models(models: Sequence[str], device: torch.device) -> dict[str, DigitP
     names = unlike_names([Path(model) for model in models], "the list of models")
     opened = [DigitPipeline.from_pretrained(model, device=device) for model in models]
     pipelines = dict(zip(names, opened, strict=True))
-    sides = {name: pipeline.vqgan.config.image_size for name, pipeline in pipelines.items()}
+    sides = {name: pipeline.image_size for name, pipeline in pipelines.items()}
     if len(set(sides.values())) > 1:
         raise DigitError(f"the models draw at unequal sizes ({sides}): compare models of one size")
     return pipelines
@@ -266,7 +285,7 @@ class Curve:
             say("nothing is left to do")
             return
         if reference is not None:
-            side = next(iter(self.models.values())).vqgan.config.image_size
+            side = next(iter(self.models.values())).image_size
             others = without_statistics(open_pictures(reference, size=side, batch_size=batch))
             self.counts["reference"] = others.n or 0
             check_number(others.name, others.n or 0, OWN, few=few, reference=True)
@@ -307,7 +326,7 @@ def encode(
 ) -> tuple[dict[str, Tensor], list[Measured]]:
     """Every model's codes and the networks' statistics of the pictures, in one pass over the files."""
     parts: dict[str, list[Tensor]] = {name: [] for name in models}
-    side = next(iter(models.values())).vqgan.config.image_size
+    side = next(iter(models.values())).image_size
 
     def pictures() -> Iterator[Tensor]:
         for _, views in stream(source, side, batch_size=batch, strict=True):

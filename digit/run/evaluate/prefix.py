@@ -23,7 +23,7 @@ def evaluate_prefix(
     num: Several | None = None,
     few: bool = False,
     unconditional: bool = False,
-    renderer: Literal["autoregressive", "masked"] | None = None,
+    renderer: Literal["flow", "autoregressive", "masked"] | None = None,
     temperature: Temperature | None = None,
     top_k: Whole | None = None,
     top_p: TopP | None = None,
@@ -51,7 +51,7 @@ def evaluate_prefix(
         num: pictures at most, evenly spread; all if left out.
         few: measure even fewer than 2,048 pictures, where distances are far too large.
         unconditional: complete without classes.
-        renderer: the autoregressive or the masked one; the first that a model has if left out.
+        renderer: which one draws; the first of these that a model has if left out.
         temperature: of the prior, from 0, which takes the likeliest code; each model's own if left out.
         top_k: keep the k likeliest codes of the prior; 0 keeps all; each model's own if left out.
         top_p: keep its likeliest codes up to this probability, in (0, 1]; each model's own if left out.

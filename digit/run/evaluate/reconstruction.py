@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from digit.bounds import Batch, Several
 from digit.calls import checked
+from digit.errors import DigitError
 from digit.run.options import Device, File, Model, Network, Pictures, Positional
 from digit.run.table import print_table
 
@@ -17,7 +18,7 @@ def evaluate_reconstruction(
     *,
     features: tuple[Network, ...] = ("inception",),
     inception_weights: File | None = None,
-    renderer: Literal["autoregressive", "masked"] | None = None,
+    renderer: Literal["flow", "autoregressive", "masked"] | None = None,
     under: str | None = None,
     num: Several | None = None,
     few: bool = False,
@@ -27,9 +28,9 @@ def evaluate_reconstruction(
 ) -> dict[str, Any]:
     """Distance and PSNR of real pictures that went through the model's tokenizers and back: its floor.
 
-    What a perfect prior would reach with this renderer and VQGAN, and which share of its codes comes
-    back when the result is tokenised again. Settings are the model's own. A renderer that knows classes is
-    told those of the pictures' folders, where they are the model's.
+    What a perfect prior would reach with this renderer, and VQGAN if it needs one, and which share of its
+    codes comes back when the result is tokenised again. Settings are the model's own. A renderer that knows
+    classes is told those of the pictures' folders, where they are the model's.
 
     Example: digit evaluate reconstruction runs/model --images photos/ --features dinov2-l --out floor
 
@@ -38,7 +39,7 @@ def evaluate_reconstruction(
         images: real pictures: folder, zip, or tar shards (shards-{000..127}.tar).
         features: networks: inception, dinov2-l, timm:NAME, classifier:FOLDER, squeezenet:FILE.
         inception_weights: file of FID's InceptionV3; fetched if left out.
-        renderer: the autoregressive or the masked one; the first that the model has if left out.
+        renderer: which one draws; the first of these that the model has if left out.
         under: only pictures below this folder of `images`, such as `val`.
         num: pictures at most, evenly spread; all if left out.
         few: measure even fewer than 2,048 pictures, where distances are far too large.
@@ -62,13 +63,15 @@ def evaluate_reconstruction(
     source = open_told(images, under=under, num=num)
     check_number(images, len(source), OWN, few=few)
     if pipeline.tokenizer is None and pipeline.renderers:
+        if pipeline.vqgan is None:
+            raise DigitError(f"{model} holds no tokenizer to encode with: compose it with --tokenizer")
         say(f"{model} holds no tokenizer: no row {completions.DIGIT}; compose it with --tokenizer")
     networks = measurement.open_networks(features, inception_weights, where)
     written = measurement.result_file(out, "reconstruction")
     made_of = measurement.asked(out, given)
     if (before := measurement.measured(written, made_of)) is not None:
         return before
-    size = pipeline.vqgan.config.image_size
+    size = pipeline.image_size
     labels = None
     if pipeline.renderer_classes(renderer):
         labels = folder_labels(pipeline, source, otherwise="rendering without classes")
@@ -76,13 +79,13 @@ def evaluate_reconstruction(
     with measurement.reading("reconstruct", source, size, where, batch) as (pixels, seen):
         of = None if labels is None else lambda seeds: [labels[seen[seed]] for seed in seeds]
         ways = completions.ways_back(pipeline, settings, of)
-        tokenise = pipeline.encode if completions.DIGIT in ways else None
+        tokenise = pipeline.encode if {completions.DIGIT, completions.FLOW} & set(ways) else None
         rows, shown = completions.reconstruct(pixels(), ways, networks, tokenise=tokenise)
     value = measurement.record(
         "reconstruction",
         measurement.by_name(rows),
         where,
-        protocol=completions.PROTOCOL,
+        protocol=completions.PROTOCOL_FLOW if completions.FLOW in ways else completions.PROTOCOL,
         counts={"pictures": len(seen)},
         features=measurement.of_networks(networks),
         seed=0,

@@ -17,6 +17,7 @@ def evaluate_stability(
     images: Pictures,
     tokenizers: tuple[Folder, ...],
     *,
+    renderer_flow: Folder | None = None,
     out: Path | None = None,
     size: Pixels | None = None,
     under: str | None = None,
@@ -29,7 +30,8 @@ def evaluate_stability(
     """Disturb pictures, and count which codes change: table 1 of the paper, for any number of tokenizers.
 
     Beside each tokenizer stand PSNR and sharpness of its reconstructions (a discriminative one has none to
-    show) and the use of its codebook: one that keeps little of a picture is stable for the wrong reason.
+    show, unless a flow renderer draws of its codes) and the use of its codebook: one that keeps little of a
+    picture is stable for the wrong reason.
     Noise must be added at the pictures' native resolution; enlarged small pictures mislead.
 
     Example: digit evaluate stability --images photos/ --tokenizers runs/tokenizer runs/vqgan --out stability
@@ -37,8 +39,9 @@ def evaluate_stability(
     Args:
         images: folder of class folders, flat folder, zip, or tar shards (shards-{000..127}.tar).
         tokenizers: artifacts of kind tokenizer or vqgan, side by side.
+        renderer_flow: artifact of `digit train renderer --flow`, of the codes of one of the tokenizers.
         out: folder for stability.json and stability.png, or a JSON file; not kept if left out.
-        size: side in pixels at which pictures are disturbed; the VQGANs' if left out, 256 without one.
+        size: side in pixels at which pictures are disturbed; the decoders' if left out, 256 without one.
         under: only pictures below this folder of `images`, such as `test`.
         num: pictures at most, evenly spread over the set.
         noise_only: leave out blur, JPEG, shift and brightness.
@@ -59,7 +62,9 @@ def evaluate_stability(
     names = measurement.unlike_names(tokenizers, "--tokenizers")
     kinds = "tokenizer", "vqgan"
     opened = {n: measurement.open_one(path, kinds, where) for n, path in zip(names, tokenizers, strict=True)}
-    side = _size(opened, size)
+    flow = None if renderer_flow is None else measurement.open_one(renderer_flow, ("renderer_flow",), where)
+    read_by = None if flow is None else _tokenizer_of(flow, opened)
+    side = _size(opened if flow is None else {**opened, "flow renderer": flow}, size)
     source = open_told(images, under=under, num=num)
     written = measurement.result_file(out, "stability")
     made_of = measurement.asked(out, given)
@@ -69,7 +74,8 @@ def evaluate_stability(
     measured: dict[str, dict[str, float]] = {}
     with measurement.reading("stability", source, side, where, batch, times=len(opened)) as (pixels, seen):
         for name, module in opened.items():
-            measured[name] = dict(stability(as_tokenizer(module), pixels(), **how))
+            tokenizer = as_tokenizer(module, flow if name == read_by else None)
+            measured[name] = dict(stability(tokenizer, pixels(), **how))
     told = {"images": Path(images).name, "under": under}
     value = measurement.record(
         "stability",
@@ -77,7 +83,7 @@ def evaluate_stability(
         where,
         protocol=PROTOCOL,
         counts={"pictures": len(seen)},
-        features=measurement.with_ids(opened),
+        features=measurement.with_ids(opened if flow is None else {**opened, "flow renderer": flow}),
         seed=seed,
         settings={**told, "fingerprint": source.fingerprint, "size": side, "read_as": source.read_as},
     )
@@ -88,16 +94,32 @@ def evaluate_stability(
     return value
 
 
+def _tokenizer_of(flow: Any, modules: Mapping[str, Any]) -> str:
+    """The name of the tokenizer whose codes a flow renderer reads; DigitError if it is not among them."""
+    from digit.weights.artifact import artifact_of
+
+    made_with = artifact_of(flow)["lineage"].get("tokenizer")
+    for name, module in modules.items():
+        if artifact_of(module)["id"] == made_with:
+            return name
+    raise DigitError(
+        f"--renderer-flow reads codes of the tokenizer {str(made_with)[:12]}, which is not among "
+        "--tokenizers: give it too"
+    )
+
+
 def _size(modules: Mapping[str, Any], size: int | None) -> int:
-    """The side in pixels at which pictures are disturbed; DigitError where it is not that of each VQGAN."""
+    """The side in pixels at which pictures are disturbed; DigitError where a decoder makes others."""
+    from digit.renderer_flow import FlowRenderer
     from digit.vqgan import VQGAN
 
-    sizes = {name: m.config.image_size for name, m in modules.items() if isinstance(m, VQGAN)}
+    kinds = VQGAN, FlowRenderer
+    sizes = {name: m.config.image_size for name, m in modules.items() if isinstance(m, kinds)}
     side = size or max(sizes.values(), default=256)
     for name, its in sizes.items():
         if its != side:
             raise DigitError(
-                f"the VQGAN {name} is made for {its} px, the pictures have {side}: compare VQGANs of one size"
+                f"the {name} is made for {its} px, the pictures have {side}: compare decoders of one size"
             )
     return side
 

@@ -21,7 +21,7 @@ def evaluate_sweep(
     top_k: tuple[Whole, ...] = (),
     top_p: tuple[TopP, ...] = (),
     guidance: tuple[Guidance, ...] = (),
-    renderer: Literal["autoregressive", "masked"] | None = None,
+    renderer: Literal["flow", "autoregressive", "masked"] | None = None,
     renderer_temperature: tuple[Temperature, ...] = (),
     renderer_top_k: tuple[Whole, ...] = (),
     renderer_top_p: tuple[TopP, ...] = (),
@@ -53,12 +53,12 @@ def evaluate_sweep(
         top_k: keep the k likeliest codes of the prior; 0 keeps all.
         top_p: keep the prior's likeliest codes up to this probability, in (0, 1].
         guidance: classifier-free guidance; 1 is none.
-        renderer: the autoregressive or the masked one; the first that the model has if left out.
-        renderer_temperature: of the renderer.
+        renderer: which one draws; the first of these that the model has if left out.
+        renderer_temperature: of the autoregressive or the masked renderer.
         renderer_top_k: of the autoregressive renderer; 0 keeps all.
         renderer_top_p: of the autoregressive renderer, in (0, 1].
-        renderer_guidance: of a renderer that knows classes; 1 is none.
-        passes: of the masked renderer over all positions.
+        renderer_guidance: of the flow renderer, or of another that knows classes; 1 is none.
+        passes: of the flow renderer, or of the masked renderer over all positions.
         noise: of the masked renderer: weight of the Gumbel noise on its confidence.
         unconditional: draw without a class; else each picture's is its seed modulo the number of classes.
         features: networks: inception, dinov2-l, timm:NAME, classifier:FOLDER, squeezenet:FILE.
@@ -91,7 +91,7 @@ def evaluate_sweep(
     axes |= {"steps": passes, "noise": noise}
     plan = grid_of(pipeline, axes, renderer=renderer, unconditional=unconditional)
     networks = measurement.open_networks(features, inception_weights, where)
-    side = pipeline.vqgan.config.image_size
+    side = pipeline.image_size
     source = measurement.generated(reference)
     pictures = without_statistics(open_pictures(source, size=side, batch_size=batch))
     check_number(reference, pictures.n or 0, OWN, few=few, reference=True)

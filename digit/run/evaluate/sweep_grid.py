@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from digit.bounds import MANY
 from digit.errors import DigitError
 from digit.evaluation.images import compare
 from digit.evaluation.measure import measure
@@ -27,6 +28,7 @@ _RENDERER = {
     None: (),
     "autoregressive": ("renderer_temperature", "renderer_top_k", "renderer_top_p"),
     "masked": ("renderer_temperature", "steps", "noise"),
+    "flow": ("renderer_guidance", "steps"),
 }
 
 
@@ -66,6 +68,8 @@ class Grid:
         if self.renderer == "masked":
             changed["masked"] = replace(sampling.masked, **own)
             changed |= {"masked_steps": setting["steps"], "masked_noise": setting["noise"]}
+        if self.renderer == "flow":
+            changed |= {"flow_steps": setting["steps"], "flow_guidance": setting["renderer_guidance"]}
         return replace(sampling, **changed)
 
     def command(self, setting: Setting, *, model: str | None, num: int, out: str) -> str:
@@ -93,7 +97,7 @@ def grid_of(
     chosen, own = pipeline.renderer_called(renderer), pipeline.sampling
     classes = 0 if unconditional else pipeline.prior.config.classes
     of_renderer, told = _RENDERER[chosen], bool(classes and pipeline.renderer_classes(chosen))
-    if told:
+    if told and chosen != "flow":  # which is guided by codes alone too
         of_renderer += ("renderer_guidance",)
     for axis, numbers in axes.items():
         if numbers and axis not in PRIOR + of_renderer:
@@ -106,6 +110,9 @@ def grid_of(
     if chosen == "masked":
         defaults |= {"renderer_temperature": own.masked.temperature, "renderer_guidance": own.masked.guidance}
         defaults |= {"steps": own.masked_steps, "noise": own.masked_noise}
+    elif chosen == "flow":
+        assert own.flow_steps is not None and own.flow_guidance is not None, "the pipeline has filled them in"
+        defaults |= {"steps": own.flow_steps, "renderer_guidance": own.flow_guidance}
     else:
         defaults |= {axis: getattr(own.renderer, axis.removeprefix("renderer_")) for axis in of_renderer}
 
@@ -118,7 +125,8 @@ def grid_of(
 
 
 def _check(pipeline: DigitPipeline, found: Grid) -> None:
-    prior, most = pipeline.prior, pipeline.vqgan.length
+    prior = pipeline.prior
+    most = pipeline.vqgan.length if pipeline.vqgan is not None and found.renderer == "masked" else MANY
     whole = torch.zeros(1, prior.config.length, dtype=torch.int64)
     label = torch.zeros(1, dtype=torch.int64) if found.classes else None
     for setting in found.priors:

@@ -14,7 +14,8 @@ from digit.evaluation.networks import classifier_network
 from digit.evaluation.prefix import Point
 from digit.evaluation.scores import Moments
 from digit.nn.classifier import Classifier, ClassifierConfig
-from digit.pipeline import DigitPipeline, to_uint8
+from digit.pipeline import DigitPipeline
+from digit.rendering import to_uint8
 from digit.run.evaluate.completions import (
     BACK,
     DIGIT,

@@ -52,7 +52,7 @@ def test_all_codes_of_a_vq_only_model_are_its_reconstruction(chain, places, run)
     from digit.evaluation.measure import measure
     from digit.evaluation.networks import open_network
     from digit.evaluation.pictures import open_pictures
-    from digit.pipeline import to_uint8
+    from digit.rendering import to_uint8
 
     call = (places / "vq", "--images", chain.images, "--prefix", 16, "--few", "--json")
     code, out, err = run("evaluate", "prefix", *call, "--features", f"classifier:{places / 'net'}")

@@ -9,7 +9,8 @@ from digit.data.loader import load_pixels
 from digit.evaluation.result import read_result
 from digit.nn.classifier import Classifier, ClassifierConfig
 from digit.nn.sampling import DRAW
-from digit.pipeline import DigitPipeline, to_uint8
+from digit.pipeline import DigitPipeline
+from digit.rendering import to_uint8
 from digit.weights.artifact import load, save
 
 

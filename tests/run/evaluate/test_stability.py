@@ -1,5 +1,7 @@
 """`digit evaluate stability` and what bad input gets."""
 
+import pytest
+
 from digit.evaluation.result import read_result
 
 
@@ -45,3 +47,25 @@ def test_bad_input_gets_one_sentence(chain, run):
         code, _, err = run("evaluate", "stability", *options, "--tokenizers", *tokenizers, *more)
         assert code == 2
         assert sentence in err
+
+
+def test_a_flow_renderer_shows_what_a_tokenizer_keeps(chain, flow, run, json_of):
+    both = ("--tokenizers", chain.root / "tokenizer", chain.root / "vqgan")
+    options = ("--images", chain.images, *both, "--num", "5", "--device", "cpu", "--noise-only", "--json")
+    plain = json_of(run("evaluate", "stability", *options)[1])["values"]
+    more = ("--renderer-flow", flow.root / "renderer")
+    for batch in (5, 2):
+        code, out, err = run("evaluate", "stability", *options, *more, "--batch", batch)
+        assert code == 0, err
+        value = json_of(out)
+        drawn = {name: value["values"].pop(f"tokenizer: {name}") for name in ("PSNR", "sharpness")}
+        assert value["values"] == pytest.approx(plain, abs=1e-6) and drawn["PSNR"] > 0
+        assert [each["name"] for each in value["features"]] == ["tokenizer", "vqgan", "flow renderer"]
+        if batch == 5:
+            whole = drawn
+    assert all(abs(drawn[name] - number) < 1e-4 for name, number in whole.items())
+    alone = (*options[:2], "--tokenizers", chain.root / "vqgan", *options[5:], *more)
+    code, _, err = run("evaluate", "stability", *alone)
+    assert code == 2 and "which is not among --tokenizers: give it too" in err
+    code, _, err = run("evaluate", "stability", *options, *more, "--size", 32)
+    assert code == 2 and "is made for 16 px, the pictures have 32" in err
