@@ -5,6 +5,7 @@ and/or `vq_codes.npy`, and `labels.npy` where the pictures have classes. Unfinis
 and is taken up by the same call.
 """
 
+import math
 import tokenize
 from collections.abc import Iterator
 from dataclasses import replace
@@ -131,6 +132,16 @@ class Codes:
     def length(self, name: str) -> int:
         """Codes per image in the array called `name`."""
         return int(self.array(name).shape[2])
+
+    def check_square(self, *names: str) -> None:
+        """DigitError unless the codes of each of these arrays fill a square, as pictures are drawn from one."""
+        for name in names:
+            length = self.length(name)
+            if length < 1 or math.isqrt(length) ** 2 != length:
+                raise DigitError(
+                    f"{self.path / name}.npy has {length} codes per picture, which fill no square, so that "
+                    "nothing could be drawn: repeat `digit tokenize`"
+                )
 
     def lineage(self, *names: str) -> dict[str, str]:
         """The ids of the artifacts that made the arrays called `names`, or all there are."""

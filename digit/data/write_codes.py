@@ -34,6 +34,7 @@ from digit.files import (
     clean_up,
     read_bytes,
     read_json,
+    remove,
     write_bytes_atomic,
     write_json_atomic,
 )
@@ -310,4 +311,4 @@ def _assemble(source: ImageSource, out: Path, plan: dict[str, Any], blocks: Sequ
         "files": files,
     }
     write_json_atomic(out / "meta.json", meta, checksum=True)
-    shutil.rmtree(out / "parts")
+    remove(out / "parts")

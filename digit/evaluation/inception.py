@@ -6,7 +6,7 @@ fetched from its releases.
 """
 
 import importlib
-import shutil
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -33,6 +33,7 @@ SHA256 = "6726825d"  # how the sha256 of the published file begins
 NAME = f"weights-inception-2015-12-05-{SHA256}.pth"
 ADDRESS = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{NAME}"
 TIMEOUT = 20.0  # seconds without an answer
+LARGEST, SLOWEST = 2**27, 1024  # bytes of the file, and bytes per second, at most and at least
 _NORM = ("weight", "bias", "running_mean", "running_var")
 _MEANS = ("Mixed_5b", "Mixed_5c", "Mixed_5d", "Mixed_6b", "Mixed_6c", "Mixed_6d", "Mixed_6e", "Mixed_7b")
 
@@ -170,7 +171,13 @@ def _cached() -> Path:
     try:
         with atomic_file(path) as file:
             with urllib.request.urlopen(ADDRESS, timeout=TIMEOUT) as answer:
-                shutil.copyfileobj(answer, file)
+                begun, size = time.monotonic(), 0
+                while piece := answer.read1(2**20):  # what there is, without waiting for more
+                    size += file.write(piece)
+                    if size > LARGEST:
+                        raise DigitError(f"{ADDRESS} gives more than was published: repeat the command later")
+                    if (passed := time.monotonic() - begun) > 3 * TIMEOUT and size < SLOWEST * passed:
+                        raise TimeoutError("the answer is too slow")
             if not sha256_of(file).startswith(SHA256):
                 raise DigitError(f"{ADDRESS} gives another file than published: repeat the command later")
     except (urllib.error.URLError, TimeoutError, ConnectionError) as error:

@@ -8,6 +8,7 @@ told, where a result may go on with other settings.
 import contextlib
 import hashlib
 import json
+import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,10 +48,12 @@ class Claim:
     def begun(self, *files: Path) -> Iterator[None]:
         """Make the folder and mark it as this command's; the mark goes where the block leaves nothing.
 
-        What a killed command left half written goes. `files` elsewhere are its own too.
+        What a killed command left half written goes. `files` elsewhere are its own too. DigitError where the
+        folder holds a link to another one.
         """
         if is_main() and self.record is None:
             make_folder(self.out)
+            _refuse_links(self.out)
             clean_up(self.out)
             # The same command in another process may sweep up the temporary: it has the lock, and marked.
             with contextlib.suppress(FileNotFoundError):
@@ -214,6 +217,16 @@ def _look(
         say(f"{damage}: `digit {verb}` is not taken for finished")
         whole = False
     return {"told": told, "record": mark["record"] if whole else None, "seen": _seen(out)}
+
+
+def _refuse_links(out: Path) -> None:
+    """DigitError for folders in `out` that lie elsewhere: nothing is written outside of it."""
+    with os.scandir(out) as entries:
+        for entry in entries:
+            if entry.is_symlink() and Path(entry.path).is_dir():
+                raise DigitError(
+                    f"{entry.path} is a link to a folder elsewhere, where nothing is written: remove it"
+                )
 
 
 def _seen(out: Path) -> str:

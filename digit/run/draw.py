@@ -18,7 +18,7 @@ from jaxtyping import UInt8
 from PIL import Image
 from torch import Tensor
 
-from digit.data.decode import decode
+from digit.data.decode import BrokenImage, decode
 from digit.distributed import gather, is_main, main_first, on_main, rank, wait, world_size
 from digit.errors import DigitError
 from digit.evaluation.pictures import npz_writer
@@ -231,7 +231,12 @@ def _read_pixels(out: Path, rows: Sequence[dict[str, Any]]) -> UInt8[Tensor, "b 
     """The pictures that the rows list, from their files."""
 
     def pixels(row: dict[str, Any]) -> np.ndarray:
-        return np.asarray(decode(read_file(out / row["file"], links=False)))
+        try:
+            return np.asarray(decode(read_file(out / row["file"], links=False)))
+        except BrokenImage as error:
+            raise DigitError(
+                f"{out / row['file']} is no picture that digit drew ({error}): remove it and repeat"
+            ) from None
 
     with ThreadPoolExecutor(8) as pool:
         return torch.from_numpy(np.stack(list(pool.map(pixels, rows)))).permute(0, 3, 1, 2)

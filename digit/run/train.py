@@ -188,6 +188,7 @@ def train_prior(
     from digit.weights.storage import to_dict
 
     where, opened = choose_device(device), open_codes(codes)
+    opened.check_square(over)
     classes = stages.classes_of(opened, conditional, recipe)
     config = PriorConfig(
         codes=opened.vocabulary(over),
@@ -298,6 +299,7 @@ def train_renderer(
     from digit.weights.storage import to_dict
 
     where, opened, names = choose_device(device), open_codes(codes), ("codes", "vq_codes")
+    opened.check_square(*(names[:1] if flow else names))
     wrong = wrong_codes_of(opened, tokenizer, wrong_codes)
     if flow:
         if masked:

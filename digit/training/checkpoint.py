@@ -111,8 +111,9 @@ def path_of(folder: Path, step: int) -> Path:
 
 
 def paths(folder: Path) -> list[Path]:
-    """The states under `folder`, oldest first."""
-    return sorted((path for path in folder.glob("step-*") if path.is_dir()), key=_step)
+    """The states under `folder`, oldest first; a link to one elsewhere, which would be changed, is none."""
+    here = (path for path in folder.glob("step-*") if path.is_dir() and not path.is_symlink())
+    return sorted(here, key=_step)
 
 
 def _step(path: Path) -> int:

@@ -1,6 +1,8 @@
+import errno
 import os
 import subprocess
 import sys
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from odd_pictures import encoded, picture
 
 from digit.data import archives
 from digit.data.decode import BrokenImage
-from digit.data.images import open_images
+from digit.data.images import LEADS_OUT, open_images
 from digit.errors import DigitError
 
 JPEG = encoded(picture(), "JPEG")
@@ -240,3 +242,98 @@ def test_a_picture_takes_little_memory(tmp_path):
         assert found == count
         taken.append(peak)
     assert taken[1] - taken[0] < 4_000 * 2_048
+
+
+@pytest.fixture
+def linked(tmp_path):
+    """A set of two classes, with links that stay in it and links that lead out."""
+    root, away = tmp_path / "set", tmp_path / "away"
+    for folder in (root / "cat", root / "dog", away):
+        write_folder(folder, ["0.jpg"])
+    (root / "cat" / "1.jpg").symlink_to("0.jpg")
+    (root / "cat" / "2.jpg").symlink_to(away / "0.jpg")
+    (root / "cat" / "3.jpg").symlink_to("../../away/0.jpg")
+    (root / "bird").symlink_to(away)
+    (root / "up").symlink_to(tmp_path)
+    (root / "again").symlink_to("cat")
+    return root
+
+
+def test_links_that_lead_out_of_a_folder_are_named_and_left_out(linked):
+    source = open_images(linked)
+    assert source.names == ["again/0.jpg", "again/1.jpg", "dog/0.jpg"], "of two ways the first"
+    away = [name for name, reason in source.ignored if reason == LEADS_OUT]
+    assert away == ["again/2.jpg", "again/3.jpg", "bird", "up"]
+    assert "again/2.jpg and 3 others (a link that leads out of the folder)" in source.read_as
+    assert source.read(1) == source.read(0) == (linked / "cat/0.jpg").read_bytes()
+    with pytest.raises(DigitError, match=r"in .* \(a link that leads out"):
+        open_images(linked, strict=True)
+
+
+def test_a_set_that_is_itself_a_link_is_followed(linked, tmp_path):
+    (tmp_path / "way").symlink_to(linked)
+    (tmp_path / "one.jpg").symlink_to(linked / "cat/0.jpg")
+    assert open_images(tmp_path / "way").names == open_images(linked).names
+    assert open_images(tmp_path / "one.jpg").read(0) == (linked / "cat/0.jpg").read_bytes()
+
+
+def test_shards_that_are_links_are_read_where_they_are_named(tmp_path):
+    write_folder(tmp_path, ["cat/a.jpg"])
+    with tarfile.open(tmp_path / "0.tar", "w") as archive:
+        archive.add(tmp_path / "cat/a.jpg", "cat/a.jpg")
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set/0.tar").symlink_to(tmp_path / "0.tar")
+    with pytest.raises(DigitError, match="a link that leads out of the folder"):
+        open_images(tmp_path / "set")
+    assert len(open_images(tmp_path / "set/0.tar")) == len(open_images(tmp_path / "set/{0..0}.tar")) == 1
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "link out", "folder"])
+def test_what_takes_a_pictures_place_is_broken_and_nothing_is_waited_for(tmp_path, kind):
+    """Before the set is listed, or after."""
+    root = write_folder(tmp_path / "set", ["a.jpg", "b.jpg"])
+    before = open_images(root)
+    (root / "b.jpg").unlink()
+    match kind:
+        case "pipe":
+            os.mkfifo(root / "b.jpg")
+        case "device":
+            (root / "b.jpg").symlink_to("/dev/zero")
+        case "link out":
+            write_folder(tmp_path, ["c.jpg"])
+            (root / "b.jpg").symlink_to(tmp_path / "c.jpg")
+        case "folder":
+            (root / "b.jpg").mkdir()
+    with pytest.raises(BrokenImage, match="cannot be read"):
+        before.read(1)
+    after = open_images(root)
+    assert after.read(0) == before.read(0)
+    if kind == "pipe":
+        with pytest.raises(BrokenImage, match="it is a pipe"):
+            after.read(1)
+    else:
+        assert len(after) == 1 and "b.jpg" in after.read_as
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+@pytest.mark.parametrize("name", ["set.zip", "set.tar", "one.png"])
+def test_a_set_that_is_no_file_is_refused_at_once(tmp_path, kind, name):
+    os.mkfifo(tmp_path / name) if kind == "pipe" else (tmp_path / name).symlink_to("/dev/zero")
+    with pytest.raises(DigitError, match=f"{name} is a {kind}"):
+        open_images(tmp_path / name)
+
+
+def test_a_folder_that_may_not_be_read_is_an_error_if_strict(tmp_path, monkeypatch):
+    write_folder(tmp_path, ["bird/0.jpg", "cat/0.jpg", "dog/0.jpg"])
+    scan = os.scandir
+
+    def refused(path):
+        if Path(path).name == "dog":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refused)
+    source = open_images(tmp_path)
+    assert source.classes == ["bird", "cat"] and "dog/ (cannot be read: Permission denied)" in source.read_as
+    with pytest.raises(DigitError, match=r"dog/ in .* cannot be read"):
+        open_images(tmp_path, strict=True)

@@ -292,3 +292,13 @@ def test_what_a_killed_command_left_half_written_goes_when_it_is_begun_again(tmp
     with claimed.alone(), claimed.begun():
         (tmp_path / "out/file").write_text("whole")
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [".digit.json", "file"]
+
+
+def test_nothing_is_written_into_folders_that_lie_elsewhere(tmp_path):
+    (tmp_path / "away").mkdir()
+    (tmp_path / "out").mkdir()
+    claimed = claim(tmp_path / "out", "train prior", {})
+    (tmp_path / "out/state").symlink_to(tmp_path / "away")
+    with pytest.raises(DigitError, match="state is a link to a folder elsewhere"), claimed.begun():
+        pass
+    assert not list((tmp_path / "away").iterdir())

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 import torch
 
+from digit.errors import DigitError
+from digit.files import read_json, sha256_file, write_json_atomic
 from digit.pipeline import DigitPipeline
 from digit.run import draw as module
 from digit.run.draw import draw, finish_drawing
@@ -115,3 +117,24 @@ def test_columns_have_titles_where_classes_run_in_turn(
     monkeypatch.setattr(module, "grid", noted)
     draw(pipeline, range(len(labels or "1234")), tmp_path, **{**how, "labels": labels}, turn=turn)
     assert seen == {"above": above, "columns": len(above) or None}
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n8 8 scale\nshowpage\n%%EOF\n"
+
+
+def test_a_listed_picture_in_a_format_of_programs_starts_none(pipeline, how, tmp_path, monkeypatch):
+    """A foreign folder whose lists fit the command, with checksums that hold."""
+    draw(pipeline, range(2), tmp_path / "out", **how)
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    (programs / "gs").write_text(f"#!/bin/sh\n: > {tmp_path}/started\nexit 1\n")
+    (programs / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", str(programs))
+    (listed,) = (tmp_path / "out/.drawn").glob("*.json")
+    part = read_json(listed)
+    (tmp_path / "out/000000.png").write_bytes(EPS)
+    part["files"]["000000.png"] = sha256_file(tmp_path / "out/000000.png")
+    write_json_atomic(listed, part, checksum=True)
+    with pytest.raises(DigitError, match=r"000000\.png is no picture that digit drew"):
+        draw(pipeline, range(2), tmp_path / "out", **how)
+    assert not (tmp_path / "started").exists()

@@ -3,10 +3,12 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 import digit
 from digit.errors import DigitError
+from digit.files import read_json, sha256_file, write_json_atomic
 from digit.weights.artifact import describe
 
 
@@ -72,3 +74,16 @@ def test_a_renderer_by_class_needs_labels_and_keeps_its_classes(chain, by_class,
     with pytest.raises(DigitError, match="has no labels, which label_dropout needs"):
         digit.train_renderer(codes, tmp_path / "renderer", **told)
     assert not (tmp_path / "renderer").exists()
+
+
+def test_codes_that_fill_no_square_are_refused_before_an_update(chain, tmp_path):
+    codes = shutil.copytree(chain.root / "codes", tmp_path / "codes")
+    meta = read_json(codes / "meta.json")
+    for name in ("codes.npy", "vq_codes.npy"):
+        np.save(codes / name, np.load(codes / name)[..., :8])
+        meta["files"][name] = sha256_file(codes / name)
+    write_json_atomic(codes / "meta.json", meta, checksum=True)
+    for train in (digit.train_prior, digit.train_renderer):
+        with pytest.raises(DigitError, match="8 codes per picture, which fill no square"):
+            train(codes, tmp_path / "run", **chain.small)
+        assert not (tmp_path / "run").exists()
