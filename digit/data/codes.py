@@ -134,7 +134,7 @@ class Codes:
         return int(self.array(name).shape[2])
 
     def check_square(self, *names: str) -> None:
-        """DigitError unless the codes of each of these arrays fill a square, as pictures are drawn from one."""
+        """DigitError unless the codes of each array fill a square, as pictures are drawn from one."""
         for name in names:
             length = self.length(name)
             if length < 1 or math.isqrt(length) ** 2 != length:

@@ -335,5 +335,5 @@ def test_a_folder_that_may_not_be_read_is_an_error_if_strict(tmp_path, monkeypat
     monkeypatch.setattr(os, "scandir", refused)
     source = open_images(tmp_path)
     assert source.classes == ["bird", "cat"] and "dog/ (cannot be read: Permission denied)" in source.read_as
-    with pytest.raises(DigitError, match=r"dog/ in .* cannot be read"):
+    with pytest.raises(DigitError, match=r"dog/ in .* is not read \(cannot be read"):
         open_images(tmp_path, strict=True)

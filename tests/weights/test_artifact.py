@@ -1,4 +1,6 @@
 import json
+import os
+import threading
 from dataclasses import dataclass, field
 
 import pytest
@@ -251,3 +253,53 @@ def test_a_setting_that_comes_later_changes_no_id():
     other = Prior(LaterConfig(width=4, inner=InnerConfig(size=5), later=8))
     other.load_state_dict(before.state_dict())
     assert artifact.identity(other) != artifact.identity(before)
+
+
+def test_two_writers_leave_one_whole_artifact_or_one_sentence(tmp_path, monkeypatch):
+    """The second comes between the weights and the config.json of the first, in another thread or later."""
+    first, second = Prior(PriorConfig()), Prior(PriorConfig())
+    write, refused = artifact.write_json_atomic, []
+
+    def between(path, value, **options):
+        def another():
+            try:
+                artifact.save(second, tmp_path / "prior")
+            except DigitError as error:
+                refused.append(str(error))
+
+        if not refused:
+            thread = threading.Thread(target=another)
+            thread.start()
+            thread.join()
+        write(path, value, **options)
+
+    monkeypatch.setattr(artifact, "write_json_atomic", between)
+    id = artifact.save(first, tmp_path / "prior")
+    assert len(refused) == 1 and "is writing an artifact" in refused[0]
+    loaded = artifact.load(tmp_path / "prior")
+    assert artifact.identity(loaded) == id == loaded.artifact["id"]
+    assert artifact.save(second, tmp_path / "prior") == artifact.identity(artifact.load(tmp_path / "prior"))
+
+
+def test_the_weights_that_were_compared_are_those_that_are_loaded(saved, tmp_path, monkeypatch):
+    """Whatever takes the file's place between the comparison and the reading."""
+    prior, path, _ = saved
+    other = Prior(PriorConfig())
+    artifact.save(other, tmp_path / "other")
+    read = artifact.tensors_in
+
+    def exchanged(file, name):
+        (tmp_path / "other/model.safetensors").replace(path / "model.safetensors")
+        return read(file, name)
+
+    monkeypatch.setattr(artifact, "tensors_in", exchanged)
+    assert torch.equal(artifact.load(path).layer.weight, prior.layer.weight)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_pipe_in_an_artifact_is_refused_at_once(saved, name):
+    _, path, _ = saved
+    (path / name).unlink()
+    os.mkfifo(path / name)
+    with pytest.raises(DigitError, match=str(path)):
+        artifact.load(path)
