@@ -40,7 +40,7 @@ from torture.lies import (
 )
 from torture.specimens import TRAIN, caching, drawing
 
-LONGEST, MOST = 2500, 100_000  # characters of a line, and of all that a command may say in a case
+LONGEST, MOST = 3000, 100_000  # characters of a line, and of all that a command may say in a case
 # Control characters, what ends a line or turns its direction, halves of characters.
 _OBEYED = re.compile(r"[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
