@@ -26,7 +26,8 @@ from torture.specimens import TRAIN, drawing, make_specimens
 ABOUT = About(
     what="escapes, control characters, halves of characters, markup, formulas and texts of 10 MB as names of "
     "pictures, classes, tensors, settings, values, files and folders; absurd options, variables and streams",
-    goal="nothing that a terminal obeys, lines of at most 3,000 characters, one sentence in place of a traceback",
+    goal="nothing that a terminal obeys, lines of at most 3,000 characters, one sentence in place of a "
+    "traceback",
     full=400,
     short=30,
 )
