@@ -53,6 +53,7 @@ ALLOWED = {
     ("weights/hub.py", ".symlink_to"): "as the hub's client links it there",
     ("weights/hub.py", "shutil.disk_usage"): "opens nothing",
     ("data/archives.py", "zipfile.ZipFile"): "of an open file",
+    ("arrays.py", "np.load"): "by the name of an open file",
     ("data/codes.py", "np.load"): "by the name of an open file",
     ("data/decode.py", "Image.open"): "of bytes in memory, with formats=",
     ("data/loader.py", "multiprocessing.get_context"): "forks that decode; no other program",

@@ -15,7 +15,7 @@ FLOW = [
     *("renderer", "renderer_masked", "renderer_flow", "renderer_flow_loss"),
 ]
 LEAVES = {
-    *("printing", "errors", "bounds", "calls", "opening", "files", "locks", "tensors"),
+    *("printing", "errors", "bounds", "calls", "opening", "files", "locks", "tensors", "arrays"),
     *("distributed", "figure", "progress", "vqgan_config"),
 }
 ALLOWED = {
@@ -27,6 +27,7 @@ ALLOWED = {
     "files": {"errors", "opening", "printing"},
     "locks": {"errors", "files", "opening", "progress"},
     "tensors": {"errors", "files", "opening", "printing"},
+    "arrays": {"errors", "opening", "printing"},
     "distributed": {"errors"},
     "figure": {"errors", "files", "printing"},
     "vqgan_config": {"bounds", "calls", "errors"},
