@@ -21,6 +21,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
+from digit.arrays import UNREADABLE
 from digit.calls import checked
 from digit.data.codes import FORMAT, Codes
 from digit.data.identity import of_images
@@ -40,6 +41,7 @@ from digit.files import (
 )
 from digit.locks import locked
 from digit.opening import sha256_of
+from digit.printing import readable
 from digit.progress import say
 
 PART = 512  # images in one resumable part
@@ -103,7 +105,9 @@ def write_codes(
         if from_main((out / "meta.json").exists()):  # another command has written it since
             return _opened(out, plan)
         blocks = in_blocks(len(source), PART)
-        found = gather([block.start for block in blocks[rank() :: world_size()] if not _is_whole(out, block)])
+        found = gather(
+            [block.start for block in blocks[rank() :: world_size()] if not _is_whole(out, block, plan)]
+        )
         absent = [blocks[start // PART] for start in sorted(start for share in found for start in share)]
         mine = absent[rank() :: world_size()]
         reading = {"batch_size": batch_size, "threads": threads, "strict": strict}
@@ -203,12 +207,38 @@ def _part(out: Path, block: range) -> Path:
     return out / "parts" / f"{block.start:010d}.npz"
 
 
-def _is_whole(out: Path, block: range) -> bool:
-    """Whether the part of a block is there; a damaged one is made again."""
+def _is_whole(out: Path, block: range, plan: dict[str, Any]) -> bool:
+    """Whether the part of a block is there and can be one of this plan; another one is made again."""
     try:
-        return bool(read_bytes(_part(out, block)))
+        _read_part(out, block, plan)
     except DigitError:
         return False
+    return True
+
+
+def _read_part(out: Path, block: range, plan: dict[str, Any]) -> dict[str, Any]:
+    """The arrays of a block's part, and `skipped` as (name, reason); DigitError if it is absent or damaged.
+
+    Also one that is whole may be somebody's who means harm: its pictures are those of the block, its codes
+    have the plan's views and lie within their vocabulary.
+    """
+    path = _part(out, block)
+    try:
+        with np.load(BytesIO(read_bytes(path)), allow_pickle=False) as file:
+            part: dict[str, Any] = dict(file)
+        index, part["skipped"] = part["index"], dict(json.loads(str(part["skipped"])))
+        fits = index.dtype == np.int64 and index.ndim == 1 and bool(np.all(np.diff(index) > 0))
+        fits = fits and set(index[[0, -1]] if len(index) else ()) <= set(block)
+        fits = fits and all(isinstance(text, str) for row in part["skipped"].items() for text in row)
+        for name, kind in plan["streams"].items():
+            codes = part[name]
+            fits = fits and codes.dtype == np.uint16 and codes.shape[:-1] == (len(index), plan["views"])
+            fits = fits and (not codes.size or int(codes.max()) < kind["vocabulary"])
+    except UNREADABLE as error:
+        raise DigitError(f"{path} is no part of codes ({readable(error, 100)}): delete it") from None
+    if not fits:
+        raise DigitError(f"{path} holds other codes than its name says: delete it")
+    return part
 
 
 def _write_parts(
@@ -263,21 +293,19 @@ def _opened(out: Path, plan: dict[str, Any]) -> tuple[Codes, Report]:
     return codes, Report(dict(codes.meta.get("skipped", [])))
 
 
-def _parts(out: Path, blocks: Sequence[range]) -> Iterator[dict[str, np.ndarray]]:
-    for block in blocks:
-        with np.load(BytesIO(read_bytes(_part(out, block))), allow_pickle=False) as part:
-            yield dict(part)
-
-
 def _assemble(source: ImageSource, out: Path, plan: dict[str, Any], blocks: Sequence[range]) -> None:
     """Join the parts into the final arrays, one part in memory at a time, and write meta.json last."""
     report, index, files = Report(), [], {}
     lengths: dict[str, int] = {}
-    for part in _parts(out, blocks):
+    for block in blocks:
+        part = _read_part(out, block, plan)
         index.append(part["index"])
-        report.reasons.update(json.loads(str(part["skipped"])))
+        report.reasons.update(part["skipped"])
         if len(part["index"]):
-            lengths = {name: part[name].shape[2] for name in plan["streams"]}
+            here = {name: part[name].shape[2] for name in plan["streams"]}
+            if lengths not in ({}, here):
+                raise DigitError(f"{out / 'parts'} holds codes of several lengths: delete it and repeat")
+            lengths = here
     rows = np.concatenate(index)
     if not len(rows):
         raise DigitError(f"{source.path} holds no picture that can be read: {report.summary()}")
@@ -286,7 +314,7 @@ def _assemble(source: ImageSource, out: Path, plan: dict[str, Any], blocks: Sequ
         # Plain writes: through a memory map a full disk is no error but a signal that kills the process.
         with atomic_file(out / f"{name}.npy") as file:
             np.lib.format.write_array_header_1_0(file, header)
-            for part in _parts(out, blocks):
+            for part in (_read_part(out, block, plan) for block in blocks):
                 if len(part["index"]):
                     file.write(part[name].astype("<u2", copy=False).tobytes())
             files[f"{name}.npy"] = sha256_of(file)

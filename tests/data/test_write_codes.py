@@ -1,6 +1,7 @@
 """Writing a tokenised data set: resumable, never mixed, broken pictures named."""
 
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from digit.data.codes import Codes
 from digit.data.images import open_images
 from digit.data.write_codes import CodeKind, write_codes
 from digit.errors import DigitError, LineageError, check_lineage
+from digit.files import write_bytes_atomic
 
 
 def test_written_and_read_back(pictures, kinds, tmp_path):
@@ -100,7 +102,34 @@ def test_pixels_reach_the_encoder_as_bytes(pictures, kinds, tmp_path):
     assert seen == {(torch.uint8, (3, 8, 8))}
 
 
-@pytest.mark.parametrize("damage", ["gone", "flipped"])
+def _hostile(arrays, how):
+    """The arrays of a part as another program might write them."""
+    match how:
+        case "beyond the vocabulary":
+            arrays["codes"][0, 0, 0] = 256
+        case "other views":
+            arrays["codes"] = arrays["codes"].repeat(2, axis=1)
+        case "other numbers":
+            arrays["codes"] = arrays["codes"].astype(np.int64)
+        case "pictures of another part":
+            arrays["index"] = arrays["index"] + 8
+        case "pictures twice":
+            arrays["index"][1] = arrays["index"][0]
+        case "no reasons":
+            arrays["skipped"] = np.array("[1")
+        case "reasons that are none":
+            arrays["skipped"] = np.array('[["a", 5]]')
+        case "no codes":
+            del arrays["codes"]
+
+
+HOSTILE = (
+    *("beyond the vocabulary", "other views", "other numbers", "pictures of another part", "pictures twice"),
+    *("no reasons", "reasons that are none", "no codes"),
+)
+
+
+@pytest.mark.parametrize("damage", ["gone", "flipped", "no archive", *HOSTILE])
 def test_a_part_that_is_not_whole_is_made_again(pictures, kinds, tmp_path, monkeypatch, damage):
     """Of three parts one is lost after all were written: only its eight pictures are encoded again."""
     whole, _ = write_codes(pictures, tmp_path / "whole", kinds, size=16)
@@ -114,6 +143,15 @@ def test_a_part_that_is_not_whole_is_made_again(pictures, kinds, tmp_path, monke
     part = tmp_path / "codes" / "parts" / "0000000008.npz"
     if damage == "gone":
         part.unlink()
+    elif damage == "no archive":
+        write_bytes_atomic(part, b"PK\3\4" + bytes(200))
+    elif damage in HOSTILE:  # whole by its checksum
+        with np.load(BytesIO(part.read_bytes()), allow_pickle=False) as file:
+            arrays = dict(file)
+        _hostile(arrays, damage)
+        file = BytesIO()
+        np.savez(file, **arrays)
+        write_bytes_atomic(part, file.getvalue())
     else:
         part.write_bytes(part.read_bytes()[:-40] + bytes(40))
     encoded = []
