@@ -1,4 +1,4 @@
-"""Arrays in NumPy's files, which anybody may have written: mapped, never unpickled, or refused in a sentence."""
+"""Arrays in NumPy's files, which anybody may have written: mapped, never unpickled, or refused."""
 
 import struct
 import tokenize

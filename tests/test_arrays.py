@@ -43,7 +43,7 @@ def test_a_header_that_lies_is_one_sentence(head, tmp_path):
     path = tmp_path / "a.npy"
     path.write_bytes(b"\x93NUMPY\1\0v\0" + head.encode().ljust(117) + b"\n" + bytes(100))
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(DigitError, match="is no array of numbers .*: make it again$") as refused:
+    with pytest.raises(DigitError, match=r"is no array of numbers .*: make it again$") as refused:
         _read(path, remedy="make it again")
     assert "\n" not in str(refused.value) and len(str(refused.value)) < 1000
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100_000  # kB
