@@ -101,13 +101,13 @@ def fetch(
     url = huggingface_hub.hf_hub_url(repo, path, revision=revision, endpoint=endpoint)
     try:
         about = _within(lambda: huggingface_hub.get_hf_file_metadata(url, token=token, endpoint=endpoint))
-        etag, commit = _announced(f"{repo} {path}", about, size)
+        etag, commit, length = _announced(f"{repo} {path}", about, size)
         store = Path(cache or constants.HF_HUB_CACHE)
         name = constants.REPO_ID_SEPARATOR.join(["models", *repo.split("/")])
         lock, blob = store / ".locks" / name / f"{etag}.partial.lock", store / name / "blobs" / etag
         lock.parent.mkdir(parents=True, exist_ok=True)
-        with WeakFileLock(lock), progress(f"{path} (MiB)", about.size // PIECE) as advance:
-            _complete(url, blob, about.size, token, advance, what=f"{repo} {path}")
+        with WeakFileLock(lock), progress(f"{path} (MiB)", length // PIECE) as advance:
+            _complete(url, blob, length, token, advance, what=f"{repo} {path}")
             return _linked(store / name, path, commit, revision or "main", blob), _sha256(etag)
     except _FAILURES as error:
         if there is not None:
@@ -124,8 +124,8 @@ def forget(path: Path) -> None:
     path.unlink(missing_ok=True)
 
 
-def _announced(what: str, about: huggingface_hub.HfFileMetadata, size: int | None) -> tuple[str, str]:
-    """The checksum and the commit that the hub tells of a file; DigitError if it does not, or lies."""
+def _announced(what: str, about: huggingface_hub.HfFileMetadata, size: int | None) -> tuple[str, str, int]:
+    """The checksum, commit and size that the hub tells of a file; DigitError if it does not, or lies."""
     if not isinstance(about.size, int) or about.size < 1:
         raise DigitError(f"the hub tells no size of {what}: repeat the command later")
     if size is not None and about.size != size:
@@ -137,7 +137,7 @@ def _announced(what: str, about: huggingface_hub.HfFileMetadata, size: int | Non
         raise DigitError(f"the hub tells no checksum of {what}: repeat the command later")
     if not re.fullmatch("[0-9a-f]{40}", about.commit_hash or ""):
         raise DigitError(f"the hub tells no commit of {what}: repeat the command later")
-    return str(about.etag), str(about.commit_hash)
+    return str(about.etag), str(about.commit_hash), about.size
 
 
 def _refusal(repo: str, path: str, error: Exception) -> str:

@@ -131,7 +131,7 @@ def lying(announced, sent):
             self.send_response(302)
             for name, value in {
                 **told,
-                "Location": f"http://localhost:{self.server.server_address[1]}/stored",
+                "Location": f"http://localhost:{server.server_port}/stored",
             }.items():
                 if value is not None:
                     self.send_header(name, value)
