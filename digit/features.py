@@ -223,6 +223,11 @@ def _build(config: EncoderConfig, weights: Path | None, *, pretrained: bool) -> 
     # No head and no pooling, so that the final norm is the one over tokens.
     arguments = {"num_classes": 0, "global_pool": "", **size, **config.arguments}
     vit: Any = create(config.name, weights=weights, pretrained=pretrained, **arguments)
+    grid = vit.patch_embed.grid_size  # of arguments that say more than `image_size` and `patch_size` too
+    if max(grid) > _MOST:
+        raise DigitError(
+            f"{config.name} with its arguments reads {grid[0]:,} x {grid[1]:,} patches: give fewer"
+        )
     patch = vit.patch_embed.patch_size[0]
     if config.image_size % patch:
         raise DigitError(

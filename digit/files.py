@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 
 from filelock import lock_descriptor
 
+from digit.entries import parsed
 from digit.errors import DigitError
 from digit.opening import open_regular, read_file, sha256_of, what_it_is
 from digit.printing import readable
@@ -250,10 +251,10 @@ def read_json(path: str | Path) -> Any:
     """Read JSON; DigitError when the file is absent, is no JSON, or differs from the checksum in it."""
     try:
         data = read_file(path)
-        value = json.loads(data.decode())
+        value = parsed(data)
     except FileNotFoundError:
         raise DigitError(f"{path} does not exist: check the path") from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise DigitError(
             f"{path} cannot be read as JSON ({readable(error, 300)}): make or copy it again"
         ) from None

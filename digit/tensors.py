@@ -1,9 +1,10 @@
 """Tensors on disk: safetensors files, which are hashed while they are written."""
 
+import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import BinaryIO
 
@@ -35,6 +36,7 @@ _TYPES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
+HEADER = 2**24  # bytes of a header, at most: more than a hundred thousand tensors
 _ORDER = {kind: place for place, kind in enumerate(_TYPES)}
 
 
@@ -78,14 +80,37 @@ def read_safetensors(path: str | Path) -> dict[str, Tensor]:
         raise DigitError(f"{path} cannot be read ({error.strerror}): check what it is") from None
 
 
-def tensors_in(file: BinaryIO, path: str | Path) -> dict[str, Tensor]:
-    """The same of a file that is open; `path` is what it is called. They stay when it is closed."""
+def shapes_in(file: BinaryIO, path: str | Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """The type (F32, I8, ...) and shape of each tensor by its name, none of which is larger than its file.
+
+    No tensor is read. Arguments and errors as of `tensors_in`.
+    """
+    with _header(file, path), safetensors.safe_open(name_of(file), "np") as opened:
+        slices = {name: opened.get_slice(name) for name in opened.keys()}  # noqa: SIM118
+        return {name: (each.get_dtype(), tuple(each.get_shape())) for name, each in slices.items()}
+
+
+@contextlib.contextmanager
+def _header(file: BinaryIO, path: str | Path) -> Iterator[None]:
+    """DigitError where a file's header is larger than any number of tensors needs, or is none."""
+    file.seek(0)
+    announced = int.from_bytes(file.read(8), "little")
+    if announced > HEADER:
+        raise DigitError(
+            f"{path} has a header of {announced:,} bytes, where {HEADER:,} are the most: copy it again"
+        )
     try:
-        return safetensors.torch.load_file(name_of(file))
-    except Exception as error:  # a header that lies may raise anything
+        yield
+    except (safetensors.SafetensorError, OSError, ValueError, LookupError, RuntimeError) as error:
         raise DigitError(
             f"{path} is not a whole safetensors file ({readable(error, 300)}): make or copy it again"
         ) from None
+
+
+def tensors_in(file: BinaryIO, path: str | Path) -> dict[str, Tensor]:
+    """The same of a file that is open; `path` is what it is called. They stay when it is closed."""
+    with _header(file, path):
+        return safetensors.torch.load_file(name_of(file))
 
 
 def check_finite(tensors: Mapping[str, Tensor], where: str | Path) -> None:

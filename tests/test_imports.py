@@ -15,16 +15,17 @@ FLOW = [
     *("renderer", "renderer_masked", "renderer_flow", "renderer_flow_loss"),
 ]
 LEAVES = {
-    *("printing", "errors", "bounds", "calls", "opening", "files", "locks", "tensors", "arrays"),
+    *("printing", "errors", "bounds", "entries", "calls", "opening", "files", "locks", "tensors", "arrays"),
     *("distributed", "figure", "progress", "vqgan_config"),
 }
 ALLOWED = {
     "printing": set(),
+    "entries": {"bounds", "errors"},
     "errors": {"printing"},
     "bounds": set(),
     "calls": {"errors", "bounds"},
     "opening": set(),
-    "files": {"errors", "opening", "printing"},
+    "files": {"entries", "errors", "opening", "printing"},
     "locks": {"errors", "files", "opening", "progress"},
     "tensors": {"errors", "files", "opening", "printing"},
     "arrays": {"errors", "opening", "printing"},

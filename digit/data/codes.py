@@ -10,19 +10,21 @@ import tokenize
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Int, UInt16
+from pydantic import Field
 from torch import Tensor
 
-from digit.bounds import Batch
+from digit.bounds import MANY, Batch
 from digit.calls import checked
 from digit.data.ahead import sent
 from digit.data.order import order
 from digit.data.wrong_codes import WrongCodes
 from digit.distributed import on_main, share
+from digit.entries import Text, entries
 from digit.errors import DigitError
 from digit.files import read_json
 from digit.nn.batch import CodeBatch
@@ -30,6 +32,21 @@ from digit.opening import name_of, open_regular, sha256_of
 
 FORMAT = 1
 ROWS = 2048  # images of a block that is read at once
+
+
+_TYPES: dict[str, Any] = {  # of what a meta.json holds; older ones have not all
+    "images": Annotated[int, Field(ge=0, lt=2**40)],
+    "views": Annotated[int | None, Field(ge=1, le=MANY)],
+    "size": Annotated[int | None, Field(ge=1, le=2**14)],
+    "streams": dict[Literal["codes", "vq_codes"], dict[str, Any]],
+    "labelled": bool,
+    "classes": list[Text],
+    "source": dict[str, Any] | None,
+    "plan": dict[str, Any] | None,
+    "skipped": list[list[Text]] | None,
+    "files": dict[Literal["codes.npy", "vq_codes.npy", "labels.npy"], str],
+}
+_KIND: dict[str, Any] = {"artifact": Text, "vocabulary": Annotated[int, Field(ge=1, le=2**16)]}  # uint16
 
 
 class Codes:
@@ -251,26 +268,12 @@ def _check_meta(meta: Any, path: Path, *, verify: bool) -> None:
         raise DigitError(
             f"{path.parent} has format {str(meta.get('format'))[:40]}, this version reads {FORMAT}"
         )
-    try:
-        streams, files, labelled = meta["streams"], meta["files"], meta["labelled"]
-        whole = (
-            isinstance(meta["images"], int)
-            and 0 <= meta["images"] < 2**40
-            and isinstance(labelled, bool)
-            and isinstance(meta["classes"], list)
-            and all(isinstance(name, str) for name in meta["classes"])
-            and isinstance(meta.get("source"), dict | None)
-            and isinstance(meta.get("plan", {}), dict)
-            and all(isinstance(row, list) and len(row) == 2 for row in meta.get("skipped", []))
-            and isinstance(files, dict)
-            and set(streams) <= {"codes", "vq_codes"}
-            and all(isinstance(part["artifact"], str) for part in streams.values())
-            and all(isinstance(part["vocabulary"], int) for part in streams.values())
-        )
-        if verify:
-            needed = {f"{name}.npy" for name in (*streams, *(["labels"] if labelled else []))}
-            whole = whole and needed <= set(files) <= {"codes.npy", "vq_codes.npy", "labels.npy"}
-    except (LookupError, TypeError, AttributeError):
-        whole = False
+    entries(meta, _TYPES, where=path, remedy="repeat `digit tokenize`")
+    for name, part in meta["streams"].items():
+        entries(part, _KIND, where=f"{path}: {name}", remedy="repeat `digit tokenize`")
+    whole = all(len(row) == 2 for row in meta.get("skipped") or ())
+    if verify:
+        needed = {f"{name}.npy" for name in (*meta["streams"], *(["labels"] if meta["labelled"] else []))}
+        whole = whole and needed <= set(meta["files"])
     if not whole:
         raise DigitError(f"{path} does not describe a tokenised data set: repeat `digit tokenize`")

@@ -1,11 +1,11 @@
 """What `digit` wrote beside pictures: grids, strips and plots are no pictures of a set, samples are."""
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from digit.entries import parsed
 from digit.opening import read_file
 
 # By these files a folder is known: the list of `digit sample`, and the mark of every command.
@@ -17,12 +17,17 @@ REASON = "a sheet or plot of digit's, no sample"
 def listed_samples(folder: Path) -> list[dict[str, Any]] | None:
     """The rows of a folder's samples.json, each with its `file`; None where `digit sample` wrote none."""
     try:
-        found = json.loads(read_file(folder / "samples.json", links=False))
-    except (OSError, ValueError, RecursionError):
+        found = parsed(read_file(folder / "samples.json", links=False))
+    except (OSError, ValueError):
         return None
     rows = found.get("samples") if isinstance(found, dict) else None
     ours = isinstance(rows, list) and all(
-        isinstance(row, dict) and isinstance(row.get("file"), str) for row in rows
+        isinstance(row, dict)
+        and isinstance(row.get("file"), str)
+        and isinstance(row.get("seed"), int)
+        and isinstance(row.get("label"), int | None)
+        and isinstance(row.get("class"), str | None)
+        for row in rows
     )
     return rows if ours else None
 

@@ -28,6 +28,7 @@ from digit.data.identity import of_images
 from digit.data.images import ImageSource
 from digit.data.loader import Report, in_blocks, stream
 from digit.distributed import by_main, from_main, gather, on_main, rank, wait, world_size
+from digit.entries import Text, entries
 from digit.errors import DigitError, LineageError
 from digit.files import (
     atomic_file,
@@ -180,9 +181,11 @@ def _begun(out: Path, plan: dict[str, Any], device: str) -> Iterator[None]:
             parts.mkdir(exist_ok=True)
             clean_up(parts)
             if (parts / "plan.json").exists():
-                there = read_json(parts / "plan.json")
+                types = {"device": Text | None, "streams": dict[str, Any]}
+                path = parts / "plan.json"
+                there = entries(read_json(path), types, where=path, remedy=f"delete {out} to start again")
                 _check_plan(there, plan, out)
-                if there.get("device", device) != device:
+                if (there.get("device") or device) != device:
                     say(f"codes are made on {device} from here, they were on {there['device']}: a few differ")
             write_json_atomic(parts / "plan.json", {**plan, "device": device}, checksum=True)
         yield
@@ -285,12 +288,12 @@ def _opened(out: Path, plan: dict[str, Any]) -> tuple[Codes, Report]:
     """The finished set, compared with its checksums and `plan` by the main process, and its report."""
 
     def check() -> None:
-        there = Codes(out).meta.get("plan", {})
+        there = Codes(out).meta.get("plan") or {}
         _check_plan({**there, "part": plan["part"]}, plan, out)  # how large its parts were does not matter
 
     on_main(check)
     codes = Codes(out, verify=False)
-    return codes, Report(dict(codes.meta.get("skipped", [])))
+    return codes, Report(dict(codes.meta.get("skipped") or ()))
 
 
 def _assemble(source: ImageSource, out: Path, plan: dict[str, Any], blocks: Sequence[range]) -> None:

@@ -4,9 +4,13 @@ ADM's files hold `arr_0` uint8 n h w 3 and labels `arr_1`; they are written and 
 """
 
 import contextlib
+import math
+import struct
+import tokenize
 import zipfile
+import zlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
@@ -29,8 +33,17 @@ from digit.errors import DigitError
 from digit.evaluation.scores import Gaussian
 from digit.files import atomic_file
 from digit.opening import open_regular
+from digit.printing import readable
 from digit.progress import say
 
+_NAMED = ("arr_0", "arr_1", "mu", "sigma", "mu_s", "sigma_s")  # arrays of an .npz that are read
+_LARGEST, _FEATURES = 64_000_000, 2**12  # pixels of a picture, features of which there are statistics
+_AT_ONCE = 2**28  # bytes of pictures read at once, unless one is larger
+# What zipfile and NumPy raise on what is no file of theirs.
+_UNREADABLE = (
+    zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError, ValueError, TypeError,
+    LookupError, OverflowError, SyntaxError, struct.error, zlib.error, tokenize.TokenError,
+)  # fmt: skip
 LOOKED_AT = 256  # files whose sizes decide at which a set is measured
 
 
@@ -48,6 +61,8 @@ class Pictures:
     spatial: Gaussian | None = None  # and of sFID's
 
 
+Head = tuple[tuple[int, ...], np.dtype]  # shape and type of an array
+_NONE: Head = ((0, 0, 0, 3), np.dtype(np.uint8))  # no pictures
 Source = str | Path | ImageSource | Tensor | Iterable[Tensor] | Pictures  # uint8 tensors or arrays n 3 h w
 
 
@@ -230,26 +245,19 @@ def open_npz(path: str | Path, batch_size: int = 256) -> Pictures:
     try:
         with open_regular(path) as opened, zipfile.ZipFile(opened) as archive:
             names = archive.namelist()
-            shape, dtype = (0, 0, 0, 3), np.dtype(np.uint8)
-            if "arr_0.npy" in names:
-                with archive.open("arr_0.npy") as file:
-                    shape, dtype = _read_header(file)
-        arrays = {}
-        with open_regular(path) as opened, np.load(opened, allow_pickle=False) as content:
-            for name in ("arr_1", "mu", "sigma", "mu_s", "sigma_s"):
-                if name in content:
-                    arrays[name] = torch.from_numpy(np.ascontiguousarray(content[name]))
-    except Exception as error:  # zipfile and NumPy raise anything on what is no file of theirs
+            heads = {name: _head(archive, name) for name in _NAMED if f"{name}.npy" in names}
+            _check_shapes(heads, path)
+            arrays = {name: _array(archive, name) for name in heads if name != "arr_0"}
+    except _UNREADABLE as error:
         raise DigitError(
-            f"{path} cannot be read ({error}): give pictures as arr_0, uint8 n h w 3, in an .npz file"
+            f"{path} cannot be read ({readable(error, 300)}): give pictures as arr_0, uint8 n h w 3, in an "
+            ".npz file"
         ) from None
     if "arr_0.npy" not in names and "mu" not in arrays:
         raise DigitError(
             f"{path} has neither pictures nor statistics mu, sigma: give pictures as arr_0, uint8 n h w 3"
         )
-    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
-        raise DigitError(f"arr_0 of {path} is {dtype} {shape}: give pictures as uint8 n h w 3")
-    labels = arrays["arr_1"].long() if "arr_1" in arrays else None
+    labels, (shape, _) = arrays.get("arr_1"), heads.get("arr_0", _NONE)
     pooled, spatial = (_gaussian(arrays.get(f"mu{s}"), arrays.get(f"sigma{s}"), path) for s in ("", "_s"))
     batches = _npz_batches(path, batch_size) if shape[0] else ()
     size = min(shape[1:3]) or None
@@ -264,12 +272,15 @@ def _npz_batches(path: Path, batch_size: int) -> Iterator[UInt8[Tensor, "b 3 h w
         archive.open("arr_0.npy") as file,
     ):
         (n, height, width, _), _ = _read_header(file)
+        batch_size = min(batch_size, max(1, _AT_ONCE // (3 * height * width)))
         for start in range(0, n, batch_size):
             count = min(batch_size, n - start)
             try:
                 data = file.read(count * height * width * 3)
-            except Exception as error:  # NumPy, as above
-                raise DigitError(f"{path} is damaged ({error}): make or copy it again") from None
+            except _UNREADABLE as error:
+                raise DigitError(
+                    f"{path} is damaged ({readable(error, 300)}): make or copy it again"
+                ) from None
             if len(data) != count * height * width * 3:
                 raise DigitError(f"{path} ends after {start} of {n} pictures: make or copy it again")
             array = np.frombuffer(data, np.uint8).reshape(count, height, width, 3)
@@ -288,6 +299,45 @@ def _gaussian(mean: Tensor | None, covariance: Tensor | None, path: Path) -> Gau
     ):
         raise DigitError(f"mu and sigma of {path} are no mean and covariance: make or copy it again")
     return Gaussian(mean.double(), covariance.double())
+
+
+def _check_shapes(heads: Mapping[str, Head], path: Path) -> None:
+    """DigitError for arrays that no pictures, labels or statistics are; none has been read."""
+
+    def refuse(name: str, meant: str) -> None:
+        shape, dtype = heads[name]
+        raise DigitError(f"{name} of {path} is {dtype} {readable(shape, 60)}: give {meant}")
+
+    shape, dtype = heads.get("arr_0", _NONE)
+    if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
+        refuse("arr_0", "pictures as uint8 n h w 3")
+    if shape[0] and not 1 <= shape[1] * shape[2] <= _LARGEST:
+        refuse("arr_0", f"pictures of 1 to {_LARGEST:,} pixels")
+    if "arr_1" in heads and (heads["arr_1"][0] != shape[:1] or heads["arr_1"][1].kind not in "iu"):
+        refuse("arr_1", "a whole number for each picture as labels")
+    for name in ("mu", "sigma", "mu_s", "sigma_s"):
+        if name not in heads:
+            continue
+        sides, kind = heads[name]
+        if len(sides) > 2 or max(sides, default=0) > _FEATURES or kind.kind != "f":
+            refuse(name, f"mean and covariance of at most {_FEATURES:,} features")
+
+
+def _head(archive: zipfile.ZipFile, name: str) -> Head:
+    """Shape and type of an array, as large as its member says; ValueError else."""
+    with archive.open(f"{name}.npy") as file:
+        shape, dtype = _read_header(file)
+        announced, there = math.prod(shape) * dtype.itemsize, archive.getinfo(f"{name}.npy").file_size
+        if min(shape, default=0) < 0 or dtype.hasobject or file.tell() + announced != there:
+            raise ValueError(f"{name} announces {announced:,} bytes, its member has {there:,}")
+    return shape, dtype
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> Tensor:
+    """An array, whole numbers as int64; it has been looked at by `_head`."""
+    with archive.open(f"{name}.npy") as file:
+        array = np.lib.format.read_array(file, allow_pickle=False)
+    return torch.from_numpy(array.astype(np.int64 if array.dtype.kind in "iu" else np.float64))
 
 
 def _read_header(file: Any) -> tuple[tuple[int, ...], np.dtype]:

@@ -1,12 +1,15 @@
 """Prefixes of real codes -> distances: how long a prefix a prior needs (DiGIT, figure 4b)."""
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from jaxtyping import Int, UInt8
+from pydantic import Field
 from torch import Tensor
 
+from digit.bounds import MANY
+from digit.entries import Number, Text, entries
 from digit.errors import DigitError
 from digit.evaluation.images import compare
 from digit.evaluation.measure import Measured, measure
@@ -22,6 +25,14 @@ PAPER = (
     "figure 4b (219M priors, ImageNet 256 px validation): the discriminative curve is far flatter and needs a"
     " shorter prefix for the same FID; a plot without numbers"
 )
+
+
+_TYPES: dict[str, Any] = {  # of a point
+    "model": Text,
+    "prefix": Number,
+    "length": Annotated[int, Field(ge=1, le=MANY)],
+    "values": dict[str, float],
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,8 +103,14 @@ def as_rows(points: Iterable[Point]) -> list[dict[str, Any]]:
     return [{**vars(point), "share": point.share} for point in points]
 
 
-def of_rows(rows: Iterable[Mapping[str, Any]]) -> list[Point]:
-    """The points that `as_rows` made JSON of."""
+def of_rows(rows: Any, *, where: object) -> list[Point]:
+    """The points that `as_rows` made JSON of; DigitError, naming `where`, if it did not make this."""
+    remedy = "choose another --out"
+    entries({"points": rows}, {"points": list[dict[str, Any]]}, where=where, remedy=remedy)
+    for row in rows:
+        entries(row, _TYPES, where=f"{where}: a point", remedy=remedy)
+        if not row["prefix"] <= row["length"]:
+            raise DigitError(f"{where} has a prefix of {row['prefix']} in {row['length']} codes: {remedy}")
     return [Point(row["model"], row["prefix"], row["length"], dict(row["values"])) for row in rows]
 
 

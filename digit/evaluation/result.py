@@ -9,11 +9,20 @@ from typing import Any, Literal
 import torch
 
 from digit.calls import checked
+from digit.entries import Text, entries
 from digit.errors import DigitError
 from digit.files import read_json, write_json_atomic
 from digit.weights.artifact import version
 
 FORMAT = 1
+_TYPES: dict[str, Any] = {  # of what a result holds
+    "measurement": Text,
+    "protocol": str,
+    "counts": dict[str, int],
+    "features": list[dict[str, Any]],
+    "settings": dict[str, Any],
+    "values": dict[str, float | None],
+}
 
 
 @checked
@@ -79,13 +88,7 @@ def read_result(path: Path) -> dict[str, Any]:
         raise DigitError(
             f"{path} was written by another version of digit (format {str(value.get('format'))[:40]})"
         )
-    parts = {"measurement": str, "protocol": str, "counts": dict, "features": list}
-    lacking = [name for name, kind in parts.items() if not isinstance(value.get(name), kind)]
-    if not all(number is None or isinstance(number, int | float) for number in value["values"].values()):
-        lacking.append("numbers as values")
-    if lacking or not all(isinstance(row, dict) for row in value["features"]):
-        raise DigitError(f"{path} lacks {', '.join(lacking) or 'features'} of a result: measure it again")
-    return value
+    return entries(value, _TYPES, where=path, remedy="measure it again")
 
 
 def differences(

@@ -1,8 +1,12 @@
 """Settings of sampling -> distances: the prior's codes drawn once and shared by all renderer settings."""
 
 import itertools
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
+
+from digit.entries import entries
+from digit.errors import DigitError
 
 PROTOCOL = (
     "the codes of each prior setting are drawn once and rendered with every renderer setting; seeds 0 to"
@@ -42,6 +46,25 @@ def sweep(
         codes = draw(prior)
         for renderer in missing:
             yield {"setting": {**prior, **renderer}, "values": dict(score(codes, renderer))}
+
+
+def taken_up(
+    rows: Any, axes: Collection[str], metrics: Collection[str], *, where: object
+) -> list[dict[str, Any]]:
+    """The rows of an earlier sweep, values that were not finite as NaN.
+
+    DigitError, naming `where`, unless each is of these axes and has a number for each of these metrics.
+    """
+    remedy = "choose another --out"
+    types = {"setting": dict[str, float], "values": dict[str, float | None]}
+    found = []
+    for row in entries({"rows": rows}, {"rows": list[dict[str, Any]]}, where=where, remedy=remedy)["rows"]:
+        entries(row, types, where=f"{where}: a row", remedy=remedy)
+        values = {name: math.nan if value is None else value for name, value in row["values"].items()}
+        if row["setting"].keys() != set(axes) or not set(metrics) <= values.keys():
+            raise DigitError(f"{where} has a row of other settings or metrics: {remedy}")
+        found.append({"setting": row["setting"], "values": values})
+    return found
 
 
 def key(setting: Mapping[str, Number]) -> Key:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from digit.distributed import is_main, on_main
+from digit.entries import Text, entries, parsed
 from digit.errors import DigitError, LineageError
 from digit.files import check_writable, clean_up, make_folder, read_json, sha256_file, write_json_atomic
 from digit.locks import locked
@@ -24,6 +25,13 @@ from digit.weights.artifact import CONFIG, KINDS, verify
 
 MARK = ".digit.json"
 RESULTS = "results of `digit evaluate`"
+_TYPES: dict[str, Any] = {  # of what a mark holds
+    "verb": Text,
+    "made_of": dict[str, Any],
+    "finished": bool,
+    "files": dict[str, int | None] | list[str] | None,
+    "record": dict[str, Any] | None,
+}
 IDLE = ("lost+found", "Thumbs.db", "desktop.ini")  # of file systems and of those who show them
 TRAINED = {
     "train vqgan": ("vqgan",),
@@ -193,7 +201,7 @@ def _look(
             raise DigitError(f"{out} already holds {there}: choose another --out")
         told = [f"{out} is older than the record of what began it, so that this is not compared"]
     elif there is not None:
-        mark = read_json(out / MARK)
+        mark = entries(read_json(out / MARK), _TYPES, where=out / MARK, remedy="choose another --out")
         if mark["verb"] != verb:
             raise DigitError(f"{out} already holds what `digit {mark['verb']}` wrote: choose another --out")
         refused = []
@@ -207,7 +215,7 @@ def _look(
                 f"{out} already holds what `digit {verb}` made of something else ({', '.join(refused[:3])}): "
                 "choose another --out, or give what it was begun with"
             )
-    own = mark.get("files", {})
+    own = mark.get("files") or {}
     own = own if isinstance(own, dict) else dict.fromkeys(own)  # as it was noted before sizes were
     for file in files:
         if file.exists() and str(file) not in own:
@@ -247,7 +255,7 @@ def _damage(out: Path, own: Mapping[str, int | None]) -> str | None:
             elif size is not None and path.stat().st_size != size:
                 return f"{path} has {path.stat().st_size:,} bytes in place of {size:,}"
         for folder in (out, *(out / name for name in own if (out / name).is_dir())):
-            if (folder / CONFIG).is_file() and read_json(folder / CONFIG).get("kind") in KINDS:
+            if _kind(folder / CONFIG) in KINDS:
                 verify(folder)
     except DigitError as error:
         return str(error).partition(": ")[0]
@@ -265,8 +273,8 @@ def _older(out: Path, verb: str) -> bool:
 def _kind(path: Path) -> str | None:
     """The kind that a JSON file of digit's says it is."""
     try:
-        value = json.loads(read_file(path))
-    except (OSError, ValueError, RecursionError):
+        value = parsed(read_file(path))
+    except (OSError, ValueError):
         return None
     kind = value.get("kind") if isinstance(value, dict) else None
     return kind if isinstance(kind, str) else None

@@ -1,6 +1,5 @@
 """What a folder or file of digit's holds: a record for machines, and tables of it for people."""
 
-import contextlib
 import json
 import math
 import re
@@ -13,12 +12,13 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from digit.data.codes import Codes
+from digit.data.samples import listed_samples
 from digit.errors import DigitError
 from digit.files import read_json
-from digit.opening import name_of, open_regular, read_file
+from digit.opening import name_of, open_regular
 from digit.run.table import Cell
 from digit.training.checkpoint import paths
-from digit.training.log import read_status
+from digit.training.log import read, read_status
 from digit.weights.artifact import describe
 from digit.weights.model_folder import locate, read_config
 
@@ -119,8 +119,8 @@ def _codes(folder: Path) -> Contents:
 def _samples(folder: Path) -> Contents:
     """Pictures that `digit sample` drew."""
     record = {"kind": "samples", **_object(folder / "samples.json")}
-    rows = record.get("samples")
-    if not isinstance(rows, list) or not all(isinstance(row, dict) and "seed" in row for row in rows):
+    rows = listed_samples(folder)
+    if rows is None:
         raise DigitError(f"{folder / 'samples.json'} lists no pictures of `digit sample`: draw them again")
     seeds = [row["seed"] for row in rows]
     classes = Counter(str(row.get("class", row.get("label"))) for row in rows)
@@ -219,10 +219,8 @@ def _training(folder: Path) -> dict[str, Any]:
 def _last_rows(log: Path) -> dict[str, Any]:
     """The newest value of each name in a training's log."""
     found: dict[str, Any] = {}
-    if log.is_file():
-        for line in read_file(log).decode(errors="replace").splitlines()[-1000:]:
-            with contextlib.suppress(ValueError, TypeError):  # a training may be writing it
-                found |= json.loads(line)
+    for record in read(log)[-1000:]:
+        found |= record
     return found
 
 

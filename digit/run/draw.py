@@ -20,6 +20,7 @@ from torch import Tensor
 
 from digit.data.decode import BrokenImage, decode
 from digit.distributed import gather, is_main, main_first, on_main, rank, wait, world_size
+from digit.entries import Text, entries
 from digit.errors import DigitError
 from digit.evaluation.pictures import npz_writer
 from digit.files import atomic_file, clean_up, read_json, sha256_file, write_json_atomic
@@ -35,6 +36,14 @@ from digit.weights.model_folder import locate, read_config
 LISTS = ".drawn"  # the folder of the batches' lists, in that of the pictures
 GRID = 256  # pictures that grid.png shows at most
 COLUMNS = 16  # classes that each get a column of it, at most
+
+
+_TYPES: dict[str, Any] = {  # of a batch's list
+    "settings": dict[str, Any],
+    "rows": list[dict[str, Any]],
+    "files": dict[Text, str],
+}
+_ROW: dict[str, Any] = {"file": Text, "seed": int, "label": int | None, "class": Text | None}
 
 
 def open_model(
@@ -100,7 +109,9 @@ def draw(
     """
     tasks = _tasks(pipeline, seeds, labels, batch, [made_with, settings], codes)
     on_main(lambda: clean_up(out / LISTS))
-    found = gather([name for name in list(tasks)[rank() :: world_size()] if _is_drawn(out, name)])
+    found = gather(
+        [name for name in list(tasks)[rank() :: world_size()] if _is_drawn(out, name, tasks[name][0])]
+    )
     kept = {name for names in found for name in names}
     if kept:
         count = sum(len(tasks[name][0]) for name in kept)
@@ -223,8 +234,14 @@ def _tasks(
 
 
 def _listed(out: Path, name: str) -> dict[str, Any]:
-    """Settings, rows and checksums of a batch whose pictures are written."""
-    return read_json(out / LISTS / f"{name}.json")
+    """Settings, rows and checksums of a batch whose pictures are written; DigitError if there is no list."""
+    path = out / LISTS / f"{name}.json"
+    part = entries(read_json(path), _TYPES, where=path, remedy="delete it and repeat the command")
+    for row in part["rows"]:
+        entries(row, _ROW, where=path, remedy="delete it and repeat the command")
+        if Path(row["file"]).name != row["file"] or row["file"] not in part["files"]:
+            raise DigitError(f"{path} lists {row['file']}, which it did not write: delete it and repeat")
+    return part
 
 
 def _read_pixels(out: Path, rows: Sequence[dict[str, Any]]) -> UInt8[Tensor, "b 3 h w"]:
@@ -242,13 +259,13 @@ def _read_pixels(out: Path, rows: Sequence[dict[str, Any]]) -> UInt8[Tensor, "b 
         return torch.from_numpy(np.stack(list(pool.map(pixels, rows)))).permute(0, 3, 1, 2)
 
 
-def _is_drawn(out: Path, name: str) -> bool:
-    """Whether a batch's list is there and its pictures are those that were written."""
+def _is_drawn(out: Path, name: str, seeds: Sequence[int]) -> bool:
+    """Whether a batch's list of these seeds is there and its pictures are those that were written."""
     try:
         part = _listed(out, name)
     except DigitError:
         return False
-    return all(
+    return [row["seed"] for row in part["rows"]] == seeds and all(
         (out / file).is_file() and sha256_file(out / file) == digest for file, digest in part["files"].items()
     )
 

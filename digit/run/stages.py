@@ -17,7 +17,6 @@ from digit.data.pixels import PixelData
 from digit.distributed import is_main, main_first, on_main
 from digit.errors import DigitError, check_lineage
 from digit.evaluation.probe import head_accuracies, pooled_states
-from digit.files import read_json
 from digit.nn.batch import CodeBatch
 from digit.nn.linear_probe import FeatureBatch, Probe
 from digit.nn.sampling import SamplerConfig
@@ -41,7 +40,8 @@ from digit.training.optimizer import warm_up_warning
 from digit.training.update import TRAJECTORY
 from digit.vqgan_config import VQGANLossConfig
 from digit.vqgan_loss import VQGANLoss, perceptual_network
-from digit.weights.artifact import MODEL, Undrawn, artifact_of, load, verify
+from digit.weights.artifact import MODEL, artifact_of, load, verify
+from digit.weights.outline import Undrawn
 from digit.weights.storage import to_dict
 
 Stage = TypeVar("Stage", bound=nn.Module)
@@ -121,7 +121,7 @@ def _say_finished(out: Path, training: TrainConfig, told: Sequence[str]) -> None
     assert status is not None
     more = f", more than --steps {training.steps:,}" if status.step > training.steps else ""
     say(f"nothing is left to do: {out} has all of its {status.step:,} updates{more}")
-    before = read_json(states[-1] / checkpoint.STATE).get("config", {}) if states and is_main() else {}
+    before = checkpoint.load(states[-1], verify=False).state["config"] if states and is_main() else {}
     other = [name for name, *_ in differences(before, to_dict(training))]
     names = [sentence.split()[0] for sentence in told if " from here" in sentence]
     names += [name for name in other if name in TRAJECTORY or name.startswith("optimizer.")]

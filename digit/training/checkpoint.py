@@ -8,18 +8,32 @@ import contextlib
 import secrets
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from digit.distributed import from_main, is_main
+from digit.entries import Number, entries
 from digit.errors import DigitError
 from digit.files import TEMPORARY, atomic_folder, clean_up, read_json, remove, sha256_file, write_json_atomic
 from digit.locks import locked
 from digit.tensors import write_safetensors_atomic
 from digit.training.shards import Piece, Tensors, like, write
 
+_TYPES: dict[str, Any] = {  # of what a state.json holds; older ones have not all
+    "step": Number,
+    "files": dict[str, str],
+    "config": dict[str, Any],
+    "seconds": float,
+    "duties": list[Literal["evaluate", "picture"]],
+    "losses": list[float | None],
+    "norms": list[float | None],
+    "skipped": Number | None,
+    "streak": Number | None,
+    "compiled": bool | None,
+    "kernels": Any,
+}
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 
 
@@ -153,9 +167,9 @@ def load(path: Path, *, verify: bool = True) -> Checkpoint:
 
     DigitError when a file is absent, damaged or, with `verify`, not the one that was written.
     """
-    state = read_json(path / STATE)
-    files = state.get("files") if isinstance(state, dict) else None
-    if not isinstance(files, dict) or not files or not isinstance(state.get("step"), int):
+    state = entries(read_json(path / STATE), _TYPES, where=path / STATE)
+    files = state["files"]
+    if not files or any(Path(name).name != name for name in files):
         raise DigitError(f"{path / STATE} is not the state of a training run")
     for name, digest in files.items():
         if not (path / name).is_file() or (verify and sha256_file(path / name) != digest):

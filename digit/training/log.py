@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from digit.distributed import is_main
+from digit.entries import Number, Text, entries, parsed
 from digit.errors import DigitError
 from digit.figure import new_figure, save_figure
 from digit.files import open_to_append, read_json, write_json_atomic, write_text_atomic
@@ -24,6 +25,9 @@ OWN = {
 }
 
 PLOT_INTERVAL = 20.0  # seconds between two drawings of loss.png, each of which takes a part of one
+
+
+_STATUS: dict[str, Any] = {"step": Number, "steps": Number, "reason": Text, "seconds": float}  # status.json
 
 
 class Log:
@@ -164,12 +168,24 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     records = []
     for line in read_file(path).decode(errors="replace").splitlines():
         try:
-            record = json.loads(line)
+            record = parsed(line.encode())
         except ValueError:
             continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
+        if _is_record(record):
             records.append(record)
     return records
+
+
+def _is_record(record: Any) -> bool:
+    """Whether it is what a run says: a step, and numbers by names or a text that is called event."""
+    return (
+        isinstance(record, dict)
+        and isinstance(record.get("step"), int)
+        and all(
+            isinstance(value, str if name == "event" else int | float | None) and not isinstance(value, bool)
+            for name, value in record.items()
+        )
+    )
 
 
 def _opened(path: Path, step: int, measures_again: bool) -> FileIO:
@@ -247,8 +263,5 @@ def read_status(out: str | Path) -> Status | None:
     path = Path(out) / "status.json"
     if not path.exists():
         return None
-    value = read_json(path)
-    try:
-        return Status(int(value["step"]), int(value["steps"]), str(value["reason"]), float(value["seconds"]))
-    except (KeyError, TypeError, ValueError):
-        raise DigitError(f"{path} is not the status of a training run: delete it and run again") from None
+    value = entries(read_json(path), _STATUS, where=path, remedy="delete it and run again")
+    return Status(value["step"], value["steps"], value["reason"], float(value["seconds"]))

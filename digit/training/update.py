@@ -304,10 +304,10 @@ class Updater:
             list(found.state[key]) for key in ("duties", "losses", "norms")
         )
         # Absent where states are older than the skipping.
-        self.skipped, self.streak = (found.state.get(key, 0) for key in ("skipped", "streak"))
+        self.skipped, self.streak = (found.state.get(key) or 0 for key in ("skipped", "streak"))
         before, now = found.state["config"], asdict(self.config)
         # An older state lacks settings that have come since: it was trained with their defaults.
-        before["optimizer"] = asdict(OptimizerConfig()) | before["optimizer"]
+        before["optimizer"] = asdict(OptimizerConfig()) | _mapping(before.get("optimizer"))
         # What the run did, not what was allowed; older states have no word for it but the setting.
         before["compile"] = found.state.get("compiled", before.get("compile", False))
         now["compile"] = self.compiles
@@ -316,6 +316,11 @@ class Updater:
         pairs = [(name, now[name], before.get(name)) for name in TRAJECTORY]
         pairs += [(name, new, before["optimizer"].get(name)) for name, new in now["optimizer"].items()]
         return [f"{name} is {new} from here, it was {old}" for name, new, old in pairs if new != old]
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    """What a state says of its optimizer, which only differences are told of."""
+    return value if isinstance(value, dict) else {}
 
 
 def seed_all(seed: int, step: int, row: int, *, device: torch.device) -> None:

@@ -3,16 +3,15 @@
 import contextlib
 import importlib.metadata
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import torch
-from pydantic import StringConstraints
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from digit.calls import checked
+from digit.entries import Named, Text, entries
 from digit.errors import DigitError
 from digit.features import Encoder, EncoderConfig
 from digit.files import clean_up, make_folder, read_json, write_json_atomic
@@ -26,20 +25,21 @@ from digit.prior import Prior, PriorConfig
 from digit.renderer import Renderer, RendererConfig
 from digit.renderer_flow import FlowConfig, FlowRenderer
 from digit.renderer_masked import MaskedConfig, MaskedRenderer
-from digit.tensors import check_finite, tensors_in, write_safetensors_atomic
+from digit.tensors import check_finite, shapes_in, tensors_in, write_safetensors_atomic
 from digit.tokenizer import Tokenizer, TokenizerConfig
 from digit.vqgan import VQGAN
 from digit.vqgan_config import VQGANConfig
 from digit.weights.foreign import misfits
+from digit.weights.outline import build, check_numbers, outline
 from digit.weights.storage import (
     StoredAs,
     changed,
-    check_types,
     fingerprint,
     from_dict,
     pack,
     to_dict,
     unpack,
+    unpacked_shapes,
 )
 
 KINDS: dict[str, tuple[type[Any], type[Any]]] = {
@@ -56,12 +56,13 @@ KINDS: dict[str, tuple[type[Any], type[Any]]] = {
 FORMAT = 1  # raised when an older digit could no longer read what is written
 CONFIG, MODEL = "config.json", "model.safetensors"
 _TYPES: dict[str, Any] = {  # of what a config.json holds
-    **dict.fromkeys(("kind", "id"), Annotated[str, StringConstraints(min_length=1)]),
+    "kind": Named,
+    "id": Named,
     "stored_as": StoredAs,
     "config": dict[str, Any],
-    "lineage": dict[str, str],
+    "lineage": dict[str, Text],
     "files": dict[str, str],
-    "classes": list[str],
+    "classes": list[Text],
     "made_by": dict[str, Any] | None,
     "extra": dict[str, Any] | None,
 }
@@ -71,18 +72,6 @@ LOW_PRECISION = (
     "renderer_masked",
     "renderer_flow",
 )  # kinds whose weights may be bfloat16 or float16
-_REPEATED = (
-    "layers",
-    "depth",
-    "blocks",
-    "decoder_blocks",
-)  # settings that count parts with own tensors
-_LARGEST = 2**24  # of any number in settings
-# What building a network of impossible settings raises, in torch and in timm.
-_IMPOSSIBLE = (
-    ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RuntimeError, TypeError,
-    ValueError,
-)  # fmt: skip
 
 
 @checked
@@ -171,24 +160,17 @@ def load(
         raise DigitError(
             f"{path} is a {artifact['kind']}, which works in float32 only: load it without a dtype"
         )
+    check_numbers(artifact["config"], path / CONFIG)
     config = from_dict(config_type, artifact["config"], where=str(path / CONFIG))
+    _check_classes(config, artifact["classes"], path / CONFIG)
+    layout = outline(stage_type, config, where=path / CONFIG)
     with _weights(path, artifact) as file:
+        # Before a tensor is read or made: settings that do not fit could ask for any amount of memory.
+        if problems := misfits(unpacked_shapes(shapes_in(file, path / MODEL)), layout):
+            raise DigitError(f"{path / MODEL} does not fit its settings: tensors {problems}")
         tensors = unpack(tensors_in(file, path / MODEL))
-    repeated = _LARGEST if artifact["kind"] == "probe" else len(tensors)  # a probe's layers share a tensor
-    _check_sizes(artifact["config"], repeated, path / CONFIG)
-    # Settings that do not fit the tensors could ask for any amount of memory.
-    with torch.device("meta"), Undrawn():
-        try:
-            outline = stage_type(config)
-        except _IMPOSSIBLE as error:
-            what = (str(error).splitlines() or [type(error).__name__])[0][:160]
-            raise DigitError(f"{path / CONFIG}: no network can be made with its settings ({what})") from None
-    layout = {name: tuple(tensor.shape) for name, tensor in outline.state_dict().items()}
-    if problems := misfits(tensors, layout):
-        raise DigitError(f"{path / MODEL} does not fit its settings: tensors {problems}")
     check_finite(tensors, path / MODEL)
-    with torch.random.fork_rng([]), Undrawn():
-        module = stage_type(config)
+    module = build(stage_type, config, layout)
     module.load_state_dict(tensors)
     module.artifact = artifact
     return module.to(device, dtype).eval()
@@ -252,7 +234,7 @@ def describe(path: str | Path) -> dict[str, Any]:
         raise DigitError(f"{path / CONFIG} does not describe an artifact")
     if artifact["format"] > FORMAT:
         raise DigitError(f"{path} was written by a newer digit (format {artifact['format']}): upgrade digit")
-    check_types(artifact, _TYPES, where=str(path / CONFIG))
+    entries(artifact, _TYPES, where=path / CONFIG)
     return artifact
 
 
@@ -272,41 +254,11 @@ def classes_of(kind: str) -> tuple[type[Any], type[Any]]:
     return KINDS[kind]
 
 
-# Tensors' own, and those of torch.nn.init that a mode sees instead of what they call.
-_STARTS = ("normal_", "uniform_", "trunc_normal_", "kaiming_normal_", "kaiming_uniform_")
-
-
-class Undrawn(TorchFunctionMode):
-    """Modules are made without their random start, whose place the loaded tensors take.
-
-    Drawing it takes longer than reading the tensors, and on the meta device imports torch's compiler.
-    """
-
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        """What the function gives; a filling with random numbers leaves its tensor as it is."""
-        given = kwargs or {}
-        if getattr(func, "__name__", "") in _STARTS:
-            return args[0] if args else given["tensor"]
-        return func(*args, **given)
-
-
-def _check_sizes(settings: Any, repeated: int, path: Path) -> None:
-    """DigitError for settings that ask for more than `repeated` parts of a kind, or for absurd sizes."""
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            _check_sizes(value, repeated, path)
-        numbers = value if isinstance(value, list) else [value]
-        most = repeated if name in _REPEATED else _LARGEST
-        if len(numbers) > _LARGEST or any(
-            isinstance(each, int | float) and abs(each) > most for each in numbers
-        ):
-            raise DigitError(f"{path}: {name} is {str(value)[:40]}, which its tensors cannot make")
+def _check_classes(config: Any, names: Sequence[str], path: Path) -> None:
+    """DigitError where there are other numbers of names of classes and of rows for them."""
+    rows = getattr(config, "classes", 0)
+    if names and rows and len(names) != rows:
+        raise DigitError(f"{path} names {len(names):,} classes, its tensors are of {rows:,}: copy it again")
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -14,13 +14,22 @@ from torch import Tensor, nn
 from digit.errors import DigitError, LineageError
 from digit.features import Encoder
 from digit.nn.linear_probe import Probe
+from digit.printing import readable
 from digit.progress import say
 from digit.tokenizer import Tokenizer, TokenizerConfig
 from digit.vqgan import VQGAN
 from digit.weights.artifact import artifact_of, identity, load
 from digit.weights.dinov3 import convert_dinov3, is_dinov3
-from digit.weights.fairseq import ENCODER, VQGAN_COPY, convert_checkpoint, is_checkpoint, probed_prior
-from digit.weights.foreign import read, without_prefix
+from digit.weights.fairseq import (
+    ENCODER,
+    VQGAN_COPY,
+    convert_checkpoint,
+    input_size,
+    is_checkpoint,
+    probed_prior,
+    read_facts,
+)  # fmt: skip
+from digit.weights.foreign import check_layout, read, without_prefix
 from digit.weights.vit import PositionRule, convert_vit, is_vit
 from digit.weights.vqgan_files import convert_vqgan, is_vqgan
 
@@ -107,14 +116,22 @@ def tokenizer_copy(
     `encoder_heads` are the encoder's attention heads where its width is no multiple of 64. Raises DigitError
     for a checkpoint without one, or tensors that make none.
     """
-    state = content["model"]
+    facts, state = read_facts(content, where=where), content["model"]
     if "centroids" not in state:
         raise DigitError(f"{where} holds no tokenizer: convert one of the files of a prior or a renderer")
-    settings = content["cfg"]["model"].get("pretrained_enc_config") or {}
+    own = {name: state[name] for name in ("centroids", "centroid_norm") if name in state}
+    layout = {"centroids": (facts.features, facts.codes), "centroid_norm": (1, facts.codes)}
+    check_layout(own, layout, where=where)
+    settings = content["cfg"]["model"].get("pretrained_enc_config")
+    layer = settings.get("layer", 3) if isinstance(settings, dict) else 3
+    if not isinstance(layer, int):
+        raise DigitError(
+            f"{where} says that its encoder is read at {readable(layer, 80)}, no number of a block"
+        )
     encoder = convert_vit(
         without_prefix(state, ENCODER),
         where=where,
-        block=-int(settings.get("layer", 3)),
+        block=-layer,
         position_rule="reference",
         heads=encoder_heads,
     )
@@ -128,10 +145,11 @@ def tokenizer_copy(
 
 def vqgan_copy(content: Any, *, where: str) -> VQGAN:
     """The VQGAN inside a checkpoint, at the size of its pictures; DigitError where there is none."""
+    read_facts(content, where=where)
     copy = without_prefix(content["model"], VQGAN_COPY)
     if not copy:
         raise DigitError(f"{where} holds no VQGAN: convert the file of a renderer or of a VQ-only prior")
-    return convert_vqgan(copy, where=where, image_size=int(content["cfg"]["task"]["input_size"]))
+    return convert_vqgan(copy, where=where, image_size=input_size(content, where=where))
 
 
 def check_tokenizer(content: Any, tokenizer: Tokenizer, *, where: str, name: str = "the tokenizer") -> None:

@@ -4,6 +4,7 @@ The network is timm's: rotary positions of base 100, register tokens, LayerScale
 the names: dinov3/models/vision_transformer.py, transformers' models/dinov3_vit, timm's models/eva.py.
 """
 
+import dataclasses
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -13,10 +14,11 @@ from torch import Tensor
 
 from digit.errors import DigitError
 from digit.features import Encoder, EncoderConfig
-from digit.nn.backbone import DINOV3_LICENCE, create
+from digit.nn.backbone import DINOV3_LICENCE
 from digit.progress import say
 from digit.tensors import check_finite
-from digit.weights.foreign import check_layout
+from digit.weights.foreign import check_layout, without_prefix
+from digit.weights.outline import outline
 from digit.weights.vit import PLACES, check_plain
 
 # How Meta's and transformers' names become timm's, one rule after another.
@@ -79,11 +81,10 @@ def convert_dinov3(
     if given.shape != periods.shape or not torch.allclose(given.float(), periods, rtol=2**-8, atol=0):
         raise DigitError(f"{where} has rotary positions of another base than DINOv3's 100: give Meta's file")
     name, arguments = _timm_name(tensors, width, patch, heads)
-    with torch.device("meta"):
-        whole = create(name, num_classes=0, global_pool="", **arguments)
-    check_layout(tensors, {key: tuple(value.shape) for key, value in whole.state_dict().items()}, where=where)
-    check_finite(tensors, where)
     config = EncoderConfig(name, image_size, block=block, norm=norm, arguments=arguments, hosted=False)
+    whole = outline(Encoder, dataclasses.replace(config, block=-1, norm=True), where=where)
+    check_layout(tensors, without_prefix(whole, "vit."), where=where)
+    check_finite(tensors, where)
     with torch.random.fork_rng([]):  # building draws random weights, which are thrown away
         encoder = Encoder(config)
     encoder.vit.load_state_dict({key: tensors[key] for key in encoder.vit.state_dict()})

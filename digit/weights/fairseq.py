@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from digit.errors import DigitError
 from digit.nn.batch import END, MASK
 from digit.nn.linear_probe import Probe, ProbeConfig
-from digit.printing import listed
+from digit.printing import listed, readable
 from digit.prior import Prior, PriorConfig
 from digit.renderer import Renderer, RendererConfig
 from digit.renderer_masked import MaskedConfig, MaskedRenderer
@@ -101,12 +101,15 @@ def read_facts(content: Any, *, where: str) -> Facts:
     """
     settings, state = _settings(content, where), _state(content, where)
     name = settings.get("_name")
-    if name not in _KINDS:
-        raise DigitError(f"{where} holds the model {name!r}, which is none of {', '.join(_KINDS)}")
+    if not isinstance(name, str) or name not in _KINDS:
+        raise DigitError(
+            f"{where} holds the model {readable(repr(name), 80)}, which is none of {', '.join(_KINDS)}"
+        )
     for key, expected in _EXPECTED.items():
-        if settings.get(key, expected) != expected:
+        value = settings.get(key, expected)
+        if not isinstance(value, bool | int | float | str | None) or value != expected:
             raise DigitError(
-                f"{where} was trained with {key} = {settings[key]!r}, which DiGIT's models never are "
+                f"{where} was trained with {key} = {readable(value, 80)}, which DiGIT's models never are "
                 f"({expected!r}): it cannot be converted"
             )
     kind = _KINDS[name]
@@ -114,6 +117,8 @@ def read_facts(content: Any, *, where: str) -> Facts:
         _whole(settings, f"decoder_{key}", where)
         for key in ("embed_dim", "layers", "attention_heads", "ffn_embed_dim")
     )
+    if layers > len(state):
+        raise DigitError(f"{where} says that it has {layers:,} layers, and holds {len(state):,} tensors")
     pre = bool(settings.get("decoder_normalize_before", "decoder.layer_norm.weight" in state))
     outputs = len(_tensor(state, "decoder.output_projection.weight", where))
     inputs = len(_tensor(state, "decoder.embed_tokens.weight", where))
@@ -141,7 +146,7 @@ def read_facts(content: Any, *, where: str) -> Facts:
             f"{where} has {positions} rows of positions, too few for {length} codes: it is damaged"
         )
     # A probe's run smooths nothing; what its prior was trained with is not in the file.
-    criterion = {} if kind == "probe" else content["cfg"].get("criterion") or {}
+    criterion = {} if kind == "probe" else content["cfg"].get("criterion")
     return Facts(
         kind=kind,
         width=width,
@@ -155,9 +160,15 @@ def read_facts(content: Any, *, where: str) -> Facts:
         classes=classes,
         positions=positions,
         features=0 if kind == "vq_only" else len(_tensor(state, _PATCHES, where)),
-        dropout=float(settings.get("dropout", 0.1)),
-        label_smoothing=float(criterion.get("label_smoothing", 0.1)),
+        dropout=_share(settings, "dropout", where),
+        label_smoothing=_share(criterion, "label_smoothing", where),
     )
+
+
+def input_size(content: Any, *, where: str) -> int:
+    """Side in pixels of the pictures that a checkpoint was trained on; DigitError where it does not say."""
+    task = content["cfg"].get("task") if isinstance(content["cfg"], dict) else None
+    return _whole(task if isinstance(task, dict) else {}, "input_size", where)
 
 
 def decoder_layout(facts: Facts) -> Layout:
@@ -329,8 +340,7 @@ def _length(state: dict[str, Tensor], content: Any, kind: Kind, where: str) -> i
 
 def _vq_length(state: dict[str, Tensor], content: Any, where: str) -> int:
     """The input size over the VQGAN's downsampling: each of its levels but one halves the side."""
-    task = content["cfg"].get("task")
-    size = _whole(task if isinstance(task, dict) else {}, "input_size", where)
+    size = input_size(content, where=where)
     levels = {name.split(".")[3] for name in state if name.startswith("vqgan.encoder.down.")}
     if not levels:
         raise DigitError(f"{where} holds no vqgan.encoder.down tensors: it is not a whole checkpoint")
@@ -351,7 +361,9 @@ def _settings(content: Any, where: str) -> dict[str, Any]:
 
 def _state(content: Any, where: str) -> dict[str, Tensor]:
     state = content["model"]
-    strangers = [str(name) for name, value in state.items() if not isinstance(value, Tensor)]
+    strangers = [
+        name for name, value in state.items() if not (isinstance(name, str) and isinstance(value, Tensor))
+    ]
     if strangers:
         raise DigitError(f"{where} holds values that are no tensors: {listed(strangers)}")
     return state
@@ -363,8 +375,18 @@ def _tensor(state: dict[str, Tensor], name: str, where: str) -> Tensor:
     return state[name]
 
 
+def _share(settings: Any, key: str, where: str) -> float:
+    """What a checkpoint says of training alone; fairseq's 0.1 where it says nothing."""
+    value = settings.get(key, 0.1) if isinstance(settings, dict) else 0.1
+    if not isinstance(value, int | float) or not 0 <= value < 1:
+        raise DigitError(f"{where} says that its {key} is {readable(value, 80)}: get the whole checkpoint")
+    return float(value)
+
+
 def _whole(settings: dict[str, Any], key: str, where: str) -> int:
     value = settings.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise DigitError(f"{where} does not say its {key} (it has {value!r}): get the whole checkpoint")
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value < 2**31:
+        raise DigitError(
+            f"{where} does not say its {key} (it has {readable(value, 80)}): get the whole checkpoint"
+        )
     return value

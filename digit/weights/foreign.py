@@ -4,13 +4,19 @@ The one place of digit that opens pickles. torch's restricted reader builds tens
 inert classes below; it never imports or calls what a file names.
 """
 
+import os
 import pickle
+import pickletools
 import re
+import struct
+import tokenize
 import warnings
 import zipfile
+import zlib
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +27,20 @@ from digit.opening import name_of, open_regular
 from digit.printing import listed, readable
 from digit.tensors import tensors_in
 
+SHARED = 4  # tensors that may share the same bytes: weights under several names
+_MADE = ("builtins.bytearray", "__builtin__.bytearray")
+_GROWING = (  # encodings of bytes as more bytes
+    *("hex", "hex_codec", "base64", "base_64", "base64_codec", "uu", "uu_codec"),
+    *("quopri", "quopri_codec", "quoted_printable"),
+)
+# What zipfile and pickletools raise on what is no file of theirs, and NumPy.
+_NO_ZIP = (
+    zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError, ValueError, LookupError,
+    OverflowError, struct.error, zlib.error,
+)  # fmt: skip
+_NO_ARRAY = (OSError, ValueError, TypeError, EOFError, SyntaxError, OverflowError, tokenize.TokenError)
 NAMES = 12  # tensors of a kind that a sentence names at most
+T = TypeVar("T")
 Layout = Mapping[str, tuple[int, ...]]  # the shape of every tensor, by the name it has in their file
 
 
@@ -100,26 +119,26 @@ def read(path: Path) -> Any:
 
 def check_layout(tensors: Mapping[str, Tensor], layout: Layout, *, where: str) -> None:
     """DigitError, naming the file `where`, that names missing, unknown and wrongly shaped tensors."""
-    if found := misfits(tensors, layout):
+    if found := misfits({name: tuple(value.shape) for name, value in tensors.items()}, layout):
         raise DigitError(f"{where} is not the file it seems to be, its tensors do not fit: {found}")
 
 
-def misfits(tensors: Mapping[str, Tensor], layout: Layout) -> str:
+def misfits(shapes: Layout, layout: Layout) -> str:
     """The first names of missing, unknown and wrongly shaped tensors, and how many more there are of each."""
     problems = {
-        "missing": [name for name in layout if name not in tensors],
-        "unknown": [name for name in tensors if name not in layout],
+        "missing": [name for name in layout if name not in shapes],
+        "unknown": [name for name in shapes if name not in layout],
         "of another shape": [
-            f"{name} {list(tensors[name].shape)} for {list(shape)}"
+            f"{name} {list(shapes[name])} for {list(shape)}"
             for name, shape in layout.items()
-            if name in tensors and tuple(tensors[name].shape) != tuple(shape)
+            if name in shapes and tuple(shapes[name]) != tuple(shape)
         ],
     }
     return "; ".join(f"{what}: {listed(names, NAMES)}" for what, names in problems.items() if names)
 
 
-def without_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """The tensors whose names start with `prefix`, by the rest of their names."""
+def without_prefix(tensors: Mapping[str, T], prefix: str) -> dict[str, T]:
+    """The tensors, or their shapes, whose names start with `prefix`, by the rest of their names."""
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
@@ -139,7 +158,7 @@ def _check_zip(file: BinaryIO, path: Path) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
-    except Exception as error:  # a header that lies may raise anything
+    except _NO_ZIP as error:
         raise _damaged(path, "PyTorch", error) from None
     names = [entry.filename.rpartition("/")[2] for entry in entries]
     if "constants.pkl" in names:
@@ -158,17 +177,21 @@ def _check_zip(file: BinaryIO, path: Path) -> None:
 
 
 def _read_torch(file: BinaryIO, path: Path, *, mmap: bool) -> Any:
+    _check_pickles(file, path, zipped=mmap)
     file.seek(0)
     source: Any = name_of(file) if mmap else file
     if mmap and source.endswith(".safetensors"):  # torch would believe it, on systems without names of files
         source, mmap = file, False
     with torch.serialization.safe_globals(_INERT):
         try:
-            return torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
+            content = torch.load(source, map_location="cpu", weights_only=True, mmap=mmap)
         except Exception as error:  # damaged bytes send an interpreter of pickles anywhere
             named = re.search(r"GLOBAL (\S+) (was not an allowed|whose module)", str(error))
             if named is None or not isinstance(error, pickle.UnpicklingError):
                 raise _damaged(path, "PyTorch", error) from None
+        else:
+            check_carried(content, os.fstat(file.fileno()).st_size, where=path)
+            return content
     name = named[1] if "." in named[1] else f"builtins.{named[1]}"  # torch leaves that module out
     raise DigitError(
         f"{path} names {readable(name, 160)}, which is no weight; it was not run: use a file that holds only "
@@ -176,12 +199,69 @@ def _read_torch(file: BinaryIO, path: Path, *, mmap: bool) -> Any:
     )
 
 
+def check_carried(content: Any, size: int, *, where: object) -> None:
+    """DigitError for tensors that are more than a file of `size` bytes carries, or no plain tables.
+
+    A tensor may be a view that repeats a few bytes without end; copied, it would take what its shape says.
+    """
+    left, seen, total = [content], set[int](), 0
+    while left:
+        value = left.pop()
+        if isinstance(value, Tensor):
+            strange = value.layout != torch.strided or value.is_meta or value.is_quantized or value.is_nested
+            if strange or value.nbytes > value.untyped_storage().nbytes():
+                shape = " x ".join(map(str, value.shape[:4]))
+                raise DigitError(
+                    f"{where} holds a tensor of {shape} that its bytes do not carry: get it again"
+                )
+            total += value.nbytes
+        elif isinstance(value, dict | list | tuple | set) and id(value) not in seen:
+            seen.add(id(value))
+            left += value.values() if isinstance(value, dict) else value
+    if total > SHARED * size:
+        raise DigitError(
+            f"{where} of {size:,} bytes holds tensors of {total:,}, which share the same ones: get it again"
+        )
+
+
+def _check_pickles(file: BinaryIO, path: Path, *, zipped: bool) -> None:
+    """Refuse what torch's restricted reader would carry out and no weights need: bytes out of numbers.
+
+    `bytearray(10**10)` takes ten gigabytes in a file of a hundred bytes; some encodings double their bytes.
+    """
+    try:
+        if zipped:
+            with zipfile.ZipFile(file) as archive:
+                (name, *_) = (each for each in archive.namelist() if each.endswith("data.pkl"))
+                named = _names(BytesIO(archive.read(name)))
+        else:  # before 1.6 torch wrote five pickles one after another, then the numbers
+            file.seek(0)
+            named = {name for _ in range(5) for name in _names(file)}
+    except _NO_ZIP as error:
+        raise _damaged(path, "PyTorch", error) from None
+    if bad := sorted(name for name in named if name in _MADE or re.sub(r"\W", "_", name.lower()) in _GROWING):
+        raise DigitError(
+            f"{path} names {readable(bad[0], 80)}, which makes bytes that no weights need: get it again"
+        )
+
+
+def _names(file: Any) -> set[str]:
+    """The globals that a pickle names, and where one of them encodes, its short texts as well."""
+    globals_, texts = set[str](), set[str]()
+    for operation, argument, _ in pickletools.genops(file):
+        if operation.name == "GLOBAL":
+            globals_.add(str(argument).replace(" ", "."))
+        elif isinstance(argument, str) and len(argument) < 32:
+            texts.add(argument)
+    return globals_ | texts if "_codecs.encode" in globals_ else globals_
+
+
 def _read_numpy(file: BinaryIO, path: Path) -> Tensor:
     try:
         # Mapping checks the announced size against the file before any memory is taken.
         array = np.load(name_of(file), mmap_mode="r", allow_pickle=False)
         return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
-    except Exception as error:  # NumPy, on what is no table of its own
+    except _NO_ARRAY as error:
         raise _damaged(path, "NumPy", error) from None
 
 

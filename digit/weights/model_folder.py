@@ -11,6 +11,7 @@ from torch import nn
 
 from digit.bounds import Count, Guidance, Weight
 from digit.calls import check_fields
+from digit.entries import Text, entries
 from digit.errors import DigitError, LineageError, check_lineage
 from digit.files import clean_up, make_folder, read_json, write_json_atomic
 from digit.locks import locked
@@ -22,6 +23,11 @@ from digit.weights.storage import StoredAs, from_dict
 BUNDLED = "cifar10"  # the model that comes with the package
 PARTS = ("prior", "renderer", "renderer_masked", "renderer_flow", "vqgan", "tokenizer")
 BY_VQ_CODES = {"renderer", "renderer_masked"}  # parts that draw VQ codes, which a VQGAN decodes
+_TYPES: dict[str, Any] = {  # of what the config.json holds
+    "sampling": dict[str, Any],
+    "parts": dict[str, Text],
+    "classes": list[Text],
+}
 
 
 @dataclass(frozen=True)
@@ -96,14 +102,8 @@ def read_config(folder: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or config.get("kind") != "pipeline":
         kind = config.get("kind") if isinstance(config, dict) else None
         raise DigitError(f"{folder} is a {kind}, not a pipeline: compose one with `digit compose`")
-    parts, classes = config.get("parts"), config.get("classes")
-    if not (
-        isinstance(config.get("sampling"), dict)
-        and isinstance(parts, dict)
-        and isinstance(classes, list)
-        and all(isinstance(name, str) for name in (*classes, *parts.values()))
-    ):
-        raise DigitError(f"{path} lacks sampling, parts or classes of a pipeline: restore it")
+    entries(config, _TYPES, where=path, remedy="restore it")
+    parts = config["parts"]
     unknown = set(parts) - set(PARTS)
     if unknown or config.get("format") != 1:
         raise DigitError(
@@ -146,6 +146,11 @@ def open_model(
                 f"{folder / name} is not the {name} this pipeline was saved with: restore that folder"
             )
     check_parts(artifacts)
+    known, named = modules["prior"].config.classes, len(config["classes"])
+    if known and named not in (0, known):
+        raise DigitError(
+            f"{folder / 'config.json'} names {named:,} classes, its prior has {known:,}: restore it"
+        )
     return Model(modules, config["classes"], sampling)
 
 

@@ -75,6 +75,12 @@ def unpack(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return whole
 
 
+def unpacked_shapes(stored: Mapping[str, tuple[str, tuple[int, ...]]]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors that were packed, of the types and shapes that a file has."""
+    scales = {name + SCALE for name, (kind, _) in stored.items() if kind == "I8"}
+    return {name: shape for name, (_, shape) in stored.items() if name not in scales}
+
+
 def fingerprint(header: str, tensors: Mapping[str, Tensor]) -> str:
     """sha256 over `header` and the tensors' names, shapes and float32 values, sorted by name."""
     digest = hashlib.sha256(header.encode())
@@ -119,19 +125,6 @@ def from_dict(kind: type[Settings], value: Any, *, where: str) -> Settings:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "the settings"
         raise DigitError(f"{where}: {place} does not fit ({first['msg']})") from None
-
-
-def check_types(value: Mapping[str, Any], types: Mapping[str, Any], *, where: str) -> None:
-    """DigitError, naming `where` and the entry, unless each of `types` that is there is of its type.
-
-    One whose type allows None may be absent.
-    """
-    for name, kind in types.items():
-        try:
-            pydantic.TypeAdapter(kind).validate_python(value.get(name), strict=True)
-        except pydantic.ValidationError as error:
-            what = "is not there" if name not in value else f"does not fit ({error.errors()[0]['msg']})"
-            raise DigitError(f"{where}: {name} {what}: copy it again") from None
 
 
 def _refuse_unknown(kind: type, value: Any, where: str) -> None:

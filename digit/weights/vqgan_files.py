@@ -17,6 +17,7 @@ from digit.printing import listed
 from digit.vqgan import VQGAN
 from digit.vqgan_config import VQGANConfig
 from digit.weights.foreign import check_layout
+from digit.weights.outline import Undrawn, outline
 
 # Taming's network alone projects around the codebook and has biases in the blocks.
 _TAMING = ("quant_conv.*", "post_quant_conv.*", "encoder.conv_in.bias", "*.block.*.conv?.bias")
@@ -48,10 +49,9 @@ def convert_vqgan(content: Any, *, where: str, image_size: int = 256) -> VQGAN:
             "whose codes are nearest vectors (quantize.embedding)"
         )
     config = _read_config(tensors, where=where, image_size=image_size)
-    with torch.device("meta"):
+    check_layout(tensors, outline(VQGAN, config, where=where), where=where)
+    with torch.device("meta"), Undrawn():
         vqgan = VQGAN(config)
-    layout = {name: tuple(tensor.shape) for name, tensor in vqgan.state_dict().items()}
-    check_layout(tensors, layout, where=where)
     whole = [name for name, tensor in tensors.items() if not tensor.is_floating_point()]
     if whole:
         raise DigitError(f"{where} holds whole numbers where weights should be: {listed(whole)}")

@@ -45,7 +45,11 @@ class Found:
     def points(self, system: str, way: str, kind: str = "prefix") -> list[Point]:
         """Of a prefix curve, by length."""
         result = self.get(f"{kind}-{system}-{way}")
-        return sorted(of_rows(result["points"]), key=lambda point: point.prefix) if result else []
+        return (
+            sorted(of_rows(result["points"], where=f"{kind}-{system}-{way}"), key=lambda point: point.prefix)
+            if result
+            else []
+        )
 
     def rows(self, system: str, way: str) -> list[Row]:
         """The cells of a sweep."""

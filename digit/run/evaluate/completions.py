@@ -25,6 +25,7 @@ from digit.evaluation.scores import Moments, frechet_distance, inception_score
 from digit.files import atomic_file
 from digit.nn.sampling import DRAW, SamplerConfig
 from digit.pipeline import RENDERERS, DigitPipeline
+from digit.printing import listed
 from digit.progress import progress, say
 from digit.rendering import to_uint8
 from digit.run.evaluate.measurement import earlier, ids_of, of_networks, record, unlike_names
@@ -222,16 +223,19 @@ class Curve:
         }
         before = earlier(written, "prefix", self._alike)
         if before is not None:
-            self.points, self.counts = of_rows(before["points"]), before["counts"]
+            self.points, self.counts = of_rows(before.get("points"), where=written), before["counts"]
             for kind, own in self.of_models.items():
                 self.of_models[kind] = {**before["settings"].get(kind, {}), **own}
+            if strangers := {point.model for point in self.points} - self.of_models["models"].keys():
+                raise DigitError(f"{written} has points of {listed(strangers)} alone: choose another --out")
 
     def _alike(self, before: dict[str, Any]) -> bool:
         settings = before["settings"]
         return (
             before["features"] == of_networks(self.networks)
-            and before["counts"]["samples"] == self.counts["samples"]
+            and before["counts"].get("samples") == self.counts["samples"]
             and all(settings.get(name) == given for name, given in self.asked.items())
+            and all(isinstance(settings.get(kind, {}), dict) for kind in self.of_models)
             and all(
                 settings.get(kind, {}).get(name, found) == found
                 for kind, own in self.of_models.items()

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from digit.data.codes import Codes
 from digit.data.images import ImageSource
+from digit.entries import entries
 from digit.errors import DigitError, check_lineage
 from digit.evaluation.probe import Pool, fit_probe, pooled_features, pooled_states, probe_results, split_rows
 from digit.files import atomic_file, clean_up, make_folder, read_json, write_json_atomic
@@ -208,7 +209,7 @@ def cached_rows(
     clean_up(cache)
     name = hashlib.sha256(json.dumps([key, shape], sort_keys=True).encode()).hexdigest()[:16]
     path, note = cache / f"{name}.npy", cache / f"{name}.json"
-    if not (note.exists() and path.exists() and read_json(note).get("key") == key):
+    if not (note.exists() and path.exists() and _object(note).get("key") == key):
         say(f"{title}: {size} into {path}")
         with atomic_file(path) as file:
             about = {"descr": "<f2", "fortran_order": False, "shape": tuple(shape)}
@@ -219,10 +220,14 @@ def cached_rows(
             digest = sha256_of(file)
         write_json_atomic(note, {"key": key, "sha256": digest}, checksum=True)
     with open_regular(path, links=False) as file:
-        if sha256_of(file) != read_json(note)["sha256"]:
+        if sha256_of(file) != _object(note).get("sha256"):
             raise DigitError(f"{path} is not what was written (its checksum differs): delete it and repeat")
         # Copy on write: torch warns of maps that cannot be written, and nothing ever writes here.
         return torch.from_numpy(np.load(name_of(file), mmap_mode="c", allow_pickle=False))
+
+
+def _object(note: Path) -> dict[str, Any]:
+    return entries(read_json(note), {}, where=note, remedy="delete it and repeat")
 
 
 def _fill(kept: Tensor, pooled: Callable[[int], Tensor], batch: int, title: str) -> None:

@@ -16,7 +16,18 @@ from digit.evaluation.measure import measure
 from digit.evaluation.networks import Network
 from digit.evaluation.pictures import Pictures
 from digit.evaluation.result import write_result
-from digit.evaluation.sweep import PAPER, PROTOCOL, Key, Number, Setting, combinations, key, named, sweep
+from digit.evaluation.sweep import (
+    PAPER,
+    PROTOCOL,
+    Key,
+    Number,
+    Setting,
+    combinations,
+    key,
+    named,
+    sweep,
+    taken_up,
+)  # fmt: skip
 from digit.nn.sampling import DRAW, SamplerConfig
 from digit.pipeline import DigitPipeline
 from digit.progress import progress, say
@@ -186,11 +197,14 @@ class Cells:
             "settings": settings,
         }
         before = earlier(written, "sweep", self._alike)
-        self.rows: list[dict[str, Any]] = before["rows"] if before else []
+        axes = {**plan.priors[0], **plan.renderers[0]}
+        first = [network.metric("FD") for network in networks]
+        rows = before.get("rows") if before else []
+        self.rows: list[dict[str, Any]] = taken_up(rows, axes, first, where=written)
 
     def _alike(self, before: dict[str, Any]) -> bool:
         settings = {**before["settings"], "read_as": self._told["settings"]["read_as"]}  # `content` decides
-        return all({**before, "settings": settings}[name] == told for name, told in self._told.items())
+        return all({**before, "settings": settings}.get(name) == told for name, told in self._told.items())
 
     def value(self) -> dict[str, Any]:
         """The result so far."""
