@@ -97,8 +97,8 @@ def _header(file: BinaryIO, path: str | Path) -> Iterator[None]:
     announced = int.from_bytes(file.read(8), "little")
     if announced > HEADER:
         raise DigitError(
-            f"{path} is not a whole safetensors file (a header of {announced:,} bytes, where {HEADER:,} are the "
-            "most): make or copy it again"
+            f"{path} is not a whole safetensors file (a header of {announced:,} bytes, {HEADER:,} are "
+            "the most): make or copy it again"
         )
     try:
         yield
