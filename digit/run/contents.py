@@ -108,7 +108,7 @@ def _codes(folder: Path) -> Contents:
         "pictures": meta["images"],
         "views of each": meta.get("views"),
         "side, px": meta.get("size"),
-        "left out, broken": len(meta.get("skipped", [])),
+        "left out, broken": len(meta.get("skipped") or ()),
         "made from": source.get("name"),
         "classes": _classes(meta["classes"]),
     }

@@ -4,6 +4,7 @@ The one place of digit that opens pickles. torch's restricted reader builds tens
 inert classes below; it never imports or calls what a file names.
 """
 
+import contextlib
 import os
 import pickle
 import pickletools
@@ -28,6 +29,7 @@ from digit.printing import listed, readable
 from digit.tensors import tensors_in
 
 SHARED = 4  # tensors that may share the same bytes: weights under several names
+_LITTLE = 2**27  # bytes that tensors may take in any case
 _MADE = ("builtins.bytearray", "__builtin__.bytearray")
 _GROWING = (  # encodings of bytes as more bytes
     *("hex", "hex_codec", "base64", "base_64", "base64_codec", "uu", "uu_codec"),
@@ -218,7 +220,7 @@ def check_carried(content: Any, size: int, *, where: object) -> None:
         elif isinstance(value, dict | list | tuple | set) and id(value) not in seen:
             seen.add(id(value))
             left += value.values() if isinstance(value, dict) else value
-    if total > SHARED * size:
+    if total > max(SHARED * size, _LITTLE):
         raise DigitError(
             f"{where} of {size:,} bytes holds tensors of {total:,}, which share the same ones: get it again"
         )
@@ -229,31 +231,32 @@ def _check_pickles(file: BinaryIO, path: Path, *, zipped: bool) -> None:
 
     `bytearray(10**10)` takes ten gigabytes in a file of a hundred bytes; some encodings double their bytes.
     """
-    try:
+    named = set[str]()
+    with contextlib.suppress(*_NO_ZIP):  # torch says what is wrong, and has gone no further then than this
         if zipped:
             with zipfile.ZipFile(file) as archive:
-                (name, *_) = (each for each in archive.namelist() if each.endswith("data.pkl"))
-                named = _names(BytesIO(archive.read(name)))
+                for name in archive.namelist():
+                    if name.endswith("data.pkl"):
+                        _add_names(BytesIO(archive.read(name)), named)
         else:  # before 1.6 torch wrote five pickles one after another, then the numbers
             file.seek(0)
-            named = {name for _ in range(5) for name in _names(file)}
-    except _NO_ZIP as error:
-        raise _damaged(path, "PyTorch", error) from None
-    if bad := sorted(name for name in named if name in _MADE or re.sub(r"\W", "_", name.lower()) in _GROWING):
+            for _ in range(5):
+                _add_names(file, named)
+    if "_codecs.encode" not in named:
+        named.difference_update(_GROWING)
+    if bad := sorted(name for name in named if name in (*_MADE, *_GROWING)):
         raise DigitError(
             f"{path} names {readable(bad[0], 80)}, which makes bytes that no weights need: get it again"
         )
 
 
-def _names(file: Any) -> set[str]:
-    """The globals that a pickle names, and where one of them encodes, its short texts as well."""
-    globals_, texts = set[str](), set[str]()
+def _add_names(file: Any, named: set[str]) -> None:
+    """Add the globals and the short texts of a pickle, up to where it is none any more."""
     for operation, argument, _ in pickletools.genops(file):
         if operation.name == "GLOBAL":
-            globals_.add(str(argument).replace(" ", "."))
+            named.add(str(argument).replace(" ", "."))
         elif isinstance(argument, str) and len(argument) < 32:
-            texts.add(argument)
-    return globals_ | texts if "_codecs.encode" in globals_ else globals_
+            named.add(re.sub(r"\W", "_", argument.lower()))
 
 
 def _read_numpy(file: BinaryIO, path: Path) -> Tensor:
