@@ -26,7 +26,7 @@ ABOUT = About(
     what="pickles whose tensors are all one number, settings that ask for 10^3 to 10^30 parts beside as many "
     "empty tensors, codes of any vocabulary, npz and npy that inflate, headers and JSON of up to 100 MB",
     goal="each refused within 2 s of a core and 1 GB, or done; 0 hangs",
-    full=400,
+    full=200,
     short=24,
 )
 NUMBERS = (10**3, 6 * 10**4, 10**5, 2**24, 2**31, 10**12, 10**30)

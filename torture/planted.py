@@ -20,7 +20,7 @@ ABOUT = About(
     "out of sets of pictures, pictures of formats that Pillow starts programs for, unreadable folders",
     goal="0 hangs, 0 programs, 0 files touched outside the output folder; one sentence within 2 s and 1 GB, "
     "or done",
-    full=400,
+    full=300,
     short=26,
 )
 NOBODY = 65534

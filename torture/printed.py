@@ -28,7 +28,7 @@ ABOUT = About(
     "pictures, classes, tensors, settings, values, files and folders; absurd options, variables and streams",
     goal="nothing that a terminal obeys, lines of at most 3,000 characters, one sentence in place of a "
     "traceback",
-    full=400,
+    full=300,
     short=30,
 )
 TEXTS = {

@@ -30,7 +30,7 @@ ABOUT = About(
     "tokenize, sample and train killed by SIGKILL at a random time and repeated; umasks 077, 027 and 002; "
     "codes, labels, weights and lengths that no model can have",
     goal="one whole artifact whose id is its weights', or a sentence; 0 leftovers; rights by the umask",
-    full=200,
+    full=150,
     short=16,
 )
 SLOW = 120.0  # seconds for writers that wait for each other
