@@ -6,11 +6,10 @@ and is taken up by the same call.
 """
 
 import math
-import tokenize
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from jaxtyping import Int, UInt16
 from pydantic import Field
 from torch import Tensor
 
+from digit.arrays import array_in
 from digit.bounds import MANY, Batch
 from digit.calls import checked
 from digit.data.ahead import sent
@@ -28,7 +28,7 @@ from digit.entries import Text, entries
 from digit.errors import DigitError
 from digit.files import read_json
 from digit.nn.batch import CodeBatch
-from digit.opening import name_of, open_regular, sha256_of
+from digit.opening import open_regular, sha256_of
 
 FORMAT = 1
 ROWS = 2048  # images of a block that is read at once
@@ -110,7 +110,7 @@ class Codes:
 
     def _codes(self, name: str, digest: str | None) -> np.ndarray:
         """The memory map of an array; DigitError where the file holds something else."""
-        array = _array(self.path / f"{name}.npy", digest, "r")
+        array = _array(self.path / f"{name}.npy", digest)
         fits = array.ndim == 3 and array.dtype == np.uint16 and len(array) == len(self)
         if not (fits and array.flags.c_contiguous):
             raise DigitError(f"{self.path / name}.npy holds no codes of {len(self)} images")
@@ -119,7 +119,7 @@ class Codes:
     def _labels(self, digest: str | None) -> Int[np.ndarray, " n"]:
         """The labels; DigitError where the file holds something else."""
         path = self.path / "labels.npy"
-        labels = _array(path, digest, None)
+        labels = _array(path, digest)
         if labels.shape != (len(self),) or labels.dtype.kind not in "iu":
             raise DigitError(f"{path} does not hold one whole number for each image")
         return labels.astype(np.int64)
@@ -241,8 +241,8 @@ class CodeData:
         return rows[self._here], view[self._here]
 
 
-def _array(path: Path, digest: str | None, mode: Literal["r"] | None) -> np.ndarray:
-    """The array of a file; DigitError if it holds none, or objects that would have to be unpickled.
+def _array(path: Path, digest: str | None) -> np.ndarray:
+    """The array of a file, mapped; DigitError if it holds none, or objects that would have to be unpickled.
 
     With `digest` its bytes are compared with that sha256.
     """
@@ -254,12 +254,11 @@ def _array(path: Path, digest: str | None, mode: Literal["r"] | None) -> np.ndar
         with open_regular(path) as file:
             if digest is not None and sha256_of(file) != digest:
                 raise other
-            return np.load(name_of(file), mmap_mode=mode, allow_pickle=False)
+            return array_in(file, path)
     except FileNotFoundError:
         raise other from None
-    except (OSError, ValueError, EOFError, SyntaxError, tokenize.TokenError) as error:
-        what = (str(error).splitlines() or ["it is empty"])[0][:100]
-        raise DigitError(f"{path} is no array of numbers ({what}): copy it again") from None
+    except OSError as error:
+        raise DigitError(f"{path} cannot be read ({error.strerror}): copy it again") from None
 
 
 def _check_meta(meta: Any, path: Path, *, verify: bool) -> None:

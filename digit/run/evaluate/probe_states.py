@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from digit.arrays import array_in
 from digit.data.codes import Codes
 from digit.data.images import ImageSource
 from digit.entries import entries
 from digit.errors import DigitError, check_lineage
 from digit.evaluation.probe import Pool, fit_probe, pooled_features, pooled_states, probe_results, split_rows
 from digit.files import atomic_file, clean_up, make_folder, read_json, write_json_atomic
-from digit.opening import name_of, open_regular, sha256_of
+from digit.opening import open_regular, sha256_of
 from digit.prior import Prior
 from digit.progress import progress, say
 from digit.run.class_names import labels_among
@@ -223,7 +224,10 @@ def cached_rows(
         if sha256_of(file) != _object(note).get("sha256"):
             raise DigitError(f"{path} is not what was written (its checksum differs): delete it and repeat")
         # Copy on write: torch warns of maps that cannot be written, and nothing ever writes here.
-        return torch.from_numpy(np.load(name_of(file), mmap_mode="c", allow_pickle=False))
+        rows = array_in(file, path, mode="c", remedy="delete it and repeat")
+    if rows.dtype != np.float16 or rows.shape != tuple(shape) or not rows.flags.c_contiguous:
+        raise DigitError(f"{path} holds no {title} of {shape[0]} rows: delete it and repeat")
+    return torch.from_numpy(rows)
 
 
 def _object(note: Path) -> dict[str, Any]:
