@@ -41,6 +41,7 @@ ALLOWED = {
     ("locks.py", "FileLock"): "the door for locks, after a look",
     ("locks.py", "SoftFileLock"): "the same, made by O_EXCL",
     ("tensors.py", "safetensors.torch.load_file"): "by the name of an open file",
+    ("tensors.py", "safetensors.safe_open"): "by the name of an open file",
     ("training/shards.py", "safetensors.safe_open"): "by the name of an open file",
     ("training/checkpoint.py", ".rename"): "a folder of our own steps aside",
     ("training/log.py", "SummaryWriter"): "torch's own log, only where it is asked for",

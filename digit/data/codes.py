@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -112,6 +112,7 @@ class Codes:
         """The memory map of an array; DigitError where the file holds something else."""
         array = _array(self.path / f"{name}.npy", digest)
         fits = array.ndim == 3 and array.dtype == np.uint16 and len(array) == len(self)
+        fits = fits and min(array.shape[1:]) > 0
         if not (fits and array.flags.c_contiguous):
             raise DigitError(f"{self.path / name}.npy holds no codes of {len(self)} images")
         return array
