@@ -66,7 +66,6 @@ ALLOWED = {
     ("data/write_codes.py", "np.savez"): "into memory",
     ("data/write_codes.py", "shutil.disk_usage"): "opens nothing",
     ("evaluation/pictures.py", "zipfile.ZipFile"): "of an open file",
-    ("evaluation/pictures.py", "np.load"): "of an open file",
     ("evaluation/inception.py", "urllib.request.urlopen"): "the file is bounded and compared as it comes",
     ("run/evaluate/probe_states.py", "np.memmap"): "of an open file",
     ("run/dry_run.py", "shutil.disk_usage"): "opens nothing",
