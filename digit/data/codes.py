@@ -112,7 +112,7 @@ class Codes:
         """The memory map of an array; DigitError where the file holds something else."""
         array = _array(self.path / f"{name}.npy", digest)
         fits = array.ndim == 3 and array.dtype == np.uint16 and len(array) == len(self)
-        fits = fits and min(array.shape[1:]) > 0
+        fits = fits and array.shape[1] > 0  # views
         if not (fits and array.flags.c_contiguous):
             raise DigitError(f"{self.path / name}.npy holds no codes of {len(self)} images")
         return array
