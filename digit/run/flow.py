@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,18 +18,29 @@ from digit.errors import DigitError, check_lineage
 from digit.nn.batch import ViewBatch
 from digit.progress import progress
 from digit.renderer_flow import FlowConfig, FlowRenderer
+from digit.renderer_flow_loss import FlowLoss, FlowLossConfig
 from digit.rendering import to_uint8
 from digit.run import stages
 from digit.run.class_names import check_classes, classes_told, labels_among
 from digit.run.dry_run import DryRun, describe_codes, dry_run
 from digit.run.grid import grid
 from digit.run.pictures import open_told
+from digit.run.wrong_codes import tokenizer_of
 from digit.training.config import TrainConfig
 from digit.training.update import seed_all
-from digit.weights.artifact import save
+from digit.weights.artifact import artifact_of, load, save
 from digit.weights.storage import to_dict
 
 SHOWN = 16  # pictures in a sample strip
+
+
+@dataclass(frozen=True)
+class Taught:
+    """By whom a renderer is taught, and what it shall need."""
+
+    teacher: Path
+    passes: int
+    guidance: float  # the largest
 
 
 def train_flow(
@@ -42,43 +54,59 @@ def train_flow(
     images: str | None,
     held_out: Path | None,
     held_out_images: str | None,
-    wrong: WrongCodes | None = None,
+    wrong: WrongCodes | None,
+    tokenizer: Path | None,
+    perceptual_weight: float,
+    taught: Taught | None,
 ) -> dict[str, Any]:
     """Train a flow renderer on a tokenised set and its pictures; the verb's record.
 
     `shape` is width, layers, heads, patch and label dropout, the last three or None; `wrong` says which of
     the codes read are wrong on purpose. Raises DigitError where the pictures are absent or not those of the
-    codes, or for label dropout where these have no labels.
+    codes, for label dropout where these have no labels, or for a tokenizer or teacher of others.
     """
     _check_given(images, held_out, held_out_images)
     classes_told(codes, shape["label_dropout"])
-    classes = stages.classes_of(codes, True, None)
-    config = config_of(codes, len(classes), **shape)
-    stage = stages.build(lambda: FlowRenderer(config), training, plan)
-    lineage = codes.lineage("codes")
+    classes, lineage = stages.classes_of(codes, True, None), codes.lineage("codes")
+    encoder = None if tokenizer is None else tokenizer_of(codes, tokenizer).encoder.to(where)
+    teacher = None if taught is None else teacher_of(taught.teacher, lineage, classes).to(where)
+    if taught is None or teacher is None:
+        config = config_of(codes, len(classes), **shape)
+    else:
+        config = student_of(teacher.config, taught)
+    renderer = stages.build(lambda: FlowRenderer(config), training, plan)
+    if teacher is not None and not plan.dry_run:
+        renderer.load_state_dict(teacher.state_dict(), strict=False)  # all but how guidance is read
+    losses = FlowLossConfig(perceptual_weight=perceptual_weight)
     source = open_told(str(images))
     picture = strips(first_views(codes, tokenised(codes, source), _spread(len(codes), SHOWN)), where)
     evaluate = held_out_loss(held_out, held_out_images, lineage, classes, training, where)
     check_classes(out, "renderer_flow", classes)
+    rate = 0.0 if wrong is None else wrong.rate
     made_of: dict[str, Any] = {
         "codes": of_codes(codes, "codes", labels=bool(classes)),
         "model": to_dict(config),
+        "losses": None if encoder is None else to_dict(losses),
+        "teacher": None if teacher is None else artifact_of(teacher)["id"],
     }
-    rate = 0.0 if wrong is None else wrong.rate
     made_of |= {"masked": False, "flow": True, "held_out": of_folder(held_out), "wrong_codes": rate}
     found = stages.claimed(out, "train renderer", **made_of)
     if plan.dry_run:
         inputs = describe_codes(codes) | {"images": str(images)}
         told: Any = {"model": config, "inputs": inputs, "speed_is_known": False}
-        return dry_run(stage, empty_batch(config), training, out, plan, **told)
+        return dry_run(renderer, empty_batch(config), training, out, plan, **told)
+    stage = FlowLoss(renderer, losses, encoder=encoder, teacher=teacher)
 
     def data() -> ViewData:
         with progress("read", len(codes)) as bar:
             how: Any = {"batch_size": training.batch, "seed": training.seed, "device": where}
             return ViewData(codes, source, wrong=wrong, progress=lambda done, _: bar(done - bar.done), **how)
 
-    def keep(trained: FlowRenderer) -> None:
-        save(trained, out, lineage=lineage, classes=classes, extra={"wrong_codes": rate} if rate else None)
+    extra = {"wrong_codes": rate} if rate else {}
+    extra |= {"teacher": made_of["teacher"]} if teacher is not None else {}
+
+    def keep(trained: FlowLoss) -> None:
+        save(trained.renderer, out, lineage=lineage, classes=classes, extra=extra or None)
 
     return stages.run_stage(stage, data, training, found, where, evaluate, picture, keep, "renderer")
 
@@ -93,20 +121,40 @@ def _check_given(images: str | None, held_out: Path | None, held_out_images: str
         )
 
 
+def teacher_of(path: Path, lineage: dict[str, str], classes: list[str]) -> FlowRenderer:
+    """The flow renderer in `path`; DigitError if it is of other codes or classes than these."""
+    found: Any = load(path, kind="renderer_flow")
+    check_lineage(f"{path}", artifact_of(found)["lineage"], "the codes", lineage)
+    if list(artifact_of(found)["classes"]) != classes:
+        raise DigitError(
+            f"the teacher in {path} knows other classes than the codes have: give the codes it was trained on"
+        )
+    return found
+
+
+def student_of(teacher: FlowConfig, taught: Taught) -> FlowConfig:
+    """The settings of one that draws what `teacher` draws, in fewer passes, guidance included."""
+    guidance = max(1.0, taught.guidance)
+    return replace(
+        teacher,
+        steps=taught.passes,
+        taught_guidance=guidance,
+        guidance=min(max(1.0, teacher.guidance), guidance),
+    )
+
+
 def config_of(
     codes: Codes,
     classes: int,
     *,
-    width: int | None,
-    layers: int | None,
+    width: int,
+    layers: int,
     heads: int | None,
     patch: int | None,
     label_dropout: float | None = None,
 ) -> FlowConfig:
-    """The settings of a renderer of these codes: what is None follows from them and from the width."""
+    """The settings of a renderer of these codes; heads and patch, if None, follow from them and the width."""
     size, length = codes.meta["size"], codes.length("codes")
-    assert width is not None and layers is not None
-    told: Any = {} if label_dropout is None else {"label_dropout": label_dropout}
     return FlowConfig(
         codes=codes.vocabulary("codes"),
         length=length,
@@ -116,7 +164,7 @@ def config_of(
         width=width,
         layers=layers,
         heads=heads or max(1, width // 64),
-        **told,
+        **({} if label_dropout is None else {"label_dropout": label_dropout}),
     )
 
 
@@ -131,9 +179,9 @@ def strips(shown: ViewBatch, where: torch.device) -> stages.Picture:
     """Pictures, below them what the renderer draws of their codes."""
     shown = _rows(shown, slice(None), where)
 
-    def picture(trained: FlowRenderer, step: int) -> Image.Image:
+    def picture(trained: FlowLoss, step: int) -> Image.Image:
         seeds = range(len(shown.codes))
-        drawn = trained.sample(shown.codes, seeds, shown.labels)
+        drawn = trained.renderer.sample(shown.codes, seeds, shown.labels)
         return grid(to_uint8(torch.cat((shown.pixels, drawn))), columns=len(seeds))
 
     return picture
@@ -162,7 +210,7 @@ def held_out_loss(
     unseen = first_views(codes, tokenised(codes, open_told(str(images))), places)._replace(labels=labels)
     size = training.micro_batch or training.batch
 
-    def evaluate(trained: FlowRenderer, step: int) -> Iterator[tuple[str, float]]:
+    def evaluate(trained: FlowLoss, step: int) -> Iterator[tuple[str, float]]:
         total = 0.0
         for start in range(0, len(places), size):
             seed_all(training.seed, 0, start, device=where)

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from digit.bounds import Decay, Depth, Positive, Size, Weight
+from digit.bounds import Count, Decay, Depth, Positive, Size, Weight
 from digit.calls import checked, taken
 from digit.errors import DigitError
 from digit.run.dry_run import DryRun
@@ -244,6 +244,10 @@ def train_renderer(
     patch: Size | None = None,
     wrong_codes: Decay = 0.0,
     tokenizer: Folder | None = None,
+    perceptual_weight: Weight = 0.05,
+    teacher: Folder | None = None,
+    passes: Count = 1,
+    taught_guidance: Weight = 2.5,
     training: Training = RENDERER,
     held_out: Codes | None = None,
     held_out_images: Pictures | None = None,
@@ -254,7 +258,8 @@ def train_renderer(
     """Train the renderer, codes -> VQ codes (stage 2 of the paper). The same command resumes a stopped run.
 
     With --flow it is one beyond the paper: codes -> pixels, from noise and without a VQGAN, and by class
-    where the codes have labels.
+    where the codes have labels. With --teacher too it learns to draw in few passes, guidance included, what
+    that one draws in many.
 
     Example: digit train renderer --codes runs/codes --out runs/renderer --steps 50000 --vqgan runs/vqgan
     Example: digit train renderer --flow --codes runs/codes --images photos/ --out runs/flow
@@ -277,7 +282,12 @@ def train_renderer(
         patch: side in pixels of what a position of a flow renderer draws; one for each code if left out.
         wrong_codes: replace a share of the codes read, 0 to this, by near ones in half of the pictures: as a
             prior errs.
-        tokenizer: artifact that made the codes, which says what is near for --wrong-codes.
+        tokenizer: artifact that made the codes: it says what is near for --wrong-codes, and its encoder
+            compares what a flow renderer draws with pictures.
+        perceptual_weight: of that comparison.
+        teacher: a flow renderer, whose shape and first weights another one takes that learns from it.
+        passes: of that one per picture; 1 to 4 are meant.
+        taught_guidance: the largest guidance that it draws with, at no cost.
         training: steps, batch, learning rate and the rest of the loop.
         held_out: codes of unseen pictures, for the held-out loss.
         held_out_images: of a flow renderer: the pictures of `held_out`, of which 2,048 are read.
@@ -293,7 +303,7 @@ def train_renderer(
     from digit.run.class_names import check_classes, classes_told
     from digit.run.device import choose_device
     from digit.run.dry_run import code_batch, describe_codes, dry_run
-    from digit.run.flow import train_flow
+    from digit.run.flow import Taught, train_flow
     from digit.run.wrong_codes import wrong_codes_of
     from digit.weights.artifact import save
     from digit.weights.storage import to_dict
@@ -306,8 +316,10 @@ def train_renderer(
             raise DigitError("--flow and --masked exclude each other: give one of them")
         shape = {"width": width, "layers": layers, "heads": heads, "patch": patch}
         shape["label_dropout"] = label_dropout
-        pictures = {"images": images, "held_out": held_out, "held_out_images": held_out_images}
-        return train_flow(opened, out, shape, training, where, plan, wrong=wrong, **pictures)
+        how: Any = {"images": images, "held_out": held_out, "held_out_images": held_out_images}
+        how |= {"wrong": wrong, "tokenizer": tokenizer, "perceptual_weight": perceptual_weight}
+        how["taught"] = None if teacher is None else Taught(teacher, passes, taught_guidance)
+        return train_flow(opened, out, shape, training, where, plan, **how)
     classes = classes_told(opened, label_dropout)
     config: Any = (MaskedConfig if masked else RendererConfig)(
         codes=opened.vocabulary("codes"),
@@ -337,7 +349,7 @@ def train_renderer(
     if plan.dry_run:
         batch = code_batch(config.length, vq_length=config.vq_length)
         return dry_run(stage, batch, training, out, plan, model=config, inputs=describe_codes(opened))
-    how: Any = {"batch_size": training.batch, "seed": training.seed, "device": where}
+    how = {"batch_size": training.batch, "seed": training.seed, "device": where}
     data = partial(CodeData, opened, arrays=names, wrong=wrong, **how)
 
     def keep(trained: Any) -> None:

@@ -89,8 +89,21 @@ RULES = (
         lambda get: get("flow"),
         "a flow renderer has none of it",
     ),
-    Rule("train renderer", "tokenizer", lambda get: not get("wrong_codes"), "--wrong-codes is 0"),
-    Rule("train renderer", "images held_out_images patch", _without("flow"), "they are of --flow"),
+    Rule(
+        "train renderer",
+        "tokenizer",
+        lambda get: not get("wrong_codes") and not get("flow"),
+        "--wrong-codes is 0",
+    ),
+    Rule("train renderer", "images held_out_images patch teacher", _without("flow"), "they are of --flow"),
+    Rule("train renderer", "perceptual_weight", _without("tokenizer"), "there is no --tokenizer"),
+    Rule("train renderer", "passes taught_guidance", _without("teacher"), "there is no --teacher"),
+    Rule(
+        "train renderer",
+        "width layers heads patch label_dropout wrong_codes",
+        lambda get: get("teacher") is not None,
+        "a student has the settings of its --teacher",
+    ),
     Rule("train prior", "renderer", _without("vqgan"), "pictures need a --vqgan too"),
     Rule(
         "train prior",

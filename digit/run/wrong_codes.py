@@ -1,4 +1,4 @@
-"""`digit train renderer --wrong-codes`: what is near each code, by the tokenizer that made them."""
+"""`digit train ... --wrong-codes`: what is near each code, by the tokenizer that made them."""
 
 from pathlib import Path
 from typing import Any
@@ -6,6 +6,7 @@ from typing import Any
 from digit.data.codes import Codes
 from digit.data.wrong_codes import WrongCodes, neighbours
 from digit.errors import DigitError, check_lineage
+from digit.tokenizer import Tokenizer
 from digit.weights.artifact import artifact_of, load
 
 
@@ -23,7 +24,12 @@ def wrong_codes_of(codes: Codes, tokenizer: Path | None, rate: float) -> WrongCo
             f"--wrong-codes {rate:g} needs to know which codes are near, and {codes.path} holds no centroids:"
             " give --tokenizer, the artifact that made the codes"
         )
-    found: Any = load(tokenizer, kind="tokenizer")
+    return WrongCodes(rate, neighbours(tokenizer_of(codes, tokenizer).centroids))
+
+
+def tokenizer_of(codes: Codes, path: Path) -> Tokenizer:
+    """The tokenizer in `path`; LineageError if it is not the one that made the codes."""
+    found: Any = load(path, kind="tokenizer")
     made = {"tokenizer": artifact_of(found)["id"]}
-    check_lineage(f"{tokenizer}", made, f"{codes.path}", codes.lineage("codes"))
-    return WrongCodes(rate, neighbours(found.centroids))
+    check_lineage(f"{path}", made, f"{codes.path}", codes.lineage("codes"))
+    return found

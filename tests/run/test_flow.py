@@ -17,6 +17,7 @@ from digit.errors import DigitError, LineageError
 from digit.files import read_json
 from digit.nn.batch import ViewBatch
 from digit.renderer_flow import FlowRenderer
+from digit.renderer_flow_loss import FlowLoss
 from digit.run import flow
 from digit.run.recipes import FLOW
 from digit.training.config import TrainConfig
@@ -70,7 +71,8 @@ def test_settings_left_out_are_those_of_a_flow_renderer(given, tmp_path, monkeyp
         lambda codes, out, shape, training, *_, **__: seen.update(shape, training=training) or {},
     )
     digit.train_renderer(given["codes"], tmp_path / "a", flow=True, images=given["images"])
-    assert seen == {"width": 256, "layers": 8, "heads": None, "patch": None, "training": FLOW["training"]}
+    left_out = {"heads": None, "patch": None, "label_dropout": None}
+    assert seen == {"width": 256, "layers": 8, **left_out, "training": FLOW["training"]}
     code, _, err = run("train", "renderer", "--flow", "--codes", given["codes"], "--images", chain.images,
                        "--lr", 1e-3, "--layers", 3, "--out", tmp_path / "a")  # fmt: skip
     assert code == 0, err
@@ -78,6 +80,39 @@ def test_settings_left_out_are_those_of_a_flow_renderer(given, tmp_path, monkeyp
     assert seen["training"].optimizer.betas == (0.9, 0.95) and seen["training"].batch == 512
     digit.train_renderer(given["codes"], tmp_path / "a", flow=True, images="x", training=TrainConfig(5, 6))
     assert seen["training"] == TrainConfig(5, 6)
+
+
+def test_a_student_draws_in_one_pass_what_its_teacher_draws_in_many(chain, given, run, tmp_path):
+    """Its first weights are the teacher's; --tokenizer lets features count; the same command goes on."""
+    digit.train_renderer(**given, out=tmp_path / "teacher", tokenizer=chain.root / "tokenizer")
+    logged = [json.loads(each) for each in (tmp_path / "teacher/log.jsonl").read_text().splitlines()]
+    assert all(each["perceptual"] > 0 and each["pixels"] > 0 for each in logged if "loss" in each)
+    command = (*line(chain)[:7], "--teacher", tmp_path / "teacher", "--tokenizer", chain.root / "tokenizer")
+    command += ("--batch", 8, "--warmup", 1, "--lr", 1e-12, "--device", "cpu")
+    code, _, err = run(*command, "--steps", 2, "--out", tmp_path / "student")
+    assert code == 0, err
+    teacher, student = (load(tmp_path / name) for name in ("teacher", "student"))
+    own, was = student.state_dict(), teacher.state_dict()
+    apart = {name: float((own[name] - value).abs().max()) for name, value in was.items()}
+    assert max(apart.values()) < 1e-6, apart
+    assert {name.partition(".")[0] for name in set(own) - set(was)} == {"strengths"}
+    assert (student.config.steps, student.config.taught_guidance, student.config.guidance) == (1, 2.5, 1.5)
+    assert describe(tmp_path / "student")["extra"] == {"teacher": describe(tmp_path / "teacher")["id"]}
+    code, _, err = run(*command, "--steps", 3, "--out", tmp_path / "student")
+    assert code == 0 and "3 of 3" in err + _, err
+
+
+def test_a_teacher_or_tokenizer_of_others_is_refused(chain, given, tmp_path):
+    digit.train_renderer(**given, out=tmp_path / "teacher")
+    with pytest.raises(DigitError, match="is a renderer"):
+        digit.train_renderer(**given, out=tmp_path / "x", teacher=chain.root / "renderer")
+    with pytest.raises(DigitError, match="is a vqgan"):
+        digit.train_renderer(**given, out=tmp_path / "x", tokenizer=chain.root / "vqgan")
+    with pytest.raises(DigitError, match="knows other classes"):
+        flow.teacher_of(tmp_path / "teacher", {}, ["blue"])
+    with pytest.raises(LineageError, match="tokenizer"):
+        flow.teacher_of(tmp_path / "teacher", {"tokenizer": "f" * 64}, ["blue"])
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_dry_run_tells_and_writes_nothing(chain, run, tmp_path):
@@ -94,7 +129,8 @@ def test_the_same_noise_measures_each_time(chain, given, tmp_path):
     lineage = Codes(codes).lineage("codes")
     evaluate = flow.held_out_loss(codes, chain.images, lineage, *how)
     torch.manual_seed(0)
-    stage = FlowRenderer(flow.config_of(Codes(codes), 3, width=16, layers=1, heads=2, patch=None)).eval()
+    config = flow.config_of(Codes(codes), 3, width=16, layers=1, heads=2, patch=None)
+    stage = FlowLoss(FlowRenderer(config)).eval()
     stage.requires_grad_(False)
     first = dict(evaluate(stage, 0))
     torch.rand(1)
@@ -111,13 +147,13 @@ def test_a_strip_has_the_pictures_above_what_is_drawn_of_their_codes(chain, monk
     grey = FlowRenderer(flow.config_of(codes, 3, width=16, layers=1, heads=2, patch=None))  # as new ones are
     sample = grey.sample
     monkeypatch.setattr(grey, "sample", lambda *given: told.append(given) or sample(*given))
-    picture = np.asarray(flow.strips(shown, CPU)(grey, 0))
+    picture = np.asarray(flow.strips(shown, CPU)(FlowLoss(grey), 0))
     assert torch.equal(told[0][0], shown.codes) and list(told[0][1]) == [0, 1, 2]
     assert torch.equal(told[0][2], torch.from_numpy(codes.labels[[0, 20, 47]]))
     above, below = np.split(picture, 2)
     is_grey, is_white = ((below == level).all(-1) for level in (128, 255))
     assert (is_grey | is_white).all() and is_grey.any() and not (above == 128).all(-1).any()
-    flow.strips(ViewBatch(shown.pixels, shown.codes), CPU)(grey, 0)
+    flow.strips(ViewBatch(shown.pixels, shown.codes), CPU)(FlowLoss(grey), 0)
     assert told[1][2] is None
 
 

@@ -18,6 +18,8 @@ CASES = [
 BESIDE = {  # without these the file would not be looked at, which is told
     "train vqgan --perceptual-weights": ["--perceptual", "vgg16"],
     "train renderer --images": ["--flow"],
+    "train renderer --tokenizer": ["--wrong-codes", 0.1],
+    "train renderer --teacher": ["--flow", "--images", "PICTURES"],
     "train renderer --held-out-images": ["--flow", "--images", "PICTURES", "--held-out", "CODES"],
     "sample --prefix-from": ["--prefix", 4],
     "evaluate probe --encoder-of": ["--images", "PICTURES"],

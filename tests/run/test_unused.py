@@ -39,6 +39,14 @@ LINES = [
     ),
     ("train renderer --codes c --out o --tokenizer t", "--tokenizer is not used: --wrong-codes is 0"),
     ("train renderer --codes c --out o --images i --patch 2", "--images, --patch are not used: they are of"),
+    (
+        "train renderer --flow --codes c --images i --out o --teacher t --width 64",
+        "--width is not used: a student has the settings of its --teacher",
+    ),
+    (
+        "train renderer --flow --codes c --images i --out o --passes 2",
+        "--passes is not used: there is no --te",
+    ),
     ("train probe --prior p --codes c --out o --sample-every 8", "--sample-every is not used"),
     ("train prior --codes c --out o --kind sgd --epsilon reference", "--epsilon is not used"),
     ("train prior --codes c --out o --renderer r", "--renderer is not used: pictures need a --vqgan"),
