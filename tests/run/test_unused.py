@@ -45,7 +45,11 @@ LINES = [
     ),
     (
         "train renderer --flow --codes c --images i --out o --passes 2",
-        "--passes is not used: there is no --te",
+        "--passes is not used: there is no --teacher",
+    ),
+    (
+        "train renderer --flow --codes c --images i --out o --perceptual-weight 1",
+        "--perceptual-weight is not used: there is no --tokenizer",
     ),
     ("train probe --prior p --codes c --out o --sample-every 8", "--sample-every is not used"),
     ("train prior --codes c --out o --kind sgd --epsilon reference", "--epsilon is not used"),
