@@ -13,6 +13,8 @@ WHOLE = (  # no word that promises is left out
     "README.md",
     "docs/reliability.md",
     "docs/inputs.md",
+    "docs/threats.md",
+    "SECURITY.md",
     "docs/checkpoints.md",
     "docs/architecture.md",
     "docs/measurements.md",

@@ -26,6 +26,7 @@ from digit.files import read_json, write_json_atomic, write_text_atomic
 from digit.nn.backbone import timm
 from torture import (
     archives,
+    asking,
     bombs,
     checkpoints,
     crowd,
@@ -33,14 +34,19 @@ from torture import (
     killed_saving,
     killed_together,
     killed_training,
+    lying_servers,
     newest_state,
     not_finite,
     pictures,
+    planted,
+    printed,
     refusing_disks,
+    resealed,
     resumed,
     sampling,
     signals,
     world_sizes,
+    writers,
 )
 from torture.children import Child
 from torture.outcome import Outcome
@@ -63,6 +69,12 @@ TESTS: dict[str, ModuleType] = {
     "T15": sampling,
     "T18": crowd,
     "T19": killed_together,
+    "T22": resealed,
+    "T23": planted,
+    "T24": asking,
+    "T25": lying_servers,
+    "T26": writers,
+    "T27": printed,
 }
 LIMIT = 3600  # seconds for one test, and then it hangs
 
