@@ -115,7 +115,7 @@ def main() -> int:
 
 def run(name: str, cases: int) -> dict[str, Any]:
     """One test in a process of its own, whose end by a signal or by time is a loss too."""
-    about = TESTS[name].ABOUT
+    about, day = TESTS[name].ABOUT, dated()
     begun, used = time.monotonic(), _processor()
     with tempfile.TemporaryDirectory(prefix=f"torture-{name}-") as folder:
         place = Path(folder)
@@ -139,7 +139,7 @@ def run(name: str, cases: int) -> dict[str, Any]:
             outcome["losses"].append(f"the test itself ended with {code} {last[0]}")
             print(said, file=sys.stderr)
     times = {"seconds": time.monotonic() - begun, "processor_seconds": _processor() - used}
-    return {"what": about.what, "goal": about.goal, **dated(), **times, **outcome}
+    return {"what": about.what, "goal": about.goal, **day, **times, **outcome}
 
 
 def _processor() -> float:
