@@ -1,7 +1,7 @@
 """codes and pixels -> one scalar that trains a flow renderer: by pictures, or by what a slower one draws."""
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -117,9 +117,9 @@ class FlowLoss(nn.Module):
             real = _seen(encoder, batch.pixels)
             of_each = {"patches": (found, real), "pictures": (found.mean(1), real.mean(1))}
             for place, both in of_each.items():
-                term = self.frechet[place](*(each.flatten(0, -2) for each in both))
-                self.metrics[f"frechet_{place}"] = self.frechet[place].distance
-                total = total + self.config.frechet_weight * term
+                term: Any = self.frechet[place]
+                total = total + self.config.frechet_weight * term(*(each.flatten(0, -2) for each in both))
+                self.metrics[f"frechet_{place}"] = term.distance
         return total
 
     def compile_parts(self) -> None:

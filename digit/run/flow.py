@@ -155,6 +155,7 @@ def config_of(
 ) -> FlowConfig:
     """The settings of a renderer of these codes; heads and patch, if None, follow from them and the width."""
     size, length = codes.meta["size"], codes.length("codes")
+    told: Any = {} if label_dropout is None else {"label_dropout": label_dropout}
     return FlowConfig(
         codes=codes.vocabulary("codes"),
         length=length,
@@ -164,7 +165,7 @@ def config_of(
         width=width,
         layers=layers,
         heads=heads or max(1, width // 64),
-        **({} if label_dropout is None else {"label_dropout": label_dropout}),
+        **told,
     )
 
 
