@@ -228,7 +228,7 @@ def test_what_is_not_its_own_is_refused():
 def test_trained_by_the_loop_on_codes_with_their_pixels(chain, tmp_path):
     """Stopped and resumed it is the same; kept as an artifact, it draws the same pictures."""
     codes = Codes(chain.root / "codes")
-    shape = {"codes": codes.vocabulary("codes"), "length": codes.length("codes"), "classes": 2}
+    shape = {"codes": codes.vocabulary("codes"), "length": codes.length("codes"), "classes": 3}
     config = FlowConfig(image_size=16, patch=4, width=16, layers=1, heads=2, **shape)
 
     def trained(out, steps):

@@ -24,7 +24,7 @@ def listed_samples(folder: Path) -> list[dict[str, Any]] | None:
     ours = isinstance(rows, list) and all(
         isinstance(row, dict)
         and isinstance(row.get("file"), str)
-        and isinstance(row.get("seed"), int)
+        and isinstance(row.get("seed"), int | None)
         and isinstance(row.get("label"), int | None)
         and isinstance(row.get("class"), str | None)
         for row in rows

@@ -122,7 +122,7 @@ def _samples(folder: Path) -> Contents:
     rows = listed_samples(folder)
     if rows is None:
         raise DigitError(f"{folder / 'samples.json'} lists no pictures of `digit sample`: draw them again")
-    seeds = [row["seed"] for row in rows]
+    seeds = [row["seed"] for row in rows if row.get("seed") is not None]
     classes = Counter(str(row.get("class", row.get("label"))) for row in rows)
     about = {
         "model": record.get("model"),

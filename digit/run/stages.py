@@ -121,8 +121,8 @@ def _say_finished(out: Path, training: TrainConfig, told: Sequence[str]) -> None
     assert status is not None
     more = f", more than --steps {training.steps:,}" if status.step > training.steps else ""
     say(f"nothing is left to do: {out} has all of its {status.step:,} updates{more}")
-    before = checkpoint.load(states[-1], verify=False).state["config"] if states and is_main() else {}
-    other = [name for name, *_ in differences(before, to_dict(training))]
+    before = checkpoint.load(states[-1], verify=False).state.get("config") if states and is_main() else {}
+    other = [name for name, *_ in differences(before or {}, to_dict(training))]
     names = [sentence.split()[0] for sentence in told if " from here" in sentence]
     names += [name for name in other if name in TRAJECTORY or name.startswith("optimizer.")]
     if names:

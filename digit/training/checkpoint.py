@@ -21,14 +21,14 @@ from digit.locks import locked
 from digit.tensors import write_safetensors_atomic
 from digit.training.shards import Piece, Tensors, like, write
 
-_TYPES: dict[str, Any] = {  # of what a state.json holds; older ones have not all
+_TYPES: dict[str, Any] = {  # of what a state.json holds, if it holds it
     "step": Number,
     "files": dict[str, str],
-    "config": dict[str, Any],
-    "seconds": float,
-    "duties": list[Literal["evaluate", "picture"]],
-    "losses": list[float | None],
-    "norms": list[float | None],
+    "config": dict[str, Any] | None,
+    "seconds": float | None,
+    "duties": list[Literal["evaluate", "picture"]] | None,
+    "losses": list[float | None] | None,
+    "norms": list[float | None] | None,
     "skipped": Number | None,
     "streak": Number | None,
     "compiled": bool | None,

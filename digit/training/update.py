@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from digit.distributed import add_up, any_of, gather, is_main, share, world_size
+from digit.entries import entries
 from digit.errors import DigitError
 from digit.fast import usable
 from digit.fast.training import use
@@ -27,6 +28,11 @@ from digit.training.shards import full, load_parts, local
 TRAJECTORY = ("batch", "micro_batch", "clip", "ema", "precision", "seed", "compile")
 
 
+_KEPT: dict[str, Any] = {  # what `Updater.state` has always told
+    "config": dict[str, Any],
+    "seconds": float,
+    **dict.fromkeys(("duties", "losses", "norms"), list[Any]),
+}
 ADVICE = "resume with a lower learning rate, a longer warm-up or precision fp32"
 
 
@@ -282,7 +288,11 @@ class Updater:
         }
 
     def restore(self, found: checkpoint.Checkpoint) -> list[str]:
-        """Take up a state; sentences about settings that differ. DigitError if it is of another model."""
+        """Take up a state; sentences about settings that differ.
+
+        DigitError if it is of another model, or of no training.
+        """
+        entries(found.state, _KEPT, where=found.path, remedy="delete it to go on from the state before")
         try:
             if self.sharded:
                 load_parts(self.stage, found.model)

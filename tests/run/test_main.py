@@ -68,7 +68,7 @@ TYPOS = [
     ("sample --num", "sample: --num: expected one argument (`digit sample --help` explains)"),
     ("sample --num many", "sample: --num: 'many' is not a whole number"),
     ("sample --top-p much", "--top-p: 'much' is not a number"),
-    ("sample --renderer oil", "--renderer: 'oil' is none of autoregressive, masked"),
+    ("sample --renderer oil", "--renderer: 'oil' is none of flow, autoregressive, masked"),
     ("train prior --codes c", "train prior: the following arguments are required: --out"),
     ("train prior --codes c --out o --betas 1", "--betas: expected 2 arguments"),
     (

@@ -237,7 +237,7 @@ def test_python_takes_recipes_too(chain, tmp_path):
         ("base", {"conditional": True}, "no setting conditional"),
         ("base", {"micro_batch": 0}, "micro_batch: 0 is out of bounds"),
         ("base", {"lr": -1.0}, "lr: -1 is out of bounds"),
-        ("renderer_ar", {"label_dropout": 0.1}, "no setting label_dropout"),
+        ("renderer_ar", {"tied": True}, "no setting tied"),
         ("linear_probe", {"prior": "nothing"}, "nothing is not a folder"),
         ("linear_probe", {}, "recipe linear_probe needs prior"),
     ],
