@@ -13,10 +13,11 @@ from digit.errors import DigitError
 from digit.opening import name_of
 from digit.printing import readable
 
-# What NumPy's and zipfile's readers raise on files that are none of theirs, or lie.
-UNREADABLE = (
-    OSError, ValueError, EOFError, SyntaxError, TypeError, LookupError, OverflowError, MemoryError,
-    NotImplementedError, RuntimeError, tokenize.TokenError, zipfile.BadZipFile, zlib.error, struct.error,
+# What the readers of NumPy, zipfile and pickletools raise on files that are none of theirs, or lie. They are
+# listed so that no other error, which would be ours, reads as damage.
+READERS_RAISE = (
+    OSError, ValueError, EOFError, SyntaxError, TypeError, LookupError, OverflowError, NotImplementedError,
+    RuntimeError, tokenize.TokenError, zipfile.BadZipFile, zlib.error, struct.error,
 )  # fmt: skip
 
 
@@ -31,6 +32,6 @@ def array_in(
     try:
         with np.errstate(all="ignore"):  # shapes whose product is too large are refused, not warned of
             return np.load(name_of(file), mmap_mode=mode, allow_pickle=False)
-    except UNREADABLE as error:
+    except (*READERS_RAISE, MemoryError) as error:  # its header claims more than can be mapped
         what = readable(error, 100) or "it is empty"
         raise DigitError(f"{path} is no array of numbers ({what}): {remedy}") from None

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from digit.errors import DigitError
+from digit.errors import DigitError, first_line
 
 TIMEOUT = datetime.timedelta(hours=2)  # torchrun ends the others when one dies; this is for those that hang
 
@@ -57,9 +57,9 @@ def joined() -> Iterator[None]:
         with handled(signal.SIG_DFL):
             dist.init_process_group(backend, timeout=TIMEOUT, device_id=device)
     except (ValueError, RuntimeError) as error:
-        first = str(error).splitlines()[0]
         raise DigitError(
-            f"the other processes cannot be reached ({first}): start all by torchrun, or unset WORLD_SIZE"
+            f"the other processes cannot be reached ({first_line(error)}): start all by torchrun, or unset "
+            "WORLD_SIZE"
         ) from error
     try:
         yield

@@ -34,6 +34,11 @@ def spoken(sentence: str) -> str:
     return _OPTION.sub(argument, sentence)
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says, no stop at its end; its type where it says nothing."""
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+
+
 class DigitError(Exception):
     """Bad input: the command line prints it as one sentence and exits with code 2.
 

@@ -58,7 +58,10 @@ def read_file(path: str | Path, *, links: bool = True, most: int | None = None) 
         size = os.fstat(file.fileno()).st_size
         if most is not None and size > most:
             raise OSError(errno.ENXIO, f"it has {size:,} bytes, {most:,} are the most here", str(path))
-        data = file.read() if most is None else file.read(most + 1)
+        data = file.read() if most is None else file.read(size + 1)
+        # No more at once than there seems to be: a reader sets aside all that it is asked for.
+        while most is not None and len(data) <= most and (more := file.read(1 << 16)):
+            data += more
     if most is not None and len(data) > most:
         raise OSError(errno.ENXIO, f"it has more than {most:,} bytes, the most here", str(path))
     return data

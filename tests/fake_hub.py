@@ -7,11 +7,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 from typing import Literal
 
 COMMIT = "c" * 40
+PATH = "outputs/run/checkpoint_last.pt"
+NAME = f"owner/name/{PATH}"
+DATA = bytes(range(256)) * 4096 * 3  # 3 MiB: more than one network read, every half ends inside of it
 Fault = Literal["close", "reset", "stall_at_zero", "error 503"]
+
+
+def blobs(folder: Path) -> list[str]:
+    """What a cache in this folder holds of NAME's repository."""
+    return sorted(path.name for path in (folder / "cache").glob("models--owner--name/blobs/*"))
 
 
 @dataclass

@@ -4,16 +4,15 @@ Entries are replaced by strange ones or taken away, and sealed again, so that th
 """
 
 import contextlib
-import copy
 import json
-import random
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from strange_json import changed
 from training.stages import Plain, data
 
 from digit.data.codes import Codes
@@ -46,36 +45,9 @@ from digit.weights.model_folder import PipelineSampling, open_model
 from digit.weights.storage import from_dict, to_dict
 
 CPU = torch.device("cpu")
-STRANGE: list[Any] = [None, True, -1, 0, 10**30, 2**62, 1e308, 0.5, "", "x" * 5000, "\x1b[2J", "\ud800"]
-STRANGE += ["../../x", [], {}, [[]], [None], [1], ["a"], {"a": {}}, {"a": 1}, ...]
 PAIRS = 40  # that are tried of each file, the same in each run
 
 Reader = Callable[[Path], Any]  # of the folder
-
-
-def places(value: Any, before: tuple = ()) -> Iterator[tuple]:
-    """The way to each entry of nested dictionaries and lists; of long lists to the first ones."""
-    for key, inner in value.items() if isinstance(value, dict) else enumerate(value[:2]):
-        yield (*before, key)
-        if isinstance(inner, dict | list):
-            yield from places(inner, (*before, key))
-
-
-def changed(whole: Any, seed: str) -> Iterator[Any]:
-    """The value with one entry replaced or without it, and strange values in its place."""
-    pairs = [(place, strange) for place in places(whole) for strange in STRANGE]
-    random.Random(seed).shuffle(pairs)
-    for place, strange in pairs[:PAIRS]:
-        value = copy.deepcopy(whole)
-        inner = value
-        for key in place[:-1]:
-            inner = inner[key]
-        if strange is ...:
-            del inner[place[-1]]
-        else:
-            inner[place[-1]] = strange
-        yield value
-    yield from (strange for strange in STRANGE if strange is not ...)
 
 
 def hold(path: Path, read_it: Callable[[], Any], *, text: Callable[[Any], str] | None = None) -> None:
@@ -85,7 +57,7 @@ def hold(path: Path, read_it: Callable[[], Any], *, text: Callable[[Any], str] |
     whole = json.loads(kept.splitlines()[-1] if text else kept)
     sealed = isinstance(whole, dict) and whole.pop("checksum", None) is not None
     refused = taken = 0
-    for value in changed(whole, path.name):
+    for value in changed(whole, path.name, PAIRS):
         if text:
             path.write_text(text(value))
         else:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from digit.errors import DigitError, LineageError, check_lineage, on_command_line, spoken
+from digit.errors import DigitError, LineageError, check_lineage, first_line, on_command_line, spoken
 from digit.progress import say
 from digit.training.config import OptimizerConfig
 from digit.training.optimizer import warm_up_warning
@@ -40,3 +40,8 @@ def test_advice_in_records_and_beside_the_work_is_in_the_callers_words(capsys):
     assert said is not None and "a shorter warmup" in said and "--" not in said
     say("the disk is full: choose another --out")
     assert "choose another out" in capsys.readouterr().err
+
+
+def test_an_error_without_a_word_is_named_by_its_type():
+    assert first_line(ValueError("no such thing.\nmore")) == "no such thing"
+    assert first_line(MemoryError()) == "MemoryError"

@@ -2,6 +2,7 @@ import os
 import socket
 import stat
 import threading
+import tracemalloc
 from pathlib import Path
 
 import pytest
@@ -82,6 +83,16 @@ def test_no_more_is_read_than_asked_for(odd):
         read_file(odd / "file", most=2)
     with pytest.raises(OSError, match="more than 10 bytes"):
         read_file("/proc/self/status", most=10)  # says that it has none
+    assert read_file("/proc/self/cmdline", most=10**6) == Path("/proc/self/cmdline").read_bytes()
+
+
+def test_a_bound_costs_no_memory(odd):
+    tracemalloc.start()
+    try:
+        assert read_file(odd / "file", most=2**40) == b"abc"
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
 
 
 def test_the_name_of_an_open_file_is_that_file_whatever_lies_at_its_path(odd):

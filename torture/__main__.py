@@ -26,6 +26,7 @@ from digit.files import read_json, write_json_atomic, write_text_atomic
 from digit.nn.backbone import timm
 from torture import (
     archives,
+    asking,
     bombs,
     checkpoints,
     crowd,
@@ -70,6 +71,7 @@ TESTS: dict[str, ModuleType] = {
     "T19": killed_together,
     "T22": resealed,
     "T23": planted,
+    "T24": asking,
     "T25": lying_servers,
     "T26": writers,
     "T27": printed,

@@ -18,7 +18,7 @@ from digit.vqgan import VQGAN
 from digit.vqgan_config import VQGANConfig
 from digit.weights.vit import vit_layout
 from torture import mutations
-from torture.guard import Canaries, Ended, Tally, Tree, digit
+from torture.guard import Canaries, Ended, Tree, by_lot, digit
 from torture.outcome import About, Outcome
 from torture.specimens import FAIRSEQ, TRAIN, drawing, make_specimens
 
@@ -27,7 +27,7 @@ ABOUT = About(
     "empty tensors, codes of any vocabulary, npz and npy that inflate, headers and JSON of up to 100 MB",
     goal="each refused within 2 s of a core and 1 GB, or done; 0 hangs",
     full=200,
-    short=24,
+    short=6,
 )
 NUMBERS = (10**3, 6 * 10**4, 10**5, 2**24, 2**31, 10**12, 10**30)
 EMPTIES = 60_000  # tensors without a number, in 4 MB of header
@@ -297,23 +297,14 @@ def with_empties(data: bytes, count: int) -> bytes:
 
 def run(cases: int, folder: Path, seed: int = 0) -> Outcome:
     """`cases` files, each kind by lot."""
-    outcome, tally, suite = Outcome(), Tally(), Suite(folder, seed)
-    kinds = [
-        suite.pickle,
-        suite.settings,
-        suite.levels,
-        suite.codes,
-        suite.arrays,
-        suite.headers,
-        suite.texts,
-    ]
-    for _ in range(cases):
-        for place in (suite.out, suite.given):
-            shutil.rmtree(place, ignore_errors=True)
-        name, tried = suite.draw.choices(kinds, [3, 8, 2, 5, 3, 2, 5])[0]()
-        tally.take(outcome, name, tried())
-        tally.note(outcome, name, programs=suite.canaries.take(), touched=suite.tree.changes())
-    for place in (suite.out, suite.given):
-        shutil.rmtree(place, ignore_errors=True)
-    outcome.figures = tally.figures()
-    return outcome
+    suite = Suite(folder, seed)
+    kinds = {
+        suite.pickle: 3,
+        suite.settings: 8,
+        suite.levels: 2,
+        suite.codes: 5,
+        suite.arrays: 3,
+        suite.headers: 2,
+        suite.texts: 5,
+    }
+    return by_lot(cases, suite, kinds)

@@ -4,10 +4,11 @@ import contextlib
 import hashlib
 import os
 import resource
+import shutil
 import stat
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,30 @@ class Tally:
             "programs started": self.programs,
             "files touched outside": self.touched,
         }
+
+
+def by_lot(cases: int, suite: Any, kinds: Mapping[Callable[[], Any], int]) -> Outcome:
+    """`cases` of a suite, each kind by lot with its weight, and what they did beside their work.
+
+    A kind makes the name of a case and what tries it, or None where it cannot be made. A suite has `draw`,
+    the folders `given` and `out`, which are emptied each time, `canaries`, and the `tree` beside them.
+    """
+    outcome, tally = Outcome(), Tally()
+    while outcome.cases < cases:
+        _empty(suite)
+        case = suite.draw.choices(list(kinds), list(kinds.values()))[0]()
+        if case is not None:
+            name, tried = case
+            tally.take(outcome, name, tried())
+            tally.note(outcome, name, programs=suite.canaries.take(), touched=suite.tree.changes())
+    _empty(suite)
+    outcome.figures = tally.figures()
+    return outcome
+
+
+def _empty(suite: Any) -> None:
+    for place in (suite.out, suite.given):
+        shutil.rmtree(place, ignore_errors=True)
 
 
 def digit(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from digit.files import read_json, sha256_file, write_json_atomic
-from torture.guard import Canaries, Ended, Tally, Tree, digit
+from torture.guard import Canaries, Ended, Tree, by_lot, digit
 from torture.outcome import About, Outcome
 from torture.specimens import TRAIN, drawing, make_specimens
 
@@ -282,18 +282,12 @@ class Suite:
 
 def run(cases: int, folder: Path, seed: int = 0) -> Outcome:
     """`cases` plantings, each kind by lot."""
-    outcome, tally, suite = Outcome(), Tally(), Suite(folder, seed)
-    kinds = [suite.writing, suite.reading, suite.pictures, suite.unfinished, suite.unreadable]
-    while outcome.cases < cases:
-        for place in (suite.out, suite.given):
-            shutil.rmtree(place, ignore_errors=True)
-        case = suite.draw.choices(kinds, [10, 8, 8, 2, 2])[0]()
-        if case is None:
-            continue
-        name, tried = case
-        tally.take(outcome, name, tried())
-        tally.note(outcome, name, programs=suite.canaries.take(), touched=suite.tree.changes())
-    for place in (suite.out, suite.given):
-        shutil.rmtree(place, ignore_errors=True)
-    outcome.figures = tally.figures()
-    return outcome
+    suite = Suite(folder, seed)
+    kinds = {
+        suite.writing: 10,
+        suite.reading: 8,
+        suite.pictures: 8,
+        suite.unfinished: 2,
+        suite.unreadable: 2,
+    }
+    return by_lot(cases, suite, kinds)

@@ -18,7 +18,7 @@ import torch
 
 from digit.files import read_json, sha256_file
 from torture import mutations
-from torture.guard import Canaries, Ended, Tally, Tree, digit
+from torture.guard import Canaries, Ended, Tree, by_lot, digit
 from torture.outcome import About, Outcome
 from torture.readers import check_said
 from torture.specimens import TRAIN, drawing, make_specimens
@@ -309,15 +309,13 @@ def _with_tensors(data: bytes, names: list[str]) -> bytes:
 
 def run(cases: int, folder: Path, seed: int = 0) -> Outcome:
     """`cases` names, values and surroundings, each kind by lot."""
-    outcome, tally, suite = Outcome(), Tally(), Suite(folder, seed)
-    kinds = [suite.members, suite.values, suite.tensors, suite.places, suite.options, suite.surroundings]
-    for _ in range(cases):
-        for place in (suite.out, suite.given):
-            shutil.rmtree(place, ignore_errors=True)
-        case, tried = suite.draw.choices(kinds, [5, 8, 3, 3, 3, 3])[0]()
-        tally.take(outcome, case, tried())
-        tally.note(outcome, case, programs=suite.canaries.take(), touched=suite.tree.changes())
-    for place in (suite.out, suite.given):
-        shutil.rmtree(place, ignore_errors=True)
-    outcome.figures = tally.figures()
-    return outcome
+    suite = Suite(folder, seed)
+    kinds = {
+        suite.members: 5,
+        suite.values: 8,
+        suite.tensors: 3,
+        suite.places: 3,
+        suite.options: 3,
+        suite.surroundings: 3,
+    }
+    return by_lot(cases, suite, kinds)

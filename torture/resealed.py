@@ -189,7 +189,7 @@ def one(
     try:
         if change:
             case = replace(case, place=target.change(place, draw))
-    except Exception:
+    except Exception:  # whatever stopped the change, a case that was not tried is a loss
         return replace(case, loss=f"the case could not be made: {traceback.format_exc()[-500:]}")
     noted.seen, noted.ran = [], []
     signal.signal(signal.SIGALRM, _alarm)
@@ -203,7 +203,7 @@ def one(
                 target.read(place, specimens)
         except DigitError as error:
             refused, said = True, str(error)
-        except BaseException as error:
+        except BaseException as error:  # a reader answers with a value or a DigitError; all else is a loss
             noted.on = False
             if show:
                 traceback.print_exc()

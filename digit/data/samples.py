@@ -17,10 +17,14 @@ REASON = "a sheet or plot of digit's, no sample"
 def listed_samples(folder: Path) -> list[dict[str, Any]] | None:
     """The rows of a folder's samples.json, each with its `file`; None where `digit sample` wrote none."""
     try:
-        found = parsed(read_file(folder / "samples.json", links=False))
+        return rows_in(parsed(read_file(folder / "samples.json", links=False)))
     except (OSError, ValueError):
         return None
-    rows = found.get("samples") if isinstance(found, dict) else None
+
+
+def rows_in(content: Any) -> list[dict[str, Any]] | None:
+    """The rows of what a samples.json holds; None where `digit sample` did not write it."""
+    rows = content.get("samples") if isinstance(content, dict) else None
     ours = isinstance(rows, list) and all(
         isinstance(row, dict)
         and isinstance(row.get("file"), str)

@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from digit.arrays import UNREADABLE
+from digit.arrays import READERS_RAISE
 from digit.calls import checked
 from digit.data.codes import FORMAT, Codes
 from digit.data.identity import of_images
@@ -237,7 +237,7 @@ def _read_part(out: Path, block: range, plan: dict[str, Any]) -> dict[str, Any]:
             codes = part[name]
             fits = fits and codes.dtype == np.uint16 and codes.shape[:-1] == (len(index), plan["views"])
             fits = fits and (not codes.size or int(codes.max()) < kind["vocabulary"])
-    except UNREADABLE as error:
+    except (*READERS_RAISE, MemoryError) as error:
         raise DigitError(f"{path} is no part of codes ({readable(error, 100)}): delete it") from None
     if not fits:
         raise DigitError(f"{path} holds other codes than its name says: delete it")

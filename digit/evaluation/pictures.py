@@ -5,10 +5,7 @@ ADM's files hold `arr_0` uint8 n h w 3 and labels `arr_1`; they are written and 
 
 import contextlib
 import math
-import struct
-import tokenize
 import zipfile
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,6 +19,7 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 from torch import Tensor
 
+from digit.arrays import READERS_RAISE
 from digit.bounds import Batch, Side
 from digit.calls import checked
 from digit.data.decode import BrokenImage, decode
@@ -39,11 +37,6 @@ from digit.progress import say
 _NAMED = ("arr_0", "arr_1", "mu", "sigma", "mu_s", "sigma_s")  # arrays of an .npz that are read
 _LARGEST, _FEATURES = 64_000_000, 2**12  # pixels of a picture, features of which there are statistics
 _AT_ONCE = 2**28  # bytes of pictures read at once, unless one is larger
-# What zipfile and NumPy raise on what is no file of theirs.
-_UNREADABLE = (
-    zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError, ValueError, TypeError,
-    LookupError, OverflowError, SyntaxError, struct.error, zlib.error, tokenize.TokenError,
-)  # fmt: skip
 LOOKED_AT = 256  # files whose sizes decide at which a set is measured
 
 
@@ -248,7 +241,7 @@ def open_npz(path: str | Path, batch_size: int = 256) -> Pictures:
             heads = {name: _head(archive, name) for name in _NAMED if f"{name}.npy" in names}
             _check_shapes(heads, path)
             arrays = {name: _array(archive, name) for name in heads if name != "arr_0"}
-    except _UNREADABLE as error:
+    except READERS_RAISE as error:
         raise DigitError(
             f"{path} cannot be read ({readable(error, 300)}): give pictures as arr_0, uint8 n h w 3, in an "
             ".npz file"
@@ -277,7 +270,7 @@ def _npz_batches(path: Path, batch_size: int) -> Iterator[UInt8[Tensor, "b 3 h w
             count = min(batch_size, n - start)
             try:
                 data = file.read(count * height * width * 3)
-            except _UNREADABLE as error:
+            except READERS_RAISE as error:
                 raise DigitError(
                     f"{path} is damaged ({readable(error, 300)}): make or copy it again"
                 ) from None

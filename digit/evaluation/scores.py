@@ -17,6 +17,7 @@ from digit.bounds import Count, Whole
 from digit.calls import checked
 from digit.distributed import add_up
 from digit.errors import DigitError
+from digit.nn.frechet import frechet
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,27 +97,13 @@ class Moments:
 def frechet_distance(a: Moments | Gaussian, b: Moments | Gaussian) -> float:
     """|mean_a - mean_b|^2 + tr(A + B - 2 sqrt(A B)) of two Gaussians (Dowson and Landau 1982), at least 0.
 
-    Exact for singular covariances too: with A = L L^T, the eigenvalues of A B are those of the symmetric L^T
-    B L, so they are real and no matrix square root is taken. On the device of `a`. Raises DigitError on
-    different widths or fewer than two pictures.
+    Exact for singular covariances too. On the device of `a`. Raises DigitError on different widths or fewer
+    than two pictures.
     """
     _check_widths(a.width, b.width)
     mean_a, cov_a = a.mean, a.covariance
     mean_b, cov_b = b.mean.to(mean_a.device), b.covariance.to(mean_a.device)
-    root = _root(cov_a)
-    eigenvalues = torch.linalg.eigvalsh(root.T @ cov_b @ root)
-    overlap = eigenvalues.clamp_min(0).sqrt().sum()
-    distance = (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * overlap
-    return max(float(distance), 0.0)
-
-
-def _root(covariance: Tensor) -> Tensor:
-    """L with L L^T = covariance: Cholesky's, or the eigenvectors' where the covariance is singular."""
-    root, failed = torch.linalg.cholesky_ex(covariance)
-    if int(failed) == 0:
-        return root
-    values, vectors = torch.linalg.eigh(covariance)
-    return vectors * values.clamp_min(0).sqrt()
+    return max(float(frechet(mean_a, cov_a, mean_b, cov_b)), 0.0)
 
 
 def _check_widths(here: int, there: int) -> None:

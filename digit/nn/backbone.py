@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
-from digit.errors import DigitError
+from digit.errors import DigitError, first_line
 from digit.printing import listed
 from digit.progress import say
 from digit.tensors import check_finite, read_safetensors
@@ -119,7 +119,7 @@ def create(
             return timm().create_model(name, pretrained=True, **arguments)
         except (OSError, RuntimeError, ValueError) as error:
             raise DigitError(
-                f"the weights of {name} could not be downloaded ({_first_line(error)}): "
+                f"the weights of {name} could not be downloaded ({first_line(error)}): "
                 "give a local .safetensors file, for an encoder with --encoder-weights"
             ) from error
     own = sorted(set(arguments) & set(inspect.signature(timm().create_model).parameters))
@@ -130,7 +130,7 @@ def create(
     try:
         module = timm().create_model(name, pretrained=False, **arguments)
     except (TypeError, AssertionError, ValueError, ArithmeticError, RuntimeError) as error:
-        raise DigitError(f"{name} does not take these arguments ({_first_line(error)})") from error
+        raise DigitError(f"{name} does not take these arguments ({first_line(error)})") from error
     if weights is not None:
         load_weights(module, weights, name)
     return module
@@ -181,8 +181,4 @@ def _convert(module: nn.Module, tensors: dict[str, Tensor], path: Path, name: st
     try:
         return convert(tensors, module)
     except (KeyError, AttributeError, RuntimeError, ValueError, AssertionError) as error:
-        raise DigitError(f"{path} does not fit {name}: timm fails on it ({_first_line(error)})") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise DigitError(f"{path} does not fit {name}: timm fails on it ({first_line(error)})") from error

@@ -1,4 +1,4 @@
-"""features drawn and real -> their Fréchet distance, with a gradient, over running moments (FD-loss).
+"""Two Gaussians -> their Fréchet distance; features drawn and real -> a loss by it (FD-loss).
 
 The distance of a batch alone is mostly that of few samples. So moments run over batches, and the gradient is
 that of the latest one's.
@@ -11,6 +11,35 @@ from torch import Tensor, nn
 from digit.distributed import add_up, world_size
 
 DECAY = 0.999  # of the moments, an update
+
+
+def frechet(
+    mean_a: Float[Tensor, " d"],
+    cov_a: Float[Tensor, "d d"],
+    mean_b: Float[Tensor, " d"],
+    cov_b: Float[Tensor, "d d"],
+    *,
+    least: float = 0.0,
+) -> Float[Tensor, ""]:
+    """|mean_a - mean_b|^2 + tr(A + B - 2 sqrt(A B)) of two Gaussians, in float64.
+
+    With A = L L^T the eigenvalues of A B are those of the symmetric L^T B L, so they are real and no matrix
+    square root is taken. For a gradient by B those below `least` of the largest are set to that, since the
+    root of zero has none.
+    """
+    root = _root(cov_a)
+    values = torch.linalg.eigvalsh(root.T @ cov_b @ root)
+    overlap = values.clamp(min=least * values.detach().amax().clamp(min=0)).sqrt().sum()
+    return (mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * overlap
+
+
+def _root(covariance: Tensor) -> Tensor:
+    """L with L L^T = covariance: Cholesky's, or the eigenvectors' where the covariance is singular."""
+    root, failed = torch.linalg.cholesky_ex(covariance)
+    if int(failed) == 0:
+        return root
+    values, vectors = torch.linalg.eigh(covariance)
+    return vectors * values.clamp_min(0).sqrt()
 
 
 class RunningMoments(nn.Module):
@@ -61,13 +90,7 @@ class FrechetLoss(nn.Module):
         """1 with the gradient of the distance's logarithm; `distance` is its value, detached."""
         mean, covariance = self.drawn(drawn)
         wanted, spread = (each.detach() for each in self.real(real.detach()))
-        with torch.no_grad():
-            values, vectors = torch.linalg.eigh(spread)
-            root = vectors * values.clamp(min=0).sqrt()
-        # Eigenvalues of zero have no root with a gradient: they are no part of the sum.
-        values = torch.linalg.eigvalsh(root.T @ covariance @ root)
-        overlap = values.clamp(min=1e-12 * values.detach().amax()).sqrt().sum()
-        distance = (mean - wanted).square().sum() + covariance.trace() + spread.trace() - 2 * overlap
+        distance = frechet(wanted, spread, mean, covariance, least=1e-12)
         self.distance = distance.detach().float()
         counts = self.drawn.share > 1 - DECAY ** (
             self.start + 0.5

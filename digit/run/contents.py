@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from safetensors import SafetensorError, safe_open
 
 from digit.data.codes import Codes
-from digit.data.samples import listed_samples
+from digit.data.samples import rows_in
 from digit.errors import DigitError
 from digit.files import read_json
 from digit.opening import name_of, open_regular
@@ -92,12 +92,13 @@ def _file(path: Path) -> Contents:
 
 def _codes(folder: Path) -> Contents:
     """A tokenised data set."""
-    meta = Codes(folder).meta
+    codes = Codes(folder)
+    meta = codes.meta
     names = ("images", "views", "size", "streams", "classes", "source")
     record = {"kind": "codes", **{name: meta.get(name) for name in names}}
     rows = {
         name.replace("vq_codes", "VQ codes"): [
-            int(Codes(folder, verify=False).length(name)),
+            int(codes.length(name)),
             part["vocabulary"],
             part["artifact"][:12],
         ]
@@ -119,7 +120,7 @@ def _codes(folder: Path) -> Contents:
 def _samples(folder: Path) -> Contents:
     """Pictures that `digit sample` drew."""
     record = {"kind": "samples", **_object(folder / "samples.json")}
-    rows = listed_samples(folder)
+    rows = rows_in(record)
     if rows is None:
         raise DigitError(f"{folder / 'samples.json'} lists no pictures of `digit sample`: draw them again")
     seeds = [row["seed"] for row in rows if row.get("seed") is not None]

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from digit import __version__
-from digit.errors import DigitError, on_command_line
+from digit.errors import DigitError, first_line, on_command_line
 from digit.printing import put, put_json, put_page
 from digit.run.arguments import call_of, options_of, parser_of, typed
 from digit.run.processes import by_exception, interrupted, number, run_together, without_processes
@@ -122,7 +122,7 @@ def carry_out(command: Command) -> int:
         if not _is_of_memory(error):
             raise
         return _fail(
-            f"not enough memory ({str(error).splitlines()[0][:200]}): give a smaller --batch, or less at once"
+            f"not enough memory ({first_line(error)[:200]}): give a smaller --batch, or less at once"
         )
     except OSError as error:
         if error.errno in _NO_ROOM:

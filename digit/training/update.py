@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from digit.distributed import add_up, any_of, gather, is_main, share, world_size
 from digit.entries import entries
-from digit.errors import DigitError
+from digit.errors import DigitError, first_line
 from digit.fast import usable
 from digit.fast.training import use
 from digit.nn.batch import rows, split
@@ -303,9 +303,8 @@ class Updater:
             if self.average and stored:
                 self.average.load(found.optimizer, prefix="average.")
         except (RuntimeError, KeyError, ValueError) as error:
-            first = str(error).splitlines()[0]
             raise DigitError(
-                f"{found.path} is the state of another model ({first}): choose another --out"
+                f"{found.path} is the state of another model ({first_line(error)}): choose another --out"
             ) from error
         if self.average and not stored:
             self.average = WeightAverage(self.stage, self.average.decay)

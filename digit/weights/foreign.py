@@ -9,11 +9,8 @@ import os
 import pickle
 import pickletools
 import re
-import struct
-import tokenize
 import warnings
 import zipfile
-import zlib
 from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
@@ -23,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from digit.arrays import READERS_RAISE
 from digit.errors import DigitError
 from digit.opening import name_of, open_regular
 from digit.printing import listed, readable
@@ -35,12 +33,6 @@ _GROWING = (  # encodings of bytes as more bytes
     *("hex", "hex_codec", "base64", "base_64", "base64_codec", "uu", "uu_codec"),
     *("quopri", "quopri_codec", "quoted_printable"),
 )
-# What zipfile and pickletools raise on what is no file of theirs, and NumPy.
-_NO_ZIP = (
-    zipfile.BadZipFile, NotImplementedError, RuntimeError, OSError, EOFError, ValueError, LookupError,
-    OverflowError, struct.error, zlib.error,
-)  # fmt: skip
-_NO_ARRAY = (OSError, ValueError, TypeError, EOFError, SyntaxError, OverflowError, tokenize.TokenError)
 NAMES = 12  # tensors of a kind that a sentence names at most
 T = TypeVar("T")
 Layout = Mapping[str, tuple[int, ...]]  # the shape of every tensor, by the name it has in their file
@@ -160,7 +152,7 @@ def _check_zip(file: BinaryIO, path: Path) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
-    except _NO_ZIP as error:
+    except READERS_RAISE as error:
         raise _damaged(path, "PyTorch", error) from None
     names = [entry.filename.rpartition("/")[2] for entry in entries]
     if "constants.pkl" in names:
@@ -232,7 +224,9 @@ def _check_pickles(file: BinaryIO, path: Path, *, zipped: bool) -> None:
     `bytearray(10**10)` takes ten gigabytes in a file of a hundred bytes; some encodings double their bytes.
     """
     named = set[str]()
-    with contextlib.suppress(*_NO_ZIP):  # torch says what is wrong, and has gone no further then than this
+    with contextlib.suppress(
+        *READERS_RAISE
+    ):  # torch says what is wrong, and has gone no further then than this
         if zipped:
             with zipfile.ZipFile(file) as archive:
                 for name in archive.namelist():
@@ -264,7 +258,7 @@ def _read_numpy(file: BinaryIO, path: Path) -> Tensor:
         # Mapping checks the announced size against the file before any memory is taken.
         array = np.load(name_of(file), mmap_mode="r", allow_pickle=False)
         return torch.from_numpy(np.array(array, dtype=array.dtype.newbyteorder("="), order="C"))
-    except _NO_ARRAY as error:
+    except READERS_RAISE as error:
         raise _damaged(path, "NumPy", error) from None
 
 

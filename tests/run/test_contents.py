@@ -1,11 +1,11 @@
 """What a folder of digit's holds: each kind is recognised and told in full."""
 
 import contextlib
-import copy
 import json
 import shutil
 
 import pytest
+from strange_json import changed
 
 from digit.errors import DigitError
 from digit.files import read_json, write_json_atomic
@@ -85,17 +85,6 @@ def test_the_bundled_model_and_a_part_of_it():
     assert told(part)["weights"] == [bundled.record["parts"]["prior"]["values"]]
 
 
-def places(value, before=()):
-    """The way to each entry of nested dictionaries and lists."""
-    for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-        yield (*before, key)
-        if isinstance(inner, dict | list):
-            yield from places(inner, (*before, key))
-
-
-STRANGE = (None, True, -1, 10**30, 1e308, "", "x" * 200, [], {}, [[]], [None], [1], {"a": {}}, {"a": 1})
-
-
 @pytest.mark.parametrize(
     ("folder", "file"),
     [
@@ -109,17 +98,7 @@ def test_whatever_stands_in_a_file_it_is_told_or_refused(chain, tmp_path, folder
     """Every entry replaced by strange ones or taken away, under a checksum that fits."""
     shutil.copytree(chain.root / folder, tmp_path / "there")
     path = tmp_path / "there" / file
-    whole = read_json(path)
-    for place in places(whole):
-        for strange in (*STRANGE, ...):
-            value = copy.deepcopy(whole)
-            inner = value
-            for key in place[:-1]:
-                inner = inner[key]
-            if strange is ...:
-                del inner[place[-1]]
-            else:
-                inner[place[-1]] = strange
-            write_json_atomic(path, value, checksum=True)
-            with contextlib.suppress(DigitError):
-                assert contents(str(tmp_path / "there")).tables
+    for value in changed(read_json(path), file):
+        write_json_atomic(path, value, checksum=True)
+        with contextlib.suppress(DigitError):
+            assert contents(str(tmp_path / "there")).tables

@@ -8,7 +8,7 @@ import time
 import pytest
 
 import digit
-from digit.run.main import understand
+from digit.run.main import Command, carry_out, understand
 from digit.run.verbs import GROUPS, VERBS, members
 
 HEAVY = ("torch", "numpy", "PIL", "matplotlib", "timm", "torchvision")
@@ -154,3 +154,20 @@ def test_help_takes_less_than_half_of_importing_torch():
         return min(times)
 
     assert seconds("-m", "digit", "--help") < seconds("-c", "import torch") / 2
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MemoryError(), "(MemoryError)"),
+        (RuntimeError("CUDA out of memory.\nTried to"), "(CUDA out of memory)"),
+    ],
+)
+def test_used_up_memory_is_one_sentence(capsys, error, told):
+    def call():
+        raise error
+
+    assert carry_out(Command("sample", call, False, 1, [], [])) == 2
+    assert capsys.readouterr().err == (
+        f"digit: not enough memory {told}: give a smaller --batch, or less at once\n"
+    )

@@ -75,5 +75,5 @@ def test_a_status_is_read_as_it_was_written(tmp_path):
         assert read_status(tmp_path) == Status(step, 5, reason, 1.5)
         assert read_status(tmp_path).finished is finished
     (tmp_path / "status.json").write_text("[]")
-    with pytest.raises(DigitError, match="not the status of a training run"):
+    with pytest.raises(DigitError, match="holds no object of names and values"):
         read_status(tmp_path)

@@ -8,23 +8,11 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from fake_hub import closed_port, fake_hub
+from fake_hub import DATA, NAME, PATH, blobs, closed_port
 
 from digit.errors import DigitError
 from digit.weights import hub as downloading
 from digit.weights.hub import fetch, forget
-
-PATH = "outputs/run/checkpoint_last.pt"
-NAME = f"owner/name/{PATH}"
-DATA = bytes(range(256)) * 4096 * 3  # 3 MiB: more than one network read, every half ends inside of it
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    monkeypatch.setattr(downloading, "PAUSE", 0.0)
-    with fake_hub() as hub:
-        hub.files[NAME] = DATA
-        yield hub
 
 
 def fetched(hub, tmp_path, path=PATH, **options) -> Path:
@@ -34,10 +22,6 @@ def fetched(hub, tmp_path, path=PATH, **options) -> Path:
 def one_sentence(error):
     text = str(error.value)
     return "\n" not in text and len(text) < 700
-
-
-def blobs(tmp_path):
-    return sorted(path.name for path in (tmp_path / "cache").glob("models--owner--name/blobs/*"))
 
 
 def test_what_is_forgotten_is_fetched_anew(hub, tmp_path):

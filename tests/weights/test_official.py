@@ -5,27 +5,14 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
-from fake_hub import fake_hub
+from fake_hub import DATA, NAME, PATH, blobs
 
 from digit.errors import DigitError
-from digit.weights import hub as downloading
 from digit.weights.official import OFFICIAL, OfficialFile, download
-
-PATH = "outputs/run/checkpoint_last.pt"
-NAME = f"owner/name/{PATH}"
-DATA = bytes(range(256)) * 4096 * 3  # 3 MiB: more than one network read, every half ends inside of it
-
-
-@pytest.fixture
-def hub(monkeypatch):
-    monkeypatch.setattr(downloading, "PAUSE", 0.0)
-    with fake_hub() as hub:
-        hub.files[NAME] = DATA
-        yield hub
 
 
 def official(hub, **changes):
-    file = OfficialFile("owner/name", "outputs/run/checkpoint_last.pt", len(DATA), hub.sha256(NAME))
+    file = OfficialFile("owner/name", PATH, len(DATA), hub.sha256(NAME))
     return dataclasses.replace(file, **changes)
 
 
@@ -36,10 +23,6 @@ def get(hub, tmp_path, file=None, **options):
 def one_sentence(error):
     text = str(error.value)
     return "\n" not in text and len(text) < 700
-
-
-def blobs(tmp_path):
-    return sorted(path.name for path in (tmp_path / "cache").glob("models--owner--name/blobs/*"))
 
 
 def test_download_then_cache(hub, tmp_path):
