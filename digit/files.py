@@ -66,9 +66,11 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
 def atomic_folder(path: str | Path) -> Iterator[Path]:
     """A new, empty folder; it becomes `path`, in place of a folder there, when the block ends well.
 
-    If the block raises, it is removed with all that it holds, and `path` is as it was.
+    If the block raises, it is removed with all that it holds, and `path` is as it was. DigitError, too, where
+    there was no `path` and somebody has made one meanwhile.
     """
     path = _with_parent(path)
+    there = path.exists()
     clean_up(path.parent)
     with _told_as(path):
         temporary = _beside(path)
@@ -78,6 +80,11 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
                 yield temporary
                 for file in (*temporary.rglob("*"), temporary):
                     _flush(file)
+                if path.exists() and not there:
+                    raise DigitError(
+                        f"another command has written {path} meanwhile, and nothing is kept of this one: "
+                        "choose another place, or use what is there"
+                    )
                 if path.is_dir():
                     # A folder cannot be renamed over one that holds files: the old one steps aside first.
                     aside = _beside(path)

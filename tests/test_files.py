@@ -134,6 +134,17 @@ def test_rights_follow_the_umask(tmp_path, kind, mask):
     assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == 0o777 & ~mask
 
 
+def test_what_somebody_else_has_made_meanwhile_stays(tmp_path):
+    with (
+        pytest.raises(DigitError, match="another command has written"),
+        files.atomic_folder(tmp_path / "a") as mine,
+    ):
+        (mine / "new.txt").write_text("mine")
+        (tmp_path / "a").mkdir()
+        (tmp_path / "a" / "old.txt").write_text("theirs")
+    assert [path.name for path in tmp_path.rglob("*")] == ["a", "old.txt"]
+
+
 def test_a_temporary_that_is_exchanged_does_not_become_the_file(tmp_path):
     (tmp_path / "own").write_text("mine")
 

@@ -7,6 +7,7 @@ without telling it refuses a part as incomplete.
 
 import contextlib
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,11 +16,13 @@ import safetensors
 import torch
 from torch import Tensor, nn
 
+from digit.entries import Number, entries, parsed
 from digit.errors import DigitError
 from digit.opening import name_of, open_regular
 from digit.tensors import write_safetensors_atomic
 
 PLACES, BEGINS = "DCP_SHARDING_INFO", "saved_offsets"  # torch's names in a file's metadata
+_EARLIER = "take an earlier state"
 
 
 class Piece(NamedTuple):
@@ -92,11 +95,23 @@ class Tensors(Mapping[str, Tensor]):
         for path in paths:
             with _readable(path), open_regular(path) as opened:
                 self._files[path] = file = safetensors.safe_open(name_of(opened), "pt")
-                places = json.loads((file.metadata() or {}).get(PLACES, "{}"))
+                places = parsed((file.metadata() or {}).get(PLACES, "{}").encode())
+                entries(places, {}, where=path, remedy=_EARLIER)
                 for name in file.keys():  # noqa: SIM118  (it is no mapping)
                     shape = tuple(file.get_slice(name).get_shape())
-                    begins = tuple(places[name][BEGINS]) if name in places else (0,) * len(shape)
+                    begins = (0,) * len(shape)
+                    if name in places:
+                        place = entries(
+                            places[name], {BEGINS: list[Number]}, where=f"{path}: {name}", remedy=_EARLIER
+                        )
+                        begins = tuple(place[BEGINS])
                     self._parts.setdefault(name, []).append((path, begins, shape))
+        for name, parts in self._parts.items():
+            if len({len(sides) for _, *both in parts for sides in both}) > 1:
+                raise DigitError(f"{parts[0][0]} says of {name} what others do not: {_EARLIER}")
+            # Before anything is set aside: a place may be any number, and makes the whole as large.
+            if math.prod(self.shape(name)) > sum(math.prod(shape) for _, _, shape in parts):
+                raise _lacking(parts[0][0], name)
 
     def __getitem__(self, name: str) -> Tensor:
         """The whole tensor."""
@@ -135,10 +150,12 @@ class Tensors(Mapping[str, Tensor]):
             found = part.new_empty(*shape) if found is None else found
             found[tuple(slice(a - b, c - b) for a, b, c in zip(low, begins, high, strict=True))] = part
         if missing or found is None:
-            raise DigitError(
-                f"{self._parts[name][0][0].parent} lacks a part of {name}: take an earlier state"
-            )
+            raise _lacking(self._parts[name][0][0], name)
         return found
+
+
+def _lacking(path: Path, name: str) -> DigitError:
+    return DigitError(f"{path.parent} lacks a part of {name}: {_EARLIER}")
 
 
 @torch.no_grad()
@@ -175,4 +192,4 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (safetensors.SafetensorError, OSError, ValueError, KeyError) as error:
-        raise DigitError(f"{path} is not a whole safetensors file ({error}): take an earlier state") from None
+        raise DigitError(f"{path} is not a whole safetensors file ({error}): {_EARLIER}") from None
