@@ -126,6 +126,18 @@ def make_folder(path: str | Path) -> None:
         pass
 
 
+def make_inner(path: Path) -> None:
+    """Make a folder of digit's own name in an output folder; DigitError where that name is a link."""
+    refuse_link(path)
+    path.mkdir(parents=True, exist_ok=True)
+
+
+def refuse_link(path: str | Path) -> None:
+    """DigitError where a folder lies elsewhere: nothing is written outside of an output folder."""
+    if Path(path).is_symlink() and Path(path).is_dir():
+        raise DigitError(f"{path} is a link to a folder elsewhere, where nothing is written: remove it")
+
+
 def check_writable(out: Path) -> Path:
     """The nearest folder at or above `out` that exists; DigitError where nothing can be written below it."""
     there = out.absolute()

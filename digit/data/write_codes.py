@@ -34,6 +34,7 @@ from digit.files import (
     atomic_file,
     check_writable,
     clean_up,
+    make_inner,
     read_bytes,
     read_json,
     remove,
@@ -178,7 +179,7 @@ def _begun(out: Path, plan: dict[str, Any], device: str) -> Iterator[None]:
     with locked(out, f"another process is tokenizing into {out}: wait for it, or choose another --out"):
         if not (out / "meta.json").exists():
             parts = out / "parts"
-            parts.mkdir(exist_ok=True)
+            make_inner(parts)
             clean_up(parts)
             if (parts / "plan.json").exists():
                 types = {"device": Text | None, "streams": dict[str, Any]}

@@ -17,7 +17,15 @@ from typing import Any
 from digit.distributed import is_main, on_main
 from digit.entries import Text, entries, parsed
 from digit.errors import DigitError, LineageError
-from digit.files import check_writable, clean_up, make_folder, read_json, sha256_file, write_json_atomic
+from digit.files import (
+    check_writable,
+    clean_up,
+    make_folder,
+    read_json,
+    refuse_link,
+    sha256_file,
+    write_json_atomic,
+)
 from digit.locks import locked
 from digit.opening import read_file
 from digit.progress import say
@@ -228,13 +236,10 @@ def _look(
 
 
 def _refuse_links(out: Path) -> None:
-    """DigitError for folders in `out` that lie elsewhere: nothing is written outside of it."""
+    """DigitError for folders in `out` that lie elsewhere."""
     with os.scandir(out) as entries:
         for entry in entries:
-            if entry.is_symlink() and Path(entry.path).is_dir():
-                raise DigitError(
-                    f"{entry.path} is a link to a folder elsewhere, where nothing is written: remove it"
-                )
+            refuse_link(entry.path)
 
 
 def _seen(out: Path) -> str:

@@ -16,7 +16,16 @@ from torch import Tensor
 from digit.distributed import from_main, is_main
 from digit.entries import Number, entries
 from digit.errors import DigitError
-from digit.files import TEMPORARY, atomic_folder, clean_up, read_json, remove, sha256_file, write_json_atomic
+from digit.files import (
+    TEMPORARY,
+    atomic_folder,
+    clean_up,
+    make_inner,
+    read_json,
+    remove,
+    sha256_file,
+    write_json_atomic,
+)
 from digit.locks import locked
 from digit.tensors import write_safetensors_atomic
 from digit.training.shards import Piece, Tensors, like, write
@@ -53,7 +62,7 @@ def hold(folder: Path) -> Iterator[None]:
     refusal = f"another process is training in {folder.parent}: wait for it or choose --out"
     with contextlib.ExitStack() as stack:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            make_inner(folder)
             stack.enter_context(locked(folder, refusal))
             for place in (folder, *paths(folder)):
                 clean_up(place)

@@ -123,6 +123,15 @@ def _hostile(arrays, how):
             del arrays["codes"]
 
 
+def test_a_link_to_elsewhere_is_no_place_for_parts(pictures, kinds, tmp_path):
+    for name in ("away", "codes"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "codes" / "parts").symlink_to(tmp_path / "away")
+    with pytest.raises(DigitError, match="is a link to a folder elsewhere"):
+        write_codes(pictures, tmp_path / "codes", kinds, size=16)
+    assert not list((tmp_path / "away").iterdir())
+
+
 HOSTILE = (
     *("beyond the vocabulary", "other views", "other numbers", "pictures of another part", "pictures twice"),
     *("no reasons", "reasons that are none", "no codes"),

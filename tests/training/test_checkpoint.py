@@ -98,6 +98,18 @@ def test_a_second_process_on_the_same_folder_is_refused(tmp_path):
         train(make(), data, CONFIG, tmp_path, device="cpu", progress=False)
 
 
+def test_a_link_to_elsewhere_is_no_place_for_states(tmp_path):
+    (tmp_path / "away").mkdir()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "state").symlink_to(tmp_path / "away")
+    with (
+        pytest.raises(DigitError, match="is a link to a folder elsewhere"),
+        checkpoint.hold(tmp_path / "run/state"),
+    ):
+        pass
+    assert not list((tmp_path / "away").iterdir())
+
+
 def test_training_goes_on_from_the_last_whole_state_and_says_so(tmp_path):
     whole = train(make(), data, replace(CONFIG, steps=12), tmp_path / "whole", device="cpu", progress=False)
     train(make(), data, CONFIG, tmp_path / "run", device="cpu", progress=False)
