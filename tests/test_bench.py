@@ -28,7 +28,7 @@ def interprets() -> bool:
 def test_smoke(script, tmp_path):
     before = {path: path.stat().st_mtime_ns for path in (ROOT / "bench").rglob("*") if path.suffix != ".pyc"}
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
-    environment["TORCH_COMPILE_DISABLE"] = "1"  # scripts are tried here; what they compile has tests of its own
+    environment["TORCH_COMPILE_DISABLE"] = "1"  # what is compiled has tests of its own
     if not interprets():
         del environment["TRITON_INTERPRET"]
     done = subprocess.run(
