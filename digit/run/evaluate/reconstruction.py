@@ -120,4 +120,4 @@ def _print(rows: dict[str, dict[str, float]], networks: Any, title: str) -> None
         name: [None, None, *numbers, *[None] * (2 * len(networks) - 2)] for name, numbers in PAPER.items()
     }
     names = [BACK, "PSNR, dB", *in_words(columns[2:]).values()]
-    print_table(f"{title}\n({CONDITIONS})", names, {**cells, **published}, dim=published)
+    print_table(f"{title}; {CONDITIONS}", names, {**cells, **published}, dim=published)
