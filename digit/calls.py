@@ -105,7 +105,7 @@ def _as(value: Any, annotation: Any) -> Any:
     if annotation is Callable or origin is Callable:
         if not callable(value):
             raise _unlike(value, "a function")
-    elif _is_class(annotation) and not isinstance(value, annotation):
+    elif _is_class(annotation) and (isinstance(value, str) or not isinstance(value, annotation)):
         raise _unlike(value, f"{_article(annotation.__name__)} {annotation.__name__}")
     return value
 
@@ -117,6 +117,9 @@ def _one_of(value: Any, kinds: Sequence[Any]) -> Any:
     kinds = [kind for kind in kinds if kind is not type(None)]
     if any(inspect.isclass(kind) and type(value) is kind for kind in kinds):
         kinds = [kind for kind in kinds if kind is type(value)]
+    arrays = [kind for kind in kinds if hasattr(kind, "array_type")]
+    if arrays and hasattr(value, "dtype"):
+        kinds = arrays
     of_members = None  # what is wrong in a list, where one is meant
     for kind in kinds:
         try:
@@ -184,8 +187,9 @@ def _tensor(value: Any, annotation: Any) -> Any:
 
 
 def _is_class(annotation: Any) -> bool:
-    """Whether values can be told to be of it: protocols and Any are not."""
-    return annotation is not Any and inspect.isclass(annotation) and not hasattr(annotation, "_is_protocol")
+    """Whether values can be told to be of it: Any and protocols for type checkers alone are not."""
+    told = not hasattr(annotation, "_is_protocol") or getattr(annotation, "_is_runtime_protocol", False)
+    return annotation is not Any and inspect.isclass(annotation) and told
 
 
 def _plain(annotation: Any) -> Any:

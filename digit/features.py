@@ -16,6 +16,7 @@ from digit.calls import check_fields, checked
 from digit.errors import DigitError
 from digit.nn.backbone import Standardize, as_floats, create, timm
 from digit.nn.batch import in_pieces
+from digit.nn.summary import in_a_line
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -118,6 +119,12 @@ class Encoder(nn.Module):
         )
         self.standardize = Standardize(config.mean, config.std)
         self.requires_grad_(False).eval()
+
+    def __repr__(self) -> str:
+        """One line."""
+        return in_a_line(
+            self, f"{self.config.name} at {self.config.image_size} px", f"block {self.config.block}"
+        )
 
     @property
     def grid(self) -> int:

@@ -1,19 +1,19 @@
 """labels, seeds -> pixels: prior, renderer and what decodes composed; the tokenizer travels along."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Int, Shaped, UInt8
-from PIL import Image
 from torch import Tensor
 
 from digit.bounds import Batch, Count, Draws, Guidance, Temperature, TopP, Weight, Whole
 from digit.calls import checked
-from digit.errors import DigitError, LineageError
+from digit.data.preprocess import PicturesLike, preprocess
+from digit.drawing import Drawing, Pictures, draw
+from digit.errors import DigitError
 from digit.nn.checks import check_device, check_prefix
 from digit.nn.decoding import CacheBits
 from digit.nn.labels import label_ids
@@ -21,8 +21,8 @@ from digit.prior import Prior
 from digit.renderer import Renderer
 from digit.renderer_flow import FlowRenderer
 from digit.renderer_masked import MaskedRenderer
-from digit.rendering import check_flow, render
-from digit.request import Request, at_once, resolve, seeds_and_labels
+from digit.rendering import RENDERERS, RendererName, check_stages
+from digit.request import Request, at_once, in_turn, resolve, seeds_and_labels
 from digit.tokenizer import Tokenizer
 from digit.vqgan import VQGAN, decoding
 from digit.weights.model_folder import (
@@ -34,31 +34,6 @@ from digit.weights.model_folder import (
     open_model,
     save_model,
 )
-
-RendererName = Literal["flow", "autoregressive", "masked"]
-RENDERERS: dict[RendererName, str] = {  # the default is the first that a model has
-    "flow": "renderer_flow",
-    "autoregressive": "renderer",
-    "masked": "renderer_masked",
-}
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """What a pipeline call returns, plain tensors on the CPU; row i everywhere belongs to seed i."""
-
-    pixels: UInt8[Tensor, "b 3 h w"]  # channels last in memory, as pictures have them
-    codes: Int[Tensor, "b n"]
-    vq_codes: Int[Tensor, "b m"] | None  # None where the flow renderer drew
-    seeds: list[int]
-    labels: list[int] | None
-    settings: dict[str, Any]
-
-    @cached_property
-    def images(self) -> list[Image.Image]:
-        """The pixels as pictures of Pillow, made when first asked for."""
-        rows = self.pixels.permute(0, 2, 3, 1).contiguous().numpy()
-        return [Image.fromarray(row) for row in rows]
 
 
 class DigitPipeline:
@@ -125,15 +100,7 @@ class DigitPipeline:
         """Every stage must have been trained on codes of the stages beside it."""
         if (absent := lacking(self._parts())) is not None:
             raise DigitError(f"these stages make no pictures: add a {absent}")
-        prior, vqgan, flow = self.prior.config, self.vqgan, self.renderer_flow
-        own = None if vqgan is None else (vqgan.length, vqgan.config.codes)
-        if own is not None and not self.renderers and own != (prior.length, prior.codes):
-            raise LineageError(
-                f"the prior's {prior.length} codes of {prior.codes} are not the VQGAN's {own[0]} of "
-                f"{own[1]}: add a renderer"
-            )
-        if flow is not None:
-            check_flow(flow, self.prior, vqgan)
+        check_stages(self.prior, self.vqgan, self.renderer_flow, alone=not self.renderers)
         made = {name: getattr(module, "artifact", None) for name, module in self._parts().items()}
         check_parts({name: artifact for name, artifact in made.items() if artifact})
 
@@ -203,6 +170,7 @@ class DigitPipeline:
         autocast: bool | None = None,
         cache_bits: CacheBits = 16,
         progress: Callable[[int], None] | None = None,
+        callback: Callable[[Drawing], None] | None = None,
     ) -> Pictures:
         """Draw pictures. Picture i is a function of seed i and label i, whatever the batch.
 
@@ -232,60 +200,32 @@ class DigitPipeline:
             cache_bits: 8 halves the memory and the reading of keys and values, on a GPU with Triton only. A
                 seed's picture may differ in details.
             progress: called with the number of finished code positions times pictures; see `work`.
+            callback: called after each step with the codes, and pictures, as far as they are drawn (on a GPU
+                after several steps at once). What it raises ends the drawing.
 
         Raises:
             DigitError: an unknown label, more labels than pictures, labels or guidance with `unconditional`,
                 an option out of range, a renderer that the model lacks, or a prefix that is not of its prior.
         """
-        rows = seeds_and_labels(
-            labels,
-            num_images,
-            seeds,
-            unconditional=unconditional,
-            names=self.classes,
-            classes=self.prior.config.classes,
-        )
-        request = self.requested(
-            *rows,
-            renderer=renderer,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            guidance=guidance,
-            guidance_schedule=guidance_schedule,
-            renderer_temperature=renderer_temperature,
-            renderer_top_k=renderer_top_k,
-            renderer_top_p=renderer_top_p,
-            renderer_guidance=renderer_guidance,
-            steps=steps,
-            noise=noise,
-        )
+        known: dict[str, Any] = {"names": self.classes, "classes": self.prior.config.classes}
+        rows = seeds_and_labels(labels, num_images, seeds, unconditional=unconditional, **known)
+        settings = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "guidance": guidance}
+        settings |= {"guidance_schedule": guidance_schedule, "renderer_temperature": renderer_temperature}
+        settings |= {"renderer_top_k": renderer_top_k, "renderer_top_p": renderer_top_p}
+        settings |= {"renderer_guidance": renderer_guidance, "steps": steps, "noise": noise}
+        request = self.requested(*rows, renderer=renderer, **settings)
         count = len(request.seeds)
         if prefix is not None:
             own = self.prior.config
             check_prefix(count, prefix, length=own.length, codes=own.codes)
-        classes = None if request.labels is None else torch.tensor(request.labels, device=self.device)
-        size = batch_size or at_once(self.device, count)
-        drawing = self._drawing(request)
-        how: dict[str, Any] = {"batch_size": size, "autocast": autocast, "cache_bits": cache_bits}
-        how["progress"] = progress
-        rendering: dict[str, Any] = {"side": self.image_size, "units": self._units, "decode": None}
+        decode = None
         if self.vqgan is not None:
-            rendering["decode"] = self.vqgan.decode if autocast is False else decoding(self.vqgan)
-        all_codes, all_vq, all_pixels = [], [], []
-        for start in range(0, count, size):
-            part = slice(start, start + size)
-            own, shown = (None if each is None else each[part] for each in (classes, prefix))
-            seeds = request.seeds[part]
-            codes = self.prior.sample(seeds, own, request.prior, prefix=shown, **how)
-            vq_codes, pixels = render(drawing, codes, seeds, own, request, **how, **rendering)
-            all_codes.append(codes.cpu())
-            all_vq += [] if vq_codes is None else [vq_codes.cpu()]
-            all_pixels.append(pixels)
-        settings = request.settings if prefix is None else request.settings | {"prefix": prefix.shape[1]}
-        vq_codes = torch.cat(all_vq) if all_vq else None
-        pixels, codes = torch.cat(all_pixels), torch.cat(all_codes)
-        return Pictures(pixels, codes, vq_codes, request.seeds, request.labels, settings)
+            decode = self.vqgan.decode if autocast is False else decoding(self.vqgan)
+        size = batch_size or at_once(self.device, count)
+        how: dict[str, Any] = {"side": self.image_size, "units": self._units, "decode": decode}
+        how |= {"prefix": prefix, "batch_size": size, "autocast": autocast, "cache_bits": cache_bits}
+        how |= {"progress": progress, "callback": callback}
+        return draw(self.prior, self._drawing(request), request, **how)
 
     @checked
     def requested(
@@ -328,12 +268,13 @@ class DigitPipeline:
 
     @checked
     @torch.no_grad()
-    def encode(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
+    def encode(self, pixels: Shaped[Tensor, "b 3 h w"] | PicturesLike) -> Int[Tensor, "b n"]:
         """The codes that the prior models of square pictures of `image_size` pixels per side; on the CPU.
 
-        Pixels are uint8, as a call gives them, or floats in [0, 1]. The codes are the tokenizer's, or the
+        Pixels are uint8, as a call gives them, or floats in [0, 1]; files, folders and pictures of Pillow
+        become pixels by `digit.preprocess`. The codes are the tokenizer's, or the
         VQGAN's own where there is no renderer. As in `digit tokenize`, networks run in bfloat16 on a GPU.
-        DigitError where the model has no tokenizer, or for other pixels.
+        DigitError where the model has no tokenizer, for other pixels, or for what cannot be read.
         """
         if self.renderers and self.tokenizer is None:
             raise DigitError(
@@ -342,6 +283,8 @@ class DigitPipeline:
         reader = self.tokenizer if self.tokenizer is not None and self.renderers else self.vqgan
         assert reader is not None, "without a renderer there is a VQGAN"
         reader.eval()
+        if not isinstance(pixels, Tensor):
+            pixels = preprocess(pixels, size=self.image_size)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             return reader.encode(pixels.to(self.device)).cpu()
 
@@ -359,6 +302,43 @@ class DigitPipeline:
                 f"codes: pictures of this model have {self.prior.config.length} of them, not {codes.shape[1]}"
             )
         return self(seeds=range(len(codes)) if seeds is None else seeds, prefix=codes, **how).pixels
+
+    @checked
+    def complete(
+        self,
+        pictures: Shaped[Tensor, "b 3 h w"] | PicturesLike,
+        *,
+        prefix: Whole,
+        seeds: Sequence[int] = range(8),
+        labels: Sequence[int | str] | None = None,
+        **how: Any,
+    ) -> Pictures:
+        """Draw pictures that begin as given ones do, as `digit sample --prefix-from`, one per seed of each.
+
+        Those of a picture follow on one another, in the order of `seeds`.
+
+        Args:
+            pictures: what `encode` takes.
+            prefix: how many codes of each picture are kept, in raster order.
+            seeds: of the completions, the same for each picture.
+            labels: classes of the pictures, in turn; left out, each completion has that of its seed.
+            how: further settings of a call.
+
+        Raises:
+            DigitError: as `encode` and a call, or more `prefix` than a picture has codes.
+        """
+        if prefix > self.prior.config.length:
+            raise DigitError(
+                f"prefix: pictures of this model have {self.prior.config.length} codes, not {prefix}"
+            )
+        codes, each = self.encode(pictures)[:, :prefix], len(seeds)
+        told = None if labels is None else in_turn(self.label_ids(labels), len(codes))
+        return self(
+            told and [label for label in told for _ in range(each)],
+            seeds=list(seeds) * len(codes),
+            prefix=codes.repeat_interleave(each, 0),
+            **how,
+        )
 
     @property
     def renderers(self) -> list[str]:

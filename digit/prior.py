@@ -15,11 +15,12 @@ from digit.calls import check_fields, checked
 from digit.errors import DigitError
 from digit.nn.batch import CodeBatch, Specials, with_end
 from digit.nn.checks import check_labels, check_prefix
-from digit.nn.decoding import CacheBits, CodeTables, decode
+from digit.nn.decoding import CacheBits, CodeTables, Watch, decode
 from digit.nn.labels import label_ids, start_of, taught
 from digit.nn.losses import cross_entropy
 from digit.nn.noise import keys
 from digit.nn.sampling import SamplerConfig
+from digit.nn.summary import in_a_line
 from digit.nn.transformer import Transformer, TransformerConfig, embedding, projection, stream
 
 Label = Annotated[int, Bounds(-1, MANY)]  # -1 is none
@@ -76,6 +77,12 @@ class Prior(nn.Module):
             )
         )
         self.projection = None if config.tied else projection(config.width, config.specials + config.codes)
+
+    def __repr__(self) -> str:
+        """One line."""
+        return in_a_line(
+            self, f"{self.config.length} codes of {self.config.codes:,}", f"{self.config.classes:,} classes"
+        )
 
     def logits(
         self, codes: Int[Tensor, "b n"], labels: Int[Tensor, " b"] | None = None
@@ -169,6 +176,7 @@ class Prior(nn.Module):
         prefix: Int[Tensor, "b p"] | None = None,
         batch_size: Batch = 64,
         progress: Callable[[int], None] | None = None,
+        watch: Watch | None = None,
         autocast: bool | None = None,
         cache_bits: CacheBits = 16,
     ) -> Int[Tensor, "b n"]:
@@ -176,9 +184,10 @@ class Prior(nn.Module):
 
         With a `prefix` the first p codes of each image are given and the others drawn, each with the noise
         that its position always has: the first codes of a sample as prefix give that sample again. A prefix
-        of all codes costs nothing. `progress` hears how many codes each step drew. Raises DigitError for
-        labels the prior does not know, for guidance or missing labels where it never saw an image without
-        its label, and for a prefix that is not of this prior.
+        of all codes costs nothing. `progress` hears how many codes each step drew, `watch` sees a
+        batch's codes after it, -1 where none is drawn yet. Raises DigitError for labels the prior does not
+        know, for guidance or missing labels where it never saw an image without its label, and for a prefix
+        that is not of this prior.
         """
         config, own = config or SamplerConfig(), self.config
         ids = self.labels_for(len(seeds), labels, guidance=config.guidance)
@@ -204,6 +213,7 @@ class Prior(nn.Module):
                     null_prefix=null_read,
                     given=given,
                     progress=progress,
+                    watch=watch,
                     autocast=autocast,
                     cache_bits=cache_bits,
                 )

@@ -14,11 +14,12 @@ from digit.calls import check_fields, checked
 from digit.errors import DigitError
 from digit.nn.batch import CodeBatch, Specials, with_end
 from digit.nn.checks import check_codes, check_labels
-from digit.nn.decoding import CacheBits, CodeTables, decode
+from digit.nn.decoding import CacheBits, CodeTables, Watch, decode
 from digit.nn.labels import start_of, taught
 from digit.nn.losses import cross_entropy
 from digit.nn.noise import keys
 from digit.nn.sampling import SamplerConfig
+from digit.nn.summary import in_a_line
 from digit.nn.transformer import Transformer, TransformerConfig, embedding, projection, stream
 
 
@@ -93,6 +94,13 @@ class Renderer(nn.Module):
             )
         )
         self.projection = projection(config.width, config.specials + config.vq_codes)
+
+    def __repr__(self) -> str:
+        """One line."""
+        own = self.config
+        return in_a_line(
+            self, f"{own.length} codes of {own.codes:,} -> {own.vq_length} VQ codes of {own.vq_codes:,}"
+        )
 
     def logits(
         self,
@@ -172,14 +180,16 @@ class Renderer(nn.Module):
         labels: Sequence[int] | Int[Tensor, " b"] | None = None,
         batch_size: Batch = 64,
         progress: Callable[[int], None] | None = None,
+        watch: Watch | None = None,
         autocast: bool | None = None,
         cache_bits: CacheBits = 16,
     ) -> Int[Tensor, "b m"]:
         """Draw the VQ codes of each image, on the renderer's device; row i depends on row i of what is given.
 
         `labels` are numbers of classes, -1 for none; none if left out. `progress` hears how many VQ codes
-        each step drew. Raises DigitError for codes that are not the renderer's, for labels that it does not
-        know, and for guidance or missing labels where it never saw an image without its label.
+        each step drew, `watch` sees a batch's after it, -1 where none is drawn yet. Raises DigitError for
+        codes that are not the renderer's, for labels that it does not know, and for guidance or missing
+        labels where it never saw an image without its label.
         """
         config, own = config or SamplerConfig(), self.config
         check_codes(len(seeds), codes, length=own.length, codes=own.codes)
@@ -202,6 +212,7 @@ class Renderer(nn.Module):
                     tables=self.tables(),
                     null_prefix=null_read,
                     progress=progress,
+                    watch=watch,
                     autocast=autocast,
                     cache_bits=cache_bits,
                 )

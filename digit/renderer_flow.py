@@ -19,9 +19,10 @@ from digit.calls import check_fields, checked
 from digit.errors import DigitError
 from digit.nn.batch import ViewBatch, in_equal_parts
 from digit.nn.checks import check_codes
-from digit.nn.decoding import inference
+from digit.nn.decoding import Watch, inference
 from digit.nn.modulated import ModulatedBlock, Times, modulated
 from digit.nn.noise import gaussians, keys
+from digit.nn.summary import in_a_line
 
 LEAST = 0.05  # of 1 - time in the loss: nearer to the picture, an error of velocity is no longer weighted up
 GUIDED_FROM = 0.1  # time: before, the picture is all noise, and guidance only drives its colours apart
@@ -118,6 +119,11 @@ class FlowRenderer(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
+    def __repr__(self) -> str:
+        """One line."""
+        own = self.config
+        return in_a_line(self, f"{own.length} codes of {own.codes:,} -> {own.image_size} px")
+
     def forward(
         self,
         noisy: Float[Tensor, "b 3 h w"],
@@ -187,6 +193,7 @@ class FlowRenderer(nn.Module):
         steps: Count | None = None,
         guidance: Weight | None = None,
         progress: Callable[[int], None] | None = None,
+        watch: Watch | None = None,
         autocast: bool | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
         """Draw the pictures of codes, values in [0, 1], on the renderer's device; row i depends on row i.
@@ -199,6 +206,7 @@ class FlowRenderer(nn.Module):
             guidance: weight of what codes and class change; other than 1 it takes a second pass at each step,
                 unless the renderer was taught it.
             progress: hears how many pictures each step has passed, with those that fill up a part.
+            watch: sees what each step takes for the pictures; those that are not begun are grey.
             autocast: half precision; by default on a GPU only.
 
         Raises:
@@ -224,11 +232,21 @@ class FlowRenderer(nn.Module):
         given = (
             each.to(device) for each in (noise, codes, self.known(rows, len(rows), rows.device), weights)
         )
-        run = partial(self.flow, steps=steps or own.steps, progress=progress)
+        found: list[Tensor] = []
+
+        def see(clean: Float[Tensor, "p 3 h w"]) -> None:
+            begun = torch.cat((*found, clean))[: len(codes)]
+            rest = torch.zeros(len(codes) - len(begun), *begun.shape[1:], device=device)
+            assert watch is not None
+            watch(_levels(torch.cat((begun, rest))).cpu())
+
+        seen = None if watch is None else see
+        run = partial(self.flow, steps=steps or own.steps, progress=progress, watch=seen)
         with inference(self, autocast=autocast):
-            parts = in_equal_parts(run, *given, side=own.image_size)
-            found = torch.cat(list(parts))
-        return (found.clone().clamp_(-1, 1) + 1) / 2
+            for part in in_equal_parts(run, *given, side=own.image_size):
+                found.append(part)
+            whole = torch.cat(found)
+        return _levels(whole)
 
     def flow(
         self,
@@ -239,6 +257,7 @@ class FlowRenderer(nn.Module):
         *,
         steps: int,
         progress: Callable[[int], None] | None = None,
+        watch: Watch | None = None,
     ) -> Float[Tensor, "b 3 h w"]:
         """From noise to the pictures, values from -1 to 1; labels as `known` gives them.
 
@@ -259,4 +278,11 @@ class FlowRenderer(nn.Module):
             before = velocity
             if progress is not None:
                 progress(len(x))
+            if watch is not None:
+                watch(clean)
         return x
+
+
+def _levels(clean: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
+    """Values from -1 to 1, or beyond, as values in [0, 1]."""
+    return (clean.clamp(-1, 1) + 1) / 2

@@ -13,12 +13,13 @@ from digit.calls import checked
 from digit.errors import DigitError
 from digit.nn.batch import CodeBatch
 from digit.nn.checks import check_codes
-from digit.nn.decoding import inference
+from digit.nn.decoding import Watch, inference
 from digit.nn.forms import replaceable
 from digit.nn.labels import start_of, taught
 from digit.nn.losses import cross_entropy
 from digit.nn.noise import gumbels, keys
 from digit.nn.sampling import SamplerConfig, draw
+from digit.nn.summary import in_a_line
 from digit.nn.transformer import Transformer, TransformerConfig, embedding, projection, stream
 from digit.renderer import RendererConfig
 
@@ -62,6 +63,13 @@ class MaskedRenderer(nn.Module):
         )
         self.transformer = Transformer(blocks)
         self.projection = projection(config.width, config.specials + config.vq_codes)
+
+    def __repr__(self) -> str:
+        """One line."""
+        own = self.config
+        return in_a_line(
+            self, f"{own.length} codes of {own.codes:,} -> {own.vq_length} VQ codes of {own.vq_codes:,}"
+        )
 
     @property
     def mask(self) -> int:
@@ -164,14 +172,15 @@ class MaskedRenderer(nn.Module):
         noise: Weight | None = None,
         batch_size: Batch = 64,
         progress: Callable[[int], None] | None = None,
+        watch: Watch | None = None,
         autocast: bool | None = None,
     ) -> Int[Tensor, "b m"]:
         """Draw the VQ codes of each image, on the renderer's device; row i depends on row i of what is given.
 
         `labels` are numbers of classes, -1 for none; none if left out. `progress` hears how many VQ codes
-        each step settled. Raises DigitError for codes that are not the renderer's, for labels that it does
-        not know, for guidance or missing labels where it never saw an image without its label, and for steps
-        outside 1 to the number of VQ codes.
+        each step settled, `watch` sees a batch's after it, -1 where masked. Raises DigitError for codes that
+        are not the renderer's, for labels that it does not know, for guidance or missing labels where it
+        never saw an image without its label, and for steps outside 1 to the number of VQ codes.
         """
         config, own = config or SamplerConfig(), self.config
         check_codes(len(seeds), codes, length=own.length, codes=own.codes)
@@ -186,7 +195,7 @@ class MaskedRenderer(nn.Module):
                 keys(seeds[rows], stage=f"renderer_masked{what}") for what in ("", " confidence")
             )
             how = {"steps": steps, "noise": noise, "progress": progress, "autocast": autocast}
-            how["labels"] = None if ids is None else ids[rows].to(device)
+            how |= {"labels": None if ids is None else ids[rows].to(device), "watch": watch}
             batches.append(fill(self, codes[rows].to(device), own_keys, of_confidence, config, **how))
         return torch.cat(batches)
 
@@ -203,6 +212,7 @@ def fill(
     noise: float,
     labels: Int[Tensor, " b"] | None = None,
     progress: Callable[[int], None] | None = None,
+    watch: Watch | None = None,
     autocast: bool | None = None,
 ) -> Int[Tensor, "b m"]:
     """Draw all VQ codes of images in `steps`; after each, those that are least sure are masked again.
@@ -239,6 +249,8 @@ def fill(
                 left=left,
                 mask=renderer.mask,
             )
+            if watch is not None:
+                watch(vq_codes.masked_fill(vq_codes == renderer.mask, -1).cpu())
     return vq_codes
 
 

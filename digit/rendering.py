@@ -1,7 +1,7 @@
 """codes -> pixels: by the renderer that a request names, and the VQGAN where that draws VQ codes."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -9,13 +9,20 @@ from torch import Tensor
 
 from digit.errors import DigitError, LineageError
 from digit.nn.batch import in_equal_parts
-from digit.nn.decoding import CacheBits
+from digit.nn.decoding import CacheBits, Watch
 from digit.prior import Prior
 from digit.renderer import Renderer
 from digit.renderer_flow import FlowRenderer
 from digit.renderer_masked import MaskedRenderer
 from digit.request import Request
 from digit.vqgan import VQGAN
+
+RendererName = Literal["flow", "autoregressive", "masked"]
+RENDERERS: dict[RendererName, str] = {  # the part that each is; the default is the first that a model has
+    "flow": "renderer_flow",
+    "autoregressive": "renderer",
+    "masked": "renderer_masked",
+}
 
 
 def render(
@@ -32,14 +39,16 @@ def render(
     autocast: bool | None,
     cache_bits: CacheBits,
     progress: Callable[[int], None] | None,
+    watch: Watch | None = None,
 ) -> tuple[Int[Tensor, "b m"] | None, UInt8[Tensor, "b 3 h w"]]:
     """The VQ codes, if any are drawn, and the pixels, these on the CPU.
 
     Without a renderer the codes are VQ codes. `decode` makes pixels of these, pictures of `side` pixels.
-    `labels` reach a renderer that knows classes. `progress` hears `units` for each picture.
+    `labels` reach a renderer that knows classes. `progress` hears `units` for each picture,
+    `watch` sees what a renderer has drawn so far, VQ codes or pixels.
     """
     how: dict[str, Any] = {"labels": labels if renderer is not None and renderer.config.classes else None}
-    how |= {"autocast": autocast, "progress": progress}
+    how |= {"autocast": autocast, "progress": progress, "watch": watch}
     if isinstance(renderer, FlowRenderer):
         how |= {"steps": request.steps, "guidance": request.rendering.guidance}
         if progress is not None:
@@ -55,6 +64,23 @@ def render(
     assert decode is not None, "a pipeline has a VQGAN where VQ codes are drawn"
     parts = in_equal_parts(decode, codes, side=side)
     return codes, torch.cat([to_uint8(few).cpu() for few in parts])
+
+
+def check_stages(prior: Prior, vqgan: VQGAN | None, flow: FlowRenderer | None, *, alone: bool) -> None:
+    """That the prior's codes and the pictures' sides fit; `alone`: no renderer is between prior and VQGAN.
+
+    Raises:
+        DigitError: pictures of unequal sizes.
+        LineageError: codes of another kind.
+    """
+    own, drawn = prior.config, None if vqgan is None else (vqgan.length, vqgan.config.codes)
+    if drawn is not None and alone and drawn != (own.length, own.codes):
+        raise LineageError(
+            f"the prior's {own.length} codes of {own.codes} are not the VQGAN's {drawn[0]} of "
+            f"{drawn[1]}: add a renderer"
+        )
+    if flow is not None:
+        check_flow(flow, prior, vqgan)
 
 
 def check_flow(flow: FlowRenderer, prior: Prior, vqgan: VQGAN | None) -> None:

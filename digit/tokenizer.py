@@ -2,20 +2,25 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from digit.bounds import Codebook
+from digit.bounds import Batch, Codebook, Count, Seed, Side, Whole
 from digit.calls import check_fields, checked
+from digit.centroids import Plan, cluster
+from digit.data.images import ImageSource, open_images
+from digit.data.preprocess import PicturesLike, preprocess
 from digit.errors import DigitError
-from digit.features import Encoder, EncoderConfig, reading
+from digit.features import Encoder, EncoderConfig, encoder_config, reading
 from digit.kmeans import assign
 from digit.nn.backbone import in_range
-from digit.nn.checks import check_vocabulary
+from digit.nn.checks import check_device, check_vocabulary
+from digit.nn.summary import in_a_line
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,75 @@ class Tokenizer(nn.Module):
         self.register_buffer("centroids", table)
         stored = None if config.distance == "exact" else table.square().sum(1)
         self.register_buffer("squares", stored)
+        self._side: int | None = None
+
+    @classmethod
+    @checked
+    def fit(
+        cls,
+        images: str | Path | ImageSource,
+        *,
+        encoder: str | Encoder = "dinov2-b-reg",
+        clusters: Codebook = 8192,
+        size: Side | None = None,
+        per_cluster: Count = 256,
+        iterations: Whole = 20,
+        mirror: bool = True,
+        seed: Seed = 0,
+        batch_size: Batch = 64,
+        device: torch.device | str = "cpu",
+    ) -> "Tokenizer":
+        """K-means over an encoder's features of pictures, as `digit fit` does it; nothing is written.
+
+        `digit.save(tokenizer, folder)` makes of it what the other verbs take. Memory holds `clusters` times
+        `per_cluster` feature vectors and one batch.
+
+        Args:
+            images: a folder, zip or shards of pictures, or what `digit.open_images` gave.
+            encoder: a name as `digit.encoder_config` takes it, whose weights timm fetches; or an encoder,
+                such as `digit.load(folder)` of one that `digit convert` made.
+            clusters: K, the number of codes.
+            size: side in pixels of the pictures before the encoder resizes them; the encoder's if left out.
+            per_cluster: feature vectors kept for K-means, per cluster.
+            iterations: of Lloyd's algorithm.
+            mirror: also see every picture mirrored.
+            seed: of the sample and the starting centroids.
+            batch_size: pictures at once.
+            device: where it works, and the tokenizer stays: cpu, cuda or cuda:N.
+
+        Raises:
+            DigitError: no pictures, an unknown encoder, or more clusters than feature vectors.
+        """
+        source = images if isinstance(images, ImageSource) else open_images(images)
+        if isinstance(encoder, str):
+            encoder = Encoder(encoder_config(encoder), pretrained=True)
+        encoder, side = encoder.to(check_device(device)), size or encoder.config.image_size
+        how: dict[str, Any] = {
+            "mirror": mirror,
+            "seed": seed,
+            "batch": batch_size,
+            "threads": None,
+            "strict": False,
+        }
+        plan = Plan(source, encoder, {}, side, clusters, per_cluster, **how)
+        plan.check()
+        centroids = cluster(plan, iterations=iterations)[0].centroids
+        fitted = cls(TokenizerConfig(encoder.config, clusters), encoder=encoder, centroids=centroids)
+        fitted._side = side
+        return fitted.to(encoder.standardize.mean.device).eval()
+
+    def __repr__(self) -> str:
+        """One line."""
+        return in_a_line(
+            self, f"{self.encoder.config.name} at {self.size} px", f"{self.config.codes:,} codes",
+            f"{self.grid} x {self.grid} a picture",
+        )  # fmt: skip
+
+    @property
+    def size(self) -> int:
+        """Side in pixels of the pictures that it was fitted on, at which files are read."""
+        told = (getattr(self, "artifact", {}).get("extra") or {}).get("size")
+        return self._side or told or self.config.encoder.image_size
 
     @property
     def grid(self) -> int:
@@ -92,11 +166,14 @@ class Tokenizer(nn.Module):
 
     @checked
     @torch.no_grad()
-    def encode(self, pixels: Shaped[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
+    def encode(self, pixels: Shaped[Tensor, "b 3 h w"] | PicturesLike) -> Int[Tensor, "b n"]:
         """The codes of square pictures of any size: the nearest centroid, by `config.distance`.
 
-        Pixels are uint8, or floats in [0, 1]. DigitError for others, and for pictures that are not square.
+        Pixels are uint8, or floats in [0, 1]; files, folders and pictures of Pillow become pixels of `size`
+        by `digit.preprocess`. DigitError for other pixels, pictures that are not square or cannot be read.
         """
+        if not isinstance(pixels, Tensor):
+            pixels = preprocess(pixels, size=self.size).to(self.centroids.device)
         return self.nearest(self.encoder(in_range(pixels)))
 
     @checked

@@ -18,6 +18,7 @@ from digit.nn.autoencoder import BlockStyle, Decoder, Encoder
 from digit.nn.backbone import as_floats, in_range
 from digit.nn.batch import in_pieces
 from digit.nn.checks import check_vocabulary
+from digit.nn.summary import in_a_line
 from digit.vqgan_config import VQGANConfig
 
 
@@ -47,6 +48,14 @@ class VQGAN(nn.Module):
         self.black, self.white = (-1, 1) if taming else (0, 1)
         grey = (self.black + self.white) / 2
         nn.init.constant_(self.decoder.conv_out.get_parameter("bias"), grey)  # training starts there
+
+    def __repr__(self) -> str:
+        """One line."""
+        return in_a_line(
+            self,
+            f"{self.config.image_size} px",
+            f"{self.grid} x {self.grid} VQ codes of {self.config.codes:,}",
+        )
 
     @property
     def grid(self) -> int:

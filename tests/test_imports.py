@@ -11,7 +11,7 @@ from digit.run.verbs import VERBS
 
 ROOT = Path(__file__).parents[1] / "digit"
 FLOW = [
-    *("features", "kmeans", "tokenizer", "vqgan", "vqgan_loss", "prior"),
+    *("features", "kmeans", "centroids", "tokenizer", "vqgan", "vqgan_loss", "prior"),
     *("renderer", "renderer_masked", "renderer_flow", "renderer_flow_loss"),
 ]
 LEAVES = {
@@ -41,7 +41,8 @@ ALLOWED = {
     "evaluation": LEAVES | {"nn", "training", "data", "weights", *FLOW},
     "request": LEAVES | {"nn", "weights"},
     "rendering": LEAVES | {"nn", "request", *FLOW},
-    "pipeline": LEAVES | {"nn", "weights", "request", "rendering", *FLOW},
+    "drawing": LEAVES | {"nn", "request", "rendering", *FLOW},
+    "pipeline": LEAVES | {"nn", "data", "weights", "request", "rendering", "drawing", *FLOW},
 }
 
 
@@ -112,7 +113,7 @@ def test_layers(path):
     here = layer(path)
     if here in ("run", "models", "__main__"):
         return
-    allowed = LEAVES | {"nn", *FLOW[: FLOW.index(here)]} if here in FLOW else ALLOWED[here]
+    allowed = LEAVES | {"nn", "data", *FLOW[: FLOW.index(here)]} if here in FLOW else ALLOWED[here]
     strangers = imported(path) - allowed - {here}
     assert not strangers, f"{path.name} imports {sorted(strangers)}"
 

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import digit.pipeline
 from digit.errors import DigitError
@@ -156,3 +157,25 @@ def test_guidance_is_refused_by_a_renderer_that_knows_no_class(classed):
     for renderer in ("autoregressive", "masked"):
         with pytest.raises(DigitError, match=r"guidance 2.0 needs a renderer of classes"):
             classed[0](seeds=[0], renderer=renderer, renderer_guidance=2.0)
+
+
+def test_complete_draws_what_sample_prefix_from_draws(classed, chain, tmp_path, run):
+    pipeline, whole = classed
+    for i, image in enumerate(whole.images[:2]):
+        image.save(tmp_path / f"{i}.png")
+    out = tmp_path / "out"
+    code, _, said = run("sample", chain.root / "model", "--prefix-from", tmp_path, "--prefix", 5, "--num", 3,
+                        "--out", out, "--device", "cpu")  # fmt: skip
+    assert code == 0, said
+    files = sorted(out.glob("0*-0*.png"))
+    drawn = pipeline.complete([tmp_path / "0.png", tmp_path / "1.png"], prefix=5, seeds=range(3))
+    assert len(files) == 6
+    for file, image in zip(files, drawn.images, strict=True):
+        assert np.array_equal(np.asarray(Image.open(file)), np.asarray(image))
+    kept = pipeline.encode(whole.pixels[:2])[:, :5]
+    assert torch.equal(drawn.codes[:, :5], kept.repeat_interleave(3, 0)) and drawn.seeds == [0, 1, 2] * 2
+    labelled = pipeline.complete(whole.images[:2], prefix=5, seeds=[4], labels=["red", 0])
+    assert labelled.labels == [2, 0]
+    assert pipeline.complete(whole.pixels[:1], prefix=16).codes.unique(dim=0).shape[0] == 1
+    with pytest.raises(DigitError, match="prefix: pictures of this model have 16 codes, not 17"):
+        pipeline.complete(whole.pixels, prefix=17)

@@ -92,10 +92,7 @@ def decode(data: bytes, *, max_pixels: int = 64_000_000) -> Image.Image:
             if width * height > max_pixels:
                 raise BrokenImage(f"its header says {width} x {height} pixels, more than {max_pixels:,}")
             file.pixels_follow()
-            image.load()
-            if image.format == "TIFF" or "exif" in image.info or "xmp" in image.info:
-                image = _upright(image)
-            return image if image.mode == "RGB" and "transparency" not in image.info else _to_rgb(image)
+            return _upright_rgb(image)
         except BrokenImage:
             raise
         except TooMuch as error:
@@ -103,8 +100,30 @@ def decode(data: bytes, *, max_pixels: int = 64_000_000) -> Image.Image:
         except UnidentifiedImageError:
             raise BrokenImage("not a picture in a known format") from None
         except _FAILURES as error:
-            text = " ".join(str(error).split())[:200]
-            raise BrokenImage(f"{type(error).__name__}: {text}" if text else type(error).__name__) from error
+            raise _broken(error) from error
+
+
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A picture that Pillow has opened or made, as `decode` gives it; BrokenImage where it cannot be read."""
+    with _quiet_pillow():
+        try:
+            return _upright_rgb(image)
+        except BrokenImage:
+            raise
+        except _FAILURES as error:
+            raise _broken(error) from error
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    image.load()
+    if image.format == "TIFF" or "exif" in image.info or "xmp" in image.info:
+        image = _upright(image)
+    return image if image.mode == "RGB" and "transparency" not in image.info else _to_rgb(image)
+
+
+def _broken(error: BaseException) -> BrokenImage:
+    text = " ".join(str(error).split())[:200]
+    return BrokenImage(f"{type(error).__name__}: {text}" if text else type(error).__name__)
 
 
 def _without_profiles(data: bytes) -> bytes:

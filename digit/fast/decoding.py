@@ -15,7 +15,7 @@ from digit.fast.kernels.attention import PAIRS, attend
 from digit.fast.kernels.draw import Filters, draw
 from digit.fast.packed import PackedTransformer
 from digit.fast.weights import state_of
-from digit.nn.decoding import CacheBits, CodeTables, inference
+from digit.nn.decoding import CacheBits, CodeTables, Watch, inference
 from digit.nn.sampling import SamplerConfig
 from digit.nn.transformer import KeyValueCache, Transformer, TransformerConfig
 
@@ -53,6 +53,7 @@ def decode(
     null_prefix: Float[Tensor, "b p d"] | None = None,
     given: Int[Tensor, "b g"] | None = None,
     progress: Callable[[int], None] | None = None,
+    watch: Watch | None = None,
     autocast: bool | None = None,
     cache_bits: CacheBits = 16,
 ) -> Int[Tensor, "b n"]:
@@ -61,6 +62,18 @@ def decode(
     prefixes = (prefix, null_prefix) if guided and null_prefix is not None else (prefix,)
     images, room = len(keys), prefix.shape[1] + length - first - 1
     codes, begin = [], 0
+
+    def see(drawn: Int[Tensor, "r n"], known: int) -> None:
+        """Codes of the rows from `begin` on, of which `known` are there."""
+        now = torch.full((images, length), -1)
+        now[begin : begin + len(drawn), first:known] = drawn[:, first:known].cpu()
+        if codes:
+            now[:begin] = torch.cat(codes).cpu()
+        if given is not None:
+            now[:, :first] = given.cpu()
+        assert watch is not None
+        watch(now)
+
     with (
         inference(transformer, autocast=autocast) as dtype,
         torch.autocast(prefix.device.type, enabled=False),
@@ -71,7 +84,8 @@ def decode(
             decoder = decoder_for(transformer, tables, wanted)
             part = slice(begin, begin + min(wanted.rows, decoder.shape.rows))
             chosen = torch.cat([prefix[part] for prefix in prefixes])
-            codes.append(decoder.run(chosen, keys[part], config=config, first=first, progress=progress))
+            how: dict[str, Any] = {"config": config, "first": first, "progress": progress}
+            codes.append(decoder.run(chosen, keys[part], **how, watch=watch and see))
             begin = part.stop
         whole = torch.cat(codes)
         if given is not None:
@@ -123,8 +137,12 @@ class FastDecoder:
         config: SamplerConfig,
         first: int,
         progress: Callable[[int], None] | None,
+        watch: Callable[[Tensor, int], None] | None = None,
     ) -> Int[Tensor, "b n"]:
-        """Codes of the positions from `first` on, after embedded prefixes; earlier ones are not written."""
+        """Codes of the positions from `first` on, after embedded prefixes; earlier ones are not written.
+
+        `watch` sees the codes after every graph, and how many of a row are drawn.
+        """
         images, rows, length = len(keys), self.shape.rows, self.shape.length
         numbers = [config.temperature, config.top_p, config.top_k]
         self.settings.copy_(torch.tensor(numbers, dtype=torch.float64))
@@ -153,6 +171,8 @@ class FastDecoder:
                         waiting.pop(0).synchronize()
                 for _ in range(steps):
                     progress(images)
+            if watch is not None:
+                watch(self.codes[:images], position)
         return self.codes[:images].clone()
 
     def _go(self, steps: int) -> None:

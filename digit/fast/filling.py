@@ -14,7 +14,7 @@ from digit.fast.kernels.filling import embed, settle
 from digit.fast.kernels.noise import gumbels
 from digit.fast.packed import PackedTransformer
 from digit.fast.weights import state_of
-from digit.nn.decoding import products_dtype
+from digit.nn.decoding import Watch, products_dtype
 from digit.nn.sampling import SamplerConfig
 from digit.nn.transformer import Transformer
 from digit.renderer_masked import MaskedRenderer, masked_after, twice, with_none
@@ -107,9 +107,10 @@ def fill(
     noise: float,
     labels: Int[Tensor, " b"] | None = None,
     progress: Callable[[int], None] | None = None,
+    watch: Watch | None = None,
     autocast: bool | None = None,
 ) -> Int[Tensor, "b m"]:
-    """What `renderer_masked.fill` draws, by packed weights and one kernel per draw."""
+    """What `renderer_masked.fill` draws, by packed weights and one kernel per draw; seen when it is done."""
     transformer, specials = renderer.transformer, renderer.config.specials
     dtype = products_dtype(transformer, autocast)
     given = [codes, keys.to(codes.device), confidence_keys.to(codes.device)]
@@ -139,6 +140,8 @@ def fill(
         vq_codes = filled()
     if progress is not None:
         progress(vq_codes.numel())
+    if watch is not None:
+        watch(vq_codes.cpu())
     return vq_codes.clone()  # outside of inference mode: a tensor that may also be trained on
 
 

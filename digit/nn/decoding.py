@@ -15,6 +15,8 @@ from digit.nn.forms import replaceable
 from digit.nn.sampling import SamplerConfig, draw
 from digit.nn.transformer import Transformer
 
+# Sees what is drawn so far, a copy on the CPU: codes of which -1 are not drawn yet, or a renderer's pixels.
+Watch = Callable[[Tensor], None]
 CacheBits = Literal[16, 8]  # of a number in the cache of keys and values; 16 stands for as they come
 
 
@@ -77,6 +79,7 @@ def decode(
     null_prefix: Float[Tensor, "b p d"] | None = None,
     given: Int[Tensor, "b g"] | None = None,
     progress: Callable[[int], None] | None = None,
+    watch: Watch | None = None,
     autocast: bool | None = None,
     cache_bits: CacheBits = 16,
 ) -> Int[Tensor, "b n"]:
@@ -93,6 +96,7 @@ def decode(
         given: the codes of the first g positions, with which the prefixes already end. They stand first in
             the result, and each later position keeps its own noise.
         progress: called with the number of codes that each step drew.
+        watch: called with the codes after each step.
         autocast: bfloat16; by default on CUDA only.
         cache_bits: 8 halves what is read of keys and values, which only the form for GPUs can.
 
@@ -105,7 +109,7 @@ def decode(
     if guided and null_prefix is None:
         raise DigitError(f"guidance {config.guidance} needs an unconditional prefix: sample with guidance 1")
     rows, first = len(keys), 0 if given is None else given.shape[1]
-    codes = torch.empty(rows, length, dtype=torch.int64, device=prefix.device)
+    codes = torch.full((rows, length), -1, device=prefix.device)
     if given is not None:
         codes[:, :first] = given
     if first == length:
@@ -122,6 +126,8 @@ def decode(
             codes[:, position] = drawn
             if progress is not None:
                 progress(rows)
+            if watch is not None:
+                watch(codes.to("cpu", copy=True))
             if position + 1 < length:
                 x = tables.embed(torch.cat((drawn, drawn)) if guided else drawn, position)
     return codes

@@ -5,7 +5,6 @@ from typing import Annotated, Any
 
 from digit.bounds import Batch, Bounds, Codebook, Count, Depth, Positive, Seed, Share, Whole
 from digit.calls import checked
-from digit.errors import DigitError
 from digit.run.options import Device, File, Folder, Name, Pictures, Pixels
 from digit.run.table import print_table, saved
 
@@ -72,14 +71,14 @@ def fit(
         strict: stop at the first picture that is broken or lacks a class, instead of leaving it out.
         dry_run: only open everything, say what would be done and what it takes, and stop.
     """
+    from digit.centroids import Plan, cluster
     from digit.data.identity import of_images
     from digit.distributed import by_main, is_main, main_first, wait
     from digit.files import check_writable, make_folder
     from digit.locks import locked
-    from digit.progress import say
     from digit.run.claim import claim, nothing_left
     from digit.run.device import choose_device
-    from digit.run.fitting import Plan, cluster, dry_run_of, made_of, open_encoder, write_tokenizer
+    from digit.run.fitting import dry_run_of, made_of, open_encoder, write_tokenizer
     from digit.run.pictures import open_told
 
     out, where = Path(out), choose_device(device, float64=True)
@@ -104,13 +103,7 @@ def fit(
         threads=threads,
         strict=strict,
     )
-    if clusters > plan.vectors:
-        raise DigitError(
-            f"--clusters {clusters} is more than the {plan.vectors} feature vectors of {images}: choose "
-            "fewer clusters or more pictures"
-        )
-    for warning in plan.warnings:
-        say(f"digit: {warning}")
+    plan.check()
     if dry_run:
         claim(out, "fit", {})
         return _tell_plan(dry_run_of(plan, out, iterations=iterations))

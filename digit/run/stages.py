@@ -15,6 +15,7 @@ from digit.data.images import ImageSource
 from digit.data.loader import Report, load_pixels
 from digit.data.pixels import PixelData
 from digit.distributed import is_main, main_first, on_main
+from digit.drawing import code_colours
 from digit.errors import DigitError, check_lineage
 from digit.evaluation.probe import head_accuracies, pooled_states
 from digit.nn.batch import CodeBatch
@@ -354,9 +355,7 @@ def code_map(codes: Tensor, vocabulary: int) -> Image.Image:
     side = int(codes.shape[1] ** 0.5)
     if side * side != codes.shape[1]:
         raise DigitError(f"{codes.shape[1]} codes per picture make no square")
-    fixed = torch.Generator().manual_seed(0)
-    colours = torch.randint(0, 256, (vocabulary, 3), dtype=torch.uint8, generator=fixed)
-    return grid(colours[codes.cpu()].view(-1, side, side, 3).permute(0, 3, 1, 2))
+    return grid(code_colours(vocabulary)[codes.cpu()].view(-1, side, side, 3).permute(0, 3, 1, 2))
 
 
 # --- the linear probe of a frozen prior ---------------------------------------------------------------------

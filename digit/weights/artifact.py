@@ -96,6 +96,8 @@ def save(
     config: Any = module.config
     id = id or identity(module)
     # Buffers stay exact: centroids and codebooks decide which code is the nearest.
+    if isinstance(module, Tokenizer):
+        extra = {"size": module.size, **(extra or {})}
     encoder = config if isinstance(config, EncoderConfig) else getattr(config, "encoder", None)
     if isinstance(encoder, EncoderConfig) and "_dinov3" in encoder.name:
         extra = {**(extra or {}), "licence": DINOV3_LICENCE}

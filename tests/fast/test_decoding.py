@@ -38,7 +38,7 @@ def few(request, monkeypatch):
 def both(of_both):
     """Codes of the plain loop and of the form that takes its place."""
 
-    def run(model, seeds, config, *, label=None, prefix=None):
+    def run(model, seeds, config, *, label=None, prefix=None, watch=None):
         labels = None if label is None else torch.full((len(seeds),), label)
         given = torch.empty(len(seeds), 0, dtype=torch.int64) if prefix is None else prefix
         arguments = {
@@ -47,6 +47,7 @@ def both(of_both):
             "config": config,
             "tables": model.tables(),
             "given": given,
+            "watch": watch,
         }
         with torch.no_grad():
             start = model.embed(given, labels)
@@ -70,6 +71,11 @@ def test_guidance_and_given_codes(few, both):
     assert torch.equal(plain, fast)
     prefixed = both(model, range(2), config, label=2, prefix=plain[:, :3])
     assert torch.equal(prefixed[0], plain) and torch.equal(prefixed[1], plain)
+    seen = []
+    both(model, range(2), config, label=2, prefix=plain[:, :3], watch=seen.append)
+    assert [each[0].tolist() for each in seen] == 2 * [
+        plain[0, :known].tolist() + [-1] * (5 - known) for known in (4, 5)
+    ]
 
 
 def test_a_decoder_serves_again_until_a_weight_changes(both):

@@ -16,10 +16,11 @@ def test_vq_codes_equal_the_plain_loops(config, of_both):
     with torch.no_grad():
         for weight in renderer.parameters():  # biases and norms away from their start
             weight += 0.1 * torch.randn_like(weight)
-    heard = []
-    how = {"config": config, "progress": heard.append}
+    heard, seen = [], []
+    how = {"config": config, "progress": heard.append, "watch": seen.append}
     plain, fast = of_both(lambda: renderer.sample(torch.randint(20, (2, 4)) * 0 + 7, [3, 4], **how))
     assert torch.equal(plain, fast) and sum(heard) == 2 * 2 * 4 and not fast.is_inference()
+    assert torch.equal(seen[-1], fast) and [int((each < 0).sum()) for each in seen[:3]][-1] == 0
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear"])

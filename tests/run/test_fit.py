@@ -6,7 +6,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from digit.run import fitting
+from digit import centroids
 from digit.run.fit import fit
 from digit.weights.artifact import identity, load
 
@@ -64,7 +64,7 @@ def test_an_interrupted_fit_begins_again_and_gives_the_same_tokenizer(chain, run
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(fitting, "cluster", interrupted)
+        patch.setattr(centroids, "cluster", interrupted)
         code, out, err = run(*call)
     assert code == 130 and not out and "digit: interrupted" in err
     assert not (tmp_path / "config.json").exists()

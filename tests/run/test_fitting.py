@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from digit import kmeans
+from digit import centroids, kmeans
+from digit.centroids import Plan, cluster
 from digit.data.images import open_images
 from digit.data.loader import load_pixels
-from digit.run import fitting
-from digit.run.fitting import Plan, cluster, open_encoder, write_tokenizer
+from digit.run.fitting import open_encoder, write_tokenizer
 from digit.weights.artifact import load
 
 
@@ -41,7 +41,7 @@ def test_the_clusters_are_those_of_all_features(plan):
 
 def test_what_pictures_cost_the_encoder_is_said_where_it_is_much(plan, monkeypatch):
     assert plan.warnings == []
-    monkeypatch.setattr(fitting, "COSTLY", plan.encoder.flops - 1)
+    monkeypatch.setattr(centroids, "COSTLY", plan.encoder.flops - 1)
     (told,) = plan.warnings
     whole = plan.encoder.flops * 48 * 2
     assert "16 patches of a picture at 16 px" in told and f"{whole / 1e15:.3g} PFLOP" in told
