@@ -1,13 +1,14 @@
 """Training data of codes with their pixels: those of the very views that were tokenised."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from digit.bounds import Batch
+from digit.bounds import Batch, Seed
 from digit.calls import checked
 from digit.data.ahead import Ahead, sent
 from digit.data.codes import CodeData, Codes
@@ -15,6 +16,7 @@ from digit.data.identity import of_images
 from digit.data.images import ImageSource
 from digit.data.loader import Report, load_pixels, stream
 from digit.data.wrong_codes import WrongCodes
+from digit.entries import entries
 from digit.errors import DigitError
 from digit.nn.batch import ViewBatch
 from digit.progress import say
@@ -58,7 +60,8 @@ class ViewData:
         self.device = torch.device(device)
         self._source = tokenised(codes, source)
         self._codes = CodeData(codes, batch_size=batch_size, seed=seed, device=device, wrong=wrong)
-        self._size, self._seed, self._threads = codes.meta["size"], codes.meta["plan"]["seed"], threads
+        told = views_of(codes)
+        self._size, self._seed, self._threads = told["size"], told["plan"]["seed"], threads
         # View 1 is the mirror of view 0, which is made of it on the device.
         self._rendered = [view for view in range(self._codes.views) if view != 1]
         fits = len(codes) * len(self._rendered) * 3 * self._size**2 <= memory_limit_bytes
@@ -134,19 +137,27 @@ def _check_readable(source: ImageSource, report: Report) -> None:
         )
 
 
+def views_of(codes: Codes) -> dict[str, Any]:
+    """What says how the pictures of `codes` were rendered: `size`, the `seed` of `plan`; DigitError else."""
+    where: Any = {"where": codes.path / "meta.json", "remedy": "repeat `digit tokenize`"}
+    meta = entries(codes.meta, {"size": int, "plan": dict[str, Any]}, **where)
+    entries(meta["plan"], {"seed": Seed}, **where)
+    return meta
+
+
 def tokenised(codes: Codes, source: ImageSource) -> ImageSource:
     """The pictures of `source` that the rows of `codes` are of, as many of them as were tokenised.
 
     Raises:
         DigitError: they are not those that were tokenised, by names, classes and bytes.
     """
-    plan = codes.meta.get("plan", {})
-    source = source.spread(len(codes) + len(codes.meta.get("skipped", [])))
+    plan, left_out = views_of(codes)["plan"], codes.meta.get("skipped") or []
+    source = source.spread(len(codes) + len(left_out))
     if "content" in plan:
         same = of_images(source)["content"] == plan["content"]
     elif same := source.fingerprint == plan.get("source"):
         say(f"{codes.path} is of an older version: names, sizes and classes of pictures are compared only")
-    skipped = dict(codes.meta.get("skipped", []))
+    skipped = dict(left_out)
     there = [i for i, name in enumerate(source.names) if name not in skipped]
     if not same or len(there) != len(codes):
         raise DigitError(

@@ -232,7 +232,7 @@ def _look(
     if whole and (damage := _damage(out, own)) is not None:
         say(f"{damage}: `digit {verb}` is not taken for finished")
         whole = False
-    return {"told": told, "record": mark["record"] if whole else None, "seen": _seen(out)}
+    return {"told": told, "record": mark.get("record") if whole else None, "seen": _seen(out)}
 
 
 def _refuse_links(out: Path) -> None:

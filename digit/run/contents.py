@@ -132,7 +132,8 @@ def _samples(folder: Path) -> Contents:
         "classes": _classes([f"{name} ({count})" for name, count in classes.items()]),
         **({"completions of": len(record["strips"])} if isinstance(record.get("strips"), list) else {}),
     }
-    settings = {name: _short(value) for name, value in _flat(record.get("settings") or {})}
+    told = record.get("settings")
+    settings = {name: _short(value) for name, value in _flat(told if isinstance(told, dict) else {})}
     return Contents(
         record, [Table(f"samples in {folder}", _column(about)), Table("drawn with", _column(settings))]
     )
@@ -198,7 +199,7 @@ def _of_artifact(folder: Path, record: dict[str, Any]) -> Iterator[Table]:
         "made by digit": "a version that was not installed" if version == "not installed" else version,
         "with torch": made_by.get("torch"),
         "classes": _classes(record.get("classes", [])),
-        **{name: _short(value) for name, value in _flat(record.get("extra", {}))},
+        **{name: _short(value) for name, value in _flat(record.get("extra") or {})},
     }
     yield Table(f"{record['kind']} in {folder}", _column(about))
     yield Table("settings", {name: [_short(value)] for name, value in _flat(record.get("config", {}))})

@@ -197,6 +197,11 @@ class _Whole:
         rows, room = part["rows"], max(0, GRID - len(self.rows))
         if self._file is not None or room:
             pixels = _read_pixels(self._out, rows) if pixels is None else pixels
+            if self.shown and pixels.shape[1:] != self.shown[0].shape[1:]:
+                raise DigitError(
+                    f"{self._out / rows[0]['file']} has another size than {self.rows[0]['file']}: remove "
+                    "both and repeat"
+                )
             if room:
                 self.shown.append(pixels[:room].clone())  # a view would keep the whole batch in memory
             if self._file is not None:
@@ -256,7 +261,13 @@ def _read_pixels(out: Path, rows: Sequence[dict[str, Any]]) -> UInt8[Tensor, "b 
             ) from None
 
     with ThreadPoolExecutor(8) as pool:
-        return torch.from_numpy(np.stack(list(pool.map(pixels, rows)))).permute(0, 3, 1, 2)
+        found = list(pool.map(pixels, rows))
+    for row, each in zip(rows, found, strict=True):
+        if each.shape != found[0].shape:
+            raise DigitError(
+                f"{out / row['file']} has another size than {rows[0]['file']}: remove both and repeat"
+            )
+    return torch.from_numpy(np.stack(found)).permute(0, 3, 1, 2)
 
 
 def _is_drawn(out: Path, name: str, seeds: Sequence[int]) -> bool:

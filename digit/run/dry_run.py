@@ -64,7 +64,7 @@ def describe_codes(codes: "Codes") -> dict[str, Any]:
     return {
         "path": codes.path,
         "pictures": len(codes),
-        "views": int(codes.meta["views"]),
+        "views": next(iter(arrays.values())).shape[1],
         "classes": len(codes.classes),
         **{name: f"{array.shape[2]} out of {codes.vocabulary(name)}" for name, array in arrays.items()},
         "gib": sum(array.nbytes for array in arrays.values()) / 2**30,

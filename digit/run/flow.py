@@ -12,7 +12,7 @@ from PIL import Image
 
 from digit.data.codes import Codes, open_codes
 from digit.data.identity import of_codes, of_folder
-from digit.data.views import ViewData, first_views, tokenised
+from digit.data.views import ViewData, first_views, tokenised, views_of
 from digit.data.wrong_codes import WrongCodes
 from digit.errors import DigitError, check_lineage
 from digit.nn.batch import ViewBatch
@@ -154,7 +154,7 @@ def config_of(
     label_dropout: float | None = None,
 ) -> FlowConfig:
     """The settings of a renderer of these codes; heads and patch, if None, follow from them and the width."""
-    size, length = codes.meta["size"], codes.length("codes")
+    size, length = views_of(codes)["size"], codes.length("codes")
     told: Any = {} if label_dropout is None else {"label_dropout": label_dropout}
     return FlowConfig(
         codes=codes.vocabulary("codes"),

@@ -224,9 +224,8 @@ def _check_pickles(file: BinaryIO, path: Path, *, zipped: bool) -> None:
     `bytearray(10**10)` takes ten gigabytes in a file of a hundred bytes; some encodings double their bytes.
     """
     named = set[str]()
-    with contextlib.suppress(
-        *READERS_RAISE
-    ):  # torch says what is wrong, and has gone no further then than this
+    # torch says what is wrong, and has gone no further then; what claims 2^60 bytes is no lack of memory.
+    with contextlib.suppress(*READERS_RAISE, MemoryError):
         if zipped:
             with zipfile.ZipFile(file) as archive:
                 for name in archive.namelist():

@@ -14,6 +14,7 @@ from digit.data.views import ViewData, first_views
 from digit.data.views import tokenised as rows_of
 from digit.data.write_codes import CodeKind, write_codes
 from digit.errors import DigitError
+from digit.files import write_json_atomic
 
 SIZE, MANY = 12, 10**9
 WEIGHTS = torch.randint(1, 60_000, (3, SIZE, SIZE), generator=torch.Generator().manual_seed(0))
@@ -187,3 +188,16 @@ def test_pictures_that_were_spread_over_a_set_are_found_in_it(folder, tmp_path):
     codes = tokenised(tmp_path / "others", source.select([0, 1, 2]))
     with pytest.raises(DigitError, match="does not hold the pictures that"):
         ViewData(codes, source, batch_size=2)
+
+
+@pytest.mark.parametrize("name", ["size", "plan", "seed"])
+@pytest.mark.parametrize("value", [..., None, "x", [1]])
+def test_codes_that_do_not_say_how_pictures_were_rendered_are_refused(tmp_path, folder, name, value):
+    source = open_images(folder)
+    meta = dict(tokenised(tmp_path / "codes", source).meta)
+    inner = meta["plan"] = dict(meta["plan"])
+    (inner if name == "seed" else meta).pop(name)
+    (inner if name == "seed" else meta).update({} if value is ... else {name: value})
+    write_json_atomic(tmp_path / "codes" / "meta.json", meta, checksum=True)
+    with pytest.raises(DigitError, match=rf"{name}.*repeat"):
+        ViewData(Codes(tmp_path / "codes"), source, batch_size=4)

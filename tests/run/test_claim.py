@@ -11,6 +11,7 @@ from tests_support import make_pictures
 from digit.data.identity import of_images, of_set
 from digit.data.images import open_images
 from digit.errors import DigitError, LineageError
+from digit.files import read_json, write_json_atomic
 from digit.nn.classifier import Classifier, ClassifierConfig
 from digit.run.arguments import options_of
 from digit.run.claim import MARK, claim, contents, differences
@@ -302,3 +303,14 @@ def test_nothing_is_written_into_folders_that_lie_elsewhere(tmp_path):
     with pytest.raises(DigitError, match="state is a link to a folder elsewhere"), claimed.begun():
         pass
     assert not list((tmp_path / "away").iterdir())
+
+
+def test_a_finished_command_that_says_nothing_of_what_it_gave_is_repeated(tmp_path):
+    claimed = claim(tmp_path / "out", "fit", {"size": 3})
+    with claimed.begun():
+        (tmp_path / "out" / "file.txt").write_text("x")
+    claimed.finish({"out": "x"}, ["file.txt"])
+    mark = read_json(tmp_path / "out" / MARK)
+    del mark["record"]
+    write_json_atomic(tmp_path / "out" / MARK, mark, checksum=True)
+    assert claim(tmp_path / "out", "fit", {"size": 3}).record is None

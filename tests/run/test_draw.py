@@ -5,12 +5,13 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from digit.errors import DigitError
 from digit.files import read_json, sha256_file, write_json_atomic
 from digit.pipeline import DigitPipeline
 from digit.run import draw as module
-from digit.run.draw import draw, finish_drawing
+from digit.run.draw import LISTS, draw, finish_drawing
 
 
 @pytest.fixture
@@ -138,3 +139,17 @@ def test_a_listed_picture_in_a_format_of_programs_starts_none(pipeline, how, tmp
     with pytest.raises(DigitError, match=r"000000\.png is no picture that digit drew"):
         draw(pipeline, range(2), tmp_path / "out", **how)
     assert not (tmp_path / "started").exists()
+
+
+@pytest.mark.parametrize("file", ["000001.png", "000002.png"])
+def test_a_picture_of_another_size_is_no_part_of_a_drawing(pipeline, how, tmp_path, file):
+    """Whole by its checksum: somebody has written both."""
+    draw(pipeline, range(5), tmp_path, **how)
+    Image.new("RGB", (3, 5)).save(tmp_path / file)
+    for path in (tmp_path / LISTS).glob("*.json"):
+        part = read_json(path)
+        if file in part["files"]:
+            part["files"][file] = sha256_file(tmp_path / file)
+            write_json_atomic(path, part, checksum=True)
+    with pytest.raises(DigitError, match="has another size than"):
+        draw(pipeline, range(5), tmp_path, **how)

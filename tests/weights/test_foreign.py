@@ -277,3 +277,14 @@ def test_damage_gives_a_sentence_or_content_never_a_crash(tmp_path, kind):
             outcomes.add("refused")
             assert "\n" not in str(error) and str(path) in str(error) and len(str(error)) < 1000
     assert outcomes == {"read", "refused"}
+
+
+@pytest.mark.parametrize(
+    "opcode", [b"\x8e", b"\x8d", b"\x96", b"\x8b"], ids=["bytes", "text", "bytearray", "number"]
+)
+def test_a_pickle_that_claims_more_than_it_holds_is_damaged(tmp_path, opcode):
+    """Who reads it asks for that much memory at once; it is no lack of it."""
+    length = (2**62).to_bytes(8, "little") if opcode != b"\x8b" else (2**31 - 1).to_bytes(4, "little")
+    (tmp_path / "a.pt").write_bytes(b"\x80\x04" + opcode + length + b"abc.")
+    with pytest.raises(DigitError, match="damaged"):
+        read(tmp_path / "a.pt")
