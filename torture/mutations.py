@@ -237,8 +237,8 @@ def npy(data: bytes, draw: random.Random) -> bytes:
             about["descr"] = kind = draw.choice(
                 ("<u2", "<i4", "<i8", "<u8", "<f4", "<f8", ">u2", "<c8", "|b1")
             )
-            with np.errstate(all="ignore"):
-                body = array.astype(kind).tobytes()
+            with np.errstate(all="ignore"):  # texts have no numbers to be other ones
+                body = body if array.dtype.kind in "US" else array.astype(kind).tobytes()
         case 2:
             shapes: tuple[Any, ...] = (
                 (2**40,), (-1,), (0,), (), array.shape[::-1], (*array.shape, 1), array.shape[:-1],
