@@ -53,11 +53,8 @@ distilled() {
 
 vqgan() {
     named vqgan digit train vqgan --images "$data/cifar10-train.zip" --held-out "$data/cifar10-test.zip" --out "$runs/vqgan" \
-        --image-size 32 --width 64 --multipliers 1 2 2 --decoder-blocks 3 --codes 4096 --code-dim 16 --normalized-codes \
-        --attention --shortcut input --perceptual tf_efficientnet_lite0 --perceptual-size 64 \
-        --perceptual-weights "$data/efficientnet-lite0.safetensors" --discriminate-maps --adversarial-start 1000 \
-        --continuous-steps 200 --steps "${VQGAN_STEPS:-9000}" --batch 256 --lr 4e-4 --warmup 300 --clip 10 --ema 0.999 \
-        --save-every 1000 --log-every 100 --evaluate-every 1000 --sample-every 3000 $limit
+        --config experiments/cifar10/vqgan.toml --perceptual-weights "$data/efficientnet-lite0.safetensors" \
+        --steps "${VQGAN_STEPS:-9000}" $limit
 }
 
 saliency_tokenizer() {
@@ -91,9 +88,7 @@ codes() {
     together "${pids[@]}"
 }
 
-# A constant rate and averaged weights: a run may be measured at any step, and taken further.
-gpt="--lr 6e-4 --betas 0.9 0.95 --weight-decay 0.1 --no-decay-all --schedule constant --warmup 300 --ema 0.999 --batch 256 \
-    --save-every 1000 --log-every 100 --evaluate-every 1000"
+gpt="--config experiments/cifar10/gpt.toml"
 prior="--width 320 --layers 8 --norm pre --dropout 0.1 --label-dropout 0.1"
 renderer="--width 256 --layers 6 --dropout 0.1"
 

@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origi
 
 from digit.bounds import Bounds, bounds_of
 from digit.errors import DigitError
-from digit.run.options import POSITIONAL, Hidden, Metavar
+from digit.run.options import IN_FILE, POSITIONAL, InFile, Metavar
 
 COLUMN = 26  # where the texts of options begin
 USAGE: dict[str, Any] = {"subsequent_indent": " " * 9, "break_on_hyphens": False}  # behind "usage: "
@@ -41,13 +41,19 @@ class Option:
     positional: bool = False
     optional: bool = False  # `none` can be typed, where the default is more
     bounds: Bounds | None = None  # of each number
+    in_file: bool = False  # set by --config alone, and no option
+
+    @property
+    def key(self) -> str:
+        """As a file of settings has it."""
+        return self.path[-1].replace("_", "-")
 
     @property
     def name(self) -> str:
         """As the help shows it; a switch that is on is shown as what turns it off."""
         if self.positional:
             return self.metavar
-        return ("--no-" if self.default is True else "--") + self.path[-1].replace("_", "-")
+        return ("--no-" if self.default is True else "--") + self.key
 
     @property
     def required(self) -> bool:
@@ -57,8 +63,7 @@ class Option:
     @property
     def names(self) -> tuple[str, ...]:
         """All that can be typed for it."""
-        bare = self.path[-1].replace("_", "-")
-        return (f"--{bare}", f"--no-{bare}") if self.kind is bool else (self.name,)
+        return (f"--{self.key}", f"--no-{self.key}") if self.kind is bool else (self.name,)
 
     @property
     def help(self) -> str:
@@ -79,6 +84,11 @@ class _Parser(argparse.ArgumentParser):
 
 def options_of(verb: Callable[..., Any], defaults: Mapping[str, Any] | None = None) -> list[Option]:
     """The options of a verb in their order; `defaults` replace those of its signature."""
+    return [option for option in settings_of(verb, defaults) if not option.in_file]
+
+
+def settings_of(verb: Callable[..., Any], defaults: Mapping[str, Any] | None = None) -> list[Option]:
+    """The same with those that only a file of settings has."""
     hints = get_type_hints(verb, include_extras=True)
     texts = _texts(inspect.getdoc(verb) or "")
     found: list[Option] = []
@@ -99,12 +109,13 @@ def parser_of(
     defaults: Mapping[str, Any] | None = None,
     *,
     more: str = "",
+    last: str = "",
     common: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> argparse.ArgumentParser:
     """The parser of `digit NAME`: gives what was typed and nothing more, by `path` with dots.
 
-    `more` is what its help says besides the docstring, and `common` are options that it is given besides its
-    own, as argparse's `add_argument` takes them.
+    `more` is what its help says besides the docstring, `last` what it ends with, and `common` are options
+    that it is given besides its own, as argparse's `add_argument` takes them.
     """
     options = options_of(verb, defaults)
     needed = [_usage(option) for option in options if option.positional or option.required]
@@ -114,6 +125,7 @@ def parser_of(
         prog=f"digit {name}",
         usage=textwrap.fill(" ".join((f"digit {name}", *needed, "[options]")), width - 7, **USAGE),
         description=_wrapped(f"{description(verb)}\n\n{more}".strip(), width),
+        epilog=_wrapped(last, width),
         formatter_class=functools.partial(
             argparse.RawDescriptionHelpFormatter, max_help_position=COLUMN, width=width
         ),
@@ -164,7 +176,7 @@ def _options(
     default: Any,
     text: str,
     group: str,
-    hidden: frozenset[str] = frozenset(),
+    in_file: frozenset[str] = frozenset(),
 ) -> list[Option]:
     kind: Any
     kind, notes = _plain(annotation)
@@ -174,20 +186,20 @@ def _options(
             text, word = f"{text.removesuffix('.')}: {word.replace('|', ', ')}.", "NAME"
         place = POSITIONAL in notes
         bounds = None if kind is str else bounds_of(annotation)  # those of Python's other type
-        return [Option(path, kind, word, default, text, group, place, None in notes, bounds)]
+        alone = path[-1] in in_file or IN_FILE in notes
+        return [Option(path, kind, word, default, text, group, place, None in notes, bounds, alone)]
     hints, comments = get_type_hints(kind, include_extras=True), _comments(kind)  # pyright: ignore[reportArgumentType]
-    hidden = next((note for note in notes if isinstance(note, Hidden)), hidden)
+    in_file = next((note for note in notes if isinstance(note, InFile)), in_file)
     return [
         option
         for field in dataclasses.fields(kind)
-        if field.name not in hidden
         for option in _options(
             (*path, field.name),
             hints[field.name],
             getattr(default, field.name),
             comments.get(field.name, ""),
             path[-1],
-            hidden,
+            in_file,
         )
     ]
 
@@ -229,14 +241,14 @@ def _add(group: Any, option: Option) -> None:
     if get_origin(option.kind) is tuple:
         members = get_args(option.kind)
         more |= {
-            "type": _reader(members[0], option.bounds),
+            "type": reader(members[0], option.bounds),
             "nargs": "+" if members[-1] is ... else len(members),
         }
         more["action"] = _Together
     elif get_origin(option.kind) is dict:
         more |= {"nargs": "+", "action": functools.partial(_Pairs, bounds=option.bounds)}
     else:
-        more["type"] = _reader(
+        more["type"] = reader(
             option.kind, option.bounds, optional=option.optional and option.default is not None
         )
     if option.positional:
@@ -266,13 +278,13 @@ class _Pairs(argparse.Action):
         if len(values) % 2:
             raise argparse.ArgumentError(self, "give names and numbers in turn, as depth 4 heads 2")
         try:
-            numbers = [_reader(int, self._bounds)(value) for value in values[1::2]]
+            numbers = [reader(int, self._bounds)(value) for value in values[1::2]]
         except argparse.ArgumentTypeError as error:
             raise argparse.ArgumentError(self, str(error)) from None
         setattr(namespace, self.dest, dict(zip(values[::2], numbers, strict=True)))
 
 
-def _reader(kind: Any, bounds: Bounds | None = None, *, optional: bool = False) -> Callable[[str], Any]:
+def reader(kind: Any, bounds: Bounds | None = None, *, optional: bool = False) -> Callable[[str], Any]:
     """From what is typed to a value; argparse shows the error's sentence behind the option's name."""
 
     def read(text: str) -> Any:

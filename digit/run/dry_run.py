@@ -228,8 +228,8 @@ def _disk(stage: "nn.Module", training: TrainConfig, out: Path) -> dict[str, Any
     sizes = {"state_gib": state, "artifact_gib": artifact, "most_gib": most, "free_gib": free}
     if most <= free:
         return {**sizes, "fits": True}
-    advice = f"{most:.1f} GiB are needed below {out} and {free:.1f} are free: make room, give --keep 1 or "
-    return {**sizes, "fits": False, "advice": spoken(f"{advice}choose another --out")}
+    advice = f"{most:.1f} GiB are needed below {out} and {free:.1f} are free: make room, keep fewer states "
+    return {**sizes, "fits": False, "advice": spoken(f"{advice}(keep = 1) or choose another --out")}
 
 
 def _check_folder(out: Path, stage: "nn.Module", training: TrainConfig) -> str:

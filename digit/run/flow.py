@@ -1,7 +1,7 @@
 """`digit train renderer --flow`: codes with the pixels of their views -> a flow renderer, by the one loop."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -50,6 +50,7 @@ def train_flow(
     training: TrainConfig,
     where: torch.device,
     plan: DryRun,
+    given: Mapping[str, Any],
     *,
     images: str | None,
     held_out: Path | None,
@@ -61,9 +62,10 @@ def train_flow(
 ) -> dict[str, Any]:
     """Train a flow renderer on a tokenised set and its pictures; the verb's record.
 
-    `shape` is width, layers, heads, patch and label dropout, the last three or None; `wrong` says which of
-    the codes read are wrong on purpose. Raises DigitError where the pictures are absent or not those of the
-    codes, for label dropout where these have no labels, or for a tokenizer or teacher of others.
+    `shape` is width, layers, heads, patch and label dropout, the last three or None; `given` are all
+    arguments of the verb; `wrong` says which of the codes read are wrong on purpose. Raises DigitError where
+    the pictures are absent or not those of the codes, for label dropout where these have no labels, or for a
+    tokenizer or teacher of others.
     """
     _check_given(images, held_out, held_out_images)
     classes_told(codes, shape["label_dropout"])
@@ -108,7 +110,7 @@ def train_flow(
     def keep(trained: FlowLoss) -> None:
         save(trained.renderer, out, lineage=lineage, classes=classes, extra=extra or None)
 
-    return stages.run_stage(stage, data, training, found, where, evaluate, picture, keep, "renderer")
+    return stages.run_stage(stage, data, training, found, given, where, evaluate, picture, keep, "renderer")
 
 
 def _check_given(images: str | None, held_out: Path | None, held_out_images: str | None) -> None:

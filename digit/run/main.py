@@ -18,7 +18,8 @@ from typing import Any
 from digit import __version__
 from digit.errors import DigitError, first_line, on_command_line
 from digit.printing import put, put_json, put_page
-from digit.run.arguments import call_of, options_of, parser_of, typed
+from digit.run import settings
+from digit.run.arguments import Option, call_of, options_of, parser_of, settings_of, typed
 from digit.run.processes import by_exception, interrupted, number, run_together, without_processes
 from digit.run.recipes import defaults_of, described
 from digit.run.surroundings import check_environment
@@ -32,6 +33,10 @@ COMMON = {
     "--json": {
         "action": "store_true",
         "help": "the full result as JSON on standard output, all else on standard error",
+    },
+    "--config": {
+        "metavar": "FILE",
+        "help": "settings from a TOML file, a line for each, as steps = 1000; options win over it",
     },
 }
 PROCESSES = {
@@ -103,7 +108,7 @@ def run(arguments: list[str]) -> int:
 def carry_out(command: Command) -> int:
     """Run the verb, alone or in several processes; its exit code."""
     arguments, processes = command.arguments, command.processes
-    if processes > 1 and not ("--dry-run" in arguments and command.verb.startswith("train ")):
+    if processes > 1:
         return run_together(without_processes(arguments), processes)
     from digit.distributed import is_main, joined
     from digit.progress import say
@@ -186,22 +191,31 @@ def _load_torch() -> None:
 def _command(verb: str, arguments: list[str], whole: list[str]) -> Command | str:
     """The verb's own arguments, understood; `whole` is the command line that they end."""
     function, stage = VERBS[verb].function(), verb.removeprefix("train ")
-    recipe = _value(arguments, "--recipe")
+    file, recipe = _value(arguments, "--config"), _value(arguments, "--recipe")
     with _told(verb):
-        defaults = defaults_of(recipe, stage, flow="--flow" in arguments)
+        written = settings.read(Path(file)) if file else {}
+        recipe = recipe if recipe is not None else settings.text_in(written, "recipe")
+        flow = "--flow" in arguments or (written.get("flow") is True and "--no-flow" not in arguments)
+        defaults = defaults_of(recipe, stage, flow=flow)
+        known = settings_of(function, defaults)
+        from_file = settings.checked(written, known, Path(file), verb) if file else {}
+        shown = {**defaults, **call_of(function, from_file, defaults)}
     common = COMMON | (PROCESSES if VERBS[verb].together else {})
-    parser = parser_of(verb, function, defaults, more=described(recipe) if recipe else "", common=common)
+    more: Any = {"more": described(recipe) if recipe else "", "last": settings.listed(known)}
+    parser = parser_of(verb, function, shown, **more, common=common)
     if any(argument in HELP for argument in arguments):
         return parser.format_help()
     with _told(verb):
-        options = options_of(function, defaults)
-        _known(verb, [name for option in options for name in option.names] + [*common], arguments)
+        names = [name for option in options_of(function, defaults) for name in option.names]
+        _known(verb, [*names, *common], known, arguments)
         given = typed(parser, arguments)
         as_json, processes = given.pop("json", False), given.pop("processes", 1)
-        if "--dry-run" in arguments and processes > 1:  # one process tells for all
-            given = {"plan.gpus": processes} | given
-        call = call_of(function, given, defaults)
-    lines = list(unused(verb, given, {".".join(option.path): option.default for option in options}))
+        given.pop("config", None)
+        if (given.get("plan.dry_run") or from_file.get("plan.dry_run")) and processes > 1:
+            given, processes = {"plan.gpus": processes} | given, 1  # one process tells for all
+        call = call_of(function, from_file | given, defaults)
+    other = {path: value for path, value in from_file.items() if value != settings.usual(known, path)}
+    lines = list(unused(verb, other | given, known))
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not VERBS[verb].together:
         raise DigitError(f"{verb} runs in one process: start it without torchrun")
     return Command(verb, lambda: function(**call), as_json, processes, whole, lines)
@@ -216,15 +230,19 @@ def _told(verb: str) -> Iterator[None]:
         raise DigitError(f"{verb}: {error} (`digit {verb} --help` explains)") from None
 
 
-def _known(verb: str, names: list[str], arguments: list[str]) -> None:
-    """DigitError for the first option that the verb has not."""
+def _known(verb: str, names: list[str], known: list[Option], arguments: list[str]) -> None:
+    """DigitError for the first option that the verb has not, of `names`, or that only a file sets."""
+    in_file = {name: setting for setting in known if setting.in_file for name in setting.names}
     for argument in arguments:
         option = argument.partition("=")[0].replace("_", "-")
         if option.startswith("--") and len(option) > 2 and option not in names:
             if option == "--processes":
                 raise DigitError("it runs in one process, without --processes")
+            if option in in_file:
+                line = settings.example(in_file[option])
+                raise DigitError(f"{option} is set by --config FILE: give it the line {line}")
             old = renamed(verb, option)
-            raise DigitError(old or f"there is no option {option}{nearest(option, names)}")
+            raise DigitError(old or f"there is no option {option}{nearest(option, [*names, *in_file])}")
 
 
 def _no_member(arguments: list[str]) -> str:

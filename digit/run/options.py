@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 from digit.bounds import Seed, Side
+from digit.training.config import TrainConfig
+from digit.vqgan_config import VQGANConfig, VQGANLossConfig
 
 T = TypeVar("T")
 
@@ -23,12 +25,17 @@ class Metavar:
     word: str
 
 
-class Hidden(frozenset[str]):
-    """Fields of a dataclass, and of those in it, that are no options of a verb: for Python alone."""
+class InFile(frozenset[str]):
+    """Fields of a dataclass, and of those in it, that are no options of a verb: --config sets them."""
+
+    def __new__(cls, *lines: str) -> "InFile":
+        """The names in lines of them."""
+        return super().__new__(cls, " ".join(lines).split())
 
 
-POSITIONAL = "positional"
+POSITIONAL, IN_FILE = "positional", "in file"
 Positional = Annotated[T, POSITIONAL]
+FileOnly = Annotated[T, IN_FILE]  # the same of a parameter
 
 Model = Annotated[str, Metavar("MODEL")]  # a folder, a bundled model's name or owner/name on the hub
 Pictures = Annotated[str, Metavar("PICTURES")]  # folder, zip, tar shards or npz
@@ -41,3 +48,26 @@ Folder = Annotated[Path, Metavar("FOLDER")]
 Codes = Annotated[Path, Metavar("CODES")]  # folder of `digit tokenize`
 File = Annotated[Path, Metavar("FILE")]
 Pixels = Annotated[Side, Metavar("PIXELS")]
+
+# Settings that few change are no options: --config sets them, docs/settings.md lists them.
+Training = Annotated[
+    TrainConfig,
+    InFile(
+        "kind betas eps epsilon nesterov decay_all warmup_from min_lr skips keep",
+    ),
+]
+Shape = Annotated[
+    VQGANConfig,
+    InFile(
+        "decoder_blocks attention shortcut normalized_codes codebook family latent_channels",
+        "attention_levels",
+    ),
+]
+Losses = Annotated[
+    VQGANLossConfig,
+    InFile(
+        "l1 l2 perceptual_size perceptual_maps commitment codebook_decay dead_after continuous_steps",
+        "adversarial_start adversarial_ramp adversarial_margin discriminate_patches discriminate_maps",
+        "discriminator_width discriminator_layers discriminator_slope discriminator_ahead",
+    ),
+]

@@ -1,6 +1,6 @@
 """What the training verbs build, measure while training and show; everything here may import torch."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from digit.distributed import is_main, main_first, on_main
 from digit.drawing import code_colours
 from digit.errors import DigitError, check_lineage
 from digit.evaluation.probe import head_accuracies, pooled_states
+from digit.files import write_text_atomic
 from digit.nn.batch import CodeBatch
 from digit.nn.linear_probe import FeatureBatch, Probe
 from digit.nn.sampling import SamplerConfig
@@ -32,6 +33,7 @@ from digit.run.class_names import labels_among
 from digit.run.dry_run import DryRun
 from digit.run.evaluate.probe_states import check_codes
 from digit.run.grid import grid
+from digit.run.settings import NAME, text_of
 from digit.run.table import print_table, saved
 from digit.training import checkpoint
 from digit.training.config import TrainConfig
@@ -135,6 +137,7 @@ def run_stage(
     data: Callable[[], Callable[[int], Any]],
     training: TrainConfig,
     found: Claim,
+    given: Mapping[str, Any],
     where: torch.device,
     evaluate: Evaluate | None,
     picture: Picture | None,
@@ -143,8 +146,8 @@ def run_stage(
 ) -> dict[str, Any]:
     """Train a stage by the one loop, print what came of it, and give the verb's record.
 
-    Nothing is read, trained or written where the run is finished; a lost or damaged artifact is written
-    again.
+    `given`, the verb's arguments, are left in the folder as a file of settings. Nothing is read, trained or
+    written where the run is finished; a lost or damaged artifact is written again.
     """
     out = found.out
     if is_finished(out, training):
@@ -154,6 +157,8 @@ def run_stage(
         how["told"] = found.told
         how["on_save"] = lambda trained, state: save(trained)
         with found.begun():
+            if is_main():
+                write_text_atomic(out / NAME, text_of(found.verb, given))
             trained = train(stage, data(), training, out, **how)
             if is_main() and not _is_whole(out):
                 say(f"{out / MODEL} is lost or damaged: it is written again")

@@ -8,13 +8,13 @@ import inspect
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from digit.bounds import Count, Decay, Depth, Positive, Size, Weight
 from digit.calls import checked, taken
 from digit.errors import DigitError
 from digit.run.dry_run import DryRun
-from digit.run.options import Codes, Device, File, Folder, Hidden, Pictures
+from digit.run.options import Codes, Device, File, FileOnly, Folder, Losses, Pictures, Shape, Training
 from digit.run.recipes import IDENTITY, PROBE, RECIPES, by_recipe
 from digit.training.config import OptimizerConfig, TrainConfig
 from digit.vqgan_config import VQGANConfig, VQGANLossConfig
@@ -28,11 +28,6 @@ VQGAN_TRAINING = TrainConfig(
     ema=0.999,
     optimizer=OptimizerConfig(lr=2e-4, betas=(0.5, 0.99), weight_decay=0.0, schedule="cosine", warmup=1000),
 )
-
-# Settings that only converters and experiments in Python change are no options.
-Training = Annotated[TrainConfig, Hidden({"skips", "eps", "nesterov", "warmup_from", "min_lr"})]
-Shape = Annotated[VQGANConfig, Hidden({"family", "latent_channels", "attention_levels"})]
-Losses = Annotated[VQGANLossConfig, Hidden({"perceptual_maps", "discriminator_layers", "adversarial_margin"})]
 
 PriorRecipe = Literal[
     "base", "base_400", "base_cond", "base_cond_400", "large", "large_cond", "vq_only", "ablation_39m"
@@ -78,6 +73,7 @@ def train_vqgan(
         strict: stop at the first picture that is broken or lacks a class, instead of leaving it out.
         plan: what --dry-run estimates.
     """
+    given = dict(locals())
     import torch
 
     from digit.data.identity import of_images
@@ -124,7 +120,7 @@ def train_vqgan(
     def keep(trained: VQGANLoss) -> None:
         save(trained.vqgan, out, lineage={}, extra=more)
 
-    record = stages.run_stage(stage, data, training, found, where, evaluate, picture, keep, "vqgan")
+    record = stages.run_stage(stage, data, training, found, given, where, evaluate, picture, keep, "vqgan")
     return {**record, "inputs": source.counts()}
 
 
@@ -144,7 +140,7 @@ def train_prior(
     dropout: Decay = 0.1,
     label_dropout: Decay = 0.0,
     label_smoothing: Decay = 0.1,
-    tied: bool = False,
+    tied: FileOnly[bool] = False,
     training: Training = PRIOR,
     held_out: Codes | None = None,
     renderer: Folder | None = None,
@@ -177,6 +173,7 @@ def train_prior(
         device: cpu, cuda, cuda:N or mps; an NVIDIA GPU if there is one.
         plan: what --dry-run estimates.
     """
+    given = dict(locals())
     from digit.data.codes import CodeData, open_codes
     from digit.data.identity import of_codes, of_folder
     from digit.prior import Prior, PriorConfig
@@ -221,7 +218,7 @@ def train_prior(
     def keep(trained: Prior) -> None:
         save(trained, out, lineage=lineage, classes=classes)
 
-    return stages.run_stage(stage, data, training, found, where, evaluate, picture, keep, "prior")
+    return stages.run_stage(stage, data, training, found, given, where, evaluate, picture, keep, "prior")
 
 
 @checked
@@ -247,7 +244,7 @@ def train_renderer(
     perceptual_weight: Weight = 0.05,
     teacher: Folder | None = None,
     passes: Count = 1,
-    taught_guidance: Weight = 2.5,
+    taught_guidance: FileOnly[Weight] = 2.5,
     training: Training = RENDERER,
     held_out: Codes | None = None,
     held_out_images: Pictures | None = None,
@@ -295,6 +292,7 @@ def train_renderer(
         device: cpu, cuda, cuda:N or mps; an NVIDIA GPU if there is one.
         plan: what --dry-run estimates.
     """
+    given = dict(locals())
     from digit.data.codes import CodeData, open_codes
     from digit.data.identity import of_codes, of_folder
     from digit.renderer import Renderer, RendererConfig
@@ -319,7 +317,7 @@ def train_renderer(
         how: Any = {"images": images, "held_out": held_out, "held_out_images": held_out_images}
         how |= {"wrong": wrong, "tokenizer": tokenizer, "perceptual_weight": perceptual_weight}
         how["taught"] = None if teacher is None else Taught(teacher, passes, taught_guidance)
-        return train_flow(opened, out, shape, training, where, plan, **how)
+        return train_flow(opened, out, shape, training, where, plan, given, **how)
     classes = classes_told(opened, label_dropout)
     config: Any = (MaskedConfig if masked else RendererConfig)(
         codes=opened.vocabulary("codes"),
@@ -356,7 +354,7 @@ def train_renderer(
         more = {"wrong_codes": wrong_codes} if wrong_codes else None
         save(trained, out, lineage=lineage, classes=opened.classes, extra=more)
 
-    return stages.run_stage(stage, data, training, found, where, evaluate, picture, keep, "renderer")
+    return stages.run_stage(stage, data, training, found, given, where, evaluate, picture, keep, "renderer")
 
 
 @checked
@@ -370,7 +368,7 @@ def train_probe(
     held_out: Codes | None = None,
     last_block: bool = True,
     lr_factors: tuple[Positive, ...] = (1.0,),
-    start: Weight = 0.01,
+    start: FileOnly[Weight] = 0.01,
     training: Training = PROBE,
     device: Device | None = None,
     plan: DryRun = DryRun(),  # noqa: B008
@@ -395,6 +393,7 @@ def train_probe(
         device: cpu, cuda, cuda:N or mps; an NVIDIA GPU if there is one.
         plan: what --dry-run estimates.
     """
+    given = dict(locals())
     from digit.data.codes import open_codes
     from digit.data.identity import of_codes, of_folder
     from digit.nn.linear_probe import Probe, ProbeConfig
@@ -426,7 +425,7 @@ def train_probe(
     def keep(trained: Probe) -> None:
         save(trained, out, lineage={"prior": states.identity}, classes=opened.classes)
 
-    return stages.run_stage(stage, data, training, found, where, evaluate, None, keep, "linear probe")
+    return stages.run_stage(stage, data, training, found, given, where, evaluate, None, keep, "linear probe")
 
 
 @checked

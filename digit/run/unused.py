@@ -1,7 +1,9 @@
-"""Options that were typed and change nothing, as others say otherwise: a line for each reason."""
+"""Settings that were given and change nothing, as others say otherwise: a line for each reason."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
+
+from digit.run.arguments import Option
 
 Values = Callable[[str], Any]  # what an option has, typed or not
 
@@ -81,7 +83,7 @@ RULES = (
         "train",
         "training.optimizer.epsilon",
         lambda get: get("training.optimizer.kind") == "sgd",
-        "--kind sgd has none",
+        "kind sgd has none",
     ),
     Rule(
         "train renderer",
@@ -122,7 +124,7 @@ RULES = (
         "train vqgan",
         "losses.codebook_decay losses.dead_after",
         lambda get: get("model.codebook") == "gradient",
-        "--codebook gradient learns as the weights do",
+        "codebook gradient learns as the weights do",
     ),
     Rule(
         "train vqgan",
@@ -137,18 +139,21 @@ RULES = (
 )
 
 
-def unused(verb: str, typed: Mapping[str, Any], usual: Mapping[str, Any]) -> Iterator[str]:
-    """A sentence for each reason; `usual` are the values of options that were not typed."""
-    values = {**usual, **typed}
+def unused(verb: str, given: Mapping[str, Any], settings: Sequence[Option]) -> Iterator[str]:
+    """A sentence for each reason: `given` was typed, or a file of settings has it other than usual."""
+    known = {".".join(setting.path): setting for setting in settings}
+    values = {path: setting.default for path, setting in known.items()} | {**given}
     for rule in RULES:
         if not verb.startswith(rule.verb):
             continue
-        given = [path for path in rule.options.split() if typed.get(path) is not None]
-        if given and rule.holds(values.get):
-            yield not_used(given, rule.why)
+        named = [path for path in rule.options.split() if given.get(path) is not None]
+        if named and rule.holds(values.get):
+            yield not_used(named, rule.why, alone={path for path in named if known[path].in_file})
 
 
-def not_used(paths: Sequence[str], why: str) -> str:
-    """The sentence for options by their paths."""
-    names = ", ".join("--" + path.rpartition(".")[2].replace("_", "-") for path in paths)
+def not_used(paths: Sequence[str], why: str, *, alone: Collection[str] = ()) -> str:
+    """The sentence for options by their paths, and for those that a file of settings has `alone`."""
+    names = ", ".join(
+        "--" * (path not in alone) + path.rpartition(".")[2].replace("_", "-") for path in paths
+    )
     return f"digit: {names} {'is' if len(paths) == 1 else 'are'} not used: {why}"

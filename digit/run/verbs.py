@@ -94,8 +94,8 @@ OLD_OPTIONS = {
 }
 
 LAST = """\
-Every verb takes --help, and --json: the full result on standard output, all
-else on standard error. Verbs marked * take --processes N, one for each GPU.
+Every verb takes --help, --config FILE (settings in TOML) and --json (all of
+the result on stdout). Verbs marked * take --processes N, one for each GPU.
 Exit codes: 0 done; 2 bad input or full disk, in one sentence; 130 stopped by
 Ctrl-C, 143 by SIGTERM: what is written is whole, repeat the command to go on.
 

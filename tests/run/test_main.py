@@ -70,7 +70,10 @@ TYPOS = [
     ("sample --top-p much", "--top-p: 'much' is not a number"),
     ("sample --renderer oil", "--renderer: 'oil' is none of flow, autoregressive, masked"),
     ("train prior --codes c", "train prior: the following arguments are required: --out"),
-    ("train prior --codes c --out o --betas 1", "--betas: expected 2 arguments"),
+    (
+        "train prior --codes c --out o --betas 1",
+        "--betas is set by --config FILE: give it the line betas = [",
+    ),
     (
         "train prior --codes c --out o --lr -1",
         "train prior: --lr: -1 is out of bounds: give a number above 0 and up to 1,000,000,000",
@@ -97,11 +100,13 @@ def test_a_typing_error_is_one_sentence_and_names_the_help(run, line, words):
     assert "digit " in err[7:]
 
 
-def test_values_reach_the_verb():
-    line = "train prior --codes c --out o --recipe base --lr 1e-3 --clip none --betas 0.5 0.9 --top_k 3"
+def test_values_reach_the_verb(tmp_path):
+    (tmp_path / "s.toml").write_text("betas = [0.5, 0.9]\ndecay-all = false\nlr = 2e-3\n")
+    line = f"train prior --codes c --out o --recipe base --lr 1e-3 --clip none --config {tmp_path}/s.toml"
+    line += " --top_k 3"
     with pytest.raises(digit.DigitError, match="no option --top-k"):
         understand(line.split())
-    command = understand([*line.split()[:-2], "--no-decay_all", "--json", "--processes=2"])
+    command = understand([*line.split()[:-2], "--no-sharded", "--json", "--processes=2"])
     assert not isinstance(command, str)
     assert (command.verb, command.json, command.processes) == ("train prior", True, 2)
     call = command.call.__closure__[0].cell_contents
