@@ -7,7 +7,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test test-gpu lint bench torture clean
+.PHONY: demo test test-gpu lint docs wheel bench torture clean
 
 # The package and what the demo needs; rebuilt only when the list of dependencies changes.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -19,6 +19,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(RUN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[test]"
+	touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	$(RUN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	touch $@
 
 demo: $(VENV)/installed
@@ -37,6 +41,15 @@ lint: $(VENV)/installed-test
 	$(RUN)/ruff check .
 	$(RUN)/pyright
 	$(RUN)/pylint --disable=all --enable=duplicate-code --min-similarity-lines=8 --ignore-imports=y --ignore-docstrings=y --ignore-signatures=y --ignore-patterns=".*\.pyi" digit experiments bench
+
+# The site in build/site; a link or a name that leads nowhere is an error.
+docs: $(VENV)/installed-docs
+	$(RUN)/python -m sphinx -q -W --keep-going -b html -c docs . build/site
+
+# Wheel and source distribution, in dist; tests/test_release.py looks into both.
+wheel: $(VENV)/installed-test
+	rm -rf dist
+	$(RUN)/python -m hatchling build -d dist
 
 bench: $(VENV)/installed-test
 	for script in bench/*.py; do $(RUN)/python $$script --smoke || exit 1; done

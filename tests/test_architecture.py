@@ -1,4 +1,4 @@
-"""docs/architecture.md is true: its examples run, its links lead somewhere, its layers are the real ones."""
+"""docs/architecture.md is true: its layers are the real ones, its counts those of their commits."""
 
 import json
 import re
@@ -9,25 +9,7 @@ from test_imports import ALLOWED, FLOW, LEAVES
 
 PAGE = Path(__file__).parents[1] / "docs" / "architecture.md"
 TEXT = PAGE.read_text(encoding="utf-8")
-EXAMPLES = re.findall(r"## To add an? (\w+)\n.*?```python\n(.*?)```", TEXT, re.DOTALL)
 WORDS = {"leaves": LEAVES, "the method": set(FLOW)}
-
-
-@pytest.mark.parametrize(("part", "code"), EXAMPLES, ids=[part for part, _ in EXAMPLES])
-def test_an_example_runs(part, code, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    exec(compile(code, f"architecture.md: {part}", "exec"), {})
-
-
-def test_there_is_an_example_of_each():
-    assert [part for part, _ in EXAMPLES] == ["encoder", "renderer", "measurement"]
-
-
-def test_links_lead_to_files():
-    targets = [target for target in re.findall(r"\]\(([^)#]+)\)", TEXT) if not target.startswith("http")]
-    assert len(targets) > 20
-    missing = [target for target in targets if not (PAGE.parent / target).exists()]
-    assert not missing
 
 
 @pytest.mark.parametrize("name", [name for name in ALLOWED if name not in LEAVES])

@@ -23,9 +23,9 @@ class SamplerConfig:
     temperature: float = 1.0  # divides the logits; 0 takes the largest
     top_k: int = 0  # codes kept, exactly this many; 0 keeps all
     top_p: float = 1.0  # probability kept, the crossing code included; 1 keeps all
-    # Whose probability top_p cuts: the codes' alone, or with that of special symbols, though they are never
-    # drawn, as in fairseq (search.py, _sample_topp). The two differ for imported models only, and little.
-    top_p_of: Literal["codes", "vocabulary"] = "codes"
+    top_p_of: Literal["codes", "vocabulary"] = "codes"  # whose probability top_p cuts: the codes' alone, or
+    # with that of special symbols, though they are never drawn, as in fairseq (search.py, _sample_topp). The
+    # two differ for imported models only, and little.
     guidance: float = 1.0  # logits = null + guidance x (conditional - null); 1 leaves the null out
     guidance_schedule: Literal["constant", "linear"] = "constant"  # linear: from 1 at the first code
 

@@ -188,7 +188,7 @@ def _options(
         bounds = None if kind is str else bounds_of(annotation)  # those of Python's other type
         alone = path[-1] in in_file or IN_FILE in notes
         return [Option(path, kind, word, default, text, group, place, None in notes, bounds, alone)]
-    hints, comments = get_type_hints(kind, include_extras=True), _comments(kind)  # pyright: ignore[reportArgumentType]
+    hints, comments = get_type_hints(kind, include_extras=True), comments_of(kind)  # pyright: ignore[reportArgumentType]
     in_file = next((note for note in notes if isinstance(note, InFile)), in_file)
     return [
         option
@@ -350,7 +350,7 @@ def _texts(docstring: str) -> dict[str, str]:
 
 
 @functools.cache
-def _comments(kind: type) -> dict[str, str]:
+def comments_of(kind: type) -> dict[str, str]:
     """The comments beside a dataclass's fields by name, each in one line."""
     found: dict[str, str] = {}
     name = ""

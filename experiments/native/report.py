@@ -18,7 +18,7 @@ DRAWN = (30.0, 20.0, 10.0)  # dB
 
 def write_summary(folder: Path, sets: Sequence[str], tokenizers: Sequence[str]) -> None:
     """summary.md and vqgans.png out of the results of `sets` in `folder`."""
-    values, parts = {}, []
+    values, parts = {}, ["# Stability of tokenizers\n"]
     for name in sets:
         stability = read_result(folder / f"{name}.json")
         again = folder / f"reconstruction-{name}.json"
