@@ -41,7 +41,9 @@ class Surface(SphinxDirective):
     def run(self) -> list[nodes.Node]:
         """What stands in the directive's place."""
         kinds: dict[str, list[str]] = {"Objects": [], "Functions": [], "Errors": []}
-        for name in sorted(digit.__all__, key=lambda name: name != "DigitPipeline"):  # the first that one meets
+        for name in sorted(
+            digit.__all__, key=lambda name: name != "DigitPipeline"
+        ):  # the first that one meets
             thing = getattr(digit, name)
             if not isinstance(thing, type):
                 kinds["Functions"].append(f".. autofunction:: digit.{name}")
