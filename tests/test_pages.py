@@ -25,7 +25,8 @@ IN_DIGIT = re.compile(r"^digit |^torchrun .* -m -- digit |^sbatch .* experiments
 OTHERS = ("make", "pip", "uv", "git", "python", "podman", "cd", "source", "pre-commit", "#")
 # A command in a sentence may leave out what it needs, or write dots for a number.
 ABRIDGED = re.compile(
-    r"arguments are required|'\.\.' is|'N' is|expected (at least )?\w+ arguments?|nothing to write"
+    r"arguments are required|'\.\.' is|'N' is|expected (at least )?\w+ arguments?"
+    r"|nothing to write|--config: .* cannot be read"
 )
 
 
