@@ -110,6 +110,13 @@ class VQGANLoss(nn.Module):
         """Go on as from this step, the codebook started: for counting where tensors have no values."""
         self._known = (step, True)
 
+    @torch.no_grad()
+    def keep_codebook(self) -> None:
+        """Go on from the VQGAN's codes, of a training before, in place of new ones on the first latents."""
+        self.codebook.counts.fill_(1)
+        self.codebook.sums.copy_(self.vqgan.quantize.embedding.weight)
+        self.started.fill_(True)
+
     @property
     def partial_gradients(self) -> bool:
         """Whether the next update leaves some trainable parameters without a gradient."""

@@ -23,6 +23,8 @@ def compose(
 ) -> dict[str, Any]:
     """Join trained stages into one model folder; stages that do not belong together are refused.
 
+    Each may also be a model that has it, such as the bundled one by its name.
+
     Example: digit compose --prior runs/prior --renderer runs/renderer --vqgan runs/vqgan --out runs/model
     Example: digit compose --prior runs/prior --renderer-flow runs/flow --out runs/model
 
@@ -44,17 +46,19 @@ def compose(
     from digit.progress import say
     from digit.run.claim import claim, nothing_left
     from digit.weights.artifact import artifact_of, load
-    from digit.weights.model_folder import PipelineSampling
+    from digit.weights.model_folder import PipelineSampling, part_of
     from digit.weights.official_model import imagenet_ids, imagenet_names
     from digit.weights.storage import from_dict, to_dict
 
     settings = from_dict(
         PipelineSampling, {} if sampling is None else read_json(sampling), where=str(sampling)
     )
-    first: Any = load(prior, kind="prior")
+    first: Any = load(part_of(prior, "prior"), kind="prior")
     given = {"vqgan": vqgan, "renderer": renderer, "renderer_masked": renderer_masked}
     given |= {"renderer_flow": renderer_flow, "tokenizer": tokenizer}
-    parts: dict[str, Any] = {name: load(path, kind=name) for name, path in given.items() if path is not None}
+    parts: dict[str, Any] = {
+        name: load(part_of(path, name), kind=name) for name, path in given.items() if path is not None
+    }
     classes = artifact_of(first).get("classes") or []
     for name, part in parts.items():
         theirs = artifact_of(part).get("classes") or []

@@ -16,6 +16,7 @@ from digit.data.samples import rows_in
 from digit.errors import DigitError
 from digit.files import read_json
 from digit.opening import name_of, open_regular
+from digit.run.best import BEST, LOSS, best_of
 from digit.run.table import Cell
 from digit.training.checkpoint import paths
 from digit.training.log import read, read_status
@@ -215,7 +216,8 @@ def _training(folder: Path) -> dict[str, Any]:
     states = paths(folder / "state")
     settings = _object(states[-1] / "state.json").get("config") if states else None
     settings = settings if isinstance(settings, dict) else {}
-    return {**known, "last": rows, "settings": settings}
+    best = best_of(folder)
+    return {**known, "last": rows, "settings": settings, **({} if best is None else {BEST: best})}
 
 
 def _last_rows(log: Path) -> dict[str, Any]:
@@ -228,7 +230,7 @@ def _last_rows(log: Path) -> dict[str, Any]:
 
 def _of_training(folder: Path, training: dict[str, Any]) -> Table:
     """A training in a table."""
-    last, settings = training["last"], training["settings"]
+    last, settings, best = training["last"], training["settings"], training.get(BEST)
     optimizer = settings.get("optimizer")
     optimizer = optimizer if isinstance(optimizer, dict) else {}
     done, steps = training.get("step", last.get("step")), training.get("steps", settings.get("steps"))
@@ -237,6 +239,7 @@ def _of_training(folder: Path, training: dict[str, Any]) -> Table:
         "state": training.get("reason"),
         "time, s": training.get("seconds", last.get("seconds")),
         **{name.replace("_", " "): value for name, value in last.items() if _LOSS.search(name)},
+        "lowest held-out loss": best and f"{best[LOSS]:.4f} at update {best['step']:,}, in {BEST}/",
         "learning rate now": last.get("lr"),
         "learning rate, peak": optimizer.get("lr"),
         "warm-up, updates": optimizer.get("warmup"),

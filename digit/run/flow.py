@@ -25,6 +25,7 @@ from digit.run.class_names import check_classes, classes_told, labels_among
 from digit.run.dry_run import DryRun, describe_codes, dry_run
 from digit.run.grid import grid
 from digit.run.pictures import open_told
+from digit.run.start import started
 from digit.run.wrong_codes import tokenizer_of
 from digit.training.config import TrainConfig
 from digit.training.update import seed_all
@@ -59,6 +60,7 @@ def train_flow(
     tokenizer: Path | None,
     perceptual_weight: float,
     taught: Taught | None,
+    init_from: str | None,
 ) -> dict[str, Any]:
     """Train a flow renderer on a tokenised set and its pictures; the verb's record.
 
@@ -79,6 +81,9 @@ def train_flow(
     renderer = stages.build(lambda: FlowRenderer(config), training, plan)
     if teacher is not None and not plan.dry_run:
         renderer.load_state_dict(teacher.state_dict(), strict=False)  # all but how guidance is read
+    if teacher is not None and init_from is not None:
+        raise DigitError("--teacher and --init-from both say where weights start: give one of them")
+    start = started(renderer, out, init_from, classes=classes, lineage=lineage)
     losses = FlowLossConfig(perceptual_weight=perceptual_weight)
     source = open_told(str(images))
     picture = strips(first_views(codes, tokenised(codes, source), _spread(len(codes), SHOWN)), where)
@@ -92,6 +97,7 @@ def train_flow(
         "teacher": None if teacher is None else artifact_of(teacher)["id"],
     }
     made_of |= {"masked": False, "flow": True, "held_out": of_folder(held_out), "wrong_codes": rate}
+    made_of |= start
     found = stages.claimed(out, "train renderer", **made_of)
     if plan.dry_run:
         inputs = describe_codes(codes) | {"images": str(images)}
@@ -107,8 +113,8 @@ def train_flow(
     extra = {"wrong_codes": rate} if rate else {}
     extra |= {"teacher": made_of["teacher"]} if teacher is not None else {}
 
-    def keep(trained: FlowLoss) -> None:
-        save(trained.renderer, out, lineage=lineage, classes=classes, extra=extra or None)
+    def keep(trained: FlowLoss, to: Path, more: Mapping[str, Any] = {}) -> None:
+        save(trained.renderer, to, lineage=lineage | start, classes=classes, extra={**extra, **more})
 
     return stages.run_stage(stage, data, training, found, given, where, evaluate, picture, keep, "renderer")
 

@@ -191,12 +191,12 @@ def _load_torch() -> None:
 def _command(verb: str, arguments: list[str], whole: list[str]) -> Command | str:
     """The verb's own arguments, understood; `whole` is the command line that they end."""
     function, stage = VERBS[verb].function(), verb.removeprefix("train ")
-    file, recipe = _value(arguments, "--config"), _value(arguments, "--recipe")
+    file = _value(arguments, "--config")
     with _told(verb):
         written = settings.read(Path(file)) if file else {}
-        recipe = recipe if recipe is not None else settings.text_in(written, "recipe")
-        flow = "--flow" in arguments or (written.get("flow") is True and "--no-flow" not in arguments)
-        defaults = defaults_of(recipe, stage, flow=flow)
+        recipe, start = (_early(arguments, written, name) for name in ("recipe", "init-from"))
+        which = {name: bool(_early(arguments, written, name)) for name in ("flow", "masked")}
+        defaults = defaults_of(recipe, stage, **which, init_from=start)
         known = settings_of(function, defaults)
         from_file = settings.checked(written, known, Path(file), verb) if file else {}
         shown = {**defaults, **call_of(function, from_file, defaults)}
@@ -265,6 +265,15 @@ def _value(arguments: list[str], option: str) -> str | None:
         if name == option:
             return value if equals else (arguments[place + 1 :] or [""])[0]
     return None
+
+
+def _early(arguments: list[str], written: dict[str, Any], name: str) -> Any:
+    """What an option decides before the others are parsed: a text or a switch, typed or out of a file."""
+    value = written.get(name)
+    if name in ("flow", "masked"):
+        return f"--{name}" in arguments or (value is True and f"--no-{name}" not in arguments)
+    typed = _value(arguments, f"--{name}")
+    return typed if typed is not None else value if isinstance(value, str) else None
 
 
 def _fail(sentence: str) -> int:

@@ -16,17 +16,21 @@ renderer where none is named.
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal, ParamSpec, TypeVar
 
 from digit.errors import DigitError
 from digit.training.config import OptimizerConfig, TrainConfig
 
-Stage = Literal["prior", "renderer", "probe"]
+Stage = Literal["prior", "renderer", "probe", "vqgan"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
 IMAGES = 1_281_167  # of ImageNet's training set
 CLASSES = 1000
+SHAPE = {  # options that are settings of the model, and so the weights' that a training starts from
+    *("width", "layers", "heads", "norm", "tied", "patch", "dropout", "label_dropout", "label_smoothing")
+}
 IDENTITY = ("over", "conditional", "masked", "flow")  # options that make a recipe what it is
 
 # Not published: whether the runs had apex's Adam or fairseq's own, which differ in where eps enters. Ours is
@@ -239,21 +243,41 @@ RECIPES: dict[str, Recipe] = {
 }
 
 
-def defaults_of(name: str | None, stage: str, *, flow: bool = False) -> dict[str, Any]:
+def defaults_of(
+    name: str | None,
+    stage: str,
+    *,
+    flow: bool = False,
+    masked: bool = False,
+    init_from: str | Path | None = None,
+) -> dict[str, Any]:
     """The arguments that a recipe gives the function that trains `stage`; without one `FLOW` if `flow`.
 
+    Settings of the model are those of the weights that `init_from` names, if any.
+
     Raises:
-        DigitError: there is no such recipe of this stage.
+        DigitError: there is no such recipe of this stage, or there are no such weights of it.
     """
-    if name is None:
-        return dict(FLOW) if flow else {}
-    recipe = RECIPES.get(name)
-    if recipe is None or recipe.stage != stage:
-        known = [name for name, recipe in RECIPES.items() if recipe.stage == stage]
-        raise DigitError(
-            f"--recipe: there is no recipe {name!r} of a {stage}: choose from {', '.join(known)}"
-        )
-    return {"recipe": name, **recipe.options, "training": recipe.training}
+    defaults: dict[str, Any] = dict(FLOW) if flow else {}
+    if name is not None:
+        recipe = RECIPES.get(name)
+        if recipe is None or recipe.stage != stage:
+            known = [name for name, recipe in RECIPES.items() if recipe.stage == stage]
+            raise DigitError(
+                f"--recipe: there is no recipe {name!r} of a {stage}: choose from {', '.join(known)}"
+            )
+        defaults = {"recipe": name, **recipe.options, "training": recipe.training}
+        masked = masked or bool(defaults.get("masked"))
+    if init_from is not None:
+        from digit.weights.initial import config_of
+
+        kind = "renderer_flow" if flow else "renderer_masked" if masked else stage
+        config = config_of(init_from, kind)
+        if stage == "vqgan":
+            return defaults | {"model": config}
+        told = SHAPE if config.classes else SHAPE - {"label_dropout"}
+        defaults |= {option: getattr(config, option) for option in told if hasattr(config, option)}
+    return defaults
 
 
 def described(name: str) -> str:
@@ -277,7 +301,9 @@ def by_recipe(stage: Stage) -> Callable[[Callable[P, R]], Callable[P, R]]:
         @functools.wraps(train)
         def call(*positional: P.args, **given: P.kwargs) -> R:
             name: Any = given.get("recipe")
-            defaults: Any = defaults_of(name, stage, flow=bool(given.get("flow")))
+            which: Any = {each: bool(given.get(each)) for each in ("flow", "masked")}
+            which["init_from"] = given.get("init_from")
+            defaults: Any = defaults_of(name, stage, **which)
             for option in IDENTITY:
                 if option in given and option in defaults and given[option] != defaults[option]:
                     raise DigitError(

@@ -63,12 +63,6 @@ def checked(values: Mapping[str, Any], settings: Sequence[Option], path: Path, v
     return found
 
 
-def text_in(values: Mapping[str, Any], name: str) -> str | None:
-    """A text of a file; None where it has none of this name, or something else."""
-    value = values.get(name)
-    return value if isinstance(value, str) else None
-
-
 def usual(settings: Sequence[Option], path: str) -> Any:
     """The default of a setting by its path with dots."""
     return next(setting.default for setting in settings if ".".join(setting.path) == path)

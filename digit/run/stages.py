@@ -28,6 +28,7 @@ from digit.progress import progress, say
 from digit.renderer import Renderer
 from digit.renderer_masked import MaskedRenderer
 from digit.rendering import to_uint8
+from digit.run.best import keeping_best, tell_best
 from digit.run.claim import Claim, claim, differences
 from digit.run.class_names import labels_among
 from digit.run.dry_run import DryRun
@@ -44,6 +45,7 @@ from digit.training.update import TRAJECTORY
 from digit.vqgan_config import VQGANLossConfig
 from digit.vqgan_loss import VQGANLoss, perceptual_network
 from digit.weights.artifact import MODEL, artifact_of, load, verify
+from digit.weights.model_folder import part_of
 from digit.weights.outline import Undrawn
 from digit.weights.storage import to_dict
 
@@ -141,13 +143,14 @@ def run_stage(
     where: torch.device,
     evaluate: Evaluate | None,
     picture: Picture | None,
-    save: Callable[[Any], Any],
+    save: Callable[..., Any],
     title: str,
 ) -> dict[str, Any]:
     """Train a stage by the one loop, print what came of it, and give the verb's record.
 
-    `given`, the verb's arguments, are left in the folder as a file of settings. Nothing is read, trained or
-    written where the run is finished; a lost or damaged artifact is written again.
+    `save(stage, folder)` writes the artifact, and with a third argument, of a prior or renderer, more that it
+    says of itself. `given`, the verb's arguments, are left in the folder as a file of settings. Nothing is
+    read, trained or written where the run is finished; a lost or damaged artifact is written again.
     """
     out = found.out
     if is_finished(out, training):
@@ -155,14 +158,16 @@ def run_stage(
     else:
         how: dict[str, Any] = {"evaluate": evaluate, "picture": picture, "device": where, "title": title}
         how["told"] = found.told
-        how["on_save"] = lambda trained, state: save(trained)
+        how["on_save"] = lambda trained, state: save(trained, out)
+        if evaluate and training.evaluate_every:
+            how["evaluate"] = keeping_best(evaluate, save, out, found.made_of.get("held_out"))
         with found.begun():
             if is_main():
                 write_text_atomic(out / NAME, text_of(found.verb, given))
             trained = train(stage, data(), training, out, **how)
             if is_main() and not _is_whole(out):
                 say(f"{out / MODEL} is lost or damaged: it is written again")
-                save(trained)
+                save(trained, out)
     status, measured = read_status(out), {}
     assert status is not None
     for entry in read(out / "log.jsonl"):  # the last of each
@@ -177,6 +182,7 @@ def run_stage(
     print_table(title, ["updates", *best, "seconds"], {f"{parameters:,} parameters": row})
     saved(out)
     progress = {"step": status.step, "of": status.steps, "finished": status.finished}
+    progress |= tell_best(out, status.step)
     warning = warm_up_warning(training.optimizer, training.steps)
     progress["warnings"] = [] if warning is None else [warning]
     return {"out": out, "parameters": parameters, **progress, "seconds": status.seconds, **measured}
@@ -309,7 +315,7 @@ def renderer_pictures(
 
 
 def _loaded(path: Path | None, kind: str, where: torch.device) -> Any:
-    return None if path is None else load(path, kind=kind, device=where)
+    return None if path is None else load(part_of(path, kind), kind=kind, device=where)
 
 
 def _first_views(codes: Codes, name: str) -> Tensor:

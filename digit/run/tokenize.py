@@ -134,17 +134,18 @@ def open_kinds(
     from digit.tokenizer import encoding
     from digit.vqgan import vq_encoding
     from digit.weights.artifact import artifact_of, load
+    from digit.weights.model_folder import part_of
 
     kinds, lengths = {}, {}
     fitted: Any = None
     if tokenizer is not None:
-        module: Any = load(tokenizer, kind="tokenizer", device=device)
+        module: Any = load(part_of(tokenizer, "tokenizer"), kind="tokenizer", device=device)
         artifact = artifact_of(module)
         kinds["codes"] = CodeKind(encoding(module), module.config.codes, artifact["id"])
         lengths["codes"] = module.length
         fitted = artifact["extra"].get("size", module.config.encoder.image_size)
     if vqgan is not None:
-        module = load(vqgan, kind="vqgan", device=device)
+        module = load(part_of(vqgan, "vqgan"), kind="vqgan", device=device)
         kinds["vq_codes"] = CodeKind(vq_encoding(module), module.config.codes, artifact_of(module)["id"])
         lengths["vq_codes"], size = module.length, size or module.config.image_size
     side: int = size or fitted

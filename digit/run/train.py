@@ -5,6 +5,7 @@ What the stages are built of, measured by and shown with is in digit.run.stages.
 
 import difflib
 import inspect
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +15,7 @@ from digit.bounds import Count, Decay, Depth, Positive, Size, Weight
 from digit.calls import checked, taken
 from digit.errors import DigitError
 from digit.run.dry_run import DryRun
-from digit.run.options import Codes, Device, File, FileOnly, Folder, Losses, Pictures, Shape, Training
+from digit.run.options import Codes, Device, File, FileOnly, Folder, Losses, Model, Pictures, Shape, Training
 from digit.run.recipes import IDENTITY, PROBE, RECIPES, by_recipe
 from digit.training.config import OptimizerConfig, TrainConfig
 from digit.vqgan_config import VQGANConfig, VQGANLossConfig
@@ -36,6 +37,7 @@ RendererRecipe = Literal["renderer_ar", "renderer_masked"]
 
 
 @checked
+@by_recipe("vqgan")
 def train_vqgan(
     images: Pictures,
     out: Folder,
@@ -43,6 +45,7 @@ def train_vqgan(
     model: Shape = VQGANConfig(),  # noqa: B008  (frozen)
     losses: Losses = VQGANLossConfig(),  # noqa: B008
     training: Training = VQGAN_TRAINING,
+    init_from: Model | None = None,
     perceptual_weights: File | None = None,
     under: str | None = None,
     held_out: Pictures | None = None,
@@ -63,6 +66,8 @@ def train_vqgan(
         model: shape of the encoder and decoder; the official topology unless told otherwise.
         losses: weights of the reconstruction, perceptual and adversarial parts.
         training: steps, batch, learning rate and the rest of the loop.
+        init_from: weights to start from, whose shape is the default: a run or model, here, bundled or on the
+            hub. Not used where the run goes on.
         perceptual_weights: local safetensors of the perceptual network; else timm fetches the published ones.
         under: only pictures below this folder of `images`, such as `train`.
         held_out: unseen pictures (2,048 of them) for the reconstruction error; `images` if left out.
@@ -84,6 +89,7 @@ def train_vqgan(
     from digit.run.device import choose_device
     from digit.run.dry_run import dry_run
     from digit.run.pictures import open_told
+    from digit.run.start import started
     from digit.vqgan import VQGAN
     from digit.vqgan_loss import VQGANLoss
     from digit.weights.artifact import save
@@ -96,7 +102,9 @@ def train_vqgan(
     network, size = stages.perceptual(losses, perceptual_weights, plan), model.image_size
     make = lambda: VQGANLoss(VQGAN(model), losses, network)  # noqa: E731  (reads maps of the network)
     stage = stages.build(make, training, plan, sized=lambda: VQGAN(model))
-    made_of: dict[str, Any] = {"model": to_dict(model), "crop": crop, "losses": to_dict(losses)}
+    if start := started(stage.vqgan, out, init_from, classes=(), lineage={}):
+        stage.keep_codebook()
+    made_of: dict[str, Any] = {"model": to_dict(model), "crop": crop, "losses": to_dict(losses), **start}
     made_of["perceptual"] = {"size": losses.perceptual_size, "maps": losses.perceptual_maps}
     if not plan.dry_run:  # its networks have no weights, and it reads no pictures
         made_of["images"] = of_images(source)
@@ -117,8 +125,8 @@ def train_vqgan(
     evaluate, picture = stages.reconstruction_error(pixels, where), stages.reconstructions(pixels, where)
     more = {"source": source.fingerprint, "read_as": source.summary, "losses": losses.__dict__}
 
-    def keep(trained: VQGANLoss) -> None:
-        save(trained.vqgan, out, lineage={}, extra=more)
+    def keep(trained: VQGANLoss, to: Path) -> None:
+        save(trained.vqgan, to, lineage=start, extra=more)
 
     record = stages.run_stage(stage, data, training, found, given, where, evaluate, picture, keep, "vqgan")
     return {**record, "inputs": source.counts()}
@@ -141,6 +149,7 @@ def train_prior(
     label_dropout: Decay = 0.0,
     label_smoothing: Decay = 0.1,
     tied: FileOnly[bool] = False,
+    init_from: Model | None = None,
     training: Training = PRIOR,
     held_out: Codes | None = None,
     renderer: Folder | None = None,
@@ -166,6 +175,8 @@ def train_prior(
         label_dropout: share of labels dropped; above 0 the prior also draws without a class, and guided.
         label_smoothing: of the cross-entropy.
         tied: one table for reading and predicting codes.
+        init_from: weights to start from, whose shape is the default: a run or model, here, bundled or on the
+            hub, made on codes of the same tokenizer. Not used where the run goes on.
         training: steps, batch, learning rate and the rest of the loop.
         held_out: codes of unseen pictures, for the held-out loss.
         renderer: artifact, for sample pictures while training; else samples/ shows the codes as colours.
@@ -181,6 +192,7 @@ def train_prior(
     from digit.run.class_names import check_classes
     from digit.run.device import choose_device
     from digit.run.dry_run import code_batch, describe_codes, dry_run
+    from digit.run.start import started
     from digit.weights.artifact import save
     from digit.weights.storage import to_dict
 
@@ -202,12 +214,13 @@ def train_prior(
     )
     stage = stages.build(lambda: Prior(config), training, plan)
     lineage = opened.lineage(over)
+    start = started(stage, out, init_from, classes=classes, lineage=lineage)
     picture = stages.prior_pictures(config, over, renderer, vqgan, lineage, where)
     known: dict[str, Any] = {"classes": classes, "unlabelled": config.label_dropout > 0}
     evaluate = stages.held_out_loss(held_out, (over,), lineage, where, training, **known)
     check_classes(out, "prior", classes)
     data_is = {"over": over, "codes": of_codes(opened, over, labels=bool(classes))}
-    made_of = {**data_is, "model": to_dict(config), "held_out": of_folder(held_out)}
+    made_of = {**data_is, "model": to_dict(config), "held_out": of_folder(held_out), **start}
     found = stages.claimed(out, "train prior", **made_of)
     if plan.dry_run:
         batch = code_batch(config.length)
@@ -215,8 +228,8 @@ def train_prior(
     how: Any = {"batch_size": training.batch, "seed": training.seed, "device": where}
     data = partial(CodeData, opened, arrays=(over,), **how)
 
-    def keep(trained: Prior) -> None:
-        save(trained, out, lineage=lineage, classes=classes)
+    def keep(trained: Prior, to: Path, extra: dict[str, Any] | None = None) -> None:
+        save(trained, to, lineage=lineage | start, classes=classes, extra=extra)
 
     return stages.run_stage(stage, data, training, found, given, where, evaluate, picture, keep, "prior")
 
@@ -245,6 +258,7 @@ def train_renderer(
     teacher: Folder | None = None,
     passes: Count = 1,
     taught_guidance: FileOnly[Weight] = 2.5,
+    init_from: Model | None = None,
     training: Training = RENDERER,
     held_out: Codes | None = None,
     held_out_images: Pictures | None = None,
@@ -285,6 +299,8 @@ def train_renderer(
         teacher: a flow renderer, whose shape and first weights another one takes that learns from it.
         passes: of that one per picture; 1 to 4 are meant.
         taught_guidance: the largest guidance that it draws with, at no cost.
+        init_from: weights to start from, whose shape is the default: a run or model, here, bundled or on the
+            hub, made on codes of the same tokenizer and VQGAN. Not used where the run goes on.
         training: steps, batch, learning rate and the rest of the loop.
         held_out: codes of unseen pictures, for the held-out loss.
         held_out_images: of a flow renderer: the pictures of `held_out`, of which 2,048 are read.
@@ -302,6 +318,7 @@ def train_renderer(
     from digit.run.device import choose_device
     from digit.run.dry_run import code_batch, describe_codes, dry_run
     from digit.run.flow import Taught, train_flow
+    from digit.run.start import started
     from digit.run.wrong_codes import wrong_codes_of
     from digit.weights.artifact import save
     from digit.weights.storage import to_dict
@@ -316,6 +333,7 @@ def train_renderer(
         shape["label_dropout"] = label_dropout
         how: Any = {"images": images, "held_out": held_out, "held_out_images": held_out_images}
         how |= {"wrong": wrong, "tokenizer": tokenizer, "perceptual_weight": perceptual_weight}
+        how["init_from"] = init_from
         how["taught"] = None if teacher is None else Taught(teacher, passes, taught_guidance)
         return train_flow(opened, out, shape, training, where, plan, given, **how)
     classes = classes_told(opened, label_dropout)
@@ -335,6 +353,7 @@ def train_renderer(
     )
     stage = stages.build(lambda: MaskedRenderer(config) if masked else Renderer(config), training, plan)
     lineage = opened.lineage(*names)
+    start = started(stage, out, init_from, classes=classes, lineage=lineage)
     picture = stages.renderer_pictures(opened, vqgan, lineage, where)
     known: dict[str, Any] = {"classes": classes, "unlabelled": config.label_dropout > 0}
     evaluate = stages.held_out_loss(held_out, names, lineage, where, training, **known)
@@ -342,7 +361,7 @@ def train_renderer(
         check_classes(out, "renderer_masked" if masked else "renderer", classes)
     made_of: dict[str, Any] = {"codes": of_codes(opened, *names, labels=bool(classes))}
     made_of |= {"masked": masked, "flow": False, "wrong_codes": wrong_codes}
-    made_of |= {"model": to_dict(config), "held_out": of_folder(held_out)}
+    made_of |= {"model": to_dict(config), "held_out": of_folder(held_out), **start}
     found = stages.claimed(out, "train renderer", **made_of)
     if plan.dry_run:
         batch = code_batch(config.length, vq_length=config.vq_length)
@@ -350,9 +369,9 @@ def train_renderer(
     how = {"batch_size": training.batch, "seed": training.seed, "device": where}
     data = partial(CodeData, opened, arrays=names, wrong=wrong, **how)
 
-    def keep(trained: Any) -> None:
-        more = {"wrong_codes": wrong_codes} if wrong_codes else None
-        save(trained, out, lineage=lineage, classes=opened.classes, extra=more)
+    def keep(trained: Any, to: Path, extra: Mapping[str, Any] = {}) -> None:
+        more = {"wrong_codes": wrong_codes} if wrong_codes else {}
+        save(trained, to, lineage=lineage | start, classes=opened.classes, extra={**more, **extra})
 
     return stages.run_stage(stage, data, training, found, given, where, evaluate, picture, keep, "renderer")
 
@@ -422,8 +441,8 @@ def train_probe(
         return dry_run(stage, batch, training, out, plan, model=shape, inputs=inputs, counted_as=whole)
     data = partial(states.data, opened, training)
 
-    def keep(trained: Probe) -> None:
-        save(trained, out, lineage={"prior": states.identity}, classes=opened.classes)
+    def keep(trained: Probe, to: Path) -> None:
+        save(trained, to, lineage={"prior": states.identity}, classes=opened.classes)
 
     return stages.run_stage(stage, data, training, found, given, where, evaluate, None, keep, "linear probe")
 

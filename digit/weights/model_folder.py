@@ -93,6 +93,25 @@ def _fetched(repository: str, revision: str) -> Path:
     return folder
 
 
+def part_of(name: str | Path, kind: str, *, hub: bool = False) -> Path:
+    """The folder of an artifact of this kind: of itself, or of a model that has it as a part.
+
+    A model may also be one that comes with the package, by its name, or with `hub` one there (see `locate`).
+
+    Raises:
+        DigitError: there is no such model, or it has no such part.
+    """
+    here = Path(name).is_dir() or not (hub or "/" not in str(name))
+    folder = Path(name) if here else locate(name)
+    config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else None
+    if not isinstance(config, dict) or config.get("kind") != "pipeline":
+        return folder
+    parts = read_config(folder)["parts"]
+    if kind not in parts:
+        raise DigitError(f"the model {name} has no {kind}: it has {listed(sorted(parts))}")
+    return folder / kind
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The config.json of a pipeline, checked to be one; DigitError if it is absent, damaged or another."""
     path = folder / "config.json"
