@@ -44,7 +44,7 @@ ALLOWED = {
     ("tensors.py", "safetensors.safe_open"): "by the name of an open file",
     ("training/shards.py", "safetensors.safe_open"): "by the name of an open file",
     ("training/checkpoint.py", ".rename"): "a folder of our own steps aside",
-    ("training/log.py", "SummaryWriter"): "torch's own log, only where it is asked for",
+    ("training/trackers.py", "SummaryWriter"): "torch's own log, only where it is asked for",
     ("run/contents.py", "safe_open"): "by the name of an open file",
     ("run/contents.py", "safetensors.safe_open"): "the import of it",
     ("weights/foreign.py", "zipfile.ZipFile"): "of an open file",

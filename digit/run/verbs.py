@@ -79,6 +79,7 @@ OLD_OPTIONS = {
     ("", "--boards"): "is now --gpus",
     ("", "--mfu"): "is gone: hours rest on measured rates",
     ("", "--kernels"): "is gone: training takes its kernels where they run, --no-compile switches them off",
+    ("", "--tensorboard"): "is now --tracker tensorboard",
     ("", "--learning-rates"): "is now --lr-factors",
     ("sample", "--steps"): "is now --passes",
     ("evaluate sweep", "--steps"): "is now --passes",

@@ -8,6 +8,8 @@ from digit.bounds import Batch, Count, Decay, Positive, Seed, Weight, Whole
 from digit.calls import check_fields
 from digit.errors import DigitError
 
+Tracker = Literal["tensorboard", "wandb", "trackio"]
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -64,7 +66,7 @@ class TrainConfig:
     compile: bool = True  # on a GPU: torch.compile, and kernels of our own in post-norm blocks
     sharded: bool = False  # of several processes each keeps a part of weights and moments (FSDP2)
     wall_clock_limit: Weight | None = None  # seconds of this process, after which the run is saved and left
-    tensorboard: bool = False  # write out/tensorboard as well
+    tracker: tuple[Tracker, ...] = ()  # where losses and pictures go too; files of this machine
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be meant."""

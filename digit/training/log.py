@@ -1,22 +1,24 @@
-"""What a run says of itself: log.jsonl, status.json, a progress bar or plain lines, loss.png, TensorBoard."""
+"""What a run says of itself: log.jsonl, status.json, a progress bar or plain lines, loss.png, trackers."""
 
 import contextlib
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from digit.distributed import is_main
 from digit.entries import Number, Text, entries, parsed
-from digit.errors import DigitError
 from digit.figure import new_figure, save_figure
 from digit.files import open_to_append, read_json, write_json_atomic, write_text_atomic
 from digit.opening import read_file
 from digit.progress import Bar
+from digit.training.trackers import Trackers
 
 # What each line of a training has; the other names are measurements, which loss.png shows.
 OWN = {
@@ -44,10 +46,10 @@ class Log:
         steps: int,
         title: str = "train",
         progress: bool = True,
-        tensorboard: bool = False,
+        trackers: Sequence[str] = (),
         measures_again: bool = False,
     ) -> None:
-        """Open log.jsonl for appending; DigitError if TensorBoard is asked for and is not installed.
+        """Open log.jsonl for appending, and trackers by their names; DigitError if one is not installed.
 
         `measures_again`: the measurements of `step` itself are to come, and cut off as well.
         """
@@ -56,7 +58,7 @@ class Log:
         self._file = None
         if is_main():
             self._file = _opened(self.path, step, measures_again)
-        self._board = _tensorboard(out / "tensorboard", step) if tensorboard and is_main() else None
+        self._trackers = Trackers(trackers if is_main() else (), out, step)
         self._last_plot = time.monotonic()
         self._bar = Bar(title, steps, done=step, shown=progress)
 
@@ -68,8 +70,7 @@ class Log:
     def __exit__(self, *_: object) -> None:
         """Close the files and take the bar down."""
         self._bar.__exit__()
-        if self._board:
-            self._board.close()
+        self._trackers.close()
         if self._file:
             self._file.close()
 
@@ -77,10 +78,12 @@ class Log:
         """Add one line of numbers; a number that is not finite is written as null."""
         clean = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._write({"step": step, **clean})
-        if self._board:
-            for name, value in values.items():
-                self._board.add_scalar(name, value, step)
+        self._trackers.record(step, values)
         self._show(step, values)
+
+    def picture(self, step: int, image: Image.Image) -> None:
+        """Show samples of this step to the trackers."""
+        self._trackers.picture(step, image)
 
     def event(self, step: int, message: str) -> None:
         """Add one line of text, such as a warning, and show it."""
@@ -198,14 +201,6 @@ def _opened(path: Path, step: int, measures_again: bool) -> FileIO:
     ]
     write_text_atomic(path, "".join(json.dumps(record) + "\n" for record in kept))
     return open_to_append(path)
-
-
-def _tensorboard(folder: Path, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter  # optional, and slow to import
-    except ImportError:
-        raise DigitError("tensorboard is not installed: pip install tensorboard, or leave it out") from None
-    return SummaryWriter(str(folder), purge_step=step + 1)
 
 
 def draw(records: list[dict[str, Any]], path: Path) -> None:

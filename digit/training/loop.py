@@ -121,7 +121,7 @@ def train(
                 steps=config.steps,
                 title=title,
                 progress=progress,
-                tensorboard=config.tensorboard,
+                trackers=config.tracker,
                 measures_again="evaluate" in updater.duties,
             )
             stack.enter_context(log)
@@ -305,6 +305,7 @@ class _Run:
                         path = self.out / "samples" / f"step-{step:06d}.png"
                         with self._writing(), atomic_file(path) as file:
                             image.save(file, format="png")
+                        self.log.picture(step, image)
             self.updater.duties.remove(duty)
 
     def _save(self) -> None:

@@ -54,12 +54,6 @@ def test_plain_lines_where_there_is_no_terminal(tmp_path, capsys, monkeypatch):
     )
 
 
-def test_tensorboard_files(tmp_path):
-    pytest.importorskip("tensorboard")
-    write(tmp_path, [1], tensorboard=True)
-    assert list((tmp_path / "tensorboard").glob("events*"))
-
-
 def test_the_plot_has_a_panel_for_each_measurement(tmp_path):
     records = [{"step": step, "loss": 1 / step} for step in range(1, 30)] + [{"step": 10, "score": 0.5}]
     draw([{"step": 1, "loss": 1.0}], tmp_path / "none.png")
