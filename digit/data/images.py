@@ -16,6 +16,7 @@ from digit.calls import checked
 from digit.data.archives import LARGEST, SUFFIXES, Listing, ignore_reason, list_tars, list_zip
 from digit.data.classes import counted, find_classes, grouped, in_order, plain, plainly_named, relabel
 from digit.data.decode import BrokenImage
+from digit.data.label_table import with_labels
 from digit.data.samples import no_samples
 from digit.errors import DigitError
 from digit.opening import leads_out, read_file, what_it_is
@@ -121,18 +122,20 @@ def open_images(
 ) -> ImageSource:
     """One picture, or those of a folder (flat or of class folders), zip, .tar or `x-{000..127}.tar`.
 
-    The class of a picture is the path of folders it lies in, or what a shard states beside it (`find_classes`
-    says what is none). Of what digit itself wrote only samples count, no grids, strips or plots. A split is
-    chosen by `under="train"` or by the path's end, `pictures.zip:train`. Given `classes`, labels are places
-    in that list, so that the splits of a set, or the pictures for an existing model, agree. Raises DigitError
-    when there is nothing to read, a class is not listed, or, if `strict`, a picture has no class and others
-    have.
+    The class of a picture is the path of folders it lies in, or what a shard or a table in the folder states
+    (`find_classes` and `digit.data.label_table` say what is none). Of what digit itself wrote only samples
+    count, no grids, strips or plots. A split is chosen by `under="train"` or by the path's end,
+    `pictures.zip:train`. Given `classes`, labels are places in that list, so that the splits of a set, or the
+    pictures for an existing model, agree. Raises DigitError when there is nothing to read, a class is not
+    listed, or, if `strict`, a picture has no class and others have.
     """
     path = Path(path)
     if not path.exists() and ":" in path.name and under is None:
         before, _, under = str(path).rpartition(":")
         path = Path(before)
     listing, kind = _list(path)
+    if kind == "folder":
+        listing = with_labels(path, listing)
     sheets = no_samples(
         listing.names, [name for name, _ in listing.ignored], path if kind == "folder" else None
     )
