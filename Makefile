@@ -7,7 +7,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test test-gpu lint docs wheel bench torture clean
+.PHONY: demo test test-gpu test-extras lint docs wheel bench torture clean
 
 # The package and what the demo needs; rebuilt only when the list of dependencies changes.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -53,6 +53,11 @@ wheel: $(VENV)/installed-test
 
 bench: $(VENV)/installed-test
 	for script in bench/*.py; do $(RUN)/python $$script --smoke || exit 1; done
+
+# What needs packages that nobody else needs: a model opened by diffusers.
+test-extras: $(VENV)/installed-test
+	$(RUN)/python -m pip install -q --disable-pip-version-check diffusers
+	$(RUN)/python -m pytest tests_extras
 
 # Processes killed, disks that refuse, hostile files: hours of CPU. The figures go into docs/reliability.md.
 torture: $(VENV)/installed-test

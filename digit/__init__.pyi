@@ -33,6 +33,7 @@ from digit.run.evaluate.stability import evaluate_stability as evaluate_stabilit
 from digit.run.evaluate.sweep import evaluate_sweep as evaluate_sweep
 from digit.run.fit import fit as fit
 from digit.run.info import info as info
+from digit.run.push import push as push
 from digit.run.sample import sample as sample
 from digit.run.tokenize import tokenize as tokenize
 from digit.run.train import train_prior as train_prior

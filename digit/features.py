@@ -107,6 +107,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.config = config
         self.vit: Any = _build(config, weights, pretrained=pretrained)
+        # Licence and place on the hub of weights that timm fetched, for whoever passes them on.
+        self.origin = published(config.name) if pretrained and weights is None else {}
         depth = len(self.vit.blocks)
         if not -depth <= config.block < depth:
             raise DigitError(
@@ -188,6 +190,13 @@ def reading(encoder: Encoder) -> Callable[[Shaped[Tensor, "b 3 h w"]], Float[Ten
         return encoder(pixels)
 
     return read
+
+
+def published(name: str) -> dict[str, str]:
+    """What timm says of the weights that it fetches for a ViT: their licence, their place on the hub."""
+    known = timm().models.get_pretrained_cfg(name)
+    told = {"licence": getattr(known, "license", None), "base_model": getattr(known, "hf_hub_id", None)}
+    return {entry: str(value) for entry, value in told.items() if value}
 
 
 def in_half(encoder: Encoder, pixels: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b n d"]:

@@ -107,8 +107,7 @@ class DigitPipeline:
     def __repr__(self) -> str:
         """One line: the parts, the picture's side, the classes, the device."""
         classes = f", {count} classes" if (count := self.prior.config.classes) else ""
-        parts = " + ".join(self._parts())
-        return f"DigitPipeline({parts}, {self.image_size} px{classes}, {self.device})"
+        return f"DigitPipeline({' + '.join(self._parts())}, {self.image_size} px{classes}, {self.device})"
 
     @classmethod
     @checked
@@ -118,25 +117,48 @@ class DigitPipeline:
         *,
         device: torch.device | str = "cpu",
         parts: Sequence[str] | None = None,
+        revision: str | None = None,
     ) -> "DigitPipeline":
         """Open a folder, a bundled model's name (CIFAR-10's by default), or the hub's `owner/name`.
 
         `parts`: which of renderer, renderer_masked, renderer_flow and tokenizer to open, all of them if left
         out, and with a flow renderer alone no VQGAN; the files of the others are checked nevertheless.
+        `revision`: of a name on the hub, a branch, a tag or a commit; owner/name@revision says the same.
         DigitError: no such model, a file of it is missing or damaged, or an unknown part.
         """
-        model = open_model(locate(path_or_name), device=device, parts=parts)
+        model = open_model(locate(path_or_name, revision), device=device, parts=parts)
         return cls(**model.parts, classes=model.classes, sampling=model.sampling)
 
     @checked
     def save_pretrained(
-        self, path: str | Path, *, stored_as: Literal["float32", "float16", "int8"] = "float32"
+        self,
+        path: str | Path,
+        *,
+        stored_as: Literal["float32", "float16", "int8"] = "float32",
+        licence: str | None = None,
+        datasets: Sequence[str] = (),
     ) -> None:
-        """Write the pipeline as a folder of artifacts and one config.json.
+        """Write the pipeline as a folder of artifacts, one config.json, and a card of it, README.md.
 
         `stored_as`: how matrices lie on disk; int8 keeps one scale per row and is a quarter of float32.
+        `licence`, an identifier of the hub such as mit, is of what you trained, and `datasets` what you
+        trained it on: the card says that neither is stated if left out.
         """
-        save_model(path, self._parts(), classes=self.classes, sampling=self.sampling, stored_as=stored_as)
+        how: dict[str, Any] = {"classes": self.classes, "sampling": self.sampling, "stored_as": stored_as}
+        save_model(path, self._parts(), licence=licence, datasets=datasets, **how)
+
+    @checked
+    def push_to_hub(
+        self, name: str, *, private: bool = False, revision: str | None = None, **how: Any
+    ) -> str:
+        """Upload it to owner/name on the hub with a card and 16 pictures; gives the commit's address.
+
+        `revision` is a branch, `how` as of `save_pretrained`. The token is that of `hf auth login`.
+        DigitError where the hub refuses or does not answer.
+        """
+        from digit.weights.push import push_pipeline  # the hub's client takes a while to import
+
+        return push_pipeline(self, name, private=private, revision=revision, **how)
 
     @checked
     def label_ids(self, labels: Sequence[int | str]) -> list[int]:
@@ -218,9 +240,7 @@ class DigitPipeline:
         if prefix is not None:
             own = self.prior.config
             check_prefix(count, prefix, length=own.length, codes=own.codes)
-        decode = None
-        if self.vqgan is not None:
-            decode = self.vqgan.decode if autocast is False else decoding(self.vqgan)
+        decode = self.vqgan and (self.vqgan.decode if autocast is False else decoding(self.vqgan))
         size = batch_size or at_once(self.device, count)
         how: dict[str, Any] = {"side": self.image_size, "units": self._units, "decode": decode}
         how |= {"prefix": prefix, "batch_size": size, "autocast": autocast, "cache_bits": cache_bits}

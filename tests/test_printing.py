@@ -157,6 +157,7 @@ ALLOWED = {
     ("progress.py", "sys.stderr"): "asked whether it is a terminal",
     ("distributed.py", "sys.stdout"): "flushed",
     ("distributed.py", "sys.stderr"): "flushed",
+    ("weights/push.py", "sys.stderr"): "asked whether it is a terminal",
     ("run/main.py", "sys.stdout"): "flushed, and told to go elsewhere under --json",
     ("run/main.py", "sys.stderr"): "flushed, and takes standard output's place under --json",
     ("run/processes.py", "os.write"): "our own sentence, in a handler of signals, where nothing else may run",

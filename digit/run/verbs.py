@@ -66,6 +66,7 @@ GROUPS = {
         "info": Verb("info:info", "what a file or folder of digit's holds"),
         "convert": Verb("convert:convert", "a published file of weights -> artifact"),
         "convert official": Verb("convert:convert_official", "fetch and convert a whole model"),
+        "push": Verb("push:push", "a model -> the Hugging Face hub, with a card"),
     },
 }
 VERBS = {name: verb for verbs in GROUPS.values() for name, verb in verbs.items()}
@@ -99,7 +100,6 @@ Every verb takes --help, --config FILE (settings in TOML) and --json (all of
 the result on stdout). Verbs marked * take --processes N, one for each GPU.
 Exit codes: 0 done; 2 bad input or full disk, in one sentence; 130 stopped by
 Ctrl-C, 143 by SIGTERM: what is written is whole, repeat the command to go on.
-
 Example: digit sample --num 16 --out pictures          (by the bundled model)
          digit train prior --recipe base_cond --codes codes --out prior"""
 

@@ -98,6 +98,7 @@ def save(
     # Buffers stay exact: centroids and codebooks decide which code is the nearest.
     if isinstance(module, Tokenizer):
         extra = {"size": module.size, **(extra or {})}
+    extra = {**_origin(module.encoder if isinstance(module, Tokenizer) else module), **(extra or {})}
     encoder = config if isinstance(config, EncoderConfig) else getattr(config, "encoder", None)
     if isinstance(encoder, EncoderConfig) and "_dinov3" in encoder.name:
         extra = {**(extra or {}), "licence": DINOV3_LICENCE}
@@ -127,6 +128,13 @@ def save(
     except OSError as error:
         raise DigitError(f"{path} cannot be written ({error}): make room or choose another folder") from error
     return id
+
+
+def _origin(encoder: nn.Module) -> dict[str, str]:
+    """Licence and place of an encoder's weights: as timm has them, or the artifact that it came from."""
+    told = (getattr(encoder, "artifact", {}).get("extra") or {}) | getattr(encoder, "origin", {})
+    names = ("licence", "base_model") if isinstance(encoder, Encoder) else ()
+    return {name: told[name] for name in names if name in told}
 
 
 def identity(module: nn.Module) -> str:

@@ -18,6 +18,7 @@ from digit.locks import locked
 from digit.nn.sampling import DRAW, SamplerConfig
 from digit.printing import listed
 from digit.weights.artifact import CONFIG, MODEL, artifact_of, describe, load, save, verify
+from digit.weights.card import write_beside
 from digit.weights.storage import StoredAs, from_dict
 
 BUNDLED = "cifar10"  # the model that comes with the package
@@ -27,6 +28,8 @@ _TYPES: dict[str, Any] = {  # of what the config.json holds
     "sampling": dict[str, Any],
     "parts": dict[str, Text],
     "classes": list[Text],
+    "licence": Text | None,
+    "datasets": list[Text] | None,
 }
 
 
@@ -57,20 +60,25 @@ class Model(NamedTuple):
     sampling: PipelineSampling
 
 
-def locate(path_or_name: str | Path | None) -> Path:
+def locate(path_or_name: str | Path | None, revision: str | None = None) -> Path:
     """The folder of a model: one on this disk, one bundled with the package, or one fetched from the hub.
 
-    On the hub it is owner/name, or owner/name@revision.
+    On the hub it is owner/name, or owner/name@revision, which `revision` says as well.
 
     Raises:
         DigitError: there is no such model, or the hub does not answer.
     """
     name = str(path_or_name or BUNDLED)
-    if Path(name).is_dir():
-        return Path(name)
     models = Path(str(resources.files("digit"))) / "models"
-    if "/" not in name and (models / name).is_dir():
-        return models / name
+    here = Path(name) if Path(name).is_dir() or "/" in name else models / name
+    if here.is_dir():
+        if revision is not None:
+            raise DigitError(f"{here} is a folder here, and revision names one of the hub: leave it out")
+        return here
+    if revision is not None:
+        if "@" in name:
+            raise DigitError(f"{name} names a revision, and revision another one: give one of them")
+        name = f"{name}@{revision}"
     if name.count("/") == 1 and not name.startswith((".", "/")):
         return _fetched(*name.partition("@")[::2])
     known = sorted(path.parent.name for path in models.glob("*/config.json"))
@@ -180,6 +188,8 @@ def save_model(
     classes: Sequence[str],
     sampling: PipelineSampling,
     stored_as: StoredAs = "float32",
+    licence: str | None = None,
+    datasets: Sequence[str] = (),
 ) -> None:
     """Write modules that were loaded from artifacts, each into a folder of its name, and the config.json.
 
@@ -202,15 +212,24 @@ def save_model(
                 extra=there.get("extra"),
                 id=there["id"],
             )
-        finish(folder, list(parts), classes=classes, sampling=sampling)
+        told = {"licence": licence, "datasets": datasets}
+        finish(folder, list(parts), classes=classes, sampling=sampling, **told)
 
 
 def finish(
-    path: str | Path, parts: Sequence[str], *, classes: Sequence[str], sampling: PipelineSampling
+    path: str | Path,
+    parts: Sequence[str],
+    *,
+    classes: Sequence[str],
+    sampling: PipelineSampling,
+    licence: str | None = None,
+    datasets: Sequence[str] = (),
 ) -> None:
     """Make a model of a folder whose parts are saved in it already, each under its name: its config.json.
 
-    For models too large to hold all parts in memory at once; the tensors are not read again.
+    It keeps the `licence` of what was trained and the `datasets`, where they are stated, for the card that is
+    written beside it, as a pipeline for diffusers is. For
+    models too large to hold all parts in memory at once; the tensors are not read again.
 
     Raises:
         DigitError: a part that is no whole artifact, or parts that draw nothing together.
@@ -223,17 +242,17 @@ def finish(
         raise DigitError(f"{folder} has the parts {listed(parts)}: a pipeline needs {absent}")
     artifacts = {name: describe(folder / name) for name in PARTS if name in parts}
     check_parts(artifacts)
-    write_json_atomic(
-        folder / "config.json",
-        {
-            "kind": "pipeline",
-            "format": 1,
-            "classes": list(classes),
-            "sampling": asdict(sampling),
-            "parts": {name: artifact["id"] for name, artifact in artifacts.items()},
-        },
-        checksum=True,
-    )
+    config: dict[str, Any] = {
+        "kind": "pipeline",
+        "format": 1,
+        "classes": list(classes),
+        "sampling": asdict(sampling),
+        "parts": {name: artifact["id"] for name, artifact in artifacts.items()},
+    }
+    config |= {"licence": licence} if licence is not None else {}
+    config |= {"datasets": list(datasets)} if datasets else {}
+    write_json_atomic(folder / "config.json", config, checksum=True)
+    write_beside(folder, config, artifacts)
 
 
 def lacking(parts: Collection[str]) -> str | None:
