@@ -91,6 +91,36 @@ def lines(data: bytes, draw: random.Random) -> bytes:
     return b"\n".join(rows) + b"\n"
 
 
+_ODD = (
+    "\0", "\x1b[2J", "\u202e", "9" * 5000, "[" * 3000, '"' * 3, "x" * 200_000, "nan", "-1", "1e999",
+    "../../x", "", "\r", "\ufeff", "true", "1979-05-27", "{a = {a = 1}}", ",,,,", ";", "\t", "#", "=",
+)  # fmt: skip
+
+
+def text(data: bytes, draw: random.Random) -> bytes:
+    """A table or settings in text: a field, a line or a byte of it is another, twice there or gone."""
+    rows = data.decode().splitlines() or [""]
+    place, odd = draw.randrange(len(rows)), draw.choice(_ODD)
+    match draw.randrange(7):
+        case 0:
+            rows[place] = odd
+        case 1:
+            del rows[place]
+        case 2:
+            rows.insert(place, rows[draw.randrange(len(rows))])
+        case 3 | 4:
+            begin, end = sorted(draw.randrange(len(rows[place]) + 1) for _ in range(2))
+            rows[place] = rows[place][:begin] + odd + rows[place][end:]
+        case 5:
+            name, sign, _ = rows[place].partition("=" if "=" in rows[place] else ",")
+            rows[place] = name + sign + odd
+        case 6:
+            found = bytearray("\n".join(rows).encode())
+            found[draw.randrange(len(found))] = draw.randrange(256)
+            return bytes(found)
+    return ("\n".join(rows) + "\n").encode("utf-8", "surrogatepass")
+
+
 def drawn_lists(folder: Path, draw: random.Random) -> str:
     """A batch's list of pictures that are drawn, or a picture that it lists, with its new sha256."""
     path = draw.choice(sorted((folder / ".drawn").glob("*.json")))

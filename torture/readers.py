@@ -36,6 +36,7 @@ from torture.lies import (
     pickled,
     picture_bytes,
     plain,
+    text,
     with_digest,
 )
 from torture.specimens import TRAIN, caching, drawing
@@ -96,6 +97,12 @@ def check_said(text: str) -> None:
     longest = max(map(len, text.splitlines()), default=0)
     if longest > LONGEST or len(text) > MOST:
         raise RuntimeError(f"{len(text):,} characters were printed, {longest:,} of them in one line")
+
+
+def configure(folder: Path, specimens: Specimens) -> None:
+    """Understand the command that a run's settings repeat."""
+    given = ["--config", folder / "settings.toml", "--codes", specimens.folder / "codes"]
+    say("train", "prior", *given, "--out", folder / "again", "--dry-run")
 
 
 def read_codes(folder: Path, _: Specimens) -> None:
@@ -264,6 +271,7 @@ TARGETS = (
     Target("a training's mark, gone on", 0.1, "run", json_files(".digit.json"), resume),
     Target("a state, gone on", 0.2, "run", json_files(_STATE), resume),
     Target("tensors, gone on", 0.2, "run", listed("state/*2/*.safetensors", mutations.safetensors), resume),
+    Target("settings of a training", 4, "run", plain("settings.toml", text), configure),
     Target("samples' list", 6, "samples", json_files("samples.json"), read_samples),
     Target("samples, told", 4, "samples", json_files("samples.json"), info),
     Target("the mark of a drawing", 1, "samples", json_files(".digit.json"), redraw),
@@ -287,5 +295,6 @@ TARGETS = (
         convert,
     ),
     Target("pictures", 7, "photos", plain("*/*.png", picture_bytes), read_pictures),
+    Target("a table of classes", 4, "tables/*", plain("*s.[cj]*", text), read_pictures),
     Target("pictures in a zip", 5, "zip", _PICTURES, read_zip),
 )

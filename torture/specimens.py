@@ -36,13 +36,15 @@ TRAIN = "--width 16 --layers 1 --heads 2 --batch 8 --warmup 1 --save-every 1 --s
 def make_specimens(folder: Path) -> Path:
     """Fill the folder; each name below is what the tests ask for.
 
-    pictures.zip, the same alone in zip, photos (class folders), shard.tar; stages, one artifact each; model;
+    pictures.zip, the same alone in zip, photos (class folders), tables (a folder with a table of classes for
+    each kind of table), shard.tar; stages, one artifact each; model;
     codes; parts (codes unfinished); run (a training); samples; drawn (pictures unfinished); states, results
     (a result and a sweep), cache, files (npz, pickles and tables of others).
     """
     folder.mkdir(parents=True, exist_ok=True)
     images = tiny.make_pictures(folder / "pictures.zip", count=12)
     _unpack(images, folder)
+    _tables(folder)
     (folder / "zip").mkdir()
     shutil.copyfile(images, folder / "zip" / "pictures.zip")
     stages = _more_stages(tiny.make_stages(folder / "stages"), folder / "stages")
@@ -85,6 +87,24 @@ def _unpack(images: Path, folder: Path) -> None:
                 about = tarfile.TarInfo(member)
                 about.size = len(data)
                 shard.addfile(about, BytesIO(data))
+
+
+def _tables(folder: Path) -> None:
+    """Pictures in no folders of classes, each class in a table beside them."""
+    names = {f"{i}.png": f"class {i % 2}" for i in range(4)}
+    rows = [{"file_name": name, "label": label} for name, label in names.items()]
+    written = {
+        "labels.csv": "file_name,label\n" + "".join(f"{name},{label}\n" for name, label in names.items()),
+        "labels.jsonl": "".join(json.dumps(row) + "\n" for row in rows),
+        "labels.json": json.dumps(names, indent=1),
+    }
+    source = sorted((folder / "photos").rglob("*.png"))
+    for table, content in written.items():
+        own = folder / "tables" / table.partition(".")[2]
+        own.mkdir(parents=True)
+        for name, path in zip(names, source, strict=False):
+            shutil.copyfile(path, own / name)
+        (own / table).write_text(content, encoding="utf-8")
 
 
 def _more_stages(stages: dict[str, Path], folder: Path) -> dict[str, Path]:
