@@ -10,7 +10,7 @@ from digit.opening import read_file
 
 # By these files a folder is known: the list of `digit sample`, and the mark of every command.
 BESIDE = ("samples.json", ".digit.json")
-_SHEETS = re.compile(r"(grid|strip-\d{6,}|codebook|loss)\.png")
+_SHEETS = re.compile(r"(grid|strip-\d{6,}|codebook|loss)\.png|drawing\.gif")
 REASON = "a sheet or plot of digit's, no sample"
 
 

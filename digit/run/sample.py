@@ -13,6 +13,7 @@ from digit.run.options import Device, File, Folder, Label, Model, Pictures, Posi
 from digit.run.table import saved
 from digit.run.unused import not_used
 
+GIF = "drawing.gif"
 RENDERERS = {  # and the options of each
     "autoregressive": ("renderer_top_k", "renderer_top_p", "renderer_temperature", "renderer_guidance"),
     "masked": ("passes", "noise", "renderer_temperature", "renderer_guidance"),
@@ -32,6 +33,7 @@ def sample(
     prefix: Whole | None = None,
     out: Folder = Path("samples"),
     npz: File | None = None,
+    gif: bool = False,
     renderer: Literal["flow", "autoregressive", "masked"] | None = None,
     temperature: Temperature | None = None,
     top_k: Whole | None = None,
@@ -74,6 +76,8 @@ def sample(
         prefix: how many codes of each picture to keep, in raster order.
         out: folder for the pictures.
         npz: a file for all of them as well (arr_0 uint8 n h w 3, labels arr_1), as ADM's evaluation reads it.
+        gif: also write drawing.gif, in which codes and pictures of the first 16 seeds arrive; they are drawn
+            once more for it.
         renderer: which one draws; the first of these that the model has if left out.
         temperature: of the prior; 0 takes the likeliest code.
         top_k: keep the k likeliest codes of the prior; 0 keeps all.
@@ -95,11 +99,14 @@ def sample(
     """
     wanted = _wanted(num, seeds, default=16 if prefix_from is None else 8)
     _check(labels, unconditional, prefix_from, prefix, npz)
+    if gif and prefix_from is not None:
+        raise DigitError("--gif shows pictures that are drawn from nothing: give no --prefix-from")
     from digit.data.identity import of_set
     from digit.distributed import by_main, is_main
     from digit.files import check_writable, make_folder
     from digit.locks import locked
     from digit.request import at_once, seeds_and_labels
+    from digit.run.animation import animate
     from digit.run.claim import claim, nothing_left
     from digit.run.complete import complete
     from digit.run.draw import draw, finish_drawing, made_of, open_model
@@ -148,7 +155,7 @@ def sample(
             prepare(folder)
     with by_main(locked(out, f"another process is drawing pictures into {out}: wait, or choose --out")):
         files = () if npz is None else (npz,)
-        claimed = claim(out, "sample", made_of(config, **about), files=files)
+        claimed = claim(out, "sample", made_of(config, **about, gif=gif or None), files=files)
         if claimed.record is not None:
             nothing_left(out)
             return {**claimed.record, "out": out, "grid": out / "grid.png", "list": out / "samples.json"}
@@ -161,6 +168,8 @@ def sample(
                 content = draw(pipeline, wanted, out, made_with=config, **how)
         if not is_main():
             return {}
+        if gif:
+            animate(pipeline, wanted, chosen, out / GIF, **settings)
         finish_drawing(out, {"model": model or "bundled", **content})
         record: dict[str, Any] = {
             "pictures": len(content["samples"]),
@@ -171,9 +180,10 @@ def sample(
             "settings": content["settings"],
         }
         drawn = [row["file"] for row in (*content["samples"], *content.get("strips", ()))]
+        drawn += [GIF] * gif
         claimed.finish(record, [*drawn, "grid.png", "samples.json", *(file.absolute() for file in files)])
     _tell(content)
-    saved(out / "grid.png", out / "samples.json", *([] if npz is None else [npz]))
+    saved(out / "grid.png", *[out / GIF] * gif, out / "samples.json", *([] if npz is None else [npz]))
     return record
 
 
