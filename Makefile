@@ -7,7 +7,7 @@ VENV := .venv
 RUN := $(VENV)/bin
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test test-gpu test-extras lint docs wheel bench torture clean
+.PHONY: demo test test-gpu test-browser test-extras lint docs wheel bench torture clean
 
 # The package and what the demo needs; rebuilt only when the list of dependencies changes.
 $(VENV)/installed: pyproject.toml constraints.txt
@@ -35,6 +35,18 @@ test: $(VENV)/installed-test
 # Processes share the GPU: most of the time goes into compiling its kernels on processors.
 test-gpu: $(VENV)/installed-test
 	$(RUN)/python -m pytest tests_gpu -n 16
+
+# The page of `digit demo` in a real Chromium (Debian: apt install chromium); fails in a sentence where there is
+# none. An environment of its own: gradio takes no Pillow from 13 on.
+$(VENV)-browser/installed: pyproject.toml constraints.txt
+	test -x $(VENV)-browser/bin/python || $(PYTHON) -m venv $(VENV)-browser
+	grep -v '^pillow' constraints.txt > $(VENV)-browser/constraints.txt
+	$(VENV)-browser/bin/python -m pip install -q --disable-pip-version-check \
+		-c $(VENV)-browser/constraints.txt -e ".[demo,test-browser]"
+	touch $@
+
+test-browser: $(VENV)-browser/installed
+	$(VENV)-browser/bin/python -m pytest tests_browser -o addopts="-q -p no:cacheprovider --import-mode=importlib"
 
 lint: $(VENV)/installed-test
 	$(RUN)/ruff format --check .
@@ -64,4 +76,4 @@ torture: $(VENV)/installed-test
 	$(RUN)/python -m torture --results bench/results/reliability.json --out docs/reliability.md
 
 clean:
-	rm -rf $(VENV) demo build dist
+	rm -rf $(VENV) $(VENV)-browser demo build dist

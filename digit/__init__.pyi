@@ -22,6 +22,7 @@ from digit.renderer_masked import MaskedRenderer as MaskedRenderer
 from digit.run.compose import compose as compose
 from digit.run.convert import convert as convert
 from digit.run.convert import convert_official as convert_official
+from digit.run.demo import demo as demo
 from digit.run.evaluate.checks import compare_results as compare_results
 from digit.run.evaluate.checks import selftest as selftest
 from digit.run.evaluate.images import evaluate_images as evaluate_images

@@ -17,7 +17,18 @@ author = copyright = "the digit authors"
 version = release = __version__
 root_doc = "docs/index"
 include_patterns = ["*.md", "docs/**.md", "bench/results/**.md"]
-exclude_patterns = [".*", "build", "digit", "experiments", "runs", "tests*", "torture", "demo", "data"]
+exclude_patterns = [
+    ".*",
+    "build",
+    "digit",
+    "experiments",
+    "runs",
+    "tests*",
+    "torture",
+    "demo",
+    "data",
+    "space",
+]
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "reference"]
 myst_heading_anchors = 3

@@ -42,6 +42,7 @@ ALLOWED = {
     "request": LEAVES | {"nn", "weights"},
     "rendering": LEAVES | {"nn", "request", *FLOW},
     "drawing": LEAVES | {"nn", "request", "rendering", *FLOW},
+    "page": LEAVES | {"data", "evaluation", "pipeline"},
     "pipeline": LEAVES | {"nn", "data", "weights", "request", "rendering", "drawing", *FLOW},
 }
 

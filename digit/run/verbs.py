@@ -39,6 +39,7 @@ GROUPS = {
     "drawing": {
         "compose": Verb("compose:compose", "prior, renderer, VQGAN, tokenizer -> one model"),
         "sample": Verb("sample:sample", "classes and seeds -> pictures; completes yours", True),
+        "demo": Verb("demo:demo", "a page in the browser to draw with a model"),
     },
     "measuring": {
         "evaluate images": Verb(
@@ -100,8 +101,7 @@ Every verb takes --help, --config FILE (settings in TOML) and --json (all of
 the result on stdout). Verbs marked * take --processes N, one for each GPU.
 Exit codes: 0 done; 2 bad input or full disk, in one sentence; 130 stopped by
 Ctrl-C, 143 by SIGTERM: what is written is whole, repeat the command to go on.
-Example: digit sample --num 16 --out pictures          (by the bundled model)
-         digit train prior --recipe base_cond --codes codes --out prior"""
+Example: digit sample --num 16 --out pictures          (by the bundled model)"""
 
 
 def overview() -> str:
