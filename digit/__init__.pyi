@@ -37,11 +37,11 @@ from digit.run.info import info as info
 from digit.run.push import push as push
 from digit.run.sample import sample as sample
 from digit.run.tokenize import tokenize as tokenize
-from digit.run.train import train_prior as train_prior
-from digit.run.train import train_probe as train_probe
-from digit.run.train import train_recipe as train_recipe
-from digit.run.train import train_renderer as train_renderer
-from digit.run.train import train_vqgan as train_vqgan
+from digit.run.train.prior import train_prior as train_prior
+from digit.run.train.probe import train_probe as train_probe
+from digit.run.train.recipe import train_recipe as train_recipe
+from digit.run.train.renderer import train_renderer as train_renderer
+from digit.run.train.vqgan import train_vqgan as train_vqgan
 from digit.tokenizer import Tokenizer as Tokenizer
 from digit.tokenizer import TokenizerConfig as TokenizerConfig
 from digit.training.config import OptimizerConfig as OptimizerConfig

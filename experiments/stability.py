@@ -61,7 +61,7 @@ from digit.features import Encoder, encoder_config
 from digit.files import read_json, write_json_atomic
 from digit.run.evaluate.stability import evaluate_stability
 from digit.run.fit import fit
-from digit.run.train import train_vqgan
+from digit.run.train.vqgan import train_vqgan
 from digit.tensors import read_safetensors, write_safetensors_atomic
 from digit.training.config import OptimizerConfig, TrainConfig
 from digit.training.log import read_status

@@ -64,7 +64,9 @@ def chain(tmp_path_factory) -> SimpleNamespace:
     from digit.run.compose import compose
     from digit.run.fit import fit
     from digit.run.tokenize import tokenize
-    from digit.run.train import train_prior, train_renderer, train_vqgan
+    from digit.run.train.prior import train_prior
+    from digit.run.train.renderer import train_renderer
+    from digit.run.train.vqgan import train_vqgan
     from digit.training.config import OptimizerConfig, TrainConfig
     from digit.vqgan_config import VQGANConfig, VQGANLossConfig
 
@@ -96,7 +98,7 @@ def chain(tmp_path_factory) -> SimpleNamespace:
 def by_class(chain) -> SimpleNamespace:
     """The chain with renderers that are told the class and may be guided."""
     from digit.run.compose import compose
-    from digit.run.train import train_renderer
+    from digit.run.train.renderer import train_renderer
 
     codes, root, told = chain.root / "codes", chain.root / "by-class", {"label_dropout": 0.5, **chain.small}
     train_renderer(codes, root / "renderer", held_out=codes, vqgan=chain.root / "vqgan", **told)
@@ -111,7 +113,7 @@ def by_class(chain) -> SimpleNamespace:
 def flow(chain, tmp_path_factory) -> SimpleNamespace:
     """A flow renderer of the chain's codes, a model of it without a VQGAN, and one that has all renderers."""
     from digit.run.compose import compose
-    from digit.run.train import train_renderer
+    from digit.run.train.renderer import train_renderer
 
     root = tmp_path_factory.mktemp("flow")
     codes, how = chain.root / "codes", {"images": chain.images, **chain.small}

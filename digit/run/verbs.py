@@ -28,13 +28,15 @@ class Verb:
 GROUPS = {
     "pictures -> codes": {
         "fit": Verb("fit:fit", "an encoder's features of pictures -> tokenizer", True),
-        "train vqgan": Verb("train:train_vqgan", "pictures -> VQGAN: pixels <-> VQ codes", True),
+        "train vqgan": Verb("train.vqgan:train_vqgan", "pictures -> VQGAN: pixels <-> VQ codes", True),
         "tokenize": Verb("tokenize:tokenize", "pictures -> codes, by tokenizer, VQGAN or both", True),
     },
     "training": {
-        "train prior": Verb("train:train_prior", "codes -> prior, the GPT that draws codes", True),
-        "train renderer": Verb("train:train_renderer", "codes -> renderer, from codes to VQ codes", True),
-        "train probe": Verb("train:train_probe", "linear classifiers on each layer of a prior", True),
+        "train prior": Verb("train.prior:train_prior", "codes -> prior, the GPT that draws codes", True),
+        "train renderer": Verb(
+            "train.renderer:train_renderer", "codes -> renderer, from codes to VQ codes", True
+        ),
+        "train probe": Verb("train.probe:train_probe", "linear classifiers on each layer of a prior", True),
     },
     "drawing": {
         "compose": Verb("compose:compose", "prior, renderer, VQGAN, tokenizer -> one model"),

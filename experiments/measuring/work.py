@@ -29,7 +29,7 @@ from digit.run.evaluate.projection import evaluate_projection
 from digit.run.evaluate.reconstruction import evaluate_reconstruction
 from digit.run.evaluate.sweep import evaluate_sweep
 from digit.run.tokenize import tokenize
-from digit.run.train import train_prior
+from digit.run.train.prior import train_prior
 from digit.training.config import OptimizerConfig, TrainConfig
 from digit.training.log import read_status
 from digit.weights.artifact import load

@@ -12,6 +12,8 @@ from digit.errors import DigitError
 from digit.prior import Prior, PriorConfig
 from digit.run import class_names, stages
 from digit.run.class_names import check_classes, labels_among
+from digit.run.train import frozen
+from digit.run.train.frozen import FrozenStates, top_1
 from digit.training.config import TrainConfig
 from digit.weights import artifact
 
@@ -40,7 +42,8 @@ def held_out(chain, monkeypatch):
     def codes(classes: list[str], labels: np.ndarray | None) -> Codes:
         opened = Codes(chain.root / "codes")
         opened.classes, opened.labels = classes, labels
-        monkeypatch.setattr(stages, "open_codes", lambda path: opened)
+        for reader in (stages, frozen):
+            monkeypatch.setattr(reader, "open_codes", lambda path: opened)
         return opened
 
     return codes
@@ -82,11 +85,11 @@ def test_held_out_codes_without_labels(held_out, capsys):
 def test_a_probe_is_measured_by_names(held_out, chain):
     trained_on = Codes(chain.root / "codes")
     how = TrainConfig(steps=1, batch=8)
-    states = stages.FrozenStates(chain.root / "prior", True, how, CPU)
-    assert stages.top_1(Path("x"), held_out(["red", "blue"], np.arange(48) % 2), states) is not None
+    states = FrozenStates(chain.root / "prior", True, how, CPU)
+    assert top_1(Path("x"), held_out(["red", "blue"], np.arange(48) % 2), states) is not None
     held_out(["red", "pink"], np.arange(48) % 2)
     with pytest.raises(DigitError, match="class 'pink' is not among the 3"):
-        stages.top_1(Path("x"), trained_on, states)
+        top_1(Path("x"), trained_on, states)
 
 
 def test_labels_of_a_set_by_the_names_of_another(chain):

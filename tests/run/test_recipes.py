@@ -18,7 +18,8 @@ from digit.prior import Prior, PriorConfig
 from digit.renderer import Renderer, RendererConfig
 from digit.renderer_masked import MaskedConfig, MaskedRenderer
 from digit.run.recipes import IMAGES, RECIPES
-from digit.run.train import train_prior, train_recipe
+from digit.run.train.prior import train_prior
+from digit.run.train.recipe import train_recipe
 from digit.training.config import accumulation
 from digit.training.log import read_status
 from digit.training.optimizer import learning_rate
