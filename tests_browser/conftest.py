@@ -30,7 +30,7 @@ def server():
 def visit(browser, server):
     """Opens the page as another visitor; what it asks other hosts for, or complains about, is an error."""
     address, said = server
-    strange, contexts = [], []
+    strange, contexts, before = [], [], len(said.read_text())
 
     def asked(request):
         if not request.url.startswith((address, "data:", "blob:")):
@@ -47,8 +47,9 @@ def visit(browser, server):
         page.get_by_role("button", name="Draw", exact=True).wait_for()
         return page
 
+    open_page.odd = False  # whether values are sent that gradio itself complains about
     yield open_page
     for context in contexts:
         context.close()
     assert strange == []
-    assert "Traceback" not in said.read_text()
+    assert open_page.odd or "Traceback" not in said.read_text()[before:]
