@@ -284,9 +284,9 @@ def test_what_no_page_sends_is_refused_in_a_sentence(visit, server):
         (0, "zebra", "not in the list of choices"),  # gradio's own words
         (1, -1, "seed"),
         (1, "x", "an error"),
-        (2, 10**9, "count"),
+        (2, 10**9, "greater than maximum"),
         (2, None, ""),
-        (3, 1e9, "guidance"),
+        (3, 1e9, "greater than maximum"),
         (5, "../../etc", ""),
     )
     for i, (place, value, words) in enumerate(odd):

@@ -1,5 +1,6 @@
 """`digit demo`: what it says and refuses; the page itself is in tests/page and tests_browser."""
 
+import json
 import re
 import sys
 import threading
@@ -86,3 +87,13 @@ def test_a_space_is_this_very_file_with_a_header():
     assert (ROOT / "space/requirements.txt").read_text().split() == [f"{package['name']}[demo]"]
     code = (ROOT / "digit/run/demo.py").read_text(encoding="utf-8")
     assert code.endswith('if __name__ == "__main__":  # as a Space starts it\n    demo(host="0.0.0.0")\n')
+
+
+def test_times_are_the_measured_ones():
+    found = json.loads((ROOT / "bench/results/page.json").read_text())
+    rows = dict(
+        re.findall(r"^\| (\w+ to [\w ]+) \| ([\d.]+) \|$", (ROOT / "docs/demo.md").read_text(), re.MULTILINE)
+    )
+    assert len(rows) == 3
+    assert all(float(value) == sorted(found["seconds"][name])[1] for name, value in rows.items())
+    assert f"load was {found['load']};" in (ROOT / "docs/demo.md").read_text()
