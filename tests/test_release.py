@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
 from hatchling import build
 
 from digit import __version__
@@ -92,6 +93,16 @@ def test_versions_that_are_written_twice_are_equal():
         assert [f"Programming Language :: Python :: {each}" in project["classifiers"] for each in matrix] == [
             True
         ] * 4
+
+
+def test_workflows_and_forms_are_read_and_make_what_there_is():
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    made = set()
+    for file in [*(ROOT / ".github").rglob("*.yml"), ROOT / ".pre-commit-config.yaml"]:
+        found = yaml.safe_load(file.read_text(encoding="utf-8"))
+        steps = [step for job in found.get("jobs", {}).values() for step in job["steps"]]
+        made |= {step["run"].split()[1] for step in steps if step.get("run", "").startswith("make ")}
+    assert made == {"test", "lint", "docs", "wheel"} and made <= set(targets)
 
 
 def test_actions_are_pinned_by_commit():
