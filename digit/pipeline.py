@@ -123,7 +123,7 @@ class DigitPipeline:
 
         `parts`: which of renderer, renderer_masked, renderer_flow and tokenizer to open, all of them if left
         out, and with a flow renderer alone no VQGAN; the files of the others are checked nevertheless.
-        `revision`: of a name on the hub, a branch, a tag or a commit; owner/name@revision says the same.
+        `revision`: of a name on the hub, a branch, a tag or a commit; `owner/name@revision` says the same.
         DigitError: no such model, a file of it is missing or damaged, or an unknown part.
         """
         model = open_model(locate(path_or_name, revision), device=device, parts=parts)
