@@ -78,7 +78,7 @@ def cluster(plan: Plan, *, iterations: int) -> tuple[kmeans.KMeansResult, Report
     report, tokens = Report(), plan.encoder.tokens * (1 + plan.mirror)
     reservoir = kmeans.Reservoir(plan.clusters * plan.per_cluster, seed=plan.seed)
     read = reading(plan.encoder)
-    where = next(plan.encoder.parameters()).device
+    where = plan.encoder.device
     blocks = in_blocks(len(plan.source), max(BLOCK // plan.batch, 1) * plan.batch)[rank() :: world_size()]
     pictures = stream(
         plan.source,

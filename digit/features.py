@@ -1,4 +1,7 @@
-"""pixels -> features: patch tokens of an inner block of a frozen self-supervised ViT (DiGIT, section 3.2)."""
+"""pixels -> features: patch tokens of an inner block of a frozen self-supervised ViT (DiGIT, section 3.2).
+
+Of another network of timm the vectors of one of its maps.
+"""
 
 import dataclasses
 import re
@@ -11,11 +14,13 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from digit.calls import check_fields, checked
 from digit.errors import DigitError
-from digit.nn.backbone import Standardize, as_floats, create, timm
+from digit.nn.backbone import Standardize, as_floats, create, licence_of, pretrained_settings, timm
 from digit.nn.batch import in_pieces
+from digit.nn.maps import Maps, cut
 from digit.nn.summary import in_a_line
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -24,15 +29,19 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True)
 class EncoderConfig:
-    """A ViT, the size at which it sees a picture, and the block whose output is read."""
+    """A network of timm, the size at which it sees a picture, and the block whose output is read."""
 
-    name: str  # timm's name of the ViT
-    image_size: int  # side in pixels at which the ViT sees a picture
-    block: int = -3  # whose output is read, negative from the end: -3 of 12 is block index 9
-    norm: bool = True  # apply the ViT's final norm to that output
+    name: str  # timm's name of the network
+    image_size: int  # side in pixels at which it sees a picture
+    block: int = -3  # or stage whose output is read, negative from the end: -3 of 12 is block index 9
+    norm: bool = (
+        True  # apply the final norm to that output; many networks of stages have one for the last alone
+    )
     mean: tuple[float, float, float] = IMAGENET_MEAN  # of red, green, blue in [0, 1]
     std: tuple[float, float, float] = IMAGENET_STD  # of red, green, blue in [0, 1]
-    arguments: dict[str, Any] = field(default_factory=dict)  # timm's, such as patch_size, embed_dim, depth
+    arguments: dict[str, Any] = field(
+        default_factory=dict
+    )  # timm's for a ViT, such as patch_size, embed_dim, depth
     hosted: bool = True  # whether timm can fetch weights that deserve this name
     position_rule: Literal["timm", "reference"] = "timm"  # how loaded positions are resized to image_size
 
@@ -56,16 +65,24 @@ _PRESETS: dict[str, tuple[str, bool]] = {
     "mocov3-b": ("vit_base_patch16_224", False),
     "mae-b": ("vit_base_patch16_224.mae", True),
 }
+# Towers that learned from texts; size and scale of pictures are timm's. OpenAI's own GELU is the quick one.
+_TOWERS = {
+    "siglip2-b": "vit_base_patch16_siglip_224.v2_webli",
+    "siglip2-l": "vit_large_patch16_siglip_256.v2_webli",
+    "siglip2-so400m": "vit_so400m_patch14_siglip_224.v2_webli",
+    "clip-b": "vit_base_patch16_clip_quickgelu_224.openai",
+    "clip-l": "vit_large_patch14_clip_quickgelu_224.openai",
+}
 _MOST = 256  # patches along a side: 65,536 codes of a picture, a hundred times what a prior reads
 
 
 @checked
 def encoder_config(name: str, image_size: int | None = None, **settings: Any) -> EncoderConfig:
-    """The settings of an encoder by its short name, or of any ViT by timm's name.
+    """The settings of an encoder by its short name, or of any network of timm by its name there.
 
     Short names are dinov2-s, -b, -l and each with -reg, dinov3-s, -b, -l, ibot-b, mocov3-b, mae-b: 224 pixels
-    unless `image_size` says otherwise. Other names take size, mean and std from timm. `settings` are further
-    fields of EncoderConfig.
+    unless `image_size` says otherwise. siglip2-b, -so400m, clip-b, -l (224 pixels), siglip2-l (256) and other
+    names take size, mean and std from timm. `settings` are further fields of EncoderConfig.
 
     Raises:
         DigitError: a field that EncoderConfig does not have, or a name without a known size and none given.
@@ -77,7 +94,8 @@ def encoder_config(name: str, image_size: int | None = None, **settings: Any) ->
     if name in _PRESETS:
         architecture, hosted = _PRESETS[name]
         return EncoderConfig(architecture, image_size or 224, **{"hosted": hosted, **settings})
-    known = timm().models.get_pretrained_cfg(name)
+    name = _TOWERS.get(name, name)
+    known = pretrained_settings(name)
     if known is None:
         if image_size is None:
             raise DigitError(
@@ -89,15 +107,15 @@ def encoder_config(name: str, image_size: int | None = None, **settings: Any) ->
 
 
 class Encoder(nn.Module):
-    """A frozen ViT, cut after the block that is read: later blocks neither run nor are stored.
+    """A frozen network of timm, cut after the block or stage that is read; later ones are not stored.
 
     Args:
-        config: the ViT and what is read from it.
-        weights: a local safetensors file of the whole ViT, in timm's or DINOv2's key names; random if none.
+        config: the network and what is read from it.
+        weights: a local safetensors file of the whole network, in timm's or DINOv2's names; random if none.
         pretrained: with no file, let timm fetch its published weights.
 
     Raises:
-        DigitError: no plain ViT, a block it does not have, a size its patches do not divide, bad weights.
+        DigitError: no such network, a block it does not have, a size its patches do not divide, bad weights.
     """
 
     @checked
@@ -106,19 +124,21 @@ class Encoder(nn.Module):
     ) -> None:
         super().__init__()
         self.config = config
-        self.vit: Any = _build(config, weights, pretrained=pretrained)
+        if pretrained and weights is None and not config.hosted:
+            raise DigitError(
+                f"the weights of this encoder ({config.name}) are not hosted by timm: pass --encoder-weights "
+                "FILE"
+            )
         # Licence and place on the hub of weights that timm fetched, for whoever passes them on.
         self.origin = published(config.name) if pretrained and weights is None else {}
-        depth = len(self.vit.blocks)
-        if not -depth <= config.block < depth:
-            raise DigitError(
-                f"{config.name} has {depth} blocks, none numbered {config.block}: choose one from -{depth}"
-            )
-        if config.norm and isinstance(self.vit.norm, nn.Identity):
-            raise DigitError(f"{config.name} has no final norm: set norm to false, or choose another encoder")
-        self.vit.prune_intermediate_layers(
-            [config.block % depth], prune_norm=not config.norm, prune_head=True
-        )
+        self.maps: Maps | None = None  # of networks that are no plain ViT
+        self.vit: Any  # whatever the network: by this name its tensors are known
+        if is_vit(config.name):
+            self.vit = _cut_vit(_build(config, weights, pretrained=pretrained), config)
+        else:
+            self.vit = _build_other(config, weights, pretrained=pretrained)
+            how: Any = {"norm": config.norm, "size": config.image_size, "most": _MOST, "name": config.name}
+            self.maps = cut(self.vit, config.block, **how)
         self.standardize = Standardize(config.mean, config.std)
         self.requires_grad_(False).eval()
 
@@ -131,7 +151,7 @@ class Encoder(nn.Module):
     @property
     def grid(self) -> int:
         """Patches along a side."""
-        return self.vit.patch_embed.grid_size[0]
+        return self.maps.grid if self.maps else self.vit.patch_embed.grid_size[0]
 
     @property
     def tokens(self) -> int:
@@ -141,11 +161,18 @@ class Encoder(nn.Module):
     @property
     def width(self) -> int:
         """Channels of a feature vector."""
-        return self.vit.embed_dim
+        return self.maps.width if self.maps else self.vit.embed_dim
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return self.standardize.mean.device
 
     @property
     def flops(self) -> int:
         """Floating-point operations for a picture, of the blocks' matrices and of attention."""
+        if self.maps:
+            return operations(self, self.config.image_size)
         tokens = self.tokens + self.vit.num_prefix_tokens
         matrices = sum(each.numel() for each in self.vit.blocks.parameters() if each.ndim == 2)
         return 2 * tokens * matrices + 4 * tokens**2 * self.width * len(self.vit.blocks)
@@ -173,6 +200,12 @@ class Encoder(nn.Module):
         size = self.config.image_size
         if pixels.shape[-1] != size:
             pixels = F.interpolate(pixels.float(), size=(size, size), mode="bicubic", align_corners=False)
+        return self._features(pixels)
+
+    def _features(self, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b n d"]:
+        """The features of pictures that are standardised and of the network's size."""
+        if self.maps:
+            return self.maps.read(self.vit, pixels)
         return self.vit.forward_features(pixels)[:, self.vit.num_prefix_tokens :]
 
 
@@ -193,9 +226,11 @@ def reading(encoder: Encoder) -> Callable[[Shaped[Tensor, "b 3 h w"]], Float[Ten
 
 
 def published(name: str) -> dict[str, str]:
-    """What timm says of the weights that it fetches for a ViT: their licence, their place on the hub."""
-    known = timm().models.get_pretrained_cfg(name)
-    told = {"licence": getattr(known, "license", None), "base_model": getattr(known, "hf_hub_id", None)}
+    """What timm says of the weights that it fetches for a network: their licence, their place on the hub."""
+    told = {
+        "licence": licence_of(name),
+        "base_model": getattr(pretrained_settings(name), "hf_hub_id", None),
+    }
     return {entry: str(value) for entry, value in told.items() if value}
 
 
@@ -209,12 +244,46 @@ def in_half(encoder: Encoder, pixels: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor
     return features
 
 
+@torch.no_grad()
+def operations(encoder: nn.Module, size: int) -> int:
+    """Floating-point operations of a module for a picture of this side, as torch counts them."""
+    pixels = torch.zeros(1, 3, size, size, device=getattr(encoder, "device", "cpu"))
+    with FlopCounterMode(display=False) as counted:
+        encoder(pixels)
+    return counted.get_total_flops()
+
+
+def is_vit(name: str) -> bool:
+    """Whether timm's network of this name is a plain ViT, or DINOv3's: of others a map is read."""
+    name = name.split(".")[0]
+    return "_dinov3" in name or timm().models.is_model_in_modules(name, ["vision_transformer"])
+
+
+def _build_other(config: EncoderConfig, weights: Path | None, *, pretrained: bool) -> nn.Module:
+    """The whole network that is no plain ViT, at the wanted size, with its weights."""
+    if config.arguments:  # they could ask for any number of stages, which are made before they are counted
+        raise DigitError(f"{config.name} takes no arguments, which are a ViT's: leave them out")
+    known = pretrained_settings(config.name)
+    fixed = known is not None and known.fixed_input_size and known.input_size[-1] != config.image_size
+    size: dict[str, Any] = {"img_size": config.image_size} if fixed else {}
+    return create(config.name, weights=weights, pretrained=pretrained, num_classes=0, **size)
+
+
+def _cut_vit(vit: Any, config: EncoderConfig) -> nn.Module:
+    """A ViT without what follows the block that is read; DigitError where it lacks block or norm."""
+    depth = len(vit.blocks)
+    if not -depth <= config.block < depth:
+        raise DigitError(
+            f"{config.name} has {depth} blocks, none numbered {config.block}: choose one from -{depth}"
+        )
+    if config.norm and isinstance(vit.norm, nn.Identity):
+        raise DigitError(f"{config.name} has no final norm: set norm to false, or choose another encoder")
+    vit.prune_intermediate_layers([config.block % depth], prune_norm=not config.norm, prune_head=True)
+    return vit
+
+
 def _build(config: EncoderConfig, weights: Path | None, *, pretrained: bool) -> nn.Module:
     """The whole ViT at the wanted size, with its weights."""
-    if pretrained and weights is None and not config.hosted:
-        raise DigitError(
-            f"the weights of this encoder ({config.name}) are not hosted by timm: pass --encoder-weights FILE"
-        )
     architecture = config.name.split(".")[0]
     rotary = "_dinov3" in architecture
     # Under the reference's rule the positions are loaded at the ViT's own size and resized here, not by timm.
@@ -222,12 +291,6 @@ def _build(config: EncoderConfig, weights: Path | None, *, pretrained: bool) -> 
     size: dict[str, Any] = {} if resize else {"img_size": config.image_size}
     if rotary:
         size["dynamic_img_size"] = False  # positions are computed once, not at every call
-    elif timm().is_model(architecture) and not timm().models.is_model_in_modules(
-        architecture, ["vision_transformer"]
-    ):
-        raise DigitError(
-            f"{config.name} is not a plain ViT: choose dinov2-b, dinov3-b or another vit_* name of timm"
-        )
     patches = re.search(r"patch(\d+)", architecture)
     side = config.arguments.get("patch_size", patches and int(patches[1]))
     if isinstance(side, int) and config.image_size > _MOST * max(side, 1):

@@ -21,6 +21,7 @@ from digit.kmeans import assign
 from digit.nn.backbone import in_range
 from digit.nn.checks import check_device, check_vocabulary
 from digit.nn.summary import in_a_line
+from digit.own_encoder import OwnEncoder
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Tokenizer(nn.Module):
         cls,
         images: str | Path | ImageSource,
         *,
-        encoder: str | Encoder = "dinov2-b-reg",
+        encoder: str | Encoder | nn.Module = "dinov2-b-reg",
         clusters: Codebook = 8192,
         size: Side | None = None,
         per_cluster: Count = 256,
@@ -104,7 +105,8 @@ class Tokenizer(nn.Module):
         Args:
             images: a folder, zip or shards of pictures, or what `digit.open_images` gave.
             encoder: a name as `digit.encoder_config` takes it, whose weights timm fetches; or an encoder,
-                such as `digit.load(folder)` of one that `digit convert` made.
+                such as `digit.load(folder)` of one that `digit convert` made; or any torch module that
+                `digit.own_encoder.OwnEncoder` takes, whose tokenizer cannot be saved.
             clusters: K, the number of codes.
             size: side in pixels of the pictures before the encoder resizes them; the encoder's if left out.
             per_cluster: feature vectors kept for K-means, per cluster.
@@ -120,6 +122,8 @@ class Tokenizer(nn.Module):
         source = images if isinstance(images, ImageSource) else open_images(images)
         if isinstance(encoder, str):
             encoder = Encoder(encoder_config(encoder), pretrained=True)
+        elif not isinstance(encoder, Encoder):
+            encoder = OwnEncoder(encoder)
         encoder, side = encoder.to(check_device(device)), size or encoder.config.image_size
         how: dict[str, Any] = {
             "mirror": mirror,
@@ -133,7 +137,7 @@ class Tokenizer(nn.Module):
         centroids = cluster(plan, iterations=iterations)[0].centroids
         fitted = cls(TokenizerConfig(encoder.config, clusters), encoder=encoder, centroids=centroids)
         fitted._side = side
-        return fitted.to(encoder.standardize.mean.device).eval()
+        return fitted.to(encoder.device).eval()
 
     def __repr__(self) -> str:
         """One line."""

@@ -1,6 +1,8 @@
 """digit.features: which block is read, what is dropped, how pictures and positions are resized, weights."""
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -9,10 +11,11 @@ from safetensors.torch import save_file
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+import digit
 from digit import features
 from digit.errors import DigitError
 from digit.features import Encoder, EncoderConfig, encoder_config, in_half, reading, resize_positions
-from digit.nn.backbone import timm
+from digit.nn.backbone import licence_of, timm
 
 SMALL = {"patch_size": 4, "embed_dim": 24, "depth": 5, "num_heads": 3}
 TINY = EncoderConfig("vit_tiny_patch16_224", 16, arguments=SMALL)
@@ -206,7 +209,6 @@ def test_bad_choices_are_one_sentence(tmp_path):
         "has 5 blocks, none numbered -6": lambda: Encoder(
             encoder_config(TINY.name, 16, block=-6, arguments=SMALL)
         ),
-        "is not a plain ViT": lambda: Encoder(EncoderConfig("resnet18", 32)),
         "no network named": lambda: Encoder(EncoderConfig("vit_tiny_patch16_223", 32)),
         "patches of 4 pixels, which 18": lambda: Encoder(encoder_config(TINY.name, 18, arguments=SMALL)),
         "not hosted by timm: pass encoder_weights": lambda: Encoder(
@@ -219,3 +221,90 @@ def test_bad_choices_are_one_sentence(tmp_path):
     for words, call in cases.items():
         with pytest.raises(DigitError, match=words):
             call()
+
+
+@pytest.mark.parametrize("name", ["test_convnext", "test_resnet", "test_efficientnet"])
+def test_a_network_of_stages_is_read_at_one_and_cut_after_it(name, tmp_path):
+    """timm's own maps of the whole network are the oracle; the artifact holds no later stage."""
+    config = encoder_config(name, 64, block=-2)
+    whole = vit(name)
+    encoder = Encoder(config, stored(whole, tmp_path / "whole.safetensors"))
+    pixels = torch.rand(2, 3, 64, 64)
+    mean, std = torch.tensor(config.mean)[:, None, None], torch.tensor(config.std)[:, None, None]
+    with torch.no_grad():
+        expected = whole.forward_intermediates((pixels - mean) / std, intermediates_only=True)[-2]
+    torch.testing.assert_close(encoder(pixels), expected.flatten(2).mT, rtol=1e-5, atol=1e-5)
+    assert (encoder.width, encoder.grid) == (expected.shape[1], expected.shape[2])
+    assert encoder.tokens == encoder.grid**2
+    assert len(encoder.vit.state_dict()) < len(whole.state_dict())
+    assert encoder.flops > 10**5
+    digit.save(encoder, tmp_path / "encoder")
+    assert torch.equal(digit.load(tmp_path / "encoder")(pixels), encoder(pixels))
+
+
+def test_maps_that_cannot_be_had_are_one_sentence():
+    for words, call in {
+        "has 4 maps, none numbered 4": lambda: Encoder(encoder_config("test_convnext", block=4)),
+        "give an encoder_size of at most 1024": lambda: Encoder(
+            encoder_config("test_convnext", 4096, block=0)
+        ),
+        "takes no arguments": lambda: Encoder(encoder_config("test_convnext", arguments={"depths": [9]})),
+        "cannot be read at 224 pixels .*leave out the norm": lambda: Encoder(
+            encoder_config("hiera_tiny_224")
+        ),
+    }.items():
+        with pytest.raises(DigitError, match=words):
+            call()
+
+
+CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+HALF = ((0.5,) * 3, (0.5,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("short", "size", "scale"),
+    [
+        ("siglip2-b", 224, HALF),
+        ("siglip2-l", 256, HALF),
+        ("siglip2-so400m", 224, HALF),
+        ("clip-b", 224, CLIP),
+        ("clip-l", 224, CLIP),
+    ],
+)
+def test_towers_of_texts_see_and_scale_pixels_as_they_learned(short, size, scale):
+    config = encoder_config(short)
+    assert (config.image_size, (config.mean, config.std)) == (size, scale)
+    assert licence_of(config.name) == "apache-2.0"
+
+
+@pytest.mark.parametrize("short", ["siglip2-b", "clip-b"])
+@pytest.mark.parametrize("norm", [True, False])
+def test_block_and_norm_of_a_tower_are_read_before_its_pool(short, norm, tmp_path):
+    """Its file has the pool or the head, which the encoder is built without."""
+    small: Any = {"embed_dim": 24, "depth": 4, "num_heads": 3}
+    config = encoder_config(short, 32, arguments=small, norm=norm)
+    torch.manual_seed(0)
+    whole = timm().create_model(config.name.split(".")[0], img_size=32, **small).eval()
+    with torch.no_grad():
+        for parameter in whole.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    assert ("attn_pool.q.weight" in whole.state_dict()) == (short == "siglip2-b")
+    encoder = Encoder(config, stored(whole, tmp_path / "tower.safetensors"))
+    seen, pixels = {}, torch.rand(2, 3, 32, 32)
+    whole.blocks[1].register_forward_hook(lambda _module, _inputs, output: seen.update(output=output))
+    mean, std = (torch.tensor(each)[:, None, None] for each in (config.mean, config.std))
+    with torch.no_grad():
+        whole((pixels - mean) / std)
+        expected = whole.norm(seen["output"]) if norm else seen["output"]
+    torch.testing.assert_close(encoder(pixels), expected[:, -4:], rtol=1e-5, atol=1e-5)
+
+
+def test_the_licence_is_said_of_what_is_fetched_and_kept(tmp_path, monkeypatch, capsys):
+    small = vit("vit_base_patch16_clip_quickgelu_224", embed_dim=24, depth=3, num_heads=3, img_size=32)
+    monkeypatch.setattr(timm(), "create_model", lambda *_, **__: small)
+    encoder = Encoder(encoder_config("clip-b", 32), pretrained=True)
+    assert "the licence that timm names is apache-2.0" in capsys.readouterr().err
+    digit.save(encoder, tmp_path / "clip")
+    assert json.loads((tmp_path / "clip" / "config.json").read_text())["extra"]["licence"] == "apache-2.0"
+    assert "DINOv3 License" in str(licence_of("convnext_tiny.dinov3_lvd1689m"))
+    assert licence_of("no such network") is None

@@ -11,7 +11,7 @@ from digit.run.verbs import VERBS
 
 ROOT = Path(__file__).parents[1] / "digit"
 FLOW = [
-    *("features", "kmeans", "centroids", "tokenizer", "vqgan", "vqgan_loss", "prior"),
+    *("features", "own_encoder", "kmeans", "centroids", "tokenizer", "vqgan", "vqgan_loss", "prior"),
     *("renderer", "renderer_masked", "renderer_flow", "renderer_flow_loss"),
 ]
 LEAVES = {

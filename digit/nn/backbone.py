@@ -100,20 +100,39 @@ def in_range(pixels: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:
     return as_floats(pixels)
 
 
+def pretrained_settings(name: str) -> Any:
+    """What timm knows of the weights of a network: input_size, mean, std, license; None of a name that is not
+    timm's."""
+    try:
+        return timm().models.get_pretrained_cfg(name)
+    except RuntimeError:  # no weights of this tag
+        return None
+
+
+def licence_of(name: str) -> str | None:
+    """The licence that timm names for the weights it hosts by this name, a sentence for DINOv3, or None."""
+    licence = getattr(pretrained_settings(name), "license", None)
+    return DINOV3_LICENCE if "_dinov3" in name or licence == "dinov3-license" else licence
+
+
 def create(
     name: str, *, weights: Path | None = None, pretrained: bool = False, **arguments: Any
 ) -> nn.Module:
     """The timm network `name`, random, from a local file, or downloaded (`pretrained`).
 
     `arguments` go to timm. Raises DigitError for an unknown name, arguments the network does not take, a file
-    that does not fit, or a download that fails. Of DINOv3's weights the licence is said.
+    that does not fit, or a download that fails. The licence is said of weights that are fetched, and of
+    DINOv3's in a file too.
     """
-    if "_dinov3" in name and (pretrained or weights is not None):
-        say(f"{name}: {DINOV3_LICENCE}")
     if not timm().is_model(name.split(".")[0]):
         close = difflib.get_close_matches(name, timm().list_models(), n=3)
         hint = f"; did you mean {', '.join(close)}?" if close else "; timm.list_models() lists the names"
         raise DigitError(f"timm has no network named {name!r}{hint}")
+    licence = licence_of(name)
+    if licence and ((pretrained and weights is None) or (licence == DINOV3_LICENCE and weights is not None)):
+        say(
+            f"{name}: {licence if licence == DINOV3_LICENCE else f'the licence that timm names is {licence}'}"
+        )
     if pretrained and weights is None:
         try:
             return timm().create_model(name, pretrained=True, **arguments)
@@ -158,6 +177,8 @@ def load_weights(module: nn.Module, path: Path, name: str) -> None:
     if isinstance(head, nn.Identity):
         names = (getattr(module, "default_cfg", None) or {}).get("classifier") or ()
         heads = {each.split(".")[0] for each in ((names,) if isinstance(names, str) else names)}
+        # SigLIP's pool, where the network was built without one.
+        heads |= {"attn_pool"} if getattr(module, "attn_pool", True) is None else set()
         tensors = {k: v for k, v in tensors.items() if k in expected or k.split(".")[0] not in heads}
     problems = [f"missing {key}" for key in expected if key not in tensors]
     problems += [f"unexpected {key}" for key in tensors if key not in expected]

@@ -47,16 +47,16 @@ def fit(
     Args:
         images: folder of class folders, flat folder, zip, or tar shards (shards-{000..127}.tar).
         out: the tokenizer's folder: config.json, model.safetensors, report.json, codebook.png.
-        encoder: dinov2-s|b|l, dinov2-s|b|l-reg, dinov3-s|b|l, ibot-b, mocov3-b, mae-b, any timm ViT by
-            name, or the folder of an encoder that `digit convert` made.
+        encoder: dinov2-s|b|l, dinov2-s|b|l-reg, dinov3-s|b|l, siglip2-b|l|so400m, clip-b|l, ibot-b, mocov3-b,
+            mae-b, any network of timm by its name there, or the folder of an encoder of `digit convert`.
         encoder_weights: local safetensors of the encoder; without it timm fetches the published weights.
         encoder_arguments: timm arguments of a ViT of your own, as `patch_size 4 embed_dim 256 depth 9`.
-        encoder_size: side in pixels at which the encoder sees a picture; 224 of the encoders named above.
+        encoder_size: side in pixels at which the encoder sees a picture; 224 of most named above.
         encoder_mean: of the pixels the encoder was trained on, red, green, blue in [0, 1]; what timm knows if
             left out.
         encoder_std: their standard deviation, likewise.
-        block: whose output is read, from the end: -3 of 12 is the tenth block.
-        norm: apply the encoder's final norm to it.
+        block: whose output is read, from the end: -3 of 12 is the tenth block; or which stage.
+        norm: apply the encoder's final norm to it, where it has one there.
         size: side in pixels of the pictures before the encoder resizes them; the encoder's size if left out.
         under: only pictures below this folder of `images`, such as `train`.
         num: pictures at most, spread evenly over the set; all if left out.

@@ -113,7 +113,7 @@ def write_tokenizer(
     tokenizer = Tokenizer(
         TokenizerConfig(encoder=config, codes=plan.clusters), encoder=plan.encoder, centroids=result.centroids
     ).eval()
-    tokenizer.to(next(plan.encoder.parameters()).device)
+    tokenizer.to(plan.encoder.device)
     shown = _some_pictures(plan)
     seen = nearest_patches(tokenizer, _in_batches(shown, plan.batch, tokenizer), seed=plan.seed)
     summary: dict[str, Any] = {

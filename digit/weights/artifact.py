@@ -93,6 +93,7 @@ def save(
     be written, or another process is just writing there.
     """
     path, kind, tensors = Path(path), kind_of(module), _tensors(module)
+    _check_known(module)
     config: Any = module.config
     id = id or identity(module)
     # Buffers stay exact: centroids and codebooks decide which code is the nearest.
@@ -255,6 +256,16 @@ def kind_of(module: nn.Module) -> str:
             return kind
     names = ", ".join(stage.__name__ for stage, _ in KINDS.values())
     raise DigitError(f"a {type(module).__name__} cannot be an artifact: it must be one of {names}")
+
+
+def _check_known(module: nn.Module) -> None:
+    """DigitError for a tokenizer whose encoder is code of somebody's: a file names no code."""
+    encoder = getattr(module, "encoder", None)
+    if isinstance(module, Tokenizer) and type(encoder) is not Encoder:
+        raise DigitError(
+            "a tokenizer of an encoder of your own cannot be saved, since artifacts hold no code: name it on "
+            "the command line as --tokenizer module:object (docs/own-parts.md)"
+        )
 
 
 def classes_of(kind: str) -> tuple[type[Any], type[Any]]:

@@ -157,6 +157,8 @@ def check_tokenizer(content: Any, tokenizer: Tokenizer, *, where: str, name: str
 
     Positions are left out, since those of both are resized copies: rounding does not commute with that.
     """
+    if tokenizer.encoder.maps:
+        raise LineageError(f"{where} was not trained with {name}, whose encoder is no ViT: leave it out")
     copy = tokenizer_copy(content, where=where, encoder_heads=tokenizer.encoder.vit.blocks[0].attn.num_heads)
     _check_same(tokenizer, copy, ("pos_embed", "cls_token", "squares"), where, name)
 

@@ -15,7 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from digit.bounds import Bounds
 from digit.errors import DigitError
-from digit.features import EncoderConfig
+from digit.features import EncoderConfig, is_vit
 from digit.printing import readable
 from digit.prior import PriorConfig
 from digit.renderer import RendererConfig
@@ -95,7 +95,9 @@ def cut(config: Any, *, where: object, depth: int | None = None) -> Any:
     """
     if isinstance(config, TokenizerConfig):
         return replace(config, encoder=cut(config.encoder, where=where, depth=depth))
-    if not isinstance(config, EncoderConfig) or (depth is None and "depth" not in config.arguments):
+    if not isinstance(config, EncoderConfig) or not is_vit(config.name):
+        return config
+    if depth is None and "depth" not in config.arguments:
         return config
     if depth is None:
         there = config.arguments["depth"]
