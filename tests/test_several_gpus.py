@@ -14,7 +14,7 @@ from tests_support import note_calls
 from digit.run import main as command_line
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
-PAGE = EXPERIMENTS.parent / "docs" / "scaling.md"
+PAGES = [EXPERIMENTS.parent / "docs" / name for name in ("scaling.md", "many-gpus.md")]
 SLURM, CHAIN = EXPERIMENTS / "slurm" / "train.sh", EXPERIMENTS / "several_gpus.sh"
 
 
@@ -39,12 +39,12 @@ def commands_of_page(path: Path) -> list[str]:
 
 
 COMMANDS = [(path.name, line) for path in (SLURM, CHAIN) for line in commands(path)]
-COMMANDS += [(PAGE.name, line) for line in commands_of_page(PAGE)]
+COMMANDS += [(page.name, line) for page in PAGES for line in commands_of_page(page)]
 
 
 def test_there_are_commands_to_test():
     assert len(COMMANDS) >= 15
-    assert len(commands_of_page(PAGE)) == 3
+    assert [len(commands_of_page(page)) for page in PAGES] == [1, 2]
     verbs = {tuple(shlex.split(line)[:2]) for _, line in COMMANDS}
     assert {("train", "prior"), ("train", "vqgan"), ("evaluate", "images")} <= verbs
     assert {"fit", "tokenize", "sample"} <= {verb for verb, _ in verbs}

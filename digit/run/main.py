@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from digit import __version__
-from digit.errors import DigitError, first_line, on_command_line
+from digit.errors import DigitError, Terminated, first_line, on_command_line
 from digit.printing import put, put_json, put_page
 from digit.run import settings
 from digit.run.arguments import Option, call_of, options_of, parser_of, settings_of, typed
-from digit.run.processes import by_exception, interrupted, number, run_together, without_processes
+from digit.run.processes import by_exception, interrupted, number, orphaned, run_together, without_processes
 from digit.run.recipes import defaults_of, described
 from digit.run.surroundings import check_environment
 from digit.run.unused import unused
@@ -120,6 +120,8 @@ def carry_out(command: Command) -> int:
             result = command.call()
             speaks = is_main()
     except DigitError as error:
+        if orphaned():  # all of them end, and one that notices the end of another knows no reason
+            return interrupted(Terminated())
         return _fail(str(error))
     except KeyboardInterrupt as stop:
         return interrupted(stop)

@@ -17,6 +17,7 @@ from digit.printing import put
 LAUNCHER = "DIGIT_LAUNCHER"  # by which `--processes` tells the processes that it starts its own number
 MOST = 1024  # processes of one command
 LOOK = 0.5  # seconds between looks after it
+_agent: list[int] = []  # the number of torchrun's, if it started this process
 SENTENCE = "digit: interrupted; what is written is whole, and the same command goes on or starts again"
 
 
@@ -35,16 +36,21 @@ def with_launcher() -> None:
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return
-    agent = int(os.environ.get(LAUNCHER) or os.getppid())
+    _agent[:] = [int(os.environ.get(LAUNCHER) or os.getppid())]
 
     def look() -> None:
-        while os.getppid() == agent:  # whoever adopts an orphan has another number
+        while not orphaned():
             time.sleep(LOOK)
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(float(os.environ.get("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", "30")))
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=look, daemon=True).start()
+
+
+def orphaned() -> bool:
+    """Whether torchrun's agent started this process and has gone: who adopts it has another number."""
+    return bool(_agent) and [os.getppid()] != _agent
 
 
 def by_exception() -> None:

@@ -37,9 +37,12 @@ FREE = ("classes", "length", "vq_length", "image_size", "specials")  # settings 
 
 
 def config_of(name: str | Path, kind: str) -> Any:
-    """The settings of the stage that a name means; DigitError as `part_of`."""
-    folder = part_of(name, kind, hub=True)
-    artifact = describe(folder)
+    """The settings of the stage that a name means; DigitError where there is none of this kind."""
+    try:
+        folder = part_of(name, kind, hub=True)
+        artifact = describe(folder)
+    except DigitError as error:
+        raise DigitError(f"--init-from: {error}") from error
     if artifact["kind"] != kind:
         raise DigitError(f"--init-from: {name} is a {artifact['kind']}, where a {kind} is needed")
     return from_dict(classes_of(kind)[1], artifact["config"], where=f"{folder / 'config.json'}")

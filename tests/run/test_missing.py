@@ -39,10 +39,12 @@ def test_it_is_named_and_nothing_is_written(chain, run, tmp_path, verb, option, 
         (lost / "config.json").write_text('{"model_type": "vit"}')
         (lost / "notes.txt").write_text("mine")
     before = snapshot(tmp_path)
-    out = [] if verb in ("info", "evaluate compare", "demo") else ["--out", tmp_path / "out"]
+    out = [] if verb in ("info", "evaluate compare", "demo", "push") else ["--out", tmp_path / "out"]
     line = [*(command(chain, verb) if out else (*verb.split(), __file__, __file__)), *out]
     if verb == "demo":
         line = [verb, chain.root / "model"]
+    if verb == "push":
+        line = [verb, chain.root / "model", "owner/name"]
     if option.positional:
         line[len(verb.split())] = lost
     else:
