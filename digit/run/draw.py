@@ -47,11 +47,16 @@ _ROW: dict[str, Any] = {"file": Text, "seed": int, "label": int | None, "class":
 
 
 def open_model(
-    model: str | None, *, renderer: RendererName | None, encodes: bool, device: str | None
+    model: str | None,
+    *,
+    renderer: RendererName | None,
+    encodes: bool,
+    device: str | None,
+    revision: str | None = None,
 ) -> tuple[DigitPipeline, dict[str, Any]]:
     """A model's parts that drawing needs, and its config.json; the tokenizer only if it `encodes`."""
     with main_first():  # it may have to fetch the model
-        folder = locate(model)
+        folder = locate(model, revision)
     config = read_config(folder)
     there = [part for part in RENDERERS.values() if part in config["parts"]]
     parts = there[:1] if renderer is None else [RENDERERS[renderer]]

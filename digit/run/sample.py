@@ -9,7 +9,7 @@ from digit.bounds import Batch, Count, Draws, Guidance, Temperature, TopP, Weigh
 from digit.calls import checked
 from digit.errors import DigitError
 from digit.printing import put
-from digit.run.options import Device, File, Folder, Label, Model, Pictures, Positional, Seeds
+from digit.run.options import Device, File, Folder, Label, Model, Name, Pictures, Positional, Seeds
 from digit.run.table import saved
 from digit.run.unused import not_used
 
@@ -25,6 +25,7 @@ RENDERERS = {  # and the options of each
 def sample(
     model: Positional[Model | None] = None,
     *,
+    revision: Name | None = None,
     num: Draws | None = None,
     seeds: Seeds | None = None,
     labels: tuple[Label, ...] | None = None,
@@ -66,6 +67,7 @@ def sample(
 
     Args:
         model: a folder, a bundled model's name, or owner/name on the hub; the bundled one if left out.
+        revision: of a model on the hub: a branch, tag or commit; owner/name@revision says it for every verb.
         num: how many pictures; seeds count from 0. 16 if neither this nor --seeds is given, and 8 of each
             picture to complete.
         seeds: which ones, as 0-63 or 1,5,9-12; in Python also a list of numbers.
@@ -111,7 +113,9 @@ def sample(
     from digit.run.complete import complete
     from digit.run.draw import draw, finish_drawing, made_of, open_model
 
-    pipeline, config = open_model(model, renderer=renderer, encodes=prefix_from is not None, device=device)
+    pipeline, config = open_model(
+        model, renderer=renderer, encodes=prefix_from is not None, device=device, revision=revision
+    )
     batch = batch or at_once(pipeline.device, len(wanted) // 8)  # eight processes have work then
     classes = pipeline.prior.config.classes
     if prefix_from is None:

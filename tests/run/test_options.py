@@ -10,7 +10,7 @@ from digit.run.arguments import description, options_of, parser_of
 from digit.run.main import Command, understand
 from digit.run.verbs import VERBS
 
-NUMBER = 371  # of all verbs; --help, --json, --config and --processes, which come on top, are in every one
+NUMBER = 372  # of all verbs; --help, --json, --config and --processes, which come on top, are in every one
 # Names with more than one meaning, each as its verb's own words have it; nothing is to be added here.
 TWO_MEANINGS = {
     "--codes": "a folder of codes, a number of VQ codes (train vqgan), write codes too (sample)",

@@ -21,6 +21,11 @@ def test_a_pushed_model_is_one_to_all_verbs(run, chain, tmp_path, monkeypatch):
         code, out, said = run("info", "me/model@v1", "--json")
         assert code == 0, said
         assert json.loads(out)["classes"] == ["blue", "green", "red"]
+        draw = ("--num", 2, "--device", "cpu", "--json")
+        for name, more, out in (("me/model", ("--revision", "v1"), "a"), ("me/model@v1", (), "b")):
+            code, _, said = run("sample", name, *more, *draw, "--out", tmp_path / out)
+            assert code == 0, said
+        assert (tmp_path / "a/000001.png").read_bytes() == (tmp_path / "b/000001.png").read_bytes()
         hub.writer = "another"
         code, out, said = run("push", chain.root / "model", "me/model", "--json")
         assert (code, out) == (2, "") and "the hub refuses me/model (401)" in said.splitlines()[-1]
