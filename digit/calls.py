@@ -136,7 +136,8 @@ def _one_of(value: Any, kinds: Sequence[Any]) -> Any:
 def _several(value: Any, origin: Any, parts: Sequence[Any]) -> Any:
     """Each of a list, tuple, range, array or tensor; a lone path is one of several."""
     kind = parts[0]
-    if _plain(kind) is Path and isinstance(value, str | os.PathLike):
+    lone = Path in (_plain(kind), *get_args(_plain(kind)))
+    if lone and isinstance(value, str | os.PathLike):
         value = [value]
     members = _members(value)
     if members is None:

@@ -153,6 +153,11 @@ class Tokenizer(nn.Module):
         return self._side or told or self.config.encoder.image_size
 
     @property
+    def codes(self) -> int:
+        """K, the number of codes."""
+        return self.config.codes
+
+    @property
     def grid(self) -> int:
         """Codes along a side of a picture."""
         return self.encoder.grid

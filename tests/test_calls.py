@@ -128,7 +128,7 @@ def good(annotation: Any) -> list[Any]:
         several = [[first] * count, (first,) * count]
         if parts_of(member)[0] in (int, float):
             several += [np.array([first] * count), torch.tensor([first] * count)]
-        return several + ([first, Path(first)] if parts_of(member)[0] is Path else [])
+        return several + ([first, Path(first)] if Path in parts_of(member)[1] else [])
     if origin in (dict, Mapping):
         return [{}]
     if hasattr(kind, "array_type"):
@@ -169,7 +169,7 @@ def wrong(annotation: Any) -> list[Any]:
         return ["nonsense", object(), *nothing]
     if origin in (tuple, list, Sequence):
         member = get_args(kind)[0]
-        lone = [] if parts_of(member)[0] is Path else ["cat", Path("cat")]
+        lone = [] if Path in parts_of(member)[1] else ["cat", Path("cat")]
         return [3, object(), {"a": 1}, *lone, *([each] for each in wrong(member)), *nothing]
     if origin in (dict, Mapping):
         return [3, "x", [1], *nothing]

@@ -11,12 +11,22 @@ from digit.run.verbs import VERBS
 
 ROOT = Path(__file__).parents[1] / "digit"
 FLOW = [
-    *("features", "own_encoder", "kmeans", "centroids", "tokenizer", "vqgan", "vqgan_loss", "prior"),
+    *(
+        "features",
+        "own_encoder",
+        "kmeans",
+        "centroids",
+        "tokenizer",
+        "own_tokenizer",
+        "vqgan",
+        "vqgan_loss",
+        "prior",
+    ),
     *("renderer", "renderer_masked", "renderer_flow", "renderer_flow_loss"),
 ]
 LEAVES = {
     *("printing", "errors", "bounds", "entries", "calls", "opening", "files", "locks", "tensors", "arrays"),
-    *("distributed", "figure", "progress", "vqgan_config"),
+    *("distributed", "figure", "progress", "vqgan_config", "picture_tokenizer"),
 }
 ALLOWED = {
     "printing": set(),
@@ -31,6 +41,7 @@ ALLOWED = {
     "arrays": {"errors", "opening", "printing"},
     "distributed": {"errors"},
     "figure": {"errors", "files", "printing"},
+    "picture_tokenizer": set(),
     "vqgan_config": {"bounds", "calls", "errors"},
     "progress": {"distributed", "errors", "printing"},
     "nn": LEAVES,

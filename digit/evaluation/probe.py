@@ -1,7 +1,7 @@
 """frozen features, labels -> accuracies: what linear heads read out of a prior or a tokenizer."""
 
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -10,6 +10,7 @@ from torch import Tensor
 from digit.data.order import order
 from digit.errors import DigitError
 from digit.nn.linear_probe import RATES, FeatureBatch, Probe, ProbeConfig
+from digit.own_tokenizer import OwnTokenizer
 from digit.prior import Prior
 from digit.tokenizer import Tokenizer
 from digit.training.config import OptimizerConfig, TrainConfig
@@ -41,9 +42,12 @@ def pooled_states(
 
 
 @torch.no_grad()
-def pooled_features(tokenizer: Tokenizer, pixels: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 1 d"]:
+def pooled_features(
+    tokenizer: Tokenizer | OwnTokenizer, pixels: Float[Tensor, "b 3 h w"]
+) -> Float[Tensor, "b 1 d"]:
     """What a tokenizer's encoder says of a picture before quantisation: its patches' mean, float32."""
-    return tokenizer.features(pixels).float().mean(1, keepdim=True)
+    features: Any = tokenizer.features  # pyright: ignore[reportAttributeAccessIssue]
+    return features(pixels).float().mean(1, keepdim=True)
 
 
 def feature_data(

@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from io import BytesIO
 from types import SimpleNamespace
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Shaped
 from PIL import Image
 from torch import Tensor
 
@@ -25,6 +25,7 @@ from digit.data.decode import decode
 from digit.errors import DigitError
 from digit.evaluation.codebook import codebook_report
 from digit.nn.backbone import in_range
+from digit.picture_tokenizer import PictureTokenizer
 from digit.renderer_flow import FlowRenderer
 from digit.tokenizer import Tokenizer
 from digit.vqgan import VQGAN
@@ -153,22 +154,10 @@ def _jpeg(pixels: Tensor, quality: int) -> Tensor:
     return torch.from_numpy(rows).permute(0, 3, 1, 2).to(pixels) / 255
 
 
-@runtime_checkable
-class PictureTokenizer(Protocol):
-    """Any tokenizer; only `encode` is needed.
-
-    What else it has is measured too: `vectors(codes)` -> b n d, what codes stand for; `features(pixels)` ->
-    b n d, what is quantised, with `nearest(features)` -> codes to save a second pass; `decode(codes)` ->
-    pixels in [0, 1] of the pictures' size; `codes`, the size of the codebook.
-    """
-
-    def encode(self, pixels: Float[Tensor, "b 3 h w"]) -> Int[Tensor, "b n"]:
-        """Codes of pictures in [0, 1]."""
-        ...
-
-
-def as_tokenizer(module: Tokenizer | VQGAN, renderer: FlowRenderer | None = None) -> PictureTokenizer:
-    """What `stability` takes, out of a tokenizer or VQGAN that `digit.load` gave.
+def as_tokenizer(
+    module: Tokenizer | VQGAN | PictureTokenizer, renderer: FlowRenderer | None = None
+) -> PictureTokenizer:
+    """What `stability` takes, out of a tokenizer or VQGAN that `digit.load` gave, or one of your own.
 
     A flow renderer decodes the tokenizer's codes, without classes; a picture's place is its seed.
     """
@@ -184,14 +173,10 @@ def as_tokenizer(module: Tokenizer | VQGAN, renderer: FlowRenderer | None = None
         return by_vqgan
     if renderer is None:
         return module
-    drawn = itertools.count()
+    drawn, whole = itertools.count(), ("encode", "features", "nearest", "vectors", "codes")
     by_flow: Any = SimpleNamespace(
-        encode=module.encode,
-        features=module.features,
-        nearest=module.nearest,
-        vectors=module.vectors,
+        **{name: getattr(module, name) for name in whole if hasattr(module, name)},
         decode=lambda codes: renderer.sample(codes, list(itertools.islice(drawn, len(codes)))),
-        codes=module.config.codes,
     )
     return by_flow
 
@@ -252,7 +237,7 @@ def stability(
     if values:
         yield "PSNR", -10 * math.log10(max(error / values, 1e-12))
         yield "sharpness", edges_again / max(edges, 1e-12)
-    known = tokenizer.config.codes if isinstance(tokenizer, Tokenizer) else getattr(tokenizer, "codes", None)
+    known: int | None = getattr(tokenizer, "codes", None)
     use = codebook_report(codes, known or 1 + max(int(part.max()) for part in codes))
     yield "used codes", float(use["used"])
     yield "entropy, bits", use["entropy_bits"]

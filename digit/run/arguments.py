@@ -19,7 +19,7 @@ from typing import Annotated, Any, Literal, NoReturn, Union, get_args, get_origi
 
 from digit.bounds import Bounds, bounds_of
 from digit.errors import DigitError
-from digit.run.options import IN_FILE, POSITIONAL, InFile, Metavar
+from digit.run.options import IN_FILE, POSITIONAL, RUNS_CODE, InFile, Metavar
 
 COLUMN = 26  # where the texts of options begin
 USAGE: dict[str, Any] = {"subsequent_indent": " " * 9, "break_on_hyphens": False}  # behind "usage: "
@@ -42,6 +42,7 @@ class Option:
     optional: bool = False  # `none` can be typed, where the default is more
     bounds: Bounds | None = None  # of each number
     in_file: bool = False  # set by --config alone, and no option
+    runs_code: bool = False  # may name code of the user's, which no file may
 
     @property
     def key(self) -> str:
@@ -187,7 +188,8 @@ def _options(
         place = POSITIONAL in notes
         bounds = None if kind is str else bounds_of(annotation)  # those of Python's other type
         alone = path[-1] in in_file or IN_FILE in notes
-        return [Option(path, kind, word, default, text, group, place, None in notes, bounds, alone)]
+        more = (place, None in notes, bounds, alone, RUNS_CODE in notes)
+        return [Option(path, kind, word, default, text, group, *more)]
     hints, comments = get_type_hints(kind, include_extras=True), comments_of(kind)  # pyright: ignore[reportArgumentType]
     in_file = next((note for note in notes if isinstance(note, InFile)), in_file)
     return [

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from digit.data.codes import Codes, open_codes
 from digit.data.identity import of_codes, of_folder
@@ -16,6 +17,8 @@ from digit.data.views import ViewData, first_views, tokenised, views_of
 from digit.data.wrong_codes import WrongCodes
 from digit.errors import DigitError, check_lineage
 from digit.nn.batch import ViewBatch
+from digit.own_tokenizer import OwnTokenizer
+from digit.picture_tokenizer import PictureTokenizer
 from digit.progress import progress
 from digit.renderer_flow import FlowConfig, FlowRenderer
 from digit.renderer_flow_loss import FlowLoss, FlowLossConfig
@@ -57,7 +60,7 @@ def train_flow(
     held_out: Path | None,
     held_out_images: str | None,
     wrong: WrongCodes | None,
-    tokenizer: Path | None,
+    tokenizer: Path | PictureTokenizer | None,
     perceptual_weight: float,
     taught: Taught | None,
     init_from: str | None,
@@ -72,7 +75,7 @@ def train_flow(
     _check_given(images, held_out, held_out_images)
     classes_told(codes, shape["label_dropout"])
     classes, lineage = stages.classes_of(codes, True, None), codes.lineage("codes")
-    encoder = None if tokenizer is None else tokenizer_of(codes, tokenizer).encoder.to(where)
+    encoder = None if tokenizer is None else _encoder_of(codes, tokenizer, perceptual_weight, where)
     teacher = None if taught is None else teacher_of(taught.teacher, lineage, classes).to(where)
     if taught is None or teacher is None:
         config = config_of(codes, len(classes), **shape)
@@ -117,6 +120,20 @@ def train_flow(
         save(trained.renderer, to, lineage=lineage | start, classes=classes, extra={**extra, **more})
 
     return stages.run_stage(stage, data, training, found, given, where, evaluate, picture, keep, "renderer")
+
+
+def _encoder_of(
+    codes: Codes, tokenizer: Path | PictureTokenizer, weight: float, where: torch.device
+) -> nn.Module | None:
+    """What compares pictures; DigitError where a tokenizer of the user's own is asked to, which has none."""
+    found = tokenizer_of(codes, tokenizer)
+    if not isinstance(found, OwnTokenizer):
+        return found.encoder.to(where)
+    if weight:
+        raise DigitError(
+            f"{found.name} has no encoder of digit's, which compares pictures: give --perceptual-weight 0"
+        )
+    return None
 
 
 def _check_given(images: str | None, held_out: Path | None, held_out_images: str | None) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated, TypeVar
 
 from digit.bounds import Seed, Side
+from digit.picture_tokenizer import PictureTokenizer
 from digit.training.config import TrainConfig
 from digit.vqgan_config import VQGANConfig, VQGANLossConfig
 
@@ -33,7 +34,7 @@ class InFile(frozenset[str]):
         return super().__new__(cls, " ".join(lines).split())
 
 
-POSITIONAL, IN_FILE = "positional", "in file"
+POSITIONAL, IN_FILE, RUNS_CODE = "positional", "in file", "runs code"
 Positional = Annotated[T, POSITIONAL]
 FileOnly = Annotated[T, IN_FILE]  # the same of a parameter
 
@@ -45,6 +46,8 @@ Seeds = Annotated[str | Sequence[Seed], Metavar("SEEDS")]  # 0-63 or 1,5,9-12; i
 Label = Annotated[str | int, Metavar("CLASS")]  # a class name or number
 Network = Annotated[str, Metavar("NETWORK")]  # inception, dinov2-l, timm:NAME, classifier:FOLDER, ...
 Folder = Annotated[Path, Metavar("FOLDER")]
+# A folder, or module:object of the user's own, which is code; in Python also the object.
+Tokenizing = Annotated[Path | PictureTokenizer, Metavar("TOKENIZER"), RUNS_CODE]
 Codes = Annotated[Path, Metavar("CODES")]  # folder of `digit tokenize`
 File = Annotated[Path, Metavar("FILE")]
 Pixels = Annotated[Side, Metavar("PIXELS")]

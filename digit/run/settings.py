@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin
 
 from digit.errors import DigitError, first_line
 from digit.opening import read_file
+from digit.picture_tokenizer import names_code
 from digit.run.arguments import MEANT, Option, reader, settings_of
 from digit.run.recipes import defaults_of
 from digit.run.verbs import VERBS, nearest
@@ -75,16 +76,25 @@ def text_of(verb: str, given: Mapping[str, Any]) -> str:
     """
     function = VERBS[verb].function()
     defaults = defaults_of(given.get("recipe"), verb.split()[-1], flow=bool(given.get("flow")))
+    typed = "".join(f" {each.name} {each.default}" for each in settings_of(function, given) if _is_code(each))
     lines = [
         f"# All settings of a run of `digit {verb}`, which this repeats:",
-        f"#     digit {verb} --config {NAME} --out FOLDER",
+        f"#     digit {verb} --config {NAME} --out FOLDER{typed}",
         "",
     ]
     for setting, before in zip(settings_of(function, given), settings_of(function, defaults), strict=True):
         nothing = setting.default in (None, (), {}) and before.default == setting.default
-        if setting.path[0] not in ASKED and not nothing:
+        if setting.path[0] not in ASKED and not nothing and not _is_code(setting):
             lines.append(line_of(setting))
     return "\n".join(lines) + "\n"
+
+
+def _is_code(setting: Option) -> bool:
+    """Whether the value has to be typed: code, or an object that Python gave."""
+    value = setting.default
+    return (
+        setting.runs_code and value is not None and (names_code(value) or not isinstance(value, str | Path))
+    )
 
 
 def line_of(setting: Option) -> str:
@@ -143,6 +153,8 @@ def _value(setting: Option, value: Any) -> Any:
 
 
 def _single(value: Any, kind: Any, setting: Option) -> Any:
+    if setting.runs_code and names_code(value):
+        raise ValueError(f"{value} is code, which no file may name: type {setting.name} {value}")
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise ValueError(f"give {MEANT.get(kind, 'one text')}")
     try:

@@ -7,13 +7,14 @@ from digit.bounds import Batch, Count, Depth, Seed
 from digit.calls import checked
 from digit.errors import DigitError, spoken
 from digit.printing import put
-from digit.run.options import Device, Folder, Name, Pictures, Pixels
+from digit.run.options import Device, Folder, Name, Pictures, Pixels, Tokenizing
 from digit.run.table import print_table, saved
 
 if TYPE_CHECKING:
     import torch
 
     from digit.data.write_codes import CodeKind
+    from digit.picture_tokenizer import PictureTokenizer
 
 
 @checked
@@ -21,7 +22,7 @@ def tokenize(
     images: Pictures,
     out: Folder,
     *,
-    tokenizer: Folder | None = None,
+    tokenizer: Tokenizing | None = None,
     vqgan: Folder | None = None,
     under: Name | None = None,
     num: Count | None = None,
@@ -44,7 +45,8 @@ def tokenize(
     Args:
         images: folder of class folders, flat folder, zip, or tar shards (shards-{000..127}.tar).
         out: folder for the codes.
-        tokenizer: artifact of `digit fit`: writes discriminative codes.
+        tokenizer: artifact of `digit fit`, or code of your own as module:object or file.py:object
+            (docs/own-parts.md): writes discriminative codes.
         vqgan: artifact of `digit train vqgan`: writes VQ codes, of the same pictures and views.
         under: only pictures below this folder of `images`, such as `train`.
         num: pictures at most, spread evenly over the set; all if left out.
@@ -72,7 +74,13 @@ def tokenize(
     source = open_told(images, under=under, num=num, strict=strict)
     claimed = claim(out, "tokenize", {})  # what the codes are made of is their own plan's
     if dry_run:
-        settings = {"tokenizer": tokenizer, "vqgan": vqgan, "size": side, "views": views, "seed": seed}
+        settings = {
+            "tokenizer": tokenizer and str(tokenizer),
+            "vqgan": vqgan,
+            "size": side,
+            "views": views,
+            "seed": seed,
+        }
         plan = dry_run_of(source, out, lengths, views=views)
         _tell_plan(plan, out)
         return {"dry_run": True, "settings": settings, **plan}
@@ -122,15 +130,22 @@ def tokenize(
 
 
 def open_kinds(
-    tokenizer: Path | None, vqgan: Path | None, *, size: int | None, device: "torch.device"
+    tokenizer: "Path | PictureTokenizer | None",
+    vqgan: Path | None,
+    *,
+    size: int | None,
+    device: "torch.device",
 ) -> tuple[dict[str, "CodeKind"], dict[str, int], int]:
     """What the artifacts write and its codes per picture, by the name of the array; the pictures' side.
 
     The side in pixels is `size`, or else the VQGAN's, or what the tokenizer was fitted on. Raises DigitError
-    for a folder that is no such artifact.
+    for a folder that is no such artifact, and for a tokenizer of somebody's own that cannot be used.
     """
+    import torch
+
     from digit.data.write_codes import CodeKind
     from digit.progress import say
+    from digit.run.own_code import open_own
     from digit.tokenizer import encoding
     from digit.vqgan import vq_encoding
     from digit.weights.artifact import artifact_of, load
@@ -138,8 +153,11 @@ def open_kinds(
 
     kinds, lengths = {}, {}
     fitted: Any = None
-    if tokenizer is not None:
-        module: Any = load(part_of(tokenizer, "tokenizer"), kind="tokenizer", device=device)
+    own = None if tokenizer is None else open_own(tokenizer, device)
+    if own is not None:
+        kinds["codes"], fitted = CodeKind(own.encode, own.vocabulary, own.id), own.size
+    elif tokenizer is not None:
+        module: Any = load(part_of(Path(str(tokenizer)), "tokenizer"), kind="tokenizer", device=device)
         artifact = artifact_of(module)
         kinds["codes"] = CodeKind(encoding(module), module.config.codes, artifact["id"])
         lengths["codes"] = module.length
@@ -149,6 +167,12 @@ def open_kinds(
         kinds["vq_codes"] = CodeKind(vq_encoding(module), module.config.codes, artifact_of(module)["id"])
         lengths["vq_codes"], size = module.length, size or module.config.image_size
     side: int = size or fitted
+    if own is not None:
+        if side is None:
+            raise DigitError(
+                f"{own.name} does not say at which size it reads pictures: give --size or it a size"
+            )
+        lengths["codes"] = own.encode(torch.zeros(1, 3, side, side, device=device)).shape[1]
     if fitted not in (None, side):
         say(f"the tokenizer was fitted on pictures of {fitted} px, these are read at {side} px")
     return kinds, lengths, side

@@ -1,5 +1,6 @@
 """What measurements share: pictures, models and networks to measure, the record, and where it is kept."""
 
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,10 +23,12 @@ from digit.evaluation.networks import Network, open_network
 from digit.evaluation.pictures import Pictures, open_npz
 from digit.evaluation.result import read_result, result, write_result
 from digit.files import check_writable, make_folder
+from digit.picture_tokenizer import PictureTokenizer
 from digit.pipeline import DigitPipeline
 from digit.printing import listed, put
 from digit.progress import progress, say
 from digit.run.claim import RESULTS, contents, identity_of, nothing_left
+from digit.run.own_code import id_of, open_own
 from digit.run.pictures import open_told
 from digit.run.table import saved
 from digit.weights.artifact import artifact_of, load
@@ -183,12 +186,18 @@ def labels_at(source: ImageSource, places: Sequence[int]) -> Int[Tensor, " n"]:
     return torch.from_numpy(source.labels[list(places)])
 
 
-def unlike_names(paths: Sequence[Path], option: str) -> list[str]:
-    """The names of folders, or whole paths where two are alike; DigitError where one is given twice."""
-    if len(set(paths)) != len(paths):
+def unlike_names(paths: Sequence[Path | PictureTokenizer], option: str) -> list[str]:
+    """The names of folders, or whole paths where two are alike, of objects those of their classes; DigitError
+    where one is given twice."""
+    if any(one is other or one == other for one, other in itertools.combinations(paths, 2)):
         raise DigitError(f"{option} names a folder twice: give each once")
-    names = [path.resolve().name for path in paths]
-    return names if len(set(names)) == len(names) else [str(path) for path in paths]
+    names = [path.resolve().name if isinstance(path, Path) else type(path).__name__ for path in paths]
+    if len(set(names)) == len(names):
+        return names
+    return [
+        str(path) if isinstance(path, Path) else f"{name} {i}"
+        for i, (name, path) in enumerate(zip(names, paths, strict=True), 1)
+    ]
 
 
 def open_networks(specs: Sequence[str], weights: Path | None, device: torch.device) -> list[Network]:
@@ -196,9 +205,15 @@ def open_networks(specs: Sequence[str], weights: Path | None, device: torch.devi
     return [open_network(spec, inception_weights=weights, device=device) for spec in specs]
 
 
-def open_one(path: Path, kinds: Sequence[str], device: torch.device) -> Any:
-    """An artifact of one of `kinds`, such as tokenizer or vqgan; DigitError if it is of another."""
-    module: Any = load(path, device=device)
+def open_one(path: Path | PictureTokenizer, kinds: Sequence[str], device: torch.device) -> Any:
+    """An artifact of one of `kinds`, such as tokenizer or vqgan; DigitError if it is of another.
+
+    Where a tokenizer may be, it may be somebody's own.
+    """
+    own = open_own(path, device) if "tokenizer" in kinds else None
+    if own is not None:
+        return own
+    module: Any = load(str(path), device=device)
     kind = artifact_of(module)["kind"]
     if kind not in kinds:
         raise DigitError(f"{path} is a {kind}, this takes {' or '.join(kinds)}: give another folder")
@@ -218,7 +233,7 @@ def of_networks(networks: Iterable[Network]) -> list[dict[str, str]]:
 
 def with_ids(modules: Mapping[str, Any]) -> list[dict[str, str]]:
     """Artifacts by name as a record names them."""
-    return [{"name": name, "id": artifact_of(module)["id"]} for name, module in modules.items()]
+    return [{"name": name, "id": id_of(module)} for name, module in modules.items()]
 
 
 def device_name(device: torch.device) -> str:

@@ -9,7 +9,7 @@ from digit.bounds import Batch, Depth, Positive, Seed
 from digit.calls import checked
 from digit.errors import DigitError, spoken
 from digit.printing import put
-from digit.run.options import Codes, Device, Folder, Pictures
+from digit.run.options import Codes, Device, Folder, Pictures, Tokenizing
 from digit.run.table import print_table
 
 PROTOCOL = (
@@ -29,7 +29,7 @@ def evaluate_probe(
     *,
     held_out: tuple[Codes, ...] = (),
     test: tuple[Codes, ...] = (),
-    encoder_of: tuple[Folder, ...] = (),
+    encoder_of: tuple[Tokenizing, ...] = (),
     images: Pictures | None = None,
     test_images: Pictures | None = None,
     pool: Literal["all", "codes"] = "all",
@@ -56,7 +56,8 @@ def evaluate_probe(
         codes: folders of `digit tokenize` with labels to train on: one for all priors, or one each.
         held_out: codes to choose layer and learning rate on, likewise; a tenth of `codes` if left out.
         test: codes to score the choice on, likewise; `held_out` if left out.
-        encoder_of: tokenizers whose encoders are probed too: the mean of the features they quantise.
+        encoder_of: tokenizers, also your own as module:object, whose encoders are probed too: the mean of the
+            features they quantise.
         images: pictures in class folders to train an encoder's probe on, but for a tenth, which chooses.
         test_images: pictures to score it on; the tenth that chooses if left out.
         pool: states averaged: all = the start and every code, as the reference; codes = without the start.
@@ -74,6 +75,7 @@ def evaluate_probe(
     given = dict(locals())
     from digit.run.device import choose_device
     from digit.run.evaluate import measurement, probe_states
+    from digit.run.own_code import known
     from digit.run.pictures import open_told
 
     where = choose_device(device, float64=True)
@@ -86,6 +88,9 @@ def evaluate_probe(
     sets = [_each(each, prior, option) for option, each in folders.items()]
     if prior and not codes:
         raise DigitError("--prior needs --codes: folders of `digit tokenize` with labels to train on")
+    kinds, encoders = ("tokenizer",), measurement.unlike_names(encoder_of, "--encoder-of")
+    opened = [measurement.open_one(path, kinds, where) for path in encoder_of]
+    given["encoder_of"] = [known(path, module) for path, module in zip(encoder_of, opened, strict=True)]
     written = measurement.result_file(out, "probe")
     made_of = measurement.asked(out, given)
     if (before := measurement.measured(written, made_of)) is not None:
@@ -98,8 +103,8 @@ def evaluate_probe(
         probed[name] = probe_states.probe_prior(name, path, each, **how)
     given_pictures = images if encoder_of else None, None, test_images if encoder_of else None
     sources = [None if path is None else open_told(path) for path in given_pictures]
-    for name, path in zip(measurement.unlike_names(encoder_of, "--encoder-of"), encoder_of, strict=True):
-        probed[f"encoder of {name}"] = probe_states.probe_encoder(name, path, sources, batch, trains)
+    for name, module in zip(encoders, opened, strict=True):
+        probed[f"encoder of {name}"] = probe_states.probe_encoder(name, module, sources, batch, trains)
     protocol = PROTOCOL.format(
         pool=POOLS[pool],
         epochs=epochs,

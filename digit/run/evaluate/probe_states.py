@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from digit.arrays import array_in
 from digit.data.codes import Codes
@@ -22,11 +22,13 @@ from digit.errors import DigitError, check_lineage
 from digit.evaluation.probe import Pool, fit_probe, pooled_features, pooled_states, probe_results, split_rows
 from digit.files import atomic_file, clean_up, make_folder, read_json, write_json_atomic
 from digit.opening import open_regular, sha256_of
+from digit.own_tokenizer import OwnTokenizer
 from digit.prior import Prior
 from digit.progress import progress, say
 from digit.run.class_names import labels_among
 from digit.run.device import autocast
 from digit.run.evaluate.measurement import reading
+from digit.run.own_code import id_of
 from digit.weights.artifact import artifact_of, load
 
 
@@ -72,18 +74,22 @@ def probe_prior(
 
 
 def probe_encoder(
-    name: str, path: Path, sources: Sequence[ImageSource | None], batch: int, trains: dict[str, Any]
+    name: str, tokenizer: Any, sources: Sequence[ImageSource | None], batch: int, trains: dict[str, Any]
 ) -> Probed:
     """Heads on the mean of the features that a tokenizer quantises, of three sets of pictures."""
-    tokenizer: Any = load(path, kind="tokenizer", device=trains["device"])
+    own = isinstance(tokenizer, OwnTokenizer)
+    if own:
+        tokenizer.needs("features", "a probe of its encoder")
     splits = features_of(tokenizer, sources, batch, trains["device"])
     found = train_heads(splits, f"heads of encoder of {name}", trains)
-    id, side, encoder = artifact_of(tokenizer)["id"], tokenizer.grid, tokenizer.encoder
-    return Probed(id, f"{side}x{side}", None, encoder.width, _size(encoder), *found)
+    width, tokens = splits[0].features.shape[-1], "-" if own else f"{tokenizer.grid}x{tokenizer.grid}"
+    network = tokenizer.given if own else tokenizer.encoder
+    return Probed(id_of(tokenizer), tokens, None, width, _size(network), *found)
 
 
 def _size(network: Any) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
+    parameters = network.parameters() if isinstance(network, nn.Module) else ()
+    return sum(parameter.numel() for parameter in parameters)
 
 
 def train_heads(
@@ -151,7 +157,7 @@ def features_of(
     tokenizer: Any, sources: Sequence[ImageSource | None], batch: int, where: torch.device
 ) -> list[Split]:
     """The pooled features of pictures, at the size that the tokenizer was fitted at."""
-    size = artifact_of(tokenizer)["extra"].get("size", tokenizer.config.encoder.image_size)
+    size = tokenizer.size or 256
     splits, classes = [], None
     for source in sources:
         if source is None:

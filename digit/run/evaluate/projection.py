@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from digit.bounds import MANY, Batch, Bounds, Seed, Share
 from digit.calls import checked
 from digit.errors import DigitError
-from digit.run.options import Device, Folder, Label, Pictures, Pixels
+from digit.run.options import Device, Label, Pictures, Pixels, Tokenizing
 from digit.run.table import print_table
 
 
@@ -16,7 +16,7 @@ def evaluate_projection(
     *,
     out: Path | None = None,
     images: Pictures | None = None,
-    tokenizer: Folder | None = None,
+    tokenizer: Tokenizing | None = None,
     under: str | None = None,
     classes: tuple[Label, ...] = (),
     per_class: Annotated[int, Bounds(2, MANY)] = 200,
@@ -37,7 +37,8 @@ def evaluate_projection(
     Args:
         out: folder for projection.json, toy.png and features.png, or a JSON file; not kept if left out.
         images: folder of class folders, zip, or tar shards with labels.
-        tokenizer: artifact of kind tokenizer, encoder or vqgan, whose features are projected.
+        tokenizer: artifact of kind tokenizer, encoder or vqgan, or your own as module:object, whose features
+            are projected.
         under: only pictures below this folder of `images`, such as `test`.
         classes: names of the classes; all of them if left out.
         per_class: pictures of each class at most.
@@ -53,10 +54,16 @@ def evaluate_projection(
     from digit.evaluation.projection import PROTOCOL, separability_by_noise, toy_values
     from digit.run.device import choose_device
     from digit.run.evaluate import measurement
+    from digit.run.own_code import known
 
     if (images is None) != (tokenizer is None):
         raise DigitError("--images and --tokenizer belong together: give both, or neither for the toy alone")
     where = choose_device(device, float64=True)
+    kinds = "tokenizer", "encoder", "vqgan"
+    module: Any = None
+    if tokenizer is not None:
+        module = measurement.open_one(tokenizer, kinds, where)
+        given["tokenizer"] = known(tokenizer, module)
     written = measurement.result_file(out, "projection")
     made_of = measurement.asked(out, given)
     if (before := measurement.measured(written, made_of)) is not None:
@@ -70,15 +77,15 @@ def evaluate_projection(
     if images is not None and tokenizer is not None:
         source = measurement.of_classes(images, under, classes, per_class)
         read_as = source.read_as
-        module = measurement.open_one(tokenizer, ("tokenizer", "encoder", "vqgan"), where)
         pooled, labels, side = _pooled(module, source, size, where, batch, snrs, seed)
         found, views, truth = separability_by_noise(pooled, labels, shrinkage=shrinkage)
         values |= {f"features: {name}": number for name, number in found.items()}
         told["counts"] = {"pictures": len(labels), "classes": len(labels.unique())}
-        name = tokenizer.resolve().name
+        name = measurement.unlike_names([tokenizer], "--tokenizer")[0]
         told["features"] = measurement.with_ids({name: module})
         tables.append((found, f"features of {name}: {len(labels)} pictures, by noise on them", ", "))
-        of = f"{name} (K={module.config.codes})" if hasattr(module.config, "codes") else name
+        codes = getattr(getattr(module, "config", module), "codes", None)
+        of = f"{name} (K={codes})" if codes else name
         title = f"PCA against LDA of the features of {of}, {len(labels)} pictures of {source.path.name}"
         named = {"title": f"{title} at {side} px"}
         plots["features.png"] = lambda path: draw_features(path, views, truth, found, source.classes, **named)
@@ -103,12 +110,16 @@ def _pooled(
     from digit.evaluation.projection import pooled_under_noise
     from digit.evaluation.stability import as_tokenizer
     from digit.features import Encoder
+    from digit.own_tokenizer import OwnTokenizer
     from digit.run.evaluate import measurement
     from digit.vqgan import VQGAN
 
     side = size or (module.config.image_size if isinstance(module, VQGAN) else 256)
-    tokenizes: Any = as_tokenizer(module)
-    read = module if isinstance(module, Encoder) else tokenizes.features
+    if isinstance(module, OwnTokenizer):
+        side, read = size or module.size or 256, module.needs("features", "a projection")
+    else:
+        tokenizes: Any = as_tokenizer(module)
+        read = module if isinstance(module, Encoder) else tokenizes.features
     with measurement.reading("features", source, side, where, batch) as (pixels, seen):
         pooled = pooled_under_noise(read, pixels(), (None, *snrs), seed=seed)
     return pooled, measurement.labels_at(source, seen), side

@@ -8,14 +8,14 @@ from typing import Any
 from digit.bounds import Batch, Count, Seed
 from digit.calls import checked
 from digit.errors import DigitError
-from digit.run.options import Device, Folder, Pictures, Pixels
+from digit.run.options import Device, Folder, Pictures, Pixels, Tokenizing
 from digit.run.table import print_table
 
 
 @checked
 def evaluate_stability(
     images: Pictures,
-    tokenizers: tuple[Folder, ...],
+    tokenizers: tuple[Tokenizing, ...],
     *,
     renderer_flow: Folder | None = None,
     out: Path | None = None,
@@ -38,7 +38,8 @@ def evaluate_stability(
 
     Args:
         images: folder of class folders, flat folder, zip, or tar shards (shards-{000..127}.tar).
-        tokenizers: artifacts of kind tokenizer or vqgan, side by side.
+        tokenizers: artifacts of kind tokenizer or vqgan, or your own as module:object or file.py:object (a
+            PictureTokenizer, docs/own-parts.md), side by side.
         renderer_flow: artifact of `digit train renderer --flow`, of the codes of one of the tokenizers.
         out: folder for stability.json and stability.png, or a JSON file; not kept if left out.
         size: side in pixels at which pictures are disturbed; the decoders' if left out, 256 without one.
@@ -54,6 +55,7 @@ def evaluate_stability(
     from digit.evaluation.stability import ALL, NOISE, PROTOCOL, as_tokenizer, stability
     from digit.run.device import choose_device
     from digit.run.evaluate import measurement
+    from digit.run.own_code import known
     from digit.run.pictures import open_told
 
     where = choose_device(device, float64=True)
@@ -67,6 +69,7 @@ def evaluate_stability(
     side = _size(opened if flow is None else {**opened, "flow renderer": flow}, size)
     source = open_told(images, under=under, num=num)
     written = measurement.result_file(out, "stability")
+    given["tokenizers"] = [known(path, opened[name]) for name, path in zip(names, tokenizers, strict=True)]
     made_of = measurement.asked(out, given)
     if (before := measurement.measured(written, made_of)) is not None:
         return before
@@ -96,11 +99,12 @@ def evaluate_stability(
 
 def _tokenizer_of(flow: Any, modules: Mapping[str, Any]) -> str:
     """The name of the tokenizer whose codes a flow renderer reads; DigitError if it is not among them."""
+    from digit.run.own_code import id_of
     from digit.weights.artifact import artifact_of
 
     made_with = artifact_of(flow)["lineage"].get("tokenizer")
     for name, module in modules.items():
-        if artifact_of(module)["id"] == made_with:
+        if id_of(module) == made_with:
             return name
     raise DigitError(
         f"--renderer-flow reads codes of the tokenizer {str(made_with)[:12]}, which is not among "
@@ -110,12 +114,15 @@ def _tokenizer_of(flow: Any, modules: Mapping[str, Any]) -> str:
 
 def _size(modules: Mapping[str, Any], size: int | None) -> int:
     """The side in pixels at which pictures are disturbed; DigitError where a decoder makes others."""
+    from digit.own_tokenizer import OwnTokenizer
     from digit.renderer_flow import FlowRenderer
     from digit.vqgan import VQGAN
 
     kinds = VQGAN, FlowRenderer
     sizes = {name: m.config.image_size for name, m in modules.items() if isinstance(m, kinds)}
-    side = size or max(sizes.values(), default=256)
+    own = {name: m.size for name, m in modules.items() if isinstance(m, OwnTokenizer) and m.size}
+    sizes |= {name: its for name, its in own.items() if hasattr(modules[name], "decode")}
+    side = size or max(sizes.values(), default=max(own.values(), default=256))
     for name, its in sizes.items():
         if its != side:
             raise DigitError(

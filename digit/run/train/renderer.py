@@ -9,7 +9,7 @@ from digit.bounds import Count, Decay, Depth, Size, Weight
 from digit.calls import checked
 from digit.errors import DigitError
 from digit.run.dry_run import DryRun
-from digit.run.options import Codes, Device, FileOnly, Folder, Model, Pictures, Training
+from digit.run.options import Codes, Device, FileOnly, Folder, Model, Pictures, Tokenizing, Training
 from digit.run.recipes import by_recipe
 from digit.training.config import OptimizerConfig, TrainConfig
 
@@ -36,7 +36,7 @@ def train_renderer(
     label_smoothing: Decay = 0.1,
     patch: Size | None = None,
     wrong_codes: Decay = 0.0,
-    tokenizer: Folder | None = None,
+    tokenizer: Tokenizing | None = None,
     perceptual_weight: Weight = 0.05,
     teacher: Folder | None = None,
     passes: Count = 1,
@@ -76,8 +76,8 @@ def train_renderer(
         patch: side in pixels of what a position of a flow renderer draws; one for each code if left out.
         wrong_codes: replace a share of the codes read, 0 to this, by near ones in half of the pictures: as a
             prior errs.
-        tokenizer: artifact that made the codes: it says what is near for --wrong-codes, and its encoder
-            compares what a flow renderer draws with pictures.
+        tokenizer: what made the codes, a folder or module:object of your own: it says what is near for
+            --wrong-codes, and a folder's encoder compares what a flow renderer draws with pictures.
         perceptual_weight: of that comparison.
         teacher: a flow renderer, whose shape and first weights another one takes that learns from it.
         passes: of that one per picture; 1 to 4 are meant.
