@@ -43,6 +43,7 @@ _TYPES: dict[str, Any] = {  # of a batch's list
     "rows": list[dict[str, Any]],
     "files": dict[Text, str],
 }
+_SETTINGS: dict[str, Any] = {"prior": dict[str, Any], "renderer": RendererName | None}
 _ROW: dict[str, Any] = {"file": Text, "seed": int, "label": int | None, "class": Text | None}
 
 
@@ -246,9 +247,12 @@ def _tasks(
 def _listed(out: Path, name: str) -> dict[str, Any]:
     """Settings, rows and checksums of a batch whose pictures are written; DigitError if there is no list."""
     path = out / LISTS / f"{name}.json"
-    part = entries(read_json(path), _TYPES, where=path, remedy="delete it and repeat the command")
+    how: Any = {"where": path, "remedy": "delete it and repeat the command"}
+    part = entries(read_json(path), _TYPES, **how)
+    drew = entries(part["settings"], _SETTINGS, **how).get("renderer")
+    entries(part["settings"], {drew: dict[str, Any]} if drew else {}, **how)
+    part["rows"] = [dict.fromkeys(_ROW) | entries(row, _ROW, **how) for row in part["rows"]]
     for row in part["rows"]:
-        entries(row, _ROW, where=path, remedy="delete it and repeat the command")
         if Path(row["file"]).name != row["file"] or row["file"] not in part["files"]:
             raise DigitError(f"{path} lists {row['file']}, which it did not write: delete it and repeat")
     return part

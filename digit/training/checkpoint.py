@@ -43,6 +43,10 @@ _TYPES: dict[str, Any] = {  # of what a state.json holds, if it holds it
     "compiled": bool | None,
     "kernels": Any,
 }
+_MOMENTS = {  # what an optimizer keeps of a parameter that it has changed
+    torch.optim.AdamW: {"step", "exp_avg", "exp_avg_sq"},
+    torch.optim.SGD: {"momentum_buffer"},
+}
 MODEL, OPTIMIZER, STATE = "model.safetensors", "optimizer.safetensors", "state.json"
 
 
@@ -202,14 +206,22 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, names: Mapping[Any, str]
 def load_optimizer(
     optimizer: torch.optim.Optimizer, names: Mapping[Any, str], tensors: Mapping[str, Tensor]
 ) -> None:
-    """Put moments and counters back; a parameter without any had no gradient so far and stays so."""
+    """Put moments and counters back; a parameter without any had no gradient so far and stays so.
+
+    Raises KeyError or ValueError where a parameter has other ones than this kind of optimizer keeps.
+    """
     order = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     known = {names[parameter]: parameter for parameter in order}
     states: dict[str, dict[str, Tensor]] = {}
     for name in tensors:
         if name.startswith("adam."):
             parameter, key = name.removeprefix("adam.").rsplit(".", 1)
-            states.setdefault(parameter, {})[key] = like(known[parameter], tensors, name)
+            states.setdefault(parameter, {})[key] = value = like(known[parameter], tensors, name)
+            if key != "step" and value.shape != known[parameter].shape:
+                raise ValueError(f"{name} has shape {tuple(value.shape)}")
+    for parameter, state in states.items():
+        if state.keys() != _MOMENTS[type(optimizer)]:
+            raise KeyError(f"the moments of {parameter} are {', '.join(sorted(state))}")
     state = {
         index: states[names[parameter]] for index, parameter in enumerate(order) if names[parameter] in states
     }

@@ -153,3 +153,24 @@ def test_a_picture_of_another_size_is_no_part_of_a_drawing(pipeline, how, tmp_pa
             write_json_atomic(path, part, checksum=True)
     with pytest.raises(DigitError, match="has another size than"):
         draw(pipeline, range(5), tmp_path, **how)
+
+
+@pytest.mark.parametrize(
+    "lies", [{"prior": 3}, {"renderer": "6"}, {"renderer": ["masked"]}, {"autoregressive": "x"}]
+)
+def test_a_list_whose_settings_are_others_is_drawn_again(pipeline, how, tmp_path, lies, capsys):
+    whole = draw(pipeline, range(5), tmp_path, **how)
+    (path, *_) = sorted((tmp_path / LISTS).glob("*.json"))
+    part = read_json(path)
+    write_json_atomic(path, {**part, "settings": part["settings"] | lies}, checksum=True)
+    assert draw(pipeline, range(5), tmp_path, **how) == whole
+    assert "3 pictures are kept" in capsys.readouterr().err
+
+
+def test_a_row_without_a_class_is_one_of_none(pipeline, how, tmp_path):
+    draw(pipeline, range(5), tmp_path, **how)
+    for path in (tmp_path / LISTS).glob("*.json"):
+        part = read_json(path)
+        rows = [{name: row[name] for name in ("file", "seed")} for row in part["rows"]]
+        write_json_atomic(path, {**part, "rows": rows}, checksum=True)
+    assert {row["label"] for row in draw(pipeline, range(5), tmp_path, **how)["samples"]} == {None}

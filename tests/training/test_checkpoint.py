@@ -120,3 +120,24 @@ def test_training_goes_on_from_the_last_whole_state_and_says_so(tmp_path):
     events = [record["event"] for record in read(tmp_path / "run/log.jsonl") if "event" in record]
     assert "damaged" in events[0] and events[1] == "resumed from step-0000004"
     assert (tmp_path / "run/loss.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda kept: kept.pop("adam.w.exp_avg"), "the moments of w are exp_avg_sq, step"),
+        (lambda kept: kept.update({"adam.w.more": torch.zeros(4)}), "the moments of w are"),
+        (lambda kept: kept.update({"adam.w.exp_avg": torch.zeros(1)}), r"adam.w.exp_avg has shape \(1,\)"),
+        (lambda kept: kept.update({"adam.v.exp_avg": torch.zeros(4)}), "v"),
+    ],
+)
+def test_moments_that_are_not_all_there_are_refused(change, what):
+    weight = torch.nn.Parameter(torch.ones(4))
+    optimizer = torch.optim.AdamW([weight])
+    weight.square().sum().backward()
+    optimizer.step()
+    kept = dict(checkpoint.optimizer_tensors(optimizer, {weight: "w"}))
+    checkpoint.load_optimizer(optimizer, {weight: "w"}, kept)
+    change(kept)
+    with pytest.raises((KeyError, ValueError), match=what):
+        checkpoint.load_optimizer(optimizer, {weight: "w"}, kept)
