@@ -4,6 +4,7 @@ Of another network of timm the vectors of one of its maps.
 """
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Shaped
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.utils.flop_counter import FlopCounterMode
 
 from digit.calls import check_fields, checked
@@ -172,7 +174,8 @@ class Encoder(nn.Module):
     def flops(self) -> int:
         """Floating-point operations for a picture, of the blocks' matrices and of attention."""
         if self.maps:
-            return operations(self, self.config.image_size)
+            side = self.config.image_size
+            return operations(self, torch.empty(1, 3, side, side, device="meta"))
         tokens = self.tokens + self.vit.num_prefix_tokens
         matrices = sum(each.numel() for each in self.vit.blocks.parameters() if each.ndim == 2)
         return 2 * tokens * matrices + 4 * tokens**2 * self.width * len(self.vit.blocks)
@@ -245,11 +248,14 @@ def in_half(encoder: Encoder, pixels: Shaped[Tensor, "b 3 h w"]) -> Float[Tensor
 
 
 @torch.no_grad()
-def operations(encoder: nn.Module, size: int) -> int:
-    """Floating-point operations of a module for a picture of this side, as torch counts them."""
-    pixels = torch.zeros(1, 3, size, size, device=getattr(encoder, "device", "cpu"))
+def operations(encoder: nn.Module, pixels: Float[Tensor, "b 3 s s"]) -> int:
+    """Floating-point operations of a module for these pictures, as torch counts them.
+
+    On the meta device nothing is computed.
+    """
+    tensors = itertools.chain(encoder.named_parameters(), encoder.named_buffers())
     with FlopCounterMode(display=False) as counted:
-        encoder(pixels)
+        functional_call(encoder, {name: each.to(pixels.device) for name, each in tensors}, (pixels,))
     return counted.get_total_flops()
 
 

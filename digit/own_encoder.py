@@ -69,7 +69,8 @@ class OwnEncoder(Encoder):
     @property
     def flops(self) -> int:
         """Floating-point operations for a picture, as torch counts them."""
-        return operations(self, self.config.image_size)
+        side = self.config.image_size
+        return operations(self, torch.zeros(1, 3, side, side, device=self.device))
 
     def _features(self, pixels: Shaped[Tensor, "b 3 s s"]) -> Float[Tensor, "b n d"]:
         return self.vit(pixels.float())

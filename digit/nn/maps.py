@@ -1,11 +1,13 @@
 """Inner maps of timm's networks of any family: ConvNeXt, Swin, ResNet, EVA; what follows is cut off."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from digit.errors import DigitError, first_line
 
@@ -50,8 +52,11 @@ def cut(network: nn.Module, index: int, *, norm: bool, size: int, most: int, nam
         )
     try:
         whole.prune_intermediate_layers([index], prune_norm=not norm, prune_head=True)
-        pixels = next(network.parameters()).new_zeros(1, 3, size, size)
-        _, width, height, across = _map(whole, pixels, index, norm=norm).shape
+        # Without values, so that it costs nothing: a size may come out of a file.
+        held = itertools.chain(network.named_parameters(), network.named_buffers())
+        shapes = {f"network.{each}": tensor.to("meta") for each, tensor in held}
+        pixels = torch.empty(1, 3, size, size, device="meta")
+        _, width, height, across = functional_call(_Read(whole, index, norm), shapes, (pixels,)).shape
     except _FAILS as error:
         hint = ": leave out the norm with --no-norm" if norm and "norm" in str(error) else ""
         raise DigitError(f"{name} cannot be read at {size} pixels ({first_line(error)}){hint}") from error
@@ -60,6 +65,17 @@ def cut(network: nn.Module, index: int, *, norm: bool, size: int, most: int, nam
             f"{name} gives maps of {height} x {across} vectors, which are no square: choose another"
         )
     return Maps(index, norm, width, height)
+
+
+class _Read(nn.Module):
+    """A map as a module's output."""
+
+    def __init__(self, network: nn.Module, index: int, norm: bool) -> None:
+        super().__init__()
+        self.network, self.index, self.norm = network, index, norm
+
+    def forward(self, pixels: Float[Tensor, "b 3 s s"]) -> Float[Tensor, "b d g g"]:
+        return _map(self.network, pixels, self.index, norm=self.norm)
 
 
 def _map(network: Any, pixels: Tensor, index: int, *, norm: bool) -> Float[Tensor, "b d g g"]:

@@ -1,5 +1,7 @@
 """digit.nn.maps: which map of a network is read, and what is no map."""
 
+import time
+
 import pytest
 import torch
 from torch import nn
@@ -25,3 +27,11 @@ def test_what_gives_no_maps_is_named():
     for network, words in ((nn.Identity(), "reads no inner maps of mine"),):
         with pytest.raises(DigitError, match=words):
             cut(network, 0, norm=False, size=64, most=64, name="mine")
+
+
+def test_a_size_out_of_a_file_costs_nothing():
+    """A network of 65,536 vectors would look at all pairs: minutes, and gigabytes."""
+    network = create("eva02_tiny_patch14_224", num_classes=0, img_size=14 * 256).eval()
+    begun = time.process_time()
+    assert cut(network, 0, norm=False, size=14 * 256, most=256, name="eva").grid == 256
+    assert time.process_time() - begun < 5
