@@ -251,7 +251,8 @@ def _listed(out: Path, name: str) -> dict[str, Any]:
     part = entries(read_json(path), _TYPES, **how)
     drew = entries(part["settings"], _SETTINGS, **how).get("renderer")
     entries(part["settings"], {drew: dict[str, Any]} if drew else {}, **how)
-    part["rows"] = [dict.fromkeys(_ROW) | entries(row, _ROW, **how) for row in part["rows"]]
+    absent: dict[str, Any] = dict.fromkeys(_ROW)
+    part["rows"] = [absent | entries(row, _ROW, **how) for row in part["rows"]]
     for row in part["rows"]:
         if Path(row["file"]).name != row["file"] or row["file"] not in part["files"]:
             raise DigitError(f"{path} lists {row['file']}, which it did not write: delete it and repeat")
