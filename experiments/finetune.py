@@ -57,7 +57,9 @@ def made_by() -> dict[str, Any]:
     return {
         "commit": commit.stdout.strip() or None,
         "date": datetime.date.today().isoformat(),
-        "command": shlex.join(["python", "experiments/finetune.py", *sys.argv[1:]]),
+        "command": shlex.join(
+            ["python", "experiments/finetune.py", *(Path(each).name for each in sys.argv[1:])]
+        ),
         "device": f"CPU, {torch.get_num_threads()} threads",
         "torch": torch.__version__,
     }
