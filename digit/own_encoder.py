@@ -43,7 +43,7 @@ class OwnEncoder(Encoder):
         held = next(itertools.chain(module.parameters(), module.buffers()), None)
         self.to("cpu" if held is None else held.device)
         with torch.no_grad():
-            try:
+            try:  # the module is a user's: what torch and Python raise where it takes no such pictures
                 found = module(torch.zeros(1, 3, side, side, device=self.device))
             except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
                 raise DigitError(f"{name} fails on pictures of {side} px ({first_line(error)})") from error

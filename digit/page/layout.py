@@ -57,7 +57,7 @@ def layout(page: Page) -> Any:
         how = {"label": called, "interactive": False, "elem_classes": "command", "buttons": ["copy"]}
         return [says(), tiles(), gr.Textbox(**how)]
 
-    def joined(event: Callable[..., Any], does: Any, given: Any, gives: Any) -> Any:
+    def granted(event: Callable[..., Any], does: Any, given: Any, gives: Any) -> Any:
         how: Any = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
         return event(told(does), given, gives, show_progress="minimal", **how)
 
@@ -72,7 +72,7 @@ def layout(page: Page) -> Any:
             with gr.Column(scale=3, min_width=320):
                 gr.Markdown("Click on a picture to complete it, and to see its codes.")
                 gives = drawn("the same pictures by command")
-            stop.click(None, cancels=[joined(go.click, page.draw, wish, gives)])
+            stop.click(None, cancels=[granted(go.click, page.draw, wish, gives)])
         with gr.Tab("Complete"), gr.Row():
             with gr.Column(scale=1, min_width=260):
                 start = to_url(next(draw(pipeline, Wish(count=1))).rows[0][0])
@@ -86,15 +86,15 @@ def layout(page: Page) -> Any:
                 wish = wished(8, pipeline.renderers)
             with gr.Column(scale=3, min_width=320):
                 completed = drawn("the same by command, with this picture as picture.png")
-            joined(file.upload, page.upload, file, pad)
-            joined(go.click, page.complete, [pad, kept, *wish], completed)
+            granted(file.upload, page.upload, file, pad)
+            granted(go.click, page.complete, [pad, kept, *wish], completed)
         with gr.Tab("Codes") as tab, gr.Row():
             with gr.Column(min_width=320):
                 empty = {"url": start, "codes": [], "grid": 1, "chosen": None}
                 shown = gr.HTML(empty, html_template=parts.MAP, js_on_load=parts.CHOOSE)
             with gr.Column(min_width=320):
                 known = [says(), shown, tiles()]
-            joined(tab.select, page.codes, pad, known)
+            granted(tab.select, page.codes, pad, known)
         if len(titles := list(page.renderings)) > 1:
             with gr.Tab("Side by side"):
                 with gr.Row():
@@ -103,7 +103,7 @@ def layout(page: Page) -> Any:
                 go, said = gr.Button("Draw the same codes", variant="primary"), says()
                 with gr.Row():
                     both = [tiles(), tiles()]
-                joined(go.click, page.compare, [*sides, *wish], [said, *both])
+                granted(go.click, page.compare, [*sides, *wish], [said, *both])
 
         def taken(event: gr.SelectData) -> Iterator[Any]:
             yield to_url(from_url(event.value, pipeline.image_size)[0])
@@ -111,8 +111,8 @@ def layout(page: Page) -> Any:
         def clicked(event: gr.SelectData) -> Iterator[Any]:
             yield from page.codes(event.value, event.index)
 
-        joined(gives[1].select, taken, None, pad)
-        joined(shown.select, clicked, None, known)
+        granted(gives[1].select, taken, None, pad)
+        granted(shown.select, clicked, None, known)
     return blocks.queue(max_size=WAITING, default_concurrency_limit=1, api_open=False)
 
 
