@@ -93,7 +93,7 @@ def _file(path: Path, spec: Path) -> ModuleType:
     sys.modules[name] = module = importlib.util.module_from_spec(described)
     try:
         described.loader.exec_module(module)
-    except BaseException:
+    except BaseException:  # as Python's own import leaves no half module, and it is raised again
         del sys.modules[name]
         raise
     return module

@@ -25,7 +25,6 @@ def tracked(name, out, step=0):
 
 def test_tensorboard_reads_them_back(tmp_path):
     """Also of a run that goes on: what was after its state is done again."""
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     tracked("tensorboard", tmp_path)
