@@ -8,7 +8,7 @@ arXiv:2210.02747). Time runs from noise at 0 to the picture at 1.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -20,6 +20,7 @@ from digit.errors import DigitError
 from digit.nn.batch import ViewBatch, in_equal_parts
 from digit.nn.checks import check_codes
 from digit.nn.decoding import Watch, inference
+from digit.nn.forms import replaceable
 from digit.nn.modulated import ModulatedBlock, Times, modulated
 from digit.nn.noise import gaussians, keys
 from digit.nn.summary import in_a_line
@@ -79,6 +80,11 @@ class FlowConfig:
         """Codes along a side; each covers the same number of patches."""
         return round(self.length**0.5)
 
+    def taught(self, guidance: Float[Tensor, " b"] | None, times: Float[Tensor, " b"]) -> Float[Tensor, " b"]:
+        """Guidance as one that was taught it is told: from 0, which stands for 1, to 1."""
+        strength = torch.ones_like(times) if guidance is None else guidance
+        return (strength - 1) / (self.taught_guidance - 1)
+
 
 class Prediction(NamedTuple):
     """What a renderer made of noisy pictures; values from -1 to 1."""
@@ -137,20 +143,16 @@ class FlowRenderer(nn.Module):
         A code of `config.codes` is none, and so is a label of `config.classes`. `guidance`, from 1 to
         `config.taught_guidance`, is that of a renderer which was taught it; 1 if left out.
         """
-        side, grid, patch = self.config.side, self.config.grid, self.config.patch
-        b, each = len(noisy), side // grid
-        patches = noisy.view(b, 3, side, patch, side, patch).permute(0, 2, 4, 1, 3, 5).reshape(b, side**2, -1)
-        told = self.code_embedding(codes).view(b, grid, 1, grid, 1, -1).expand(-1, -1, each, -1, each, -1)
-        x = self.patch_embedding(patches) + told.reshape(b, side**2, -1) + self.position_embedding.weight
+        side = self.config.side
+        told = over_patches(self.code_embedding(codes), side)
+        x = self.patch_embedding(patches_of(noisy, side)) + told + self.position_embedding.weight
         condition = self.times(times) + self.label_embedding(labels)
         if self.strengths is not None:
-            strength = torch.ones_like(times) if guidance is None else guidance
-            condition = condition + self.strengths((strength - 1) / (self.config.taught_guidance - 1))
+            condition = condition + self.strengths(self.config.taught(guidance, times))
         for block in self.blocks:
             x = block(x, condition)
         shift, scale = self.modulation(nn.functional.silu(condition)).unsqueeze(1).chunk(2, -1)
-        patches = self.projection(modulated(self.norm(x), shift, scale)).float()
-        return patches.view(b, side, side, 3, patch, patch).permute(0, 3, 1, 4, 2, 5).reshape(noisy.shape)
+        return pictures_of(self.projection(modulated(self.norm(x), shift, scale)).float(), side)
 
     def loss(self, batch: ViewBatch) -> Float[Tensor, ""]:
         """Squared error of the velocity from noise to picture, per value, at times drawn anew."""
@@ -226,7 +228,7 @@ class FlowRenderer(nn.Module):
             raise DigitError(
                 f"renderer guidance {weight}: this renderer was taught 1 to {own.taught_guidance}"
             )
-        noise = gaussians(keys(seeds, stage="renderer_flow"), 3 * own.image_size**2)
+        noise = gaussians(keys(seeds, stage="renderer_flow").to(device), 3 * own.image_size**2)
         noise = noise.view(-1, 3, own.image_size, own.image_size)
         weights = torch.full((len(codes),), float(weight))
         given = (
@@ -241,46 +243,74 @@ class FlowRenderer(nn.Module):
             watch(_levels(torch.cat((begun, rest))).cpu())
 
         seen = None if watch is None else see
-        run = partial(self.flow, steps=steps or own.steps, progress=progress, watch=seen)
+        how: dict[str, Any] = {"config": own, "steps": steps or own.steps, "guided": weight != 1}
+        run = partial(flow, self, **how, progress=progress, watch=seen)
         with inference(self, autocast=autocast):
             for part in in_equal_parts(run, *given, side=own.image_size):
                 found.append(part)
             whole = torch.cat(found)
         return _levels(whole)
 
-    def flow(
-        self,
-        x: Float[Tensor, "b 3 h w"],
-        codes: Int[Tensor, "b n"],
-        labels: Int[Tensor, " b"],
-        guidance: Float[Tensor, " b"],
-        *,
-        steps: int,
-        progress: Callable[[int], None] | None = None,
-        watch: Watch | None = None,
-    ) -> Float[Tensor, "b 3 h w"]:
-        """From noise to the pictures, values from -1 to 1; labels as `known` gives them.
 
-        A second pass is for all rows, and left out where no row has another guidance than 1.
-        """
-        none = torch.full_like(codes, self.config.codes), torch.full_like(labels, self.config.classes)
-        twice = self.strengths is None and bool((guidance != 1).any())
-        weight, before = guidance.view(-1, 1, 1, 1), None
-        for step in range(steps):
-            time = step / steps
-            times = torch.full((len(x),), time, device=x.device)
-            clean = self(x, times, codes, labels, guidance)
-            if twice and time >= GUIDED_FROM:
-                plain = self(x, times, *none)
-                clean = plain + weight * (clean - plain)
-            velocity = (clean - x) / (1 - time)
-            x = x + (velocity if before is None else 1.5 * velocity - 0.5 * before) / steps
-            before = velocity
-            if progress is not None:
-                progress(len(x))
-            if watch is not None:
-                watch(clean)
-        return x
+@replaceable
+def flow(
+    renderer: Callable[..., Tensor],
+    x: Float[Tensor, "b 3 h w"],
+    codes: Int[Tensor, "b n"],
+    labels: Int[Tensor, " b"],
+    guidance: Float[Tensor, " b"],
+    *,
+    config: FlowConfig,
+    steps: int,
+    guided: bool,
+    progress: Callable[[int], None] | None = None,
+    watch: Watch | None = None,
+) -> Float[Tensor, "b 3 h w"]:
+    """From noise to the pictures, values from -1 to 1; labels as `known` gives them.
+
+    `guided` says that some row has another guidance than 1: only then there is a second pass, for all rows.
+    """
+    none = torch.full_like(codes, config.codes), torch.full_like(labels, config.classes)
+    twice = guided and config.taught_guidance == 1
+    weight, before = guidance.view(-1, 1, 1, 1), None
+    for step in range(steps):
+        time = step / steps
+        times = torch.full((len(x),), time, device=x.device)
+        clean = renderer(x, times, codes, labels, guidance)
+        if twice and time >= GUIDED_FROM:
+            plain = renderer(x, times, *none)
+            clean = plain + weight * (clean - plain)
+        velocity = (clean - x) / (1 - time)
+        x = x + (velocity if before is None else 1.5 * velocity - 0.5 * before) / steps
+        before = velocity
+        if progress is not None:
+            progress(len(x))
+        if watch is not None:
+            watch(clean)
+    return x
+
+
+def patches_of(pictures: Float[Tensor, "b 3 h w"], side: int) -> Float[Tensor, "b n v"]:
+    """Squares of pixels, `side` along a side, channel by channel, row by row."""
+    size = pictures.shape[-1] // side
+    cut = pictures.view(len(pictures), 3, side, size, side, size)
+    return cut.permute(0, 2, 4, 1, 3, 5).reshape(len(pictures), side**2, -1)
+
+
+def pictures_of(patches: Float[Tensor, "b n v"], side: int) -> Float[Tensor, "b 3 h w"]:
+    """What `patches_of` cut."""
+    size = round((patches.shape[2] // 3) ** 0.5)
+    cut = patches.view(len(patches), side, side, 3, size, size)
+    return cut.permute(0, 3, 1, 4, 2, 5).reshape(len(patches), 3, side * size, side * size)
+
+
+def over_patches(of_codes: Float[Tensor, "b n d"], side: int) -> Float[Tensor, "b m d"]:
+    """Each code's row at all patches that it covers, `side` along a side."""
+    b, length, width = of_codes.shape
+    grid = round(length**0.5)
+    each = side // grid
+    told = of_codes.view(b, grid, 1, grid, 1, width).expand(-1, -1, each, -1, each, -1)
+    return told.reshape(b, side**2, width)
 
 
 def _levels(clean: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b 3 h w"]:

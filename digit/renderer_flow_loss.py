@@ -13,7 +13,7 @@ from digit.calls import check_fields
 from digit.errors import DigitError
 from digit.nn.batch import ViewBatch
 from digit.nn.frechet import FrechetLoss
-from digit.renderer_flow import FlowRenderer
+from digit.renderer_flow import FlowRenderer, flow
 
 SEEN_FROM = 0.3  # time: before, a prediction is blurred, and features of what is blurred say nothing
 
@@ -94,10 +94,14 @@ class FlowLoss(nn.Module):
         noise = torch.randn(b, 3, own.image_size, own.image_size, device=device)
         guidance = 1 + (own.taught_guidance - 1) * torch.rand(b, device=device)
         labels = self.renderer.known(batch.labels, b, device)
+
+        def drawn(by: FlowRenderer) -> Tensor:
+            how: dict[str, Any] = {"config": by.config, "steps": by.config.steps}
+            return flow(by, noise, batch.codes, labels, guidance, **how, guided=own.taught_guidance > 1)
+
         with torch.no_grad():
-            wanted = teacher.flow(noise, batch.codes, labels, guidance, steps=teacher.config.steps)
-            wanted = wanted.clamp(-1, 1)
-        found = self.renderer.flow(noise, batch.codes, labels, guidance, steps=own.steps)
+            wanted = drawn(teacher).clamp(-1, 1)
+        found = drawn(self.renderer)
         return _Pairs(found, wanted, F.mse_loss(found, wanted), torch.ones(b, device=device))
 
     def _features(self, encoder: nn.Module, pairs: "_Pairs", batch: ViewBatch) -> Float[Tensor, ""]:

@@ -38,6 +38,7 @@ from digit.renderer_flow import FlowRenderer
 from digit.renderer_flow_loss import FlowLoss, FlowLossConfig
 from digit.run.flow import Taught, config_of, student_of
 from digit.training.config import OptimizerConfig, TrainConfig
+from digit.training.log import read_status
 from digit.training.loop import train
 from digit.weights.artifact import artifact_of, load, save
 
@@ -139,6 +140,9 @@ class Experiment:
         )
         data = ViewData(codes, open_images(self.images), batch_size=batch, seed=seed, device=self.device)
         trained: Any = train(stage, data, settings, out, device=self.device, title=out.name)
+        status = read_status(out)
+        if status is None or not status.finished:
+            raise SystemExit(f"{out.name} is not trained to its end yet: repeat the command to go on")
         extra = {} if taught is None else {"teacher": artifact_of(teacher)["id"]}
         extra |= {"losses": {"frechet_weight": frechet}, "steps": steps, "batch": batch}
         save(trained.renderer, out, lineage=codes.lineage("codes"), classes=classes, extra=extra)

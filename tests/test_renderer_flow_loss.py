@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from digit import renderer_flow, renderer_flow_loss
 from digit.errors import DigitError
 from digit.nn.batch import ViewBatch
 from digit.renderer_flow import FlowConfig, FlowRenderer
@@ -65,20 +66,18 @@ def test_features_of_a_share_of_late_predictions_count():
     torch.testing.assert_close(encoder.seen[1], given.pixels[:32])
 
 
-def test_a_student_regresses_what_its_teacher_draws_of_the_same_noise():
+def test_a_student_regresses_what_its_teacher_draws_of_the_same_noise(monkeypatch):
     teacher, given = renderer(steps=6), batch(4)
     student = renderer(steps=2, taught_guidance=2.0)
     stage, seen = FlowLoss(student, teacher=teacher), {}
 
-    def flow(of, inner):
-        def run(noise, codes, labels, guidance, *, steps):
-            found = inner(noise, codes, labels, guidance, steps=steps)
-            seen[of] = (noise, codes, labels, guidance, steps), found
-            return found
+    def run(by, *given, steps, guided, **how):
+        found = renderer_flow.flow(by, *given, steps=steps, guided=guided, **how)
+        seen["teacher" if by is teacher else "student"] = (*given, steps), found
+        assert guided
+        return found
 
-        return run
-
-    teacher.flow, student.flow = flow("teacher", teacher.flow), flow("student", student.flow)
+    monkeypatch.setattr(renderer_flow_loss, "flow", run)
     loss = loss_of(stage, given)
     (first, drawn), (second, wanted) = seen["student"], seen["teacher"]
     assert all(torch.equal(a, b) for a, b in zip(first[:4], second[:4], strict=True))

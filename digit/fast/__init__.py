@@ -45,3 +45,21 @@ def nearest(vectors: Tensor, centroids: Tensor, squares: Tensor) -> Any:
     from digit.fast import assigning
 
     return assigning.nearest(vectors, centroids, squares)
+
+
+def gaussians(keys: Tensor, count: int) -> Any:
+    """`nn.noise.gaussians` by one kernel, where a processor takes longer than what the noise is for."""
+    if not usable(keys.device) or not len(keys):
+        return NotImplemented
+    from digit.fast.kernels import noise
+
+    return noise.gaussians(keys, count)
+
+
+def flow(renderer: Any, x: Tensor, *given: Tensor, **how: Any) -> Any:
+    """`renderer_flow.flow` by packed weights, as one captured graph, where nothing is learned."""
+    if not usable(x.device) or not torch.is_inference_mode_enabled():
+        return NotImplemented
+    from digit.fast import flowing
+
+    return flowing.flow(renderer, x, *given, **how)

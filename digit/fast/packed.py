@@ -20,7 +20,7 @@ from digit.nn.transformer import KeyValueCache, Transformer
 
 # cuDNN's attention takes 0.72 of flash attention's time over 513 positions on an H200, and computes each row
 # in one order; flash attention cuts the keys of a single row.
-_CUDNN_FIRST = [
+CUDNN_FIRST = [
     *(SDPBackend.CUDNN_ATTENTION, SDPBackend.FLASH_ATTENTION),
     *(SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH),
 ]
@@ -121,7 +121,7 @@ class PackedTransformer:
             if cache is not None:
                 cache.extend(layer, keys, values=values)
             if len(x):
-                with sdpa_kernel(_CUDNN_FIRST, set_priority=True):
+                with sdpa_kernel(CUDNN_FIRST, set_priority=True):
                     mixed = F.scaled_dot_product_attention(
                         queries, keys, values, is_causal=self.config.causal
                     )

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+EPS = 1e-6  # of norms of queries and keys: torch's own depends on the number format
+
 
 class ModulatedBlock(nn.Module):
     """Attention with normalised queries and keys, and a feed-forward part, each shifted, scaled and gated.
@@ -20,7 +22,7 @@ class ModulatedBlock(nn.Module):
         self.heads = heads
         self.norms = nn.ModuleList(nn.LayerNorm(width, elementwise_affine=False) for _ in range(2))
         self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
-        self.query_norm, self.key_norm = (nn.RMSNorm(width // heads) for _ in range(2))
+        self.query_norm, self.key_norm = (nn.RMSNorm(width // heads, eps=EPS) for _ in range(2))
         self.mlp = nn.Sequential(
             nn.Linear(width, mlp * width), nn.GELU(approximate="tanh"), nn.Linear(mlp * width, width)
         )
@@ -39,9 +41,14 @@ class ModulatedBlock(nn.Module):
         b, n, d = x.shape
         split = self.qkv(x).view(b, n, 3, self.heads, d // self.heads)
         queries, keys, values = split.permute(2, 0, 3, 1, 4).unbind(0)
-        queries, keys = self.query_norm(queries).to(values.dtype), self.key_norm(keys).to(values.dtype)
+        queries, keys = _normed(queries, self.query_norm), _normed(keys, self.key_norm)
         mixed = F.scaled_dot_product_attention(queries, keys, values)
         return self.out(mixed.transpose(1, 2).reshape(b, n, d))
+
+
+def _normed(x: Float[Tensor, "b h n c"], norm: nn.RMSNorm) -> Float[Tensor, "b h n c"]:
+    """In float32, whatever the rest is in."""
+    return F.rms_norm(x.float(), (x.shape[-1],), norm.weight.float(), EPS).to(x.dtype)
 
 
 class Times(nn.Module):

@@ -9,6 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from digit.calls import checked
+from digit.nn.forms import replaceable
 
 AT_ONCE = 2**16  # numbers whose every intermediate array lies in a processor's own memory
 
@@ -83,8 +84,9 @@ def gumbels(
     return torch.from_numpy(out).view(*shape, count)
 
 
+@replaceable
 def gaussians(keys: Int[Tensor, "b 2"], count: int) -> Float[Tensor, "b n"]:
-    """Independent normal numbers for each key: float32, on the CPU; the first ones do not depend on `count`.
+    """Independent normal numbers for each key, float32, on its device; the first do not depend on `count`.
 
     Of pairs of the words that `gumbels` has at place 0 and step 0, by the way of Box and Muller (1958), and
     by operations that every processor rounds alike.
@@ -100,7 +102,7 @@ def gaussians(keys: Int[Tensor, "b 2"], count: int) -> Float[Tensor, "b n"]:
         first, second = np.where(odd, -sine, cosine), np.where(odd, cosine, sine)
         sign = np.where(quarter > 1, np.float32(-1), np.float32(1))
         out[rows] = np.stack((radius * first * sign, radius * second * sign), -1)
-    return torch.from_numpy(out).flatten(1)[:, :count]
+    return torch.from_numpy(out).flatten(1)[:, :count].to(keys.device)
 
 
 def _words(keys: np.ndarray, places: np.ndarray, step: int, count: int) -> Iterator[tuple[slice, np.ndarray]]:

@@ -249,6 +249,7 @@ def work(number, folder):
 
 def main():
     warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", "Guards may run slower on Python 3.13.0")  # the compiler's advice
     folder = Path(sys.argv[1])
     children = []
     for number in range(4):

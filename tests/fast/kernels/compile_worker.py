@@ -25,7 +25,8 @@ from digit.fast.decoding import FastDecoder, Shape
 from digit.fast.kernels import linear, nearest
 from digit.fast.kernels.draw import Filters, draw
 from digit.fast.kernels.filling import embed, settle
-from digit.fast.kernels.noise import gumbels
+from digit.fast.kernels.modulated import add_modulate, norm_heads
+from digit.fast.kernels.noise import gaussians, gumbels
 from digit.prior import Prior, PriorConfig
 
 compiled: collections.Counter[str] = collections.Counter()
@@ -50,7 +51,7 @@ def compile_only(self: Any, *arguments: Any, warmup: bool, **options: Any) -> No
     name = f"{self.fn.__module__.rpartition('.')[2]}.{self.fn.__name__}"
     kernel = launch(self, *arguments, warmup=True, **options)
     assert kernel.metadata.shared <= SHARED, f"{name} needs {kernel.metadata.shared} bytes of shared memory"
-    if name in ("draw._draw", "noise._write"):
+    if name in ("draw._draw", "noise._write", "noise._write_gaussians"):
         assert "fma.rn.f32" not in kernel.asm["ptx"], (
             "noise with fused products has other bits than the plain"
         )
@@ -107,6 +108,16 @@ def filling() -> None:
     )
 
 
+def flowing() -> None:
+    """Between the products of the flow renderer, and what it begins with."""
+    gaussians(torch.zeros(2, 2, dtype=torch.int64), 3 * 256**2)
+    half = {"dtype": torch.bfloat16}
+    x, told = torch.zeros(512, 768), torch.zeros(2, 3 * 768, **half).split(768, 1)
+    add_modulate(x, *told[:2], **half)
+    add_modulate(x, *told[:2], gate=told[2], branch=torch.zeros(512, 768, **half), **half)
+    norm_heads(torch.zeros(512, 3 * 768, **half), *torch.zeros(2, 64), heads=12, eps=1e-6)
+
+
 def training(config: PriorConfig) -> None:
     """Forward and backward."""
     transformer = Prior(config).transformer
@@ -126,6 +137,7 @@ def main() -> None:
     for dtype in (torch.float16, torch.bfloat16):
         features(dtype)
     filling()
+    flowing()
     training(config)
     print(json.dumps(compiled))
 

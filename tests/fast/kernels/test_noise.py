@@ -1,11 +1,11 @@
-"""The kernels' Gumbel noise is that of the plain path, to the bit."""
+"""The kernels' noise is that of the plain path, to the bit."""
 
 import pytest
 import torch
 import triton
 import triton.language as tl
 
-from digit.fast.kernels.noise import gumbel, gumbels
+from digit.fast.kernels.noise import gaussians, gumbel, gumbels
 from digit.nn import noise
 
 
@@ -28,3 +28,9 @@ def test_all_places_at_once():
     keys = noise.keys([3, 2**70], stage="test")
     whole = noise.gumbels(keys.unsqueeze(1), torch.arange(3), 21)
     assert torch.equal(gumbels(keys, 3, 21), whole)
+
+
+@pytest.mark.parametrize("count", [5, 3 * 32**2])
+def test_normal_numbers_are_those_of_the_plain_path(count):
+    keys = noise.keys([3, 2**70], stage="test")
+    assert torch.equal(gaussians(keys, count), noise.gaussians.plain(keys, count))
