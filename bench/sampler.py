@@ -1,6 +1,6 @@
 """Sampling speed: prior, both renderers and the whole chain, each beside its limit and a rival.
 
-    python bench/sampler.py [--parts prior renderer masked chain agreement rival length kernels]
+    python bench/sampler.py [--parts prior renderer masked flow chain agreement rival length kernels]
         [--llamagen DIR [--llamagen-batches B ...]] [--device D] [--seconds S] [--out F] [--smoke]
 
 Models have the published base shapes and random weights: speed does not depend on them. A row gives images a
@@ -36,6 +36,7 @@ from digit.nn.sampling import SamplerConfig
 from digit.nn.transformer import TransformerConfig
 from digit.prior import Prior, PriorConfig
 from digit.renderer import Renderer, RendererConfig
+from digit.renderer_flow import FlowConfig, FlowRenderer
 from digit.renderer_masked import MaskedConfig, MaskedRenderer
 from digit.vqgan import VQGAN
 from digit.vqgan_config import VQGANConfig
@@ -47,7 +48,7 @@ TILES = (
     *((64, 32, 128, 4, 4), (64, 64, 64, 4, 6), (64, 128, 64, 4, 3), (64, 256, 64, 4, 4)),
     *((128, 128, 64, 8, 3), (128, 128, 64, 8, 4), (128, 256, 64, 8, 3)),
 )
-PARTS = ("agreement", "prior", "renderer", "masked", "chain", "rival", "length", "kernels")
+PARTS = ("agreement", "prior", "renderer", "masked", "flow", "chain", "rival", "length", "kernels")
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Scale:
     prior: PriorConfig
     renderer: RendererConfig
     masked: MaskedConfig
+    flow: FlowConfig
     vqgan: VQGANConfig
     batches: tuple[int, ...]
     masked_batches: tuple[int, ...]
@@ -68,6 +70,7 @@ FULL = Scale(
     PriorConfig(8192, 256),
     RendererConfig(8192, 256, 1024, 256),
     MaskedConfig(8192, 256, 1024, 256),
+    FlowConfig(8192, 256, 256, patch=16, width=768, layers=12, heads=12, steps=2, taught_guidance=2.5),
     VQGANConfig(),
     (1, 8, 64, 256, 512, 1024, 2048),
     (1, 8, 64, 128),
@@ -86,6 +89,7 @@ SMOKE = Scale(
     PriorConfig(16, 4, **_TINY),
     RendererConfig(16, 4, 8, 4, **_TINY),
     MaskedConfig(16, 4, 8, 4, **_TINY, steps=2),
+    FlowConfig(16, 4, 8, **_TINY, steps=2),
     VQGANConfig(image_size=8, width=8, multipliers=(1, 1, 2), blocks=1, codes=8, code_dim=4),
     (1, 2),
     (2,),
@@ -291,6 +295,24 @@ class Bench:
             self.profile("masked renderer", lambda: renderer.sample(codes[:64], range(64), batch_size=64))
             self.profile("masked renderer, one image", lambda: renderer.sample(codes[:1], [0]))
 
+    def flow(self) -> None:
+        """Codes to pixels without a VQGAN, in few passes and more."""
+        config = self.scale.flow
+        renderer = self.model(FlowRenderer, config)
+        codes = torch.randint(config.codes, (max(self.scale.masked_batches), config.length))
+        weights = config.layers * 12 * config.width**2  # of each patch; 6 more of each picture are left out
+        products = 2 * weights * config.side**2 + 4 * config.layers * config.width * config.side**4
+        for batch, steps in itertools.product(self.scale.masked_batches, (1, 2, 4, 8)):
+            self.timed(
+                f"flow renderer, {steps} passes",
+                batch,
+                lambda batch=batch, steps=steps: renderer.sample(codes[:batch], range(batch), steps=steps),
+                limit=self.limits["matmul_tflops"] * 1e12 / (products * steps),
+                parameters=sum(weight.numel() for weight in renderer.parameters()),
+            )
+        if self.device.type == "cuda":
+            self.profile("flow renderer", lambda: renderer.sample(codes[:64], range(64)))
+
     def chain(self) -> None:
         """Labels to uint8 pixels on the device."""
         scale, batch = self.scale, self.scale.chain
@@ -298,8 +320,9 @@ class Bench:
         masked, vqgan = self.model(MaskedRenderer, scale.masked), self.model(VQGAN, scale.vqgan)
         from digit.pipeline import DigitPipeline
 
-        pipeline = DigitPipeline(prior, vqgan, renderer=renderer, renderer_masked=masked)
-        for name in ("autoregressive", "masked"):
+        others = {"renderer_masked": masked, "renderer_flow": self.model(FlowRenderer, scale.flow)}
+        pipeline = DigitPipeline(prior, vqgan, renderer=renderer, **others)
+        for name in ("autoregressive", "masked", "flow"):
             how = {"top_k": 200, "renderer": name, "batch_size": batch}
             how |= {"steps": scale.masked.steps} if name == "masked" else {}
             self.timed(
