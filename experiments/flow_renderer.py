@@ -96,7 +96,7 @@ class Experiment:
         """Of each number of passes, with and without the distances."""
         for seed in self.options.seeds:
             for passes in self.options.passes:
-                for weight in (0.0, WEIGHT):
+                for weight in self.options.frechet:
                     out = self.out / f"student-{passes}{'-frechet' * bool(weight)}-{seed}"
                     taught = Taught(self.out / f"teacher-{seed}", passes, 2.5)
                     steps, batch = self.options.student_steps, self.options.student_batch
@@ -233,6 +233,7 @@ def main(arguments: list[str] | None = None) -> None:
     add("--only", nargs="+", choices=PARTS, default=PARTS)
     add("--seeds", type=int, nargs="+", default=[0], help="of training")
     add("--passes", type=int, nargs="+", default=list(PASSES), help="of the students")
+    add("--frechet", type=float, nargs="+", default=[0.0, WEIGHT], help="weights of the distances, by student")
     add("--steps", type=int, default=8000, help="updates of a teacher")
     add("--batch", type=int, default=512)
     add("--student-steps", type=int, default=1500)
