@@ -53,7 +53,7 @@ class Page:
     def codes(self, url: str, place: int | None = None) -> Iterator[tuple[Any, ...]]:
         """Sentence, the map of a picture's codes, and the nearest patches of the code at a place."""
         pixels = from_url(url, self.pipeline.image_size)
-        codes = self.pipeline.encode(pixels.float() / 255)[0].tolist()
+        codes = self.pipeline.encode(pixels)[0].tolist()
         shown = {"url": url, "codes": codes, "grid": round(len(codes) ** 0.5), "chosen": None}
         if place is None:
             yield f"{len(codes)} codes, {len(set(codes))} different ones: click on one", shown, []

@@ -4,6 +4,7 @@ import shlex
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Annotated, Any, NamedTuple
 
 import torch
@@ -37,24 +38,20 @@ class Wish:
         check_fields(self)
 
     @property
-    def settings(self) -> dict[str, Any]:
-        """Arguments of a pipeline's call, and options of `digit sample` by the same names."""
-        told = {"guidance": self.guidance if self.label != NONE else None}
-        told |= {"temperature": self.temperature, "renderer": self.renderer}
-        return {name: value for name, value in told.items() if value is not None}
-
-    @property
     def how(self) -> dict[str, Any]:
-        """All arguments of a pipeline's call but the seeds."""
-        labels = None if self.label in (EACH, NONE) else [self.label]
-        return {**self.settings, "labels": labels, "unconditional": self.label == NONE}
+        """Arguments of a pipeline's call but the seeds, and options of `digit sample` by the same names."""
+        told = {"guidance": None if self.label == NONE else self.guidance}
+        told |= {"temperature": self.temperature, "renderer": self.renderer}
+        classes = {EACH: {}, NONE: {"unconditional": True}}.get(self.label, {"labels": self.label})
+        return classes | {name: value for name, value in told.items() if value is not None}
 
     def command(self, *words: str) -> str:
         """The `digit sample` that draws the same; `words` choose the model, the device, what is completed."""
         last = f"-{self.seed + self.count - 1}" if self.count > 1 else ""
-        labels = {EACH: [], NONE: ["--unconditional"]}.get(self.label, ["--labels", self.label])
-        settings = [word for name, value in self.settings.items() for word in (f"--{name}", str(value))]
-        return shlex.join(["digit", "sample", *words, "--seeds", f"{self.seed}{last}", *labels, *settings])
+        options = list[str]()
+        for name, value in self.how.items():
+            options += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+        return shlex.join(["digit", "sample", *words, "--seeds", f"{self.seed}{last}", *options])
 
 
 class Shown(NamedTuple):
@@ -71,6 +68,7 @@ def draw(
     """All pictures so far, part by part; `others` render the same codes, which begin with `prefix`."""
     of = {EACH: "", NONE: f" {NONE}"}.get(wish.label, f" of {wish.label}")
     what = f"{wish.count} picture{'s' * (wish.count > 1)}{of}"
+    called = pipeline.classes or range(pipeline.prior.config.classes)
     begun, size, rows, names = time.monotonic(), _FIRST, list[Tensor](), list[str]()
     while len(names) < wish.count:
         seeds = range(wish.seed, wish.seed + wish.count)[len(names) : len(names) + size]
@@ -79,9 +77,8 @@ def draw(
         told: Any = {"seeds": seeds, "labels": drawn.labels, "unconditional": drawn.labels is None}
         added = [drawn.pixels, *(other.decode(drawn.codes, renderer=by, **told) for other, by in others)]
         rows = [torch.cat(pair) for pair in zip(rows, added, strict=True)] if rows else added
-        for seed, label in zip(seeds, drawn.labels or [None] * len(seeds), strict=True):
-            name = "" if label is None else pipeline.classes[label] if pipeline.classes else str(label)
-            names = [*names, f"{name} {seed}".strip()]
+        of_seeds = [f"{called[label]} " for label in drawn.labels] if drawn.labels else [""] * len(seeds)
+        names = [*names, *(f"{name}{seed}" for name, seed in zip(of_seeds, seeds, strict=True))]
         size, seconds = min(2 * size, _PART), max(time.monotonic() - begun, 1e-3)
         start = "" if len(names) == wish.count else f"{len(names)} of "
         rate = f"{seconds:.1f} s, {len(names) / seconds:.1f} pictures per second"
@@ -97,7 +94,7 @@ def complete(
     """
     if refusal := Bounds(0, pipeline.prior.config.length).refusal(kept):
         raise DigitError(f"codes to keep: {refusal}")
-    codes = pipeline.encode(pixels.float() / 255)
+    codes = pipeline.encode(pixels)
     first = torch.cat([pixels, pipeline(seeds=[wish.seed], prefix=codes, **wish.how).pixels])
     for rows, names, sentence in draw(pipeline, wish, prefix=codes[:, :kept]):
         yield Shown([torch.cat([first, *rows])], ["picture", "all codes", *names], sentence)
@@ -105,9 +102,8 @@ def complete(
 
 def check_against(own: DigitPipeline, other: DigitPipeline, name: str) -> None:
     """DigitError unless the model called `name` can render the codes that `own` draws."""
-    settings = [each.prior.config for each in (own, other)]
-    draws = [(each.codes, each.length, each.classes) for each in settings]
-    if draws[0] != draws[1] or own.classes != other.classes:
+    made = attrgetter("prior.config.codes", "prior.config.length", "prior.config.classes", "classes")
+    if made(own) != made(other):
         raise DigitError(f"--against {name} has other codes or classes: give a model of the same tokenizer")
     lineages = [getattr(each.prior, "artifact", {}).get("lineage", {}) for each in (own, other)]
     check_lineage("the model", lineages[0], f"--against {name}", lineages[1])

@@ -1,8 +1,8 @@
 """The page of `digit demo` in gradio's parts: what stands where, and what a click calls."""
 
-import functools
 import html
 from collections.abc import Callable, Iterator
+from functools import partial, wraps
 from typing import Any
 
 from digit.errors import DigitError
@@ -18,7 +18,7 @@ def told(function: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]
     """The generator; what a visitor got wrong is a sentence in the page."""
     import gradio as gr  # pyright: ignore[reportMissingImports]
 
-    @functools.wraps(function)
+    @wraps(function)
     def call(*given: Any) -> Iterator[Any]:
         try:
             yield from function(*given)
@@ -36,83 +36,75 @@ def layout(page: Page) -> Any:
     length, classes = config.length, config.classes
     own = pipeline.sampling.prior if classes else pipeline.sampling.prior_unconditional
     names = [EACH, *(pipeline.classes or map(str, range(classes))), NONE] if classes else [NONE]
+    slider = partial(gr.Slider, buttons=[])
+    says = partial(gr.Textbox, show_label=False, interactive=False, elem_classes="says", container=False)
+    command = partial(gr.Textbox, interactive=False, elem_classes="command", buttons=["copy"])
+    tiles = partial(gr.HTML, [], html_template=parts.TILES, js_on_load=parts.CHOOSE)
 
-    def wished(count: int, renderers: list[str]) -> list[Any]:
-        wish = [
+    def wished(count: int, *renderers: str) -> list[Any]:
+        return [
             gr.Dropdown(names, value=names[0], label="class"),
             gr.Number(0, precision=0, label="first seed"),
+            slider(1, MOST, count, step=1, label="pictures"),
+            slider(1, 8, own.guidance, label="guidance", visible=bool(classes)),
+            slider(0, 2, own.temperature, label="temperature"),
+            *(gr.Radio(list(renderers), value=each, label="renderer") for each in renderers[:1]),
         ]
-        wish += [gr.Slider(1, MOST, count, step=1, label="pictures", buttons=[])]
-        wish += [gr.Slider(1, 8, own.guidance, label="guidance", buttons=[], visible=bool(classes))]
-        wish += [gr.Slider(0, 2, own.temperature, label="temperature", buttons=[])]
-        return wish + [gr.Radio(renderers, value=each, label="renderer") for each in renderers[:1]]
-
-    def says() -> Any:
-        return gr.Textbox(show_label=False, interactive=False, elem_classes="says", container=False)
-
-    def tiles() -> Any:
-        return gr.HTML([], html_template=parts.TILES, js_on_load=parts.CHOOSE)
-
-    def drawn(called: str) -> list[Any]:
-        how = {"label": called, "interactive": False, "elem_classes": "command", "buttons": ["copy"]}
-        return [says(), tiles(), gr.Textbox(**how)]
 
     def granted(event: Callable[..., Any], does: Any, given: Any, gives: Any) -> Any:
         how: Any = {"concurrency_id": "model", "concurrency_limit": 1, "api_visibility": "private"}
         return event(told(does), given, gives, show_progress="minimal", **how)
 
+    def taken(event: gr.SelectData) -> Iterator[Any]:
+        yield to_url(from_url(event.value, pipeline.image_size)[0])
+
+    def clicked(event: gr.SelectData) -> Iterator[Any]:
+        yield from page.codes(event.value, event.index)
+
     with gr.Blocks(title="digit", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         gr.Markdown("# digit\nClass and seed become codes, codes become a picture. A seed is its picture.")
         with gr.Tab("Draw"), gr.Row():
             with gr.Column(scale=1, min_width=260):
-                wish = wished(16, pipeline.renderers)
+                wish = wished(16, *pipeline.renderers)
                 with gr.Row():
                     go = gr.Button("Draw", variant="primary", min_width=80)
                     stop = gr.Button("Stop", min_width=80)
             with gr.Column(scale=3, min_width=320):
                 gr.Markdown("Click on a picture to complete it, and to see its codes.")
-                gives = drawn("the same pictures by command")
-            stop.click(None, cancels=[granted(go.click, page.draw, wish, gives)])
+                drawn = [says(), chosen := tiles(), command(label="the same pictures by command")]
+            stop.click(None, cancels=[granted(go.click, page.draw, wish, drawn)])
         with gr.Tab("Complete"), gr.Row():
             with gr.Column(scale=1, min_width=260):
                 start = to_url(next(draw(pipeline, Wish(count=1))).rows[0][0])
                 how = {"js_on_load": parts.STROKES, "side": page.side, "colours": parts.COLOURS}
                 pad = gr.HTML(start, html_template=parts.PAD, **how)
                 file = gr.UploadButton("Upload a picture", file_types=["image"], type="binary")
-                kept = gr.Slider(
-                    0, length, length // 2, step=1, label="codes to keep, from the top", buttons=[]
-                )
+                kept = slider(0, length, length // 2, step=1, label="codes to keep, from the top")
                 go = gr.Button("Complete", variant="primary")
-                wish = wished(8, pipeline.renderers)
+                wish = wished(8, *pipeline.renderers)
             with gr.Column(scale=3, min_width=320):
-                completed = drawn("the same by command, with this picture as picture.png")
+                same = "the same by command, with this picture as picture.png"
+                completed = [says(), tiles(), command(label=same)]
             granted(file.upload, page.upload, file, pad)
             granted(go.click, page.complete, [pad, kept, *wish], completed)
+            granted(chosen.select, taken, None, pad)
         with gr.Tab("Codes") as tab, gr.Row():
             with gr.Column(min_width=320):
                 empty = {"url": start, "codes": [], "grid": 1, "chosen": None}
-                shown = gr.HTML(empty, html_template=parts.MAP, js_on_load=parts.CHOOSE)
+                codes = gr.HTML(empty, html_template=parts.MAP, js_on_load=parts.CHOOSE)
             with gr.Column(min_width=320):
-                known = [says(), shown, tiles()]
+                known = [says(), codes, tiles()]
             granted(tab.select, page.codes, pad, known)
+            granted(codes.select, clicked, None, known)
         if len(titles := list(page.renderings)) > 1:
             with gr.Tab("Side by side"):
                 with gr.Row():
                     sides = [gr.Dropdown(titles, value=each, label="renderer") for each in titles[:2]]
-                    wish = wished(8, [])
+                    wish = wished(8)
                 go, said = gr.Button("Draw the same codes", variant="primary"), says()
                 with gr.Row():
                     both = [tiles(), tiles()]
                 granted(go.click, page.compare, [*sides, *wish], [said, *both])
-
-        def taken(event: gr.SelectData) -> Iterator[Any]:
-            yield to_url(from_url(event.value, pipeline.image_size)[0])
-
-        def clicked(event: gr.SelectData) -> Iterator[Any]:
-            yield from page.codes(event.value, event.index)
-
-        granted(gives[1].select, taken, None, pad)
-        granted(shown.select, clicked, None, known)
     return blocks.queue(max_size=WAITING, default_concurrency_limit=1, api_open=False)
 
 
@@ -122,13 +114,7 @@ def serve(blocks: Any, host: str, port: int) -> str:
 
     sizes = {"text_size": "sm", "spacing_size": "sm", "font": ["system-ui", "sans-serif"]}
     theme = gr.themes.Default(primary_hue="indigo", font_mono=["ui-monospace", "monospace"], **sizes)
-    unused = {
-        "share": False,
-        "run_history": False,
-        "enable_monitoring": False,
-        "ssr_mode": False,
-        "pwa": False,
-    }
-    unused |= {"mcp_server": False, "footer_links": [], "quiet": True, "state_session_capacity": 200}
+    off = ("share", "run_history", "enable_monitoring", "ssr_mode", "pwa", "mcp_server")
+    unused = dict.fromkeys(off, False) | {"footer_links": [], "quiet": True, "state_session_capacity": 200}
     where = {"server_name": host, "server_port": port, "prevent_thread_lock": True, "max_threads": 8}
     return blocks.launch(**where, **unused, max_file_size=MOST_BYTES, theme=theme, css=parts.CSS)[1]

@@ -9,10 +9,10 @@ CSS = """
 .square {position: relative; max-width: 420px; aspect-ratio: 1; margin: 0 auto; container-type: inline-size}
 .square > * {position: absolute; inset: 0; width: 100%; height: 100%}
 .square canvas {touch-action: none; cursor: crosshair}
-.cells button {color: #fff; text-shadow: 0 0 3px #000, 0 0 3px #000; background: none; cursor: pointer}
-.cells button {padding: 0; border: 1px solid #0003; min-width: 0; overflow: hidden}
-.cells button:hover {background: #0005} .square .cells {gap: 0}
-.cells button.chosen {outline: 3px solid #ff3b6b; outline-offset: -3px}
+.cells button {color: #fff; text-shadow: 0 0 3px #000, 0 0 3px #000; background: none; cursor: pointer;
+  padding: 0; border: 1px solid #0003; min-width: 0; overflow: hidden}
+.cells button.chosen {outline: 3px solid #ff3b6b; outline-offset: -3px} .square .cells {gap: 0}
+.cells button:hover {background: #0005}
 .pens {display: flex; gap: 8px; justify-content: center; margin-top: 10px}
 .pens button {width: 30px; height: 30px; border-radius: 50%; border: 1px solid #8888; cursor: pointer}
 @media (max-width: 600px) {.gradio-container > main {padding: 8px !important}

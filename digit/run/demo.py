@@ -48,14 +48,14 @@ def demo(
     from digit.run.device import choose_device
 
     where = choose_device(device)
-    pipeline = DigitPipeline.from_pretrained(model, device=where)
-    models = {"" if against is None else f"{model or 'bundled'}: ": pipeline}
+    names = dict.fromkeys((model, against or model))
+    models = {name: DigitPipeline.from_pretrained(name, device=where) for name in names}
+    pipeline = models[model]
     if against is not None:
-        models[f"{against}: "] = DigitPipeline.from_pretrained(against, device=where)
-        check_against(pipeline, models[f"{against}: "], against)
+        check_against(pipeline, models[against], against)
     both = {
-        f"{title}{by or 'VQGAN'}": (each, by)
-        for title, each in models.items()
+        (f"{name or 'bundled'}: " if against else "") + (by or "VQGAN"): (each, by)
+        for name, each in models.items()
         for by in each.renderers or [None]
     }
     words = [*([] if model is None else [model]), *([] if device is None else ["--device", device])]
