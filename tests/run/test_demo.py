@@ -3,7 +3,6 @@
 import json
 import re
 import sys
-import threading
 import tomllib
 from pathlib import Path
 from unittest.mock import MagicMock
@@ -12,6 +11,7 @@ import pytest
 import yaml
 
 from digit.page import layout
+from digit.run import demo
 from digit.run.main import understand
 
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,9 @@ def page(monkeypatch):
     monkeypatch.setitem(sys.modules, "gradio", MagicMock())
     monkeypatch.setattr(layout, "layout", noted.layout)
     monkeypatch.setattr(layout, "serve", noted.serve)
-    monkeypatch.setattr(threading.Event, "wait", MagicMock(side_effect=KeyboardInterrupt))
+    here = MagicMock()  # for the command alone: threads of progress bars wait too
+    here.Event.return_value.wait.side_effect = KeyboardInterrupt
+    monkeypatch.setattr(demo, "threading", here)
     return noted
 
 
