@@ -233,7 +233,9 @@ def main(arguments: list[str] | None = None) -> None:
     add("--only", nargs="+", choices=PARTS, default=PARTS)
     add("--seeds", type=int, nargs="+", default=[0], help="of training")
     add("--passes", type=int, nargs="+", default=list(PASSES), help="of the students")
-    add("--frechet", type=float, nargs="+", default=[0.0, WEIGHT], help="weights of the distances, by student")
+    add(
+        "--frechet", type=float, nargs="+", default=[0.0, WEIGHT], help="weights of the distances, by student"
+    )
     add("--steps", type=int, default=8000, help="updates of a teacher")
     add("--batch", type=int, default=512)
     add("--student-steps", type=int, default=1500)
