@@ -9,6 +9,7 @@ import argparse
 import datetime
 import gc
 import json
+import os
 import platform
 import shlex
 import statistics
@@ -74,13 +75,18 @@ def describe(device: torch.device) -> dict[str, Any]:
 
 
 def heading(measurement: str, device: torch.device) -> dict[str, Any]:
-    """`describe`, with what was measured, by which command, at which commit and when."""
+    """`describe`, with what was measured, by which command, at which commit and when.
+
+    The command's folders are left out. In a copy without git, COMMIT in the environment names the commit.
+    """
+    root, script = Path(__file__).parents[1], Path(sys.argv[0]).resolve()
     git = ["git", "rev-parse", "HEAD"]
-    commit = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True)
+    commit = subprocess.run(git, cwd=root, capture_output=True, text=True).stdout.strip()
+    own = str(script.relative_to(root)) if script.is_relative_to(root) else script.name
     return {
         "measurement": measurement,
-        "command": shlex.join(["python", f"bench/{Path(sys.argv[0]).name}", *sys.argv[1:]]),
-        "commit": commit.stdout.strip() or None,
+        "command": shlex.join(["python", own, *(Path(each).name for each in sys.argv[1:])]),
+        "commit": os.environ.get("COMMIT") or commit or None,
         "date": datetime.date.today().isoformat(),
         **describe(device),
     }

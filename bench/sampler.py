@@ -1,4 +1,4 @@
-"""Sampling speed: prior, both renderers and the whole chain, each beside its limit and a rival.
+"""Sampling speed: prior, the renderers and the whole chain, each beside its limit and a rival.
 
     python bench/sampler.py [--parts prior renderer masked flow chain agreement rival length kernels]
         [--llamagen DIR [--llamagen-batches B ...]] [--device D] [--seconds S] [--out F] [--smoke]
@@ -27,7 +27,7 @@ from unittest import mock
 
 import torch
 import torch.nn.functional as F
-from machine import ceilings, describe, device_of, median_seconds, parser, peak_gib, wait
+from machine import ceilings, device_of, heading, median_seconds, parser, peak_gib, wait
 from torch import nn
 
 from digit.files import write_json_atomic
@@ -133,8 +133,7 @@ class Bench:
     def write(self) -> None:
         """What is known so far."""
         result = {
-            "measurement": "sampling speed",
-            **describe(self.device),
+            **heading("sampling speed", self.device),
             "ceilings": self.limits,
             "seconds": time.monotonic() - self.started,
             "rows": self.rows,
@@ -309,6 +308,13 @@ class Bench:
                 lambda batch=batch, steps=steps: renderer.sample(codes[:batch], range(batch), steps=steps),
                 limit=self.limits["matmul_tflops"] * 1e12 / (products * steps),
                 parameters=sum(weight.numel() for weight in renderer.parameters()),
+            )
+        with forms.plain():
+            self.timed(
+                f"flow renderer, {config.steps} passes, plain",
+                batch,
+                lambda: renderer.sample(codes[:batch], range(batch)),
+                limit=self.limits["matmul_tflops"] * 1e12 / (products * config.steps),
             )
         if self.device.type == "cuda":
             self.profile("flow renderer", lambda: renderer.sample(codes[:64], range(64)))

@@ -243,8 +243,8 @@ class FlowRenderer(nn.Module):
             watch(_levels(torch.cat((begun, rest))).cpu())
 
         seen = None if watch is None else see
-        how: dict[str, Any] = {"config": own, "steps": steps or own.steps, "guided": weight != 1}
-        run = partial(flow, self, **how, progress=progress, watch=seen)
+        how: dict[str, Any] = {"guided": weight != 1, "progress": progress, "watch": seen}
+        run = partial(flow, self, steps=steps or own.steps, **how)
         with inference(self, autocast=autocast):
             for part in in_equal_parts(run, *given, side=own.image_size):
                 found.append(part)
@@ -254,13 +254,12 @@ class FlowRenderer(nn.Module):
 
 @replaceable
 def flow(
-    renderer: Callable[..., Tensor],
+    renderer: Any,
     x: Float[Tensor, "b 3 h w"],
     codes: Int[Tensor, "b n"],
     labels: Int[Tensor, " b"],
     guidance: Float[Tensor, " b"],
     *,
-    config: FlowConfig,
     steps: int,
     guided: bool,
     progress: Callable[[int], None] | None = None,
@@ -268,8 +267,10 @@ def flow(
 ) -> Float[Tensor, "b 3 h w"]:
     """From noise to the pictures, values from -1 to 1; labels as `known` gives them.
 
-    `guided` says that some row has another guidance than 1: only then there is a second pass, for all rows.
+    The renderer is a FlowRenderer, or what has its config and its call. `guided` says that some row has
+    another guidance than 1: only then there is a second pass, for all rows.
     """
+    config = renderer.config
     none = torch.full_like(codes, config.codes), torch.full_like(labels, config.classes)
     twice = guided and config.taught_guidance == 1
     weight, before = guidance.view(-1, 1, 1, 1), None

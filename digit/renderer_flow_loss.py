@@ -96,8 +96,8 @@ class FlowLoss(nn.Module):
         labels = self.renderer.known(batch.labels, b, device)
 
         def drawn(by: FlowRenderer) -> Tensor:
-            how: dict[str, Any] = {"config": by.config, "steps": by.config.steps}
-            return flow(by, noise, batch.codes, labels, guidance, **how, guided=own.taught_guidance > 1)
+            how: dict[str, Any] = {"steps": by.config.steps, "guided": own.taught_guidance > 1}
+            return flow(by, noise, batch.codes, labels, guidance, **how)
 
         with torch.no_grad():
             wanted = drawn(teacher).clamp(-1, 1)

@@ -19,8 +19,6 @@ Expected: out/flow.json with a row for each renderer, and the grids beside it. I
 """
 
 import argparse
-import shlex
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -205,8 +203,7 @@ class Experiment:
                     result = digit.evaluate_images(str(self.out / "drawn" / label), half, **self.measured)
                     kept = rows[name]["by the prior"].setdefault(way, {"setting": setting, "draws": []})
                     kept["draws"].append(result["values"])
-            told = heading("flow renderer", self.device) | {"command": shlex.join(["python", *sys.argv])}
-            told |= {"options": _plain(self.options), "rows": rows}
+            told = heading("flow renderer", self.device) | {"options": _plain(self.options), "rows": rows}
             write_json_atomic(self.out / "flow.json", told)
 
 
@@ -219,7 +216,7 @@ def _best(sweep: dict[str, Any], network: str) -> dict[str, Any]:
 
 
 def _plain(options: argparse.Namespace) -> dict[str, Any]:
-    return {name: str(v) if isinstance(v, Path) else v for name, v in vars(options).items()}
+    return {name: v.name if isinstance(v, Path) else v for name, v in vars(options).items()}
 
 
 def main(arguments: list[str] | None = None) -> None:

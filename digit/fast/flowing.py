@@ -16,7 +16,7 @@ from digit.fast.kernels.modulated import add_modulate, norm_heads
 from digit.fast.packed import CUDNN_FIRST
 from digit.fast.weights import state_of
 from digit.nn import modulated
-from digit.renderer_flow import FlowConfig, FlowRenderer, over_patches, patches_of, pictures_of
+from digit.renderer_flow import FlowRenderer, over_patches, patches_of, pictures_of
 from digit.renderer_flow import flow as plain_flow
 
 Layer = tuple[Tensor, Tensor]  # matrix and bias in the inference format
@@ -70,12 +70,12 @@ class PackedFlow:
         condition = self._times(times) + self._labels[labels]
         if self._strengths is not None:
             condition = condition + self._strengths(self.config.taught(guidance, times))
-        told = F.linear(F.silu(condition).to(self.dtype), *self._modulation).split(width, 1)
+        modulation = F.linear(F.silu(condition).to(self.dtype), *self._modulation).split(width, 1)
         embedded = F.linear(patches_of(noisy, side).to(self.dtype), *self._patches)
         x = (embedded + over_patches(self._codes[codes], side) + self._positions).view(-1, width)
         branch = gate = None
         for layer, ((qkv, out, down), up, gains) in enumerate(self._blocks):
-            shift, scale, attention_gate, *of_mlp, mlp_gate = told[6 * layer : 6 * layer + 6]
+            shift, scale, attention_gate, *of_mlp, mlp_gate = modulation[6 * layer : 6 * layer + 6]
             read = add_modulate(x, shift, scale, gate=gate, branch=branch, dtype=self.dtype)
             split = norm_heads(F.linear(read, *qkv), *gains, heads=heads, eps=modulated.EPS)
             split = split.view(b, -1, 3, heads, width // heads)
@@ -85,7 +85,7 @@ class PackedFlow:
             branch = F.linear(mixed.transpose(1, 2).reshape(-1, width), *out)
             read = add_modulate(x, *of_mlp, gate=attention_gate, branch=branch, dtype=self.dtype)
             branch, gate = F.linear(linear(read, *up, gelu="tanh"), *down), mlp_gate
-        read = add_modulate(x, *told[-2:], gate=gate, branch=branch, dtype=self.dtype)
+        read = add_modulate(x, *modulation[-2:], gate=gate, branch=branch, dtype=self.dtype)
         patches = F.linear(read, *self._projection).float()
         return pictures_of(patches.view(b, side**2, -1), side)
 
@@ -97,7 +97,6 @@ def flow(
     labels: Int[Tensor, " b"],
     guidance: Float[Tensor, " b"],
     *,
-    config: FlowConfig,
     steps: int,
     guided: bool,
     **seen: Any,
@@ -107,7 +106,7 @@ def flow(
     dtype = torch.get_autocast_dtype(x.device.type) if half else renderer.projection.weight.dtype
     packed, given = packed_for(renderer, dtype), (x, codes, labels, guidance)
     with torch.autocast(x.device.type, enabled=False):
-        run = partial(plain_flow.plain, packed, config=config, steps=steps, guided=guided)
+        run = partial(plain_flow.plain, packed, steps=steps, guided=guided)
         if not captures(x) or seen.get("watch") is not None:
             return run(*given, **seen)
         key = (len(x), steps, guided)

@@ -90,9 +90,9 @@ class FrechetLoss(nn.Module):
         """1 with the gradient of the distance's logarithm; `distance` is its value, detached."""
         mean, covariance = self.drawn(drawn)
         wanted, spread = (each.detach() for each in self.real(real.detach()))
+        # A GPU finds no eigenvalues where few samples leave most of them at zero: none are asked for.
+        if self.drawn.share <= 1 - DECAY ** (self.start + 0.5):
+            return 0 * mean.sum().float()
         distance = frechet(wanted, spread, mean, covariance, least=1e-12)
         self.distance = distance.detach().float()
-        counts = self.drawn.share > 1 - DECAY ** (
-            self.start + 0.5
-        )  # whether more batches than that were seen
-        return (counts * distance / self.distance.double().clamp(min=1e-9)).float()
+        return (distance / self.distance.double().clamp(min=1e-9)).float()

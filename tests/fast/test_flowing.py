@@ -44,8 +44,7 @@ def test_what_is_learned_goes_by_the_plain_passes(of_both, monkeypatch):
     monkeypatch.setattr(flowing, "flow", None)  # not callable
     renderer = settled()
     given = torch.randn(1, 3, 8, 8), torch.zeros(1, 4, dtype=torch.long), torch.zeros(1, dtype=torch.long)
-    how = {"config": renderer.config, "steps": 1, "guided": False}
-    found = flowing.plain_flow(renderer, *given, torch.ones(1), **how)
+    found = flowing.plain_flow(renderer, *given, torch.ones(1), steps=1, guided=False)
     assert found.requires_grad
     with pytest.raises(TypeError, match="NoneType"):
         of_both(lambda: renderer.sample(given[1], [0]))

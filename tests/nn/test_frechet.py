@@ -60,6 +60,17 @@ def test_moments_gather_before_it_counts():
     assert found == [0.0, 0.0, pytest.approx(1.0), pytest.approx(1.0)]
 
 
+def test_no_eigenvalues_are_asked_for_while_moments_gather(monkeypatch):
+    """Those of few samples are mostly zero, where a GPU's solver gives up."""
+    monkeypatch.setattr(frechet, "frechet", None)  # not callable
+    loss, features = FrechetLoss(3, start=2), torch.randn(2, 3, requires_grad=True)
+    for _ in range(2):
+        loss(features, torch.randn(2, 3)).backward()
+        assert features.grad is not None and not features.grad.any() and float(loss.distance) == 0
+    with pytest.raises(TypeError, match="NoneType"):
+        loss(features, features)
+
+
 def test_measuring_moves_no_moments():
     loss, features = FrechetLoss(3, start=0), torch.randn(8, 3)
     loss(features, features)
